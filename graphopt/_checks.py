@@ -1,0 +1,44 @@
+"""Checks of arguments: the type first (TypeError), then the value (ValueError)."""
+
+import math
+from typing import Any
+
+
+def number(name: str, value: Any) -> float:
+    """An int, float or bool, as a float."""
+    if not isinstance(value, int | float):
+        raise TypeError(_expected(name, value, "an int or a float"))
+    return float(value)
+
+
+def floating(name: str, value: Any) -> float:
+    """A float (``numpy.float64`` is one); an int is refused, as the specification asks."""
+    if not isinstance(value, float):
+        hint = f", for example {float(value)!r}" if isinstance(value, int) else ""
+        raise TypeError(_expected(name, value, f"a float{hint}"))
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False themselves, not something that is merely truthy."""
+    if not isinstance(value, bool):
+        raise TypeError(_expected(name, value, "True or False"))
+    return value
+
+
+def at_least_zero(name: str, value: float) -> float:
+    """A finite value >= 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(_expected(name, value, "a finite number >= 0"))
+    return value
+
+
+def above_zero(name: str, value: float) -> float:
+    """A finite value > 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(_expected(name, value, "a finite number > 0"))
+    return value
+
+
+def _expected(name: str, value: Any, expected: str) -> str:
+    return f"{name}: got {value!r} ({type(value).__name__}), expected {expected}"

@@ -1,0 +1,52 @@
+"""The one place that imports ONNX Runtime, so that graphopt imports without it."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+_INSTALL = (
+    "install one of graphopt[training-cpu] (builds gradients and runs), "
+    "graphopt[runtime] or graphopt[cuda] (run only)"
+)
+_WARNING, _ERROR = 2, 3  # ONNX Runtime's levels of severity
+
+
+def onnxruntime() -> ModuleType:
+    """The installed ONNX Runtime.
+
+    Raises:
+        ImportError: None of its packages is installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ImportError(f"ONNX Runtime is needed to run a graph: {_INSTALL}") from error
+
+
+def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
+    """The forward model with the gradient ``<name>_grad`` of each name.
+
+    ``onnxruntime.training`` would import PyTorch; what it wraps is used instead.
+
+    Raises:
+        ImportError: The installed ONNX Runtime cannot build gradients.
+        ValueError: An operator has no gradient.
+    """
+    runtime = onnxruntime()
+    native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
+    if not hasattr(native, "GradientGraphBuilder"):
+        raise ImportError(
+            f"building gradients needs onnxruntime-training, but onnxruntime {runtime.__version__} "
+            "is installed: uninstall it and install graphopt[training-cpu]"
+        )
+    options = runtime.SessionOptions()
+    runtime.set_default_logger_severity(_ERROR)
+    try:
+        optimized = native.get_optimized_model(forward, names, options)
+        builder = native.GradientGraphBuilder(optimized, {loss}, names, loss, options)
+        builder.build()
+        return bytes(builder.get_model())
+    except (RuntimeError, native.Fail) as error:
+        raise ValueError(f"ONNX Runtime cannot build the gradients: {error}") from None
+    finally:
+        runtime.set_default_logger_severity(_WARNING)

@@ -1,0 +1,233 @@
+"""The public verbs: a forward model and an optimizer go in, a training graph comes out."""
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+
+from graphopt import losses
+from graphopt.builder import GraphBuilder
+from graphopt.forward import ForwardModel, read_proto
+from graphopt.gradients import build_gradients, prepare
+from graphopt.graph import TrainingGraph, assemble
+from graphopt.losses import LossFunction
+from graphopt.rmsprop import RMSProp
+from graphopt.update import functions
+from graphopt.update.emit import append_update
+
+_UPDATE_OPSET, _UPDATE_IR_VERSION = 17, 8
+
+
+def training_graph(
+    model: ForwardModel,
+    loss: str | LossFunction,
+    optimizer: RMSProp,
+    *,
+    output: str | None = None,
+    labels: str = "labels",
+) -> TrainingGraph:
+    """One graph that computes the loss, the gradients and the update.
+
+    Its inputs are those of the forward model, the labels, and what it carries from step to step:
+    the trained parameters under their own names, the optimizer's state, the running statistics of
+    batch normalization and ``global_step``. Its outputs are those of the forward model, ``loss``
+    (without the loss scale), ``updated`` (a bool scalar that is True) and the new carried values.
+    Initializers that the optimizer does not have stay as they are.
+
+    Batch normalization whose scale or bias is trained normalizes by the batch and moves its
+    running statistics; any other one is used as it is.
+
+    Args:
+        model: The forward model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; float
+            initializers, static or dynamic batch.
+        loss: "cross_entropy" (logits [N, C] or [N, C, ...], int64 labels), "mse", "l1" or
+            "bce_with_logits" (labels like the output), each a mean; or the name of a scalar output
+            of the model; or a function ``loss(op, *outputs)`` that appends nodes with a
+            `GraphBuilder` and returns a scalar.
+        optimizer: Whose parameters are trained.
+        output: The output that the loss applies to, where the model has several.
+        labels: The name of the new input that a loss of the four reads.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ImportError: onnxruntime-training is not installed.
+        TypeError: An argument has the wrong type.
+        ValueError: The file is not an ONNX model; the loss is unknown or not a scalar; a parameter
+            of the optimizer is not in the model, or no gradient reaches it; an operator has no
+            gradient; a name is taken.
+
+    Example:
+        >>> import onnx
+        >>> model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["": 17]>
+        ... linear (float[N,2] x) => (float[N,1] y) <float[2,1] w = {1, 2}> { y = MatMul(x, w) }''')
+        >>> opt = RMSProp(parameters(model), learning_rate=0.01)
+        >>> graph = training_graph(model, loss="mse", optimizer=opt)
+        >>> [value.name for value in graph.model.graph.output]
+        ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
+    """
+    _check_optimizer(optimizer)
+    forward = read_proto(model)
+    names = [parameter.name for parameter in optimizer.params]
+    _check_parameters(forward, optimizer)
+    prepared, statistics = prepare(forward, names)
+    _free_names(prepared.graph, {"loss", "updated", "global_step", labels})
+    _free_names(prepared.graph, {f"{name}_grad" for name in names})
+    op = GraphBuilder(prepared.graph)
+    value = _append_loss(op, loss, output, labels)
+    if optimizer.loss_scale != 1:
+        scale = np.array(optimizer.loss_scale, value.dtype.numpy() if value.dtype else np.float32)
+        value = op.Mul(value, op.constant(scale, name="loss_scale"))
+    built = build_gradients(prepared, names, value, statistics)
+    initial = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in forward.graph.initializer
+        if tensor.name in built.parameters or tensor.name in built.statistics
+    }
+    carried = append_update(
+        GraphBuilder(built.model.graph),
+        optimizer,
+        built.parameters,
+        built.gradients,
+        initial,
+        built.statistics,
+    )
+    return assemble(built.model, optimizer, carried, forward)
+
+
+def update_graph(optimizer: RMSProp) -> TrainingGraph:
+    """The update alone, for gradients that something else computes.
+
+    Its inputs are the gradients, called ``<parameter>_grad``, the parameters, their states and
+    ``global_step``; its outputs are ``updated`` (a bool scalar that is True) and the new values.
+    The gradients are those of ``loss_scale * loss``.
+
+    Raises:
+        TypeError: ``optimizer`` is not an optimizer.
+
+    Example:
+        >>> graph = update_graph(RMSProp([Parameter("w", (3,))], learning_rate=0.01))
+        >>> session = Session(graph, parameters={"w": np.zeros(3, np.float32)})
+        >>> bool(session.step({"w_grad": np.ones(3, np.float32)})["updated"])
+        True
+        >>> session.state["w"]
+        array([-0.01, -0.01, -0.01], dtype=float32)
+    """
+    _check_optimizer(optimizer)
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": _UPDATE_OPSET}, name="update")
+    op = GraphBuilder(graph)
+    gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
+    values = {p.name: op.input(p.name, p.dtype, p.shape) for p in optimizer.params}
+    carried = append_update(op, optimizer, values, gradients, initial={}, statistics={})
+    return assemble(ir.Model(graph, ir_version=_UPDATE_IR_VERSION), optimizer, carried)
+
+
+def _check_optimizer(optimizer: RMSProp) -> None:
+    if not isinstance(optimizer, RMSProp):
+        raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected a graphopt.RMSProp")
+
+
+def _check_parameters(forward: onnx.ModelProto, optimizer: RMSProp) -> None:
+    tensors = {tensor.name: tensor for tensor in forward.graph.initializer}
+    for parameter in optimizer.params:
+        tensor = tensors.get(parameter.name)
+        if tensor is None:
+            close = difflib.get_close_matches(parameter.name, tensors, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ValueError(
+                f"parameter '{parameter.name}' is not an initializer of the model{hint} "
+                "(graphopt.parameters(model) lists them)"
+            )
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+        if tuple(tensor.dims) != parameter.shape or dtype != parameter.dtype:
+            raise ValueError(
+                f"parameter '{parameter.name}' is {parameter.dtype}{list(parameter.shape)} in the "
+                f"optimizer, but {dtype}{list(tensor.dims)} in the model"
+            )
+
+
+def _append_loss(
+    op: GraphBuilder, loss: str | LossFunction, output: str | None, labels: str
+) -> ir.Value:
+    """Append the loss and make it the output ``loss``."""
+    outputs = {str(value.name): value for value in op.graph.outputs}
+    if isinstance(loss, str) and loss in losses.BUILT_IN:
+        value = losses.BUILT_IN[loss](op, _chosen(outputs, output, loss), labels)
+    elif isinstance(loss, str):
+        if loss not in outputs:
+            raise ValueError(
+                f"loss: got '{loss}', expected {_listed(losses.BUILT_IN)}, "
+                f"a scalar output of the model ({_listed(outputs)}), or a function"
+            )
+        value = outputs[loss]
+    elif callable(loss):
+        chosen = outputs.values() if output is None else [_chosen(outputs, output, "loss")]
+        value = loss(op, *chosen)
+        if not isinstance(value, ir.Value):
+            raise TypeError(
+                f"loss: the function returned {type(value).__name__}, expected the scalar value of "
+                "the graph that op.ReduceMean(...) or the like returns"
+            )
+    else:
+        raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
+    value = _checked_scalar(op, value)
+    return value if value.name == "loss" else op.output(value, "loss")
+
+
+def _chosen(outputs: dict[str, ir.Value], output: str | None, loss: str) -> ir.Value:
+    if output is None and len(outputs) == 1:
+        return next(iter(outputs.values()))
+    if output is None:
+        raise ValueError(
+            f"loss '{loss}': the model has several outputs ({_listed(outputs)}); "
+            "say which one with output=..."
+        )
+    if output not in outputs:
+        raise ValueError(f"output: got '{output}', expected one of {_listed(outputs)}")
+    return outputs[output]
+
+
+def _checked_scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
+    """The value, if it is a floating-point scalar, as far as shape inference can tell."""
+    graph = op.graph
+    added = value not in graph.outputs
+    if added:
+        graph.outputs.append(value)
+    proto = onnx.shape_inference.infer_shapes(ir.to_proto(ir.Model(graph, ir_version=8)))
+    inferred = next(info for info in proto.graph.output if info.name == value.name).type
+    if added:
+        graph.outputs.remove(value)
+    tensor = inferred.tensor_type
+    if tensor.elem_type:
+        value.dtype = ir.DataType(tensor.elem_type)
+        if not value.dtype.is_floating_point():
+            raise ValueError(
+                f"loss: '{value.name}' has dtype {value.dtype.numpy().name}, "
+                "expected a floating-point scalar"
+            )
+    if not tensor.HasField("shape"):
+        return value
+    dims = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
+    if any(dim != 1 for dim in dims):
+        raise ValueError(
+            f"loss: '{value.name}' has shape {dims}, expected a scalar; "
+            "reduce it, for example by ReduceMean with keepdims=0"
+        )
+    if dims:
+        value = op.Squeeze(value)
+    return value
+
+
+def _free_names(graph: ir.Graph, wanted: set[str]) -> None:
+    """Rename inner values of the forward model that have a name the training graph needs."""
+    interface = {value.name for value in graph.outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in wanted and value.name not in interface:
+                value.name = f"forward/{value.name}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,131 @@
+"""A helper that appends nodes to a graph, one method call a node."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Operand = ir.Value | npt.ArrayLike | None
+
+
+class GraphBuilder:
+    """Appends nodes to an `onnx_ir.Graph`; every ONNX operator is a method.
+
+    ``op.Conv(x, w, pads=[1, 1, 1, 1])`` appends a Conv node and returns its output. Operands are
+    values of the graph; anything else becomes a constant (Python floats as float32, ints as
+    int64), and None leaves an optional input out.
+
+    Example:
+        A loss of one's own, for ``training_graph(model, loss=huber, optimizer=...)``:
+
+        >>> def huber(op, prediction):
+        ...     target = op.input("labels", prediction.dtype, prediction.shape)
+        ...     error = op.Abs(op.Sub(prediction, target))
+        ...     inside = op.Mul(op.Mul(error, error), 0.5)
+        ...     return op.ReduceMean(op.Where(op.Less(error, 1.0), inside, op.Sub(error, 0.5)),
+        ...                          keepdims=0)
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        """A builder that appends to ``graph``."""
+        self.graph = graph
+        self._names = {value.name for value in graph.inputs} | set(graph.initializers)
+        self._names.update(value.name for node in graph for value in node.outputs)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        """A function that appends a node of this operator and returns its first output."""
+        if not op_type[:1].isupper():
+            raise AttributeError(f"GraphBuilder has no attribute '{op_type}'")
+
+        def append(*operands: Operand, **attributes: Any) -> ir.Value:
+            return self.node(op_type, operands, **attributes)[0]
+
+        return append
+
+    def node(
+        self,
+        op_type: str,
+        operands: Sequence[Operand],
+        *,
+        domain: str = "",
+        outputs: int = 1,
+        **attributes: Any,
+    ) -> tuple[ir.Value, ...]:
+        """Append a node; returns all its outputs, which are named after the operator."""
+        node = ir.node(
+            op_type,
+            [self._value(operand) for operand in operands],
+            {key: value for key, value in attributes.items() if value is not None},
+            domain=domain,
+            num_outputs=outputs,
+        )
+        for value in node.outputs:
+            value.name = self.fresh_name(op_type)
+        self.graph.append(node)
+        return tuple(node.outputs)
+
+    def input(
+        self,
+        name: str,
+        dtype: ir.DataType | npt.DTypeLike,
+        shape: ir.Shape | Sequence[int | str | None],
+    ) -> ir.Value:
+        """Add an input to the graph; strings in the shape are symbolic dimensions.
+
+        Raises:
+            ValueError: The graph has a value of that name already.
+        """
+        self._reserve(name)
+        kind = dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(np.dtype(dtype))
+        value = ir.val(name, dtype=kind, shape=ir.Shape(shape))
+        self.graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str) -> ir.Value:
+        """Make a value an output of the graph under this name."""
+        if value.name != name:
+            if value.is_graph_input() or value.is_initializer() or value.is_graph_output():
+                value = self.Identity(value)
+            self._reserve(name)
+            self._names.discard(value.name)
+            value.name = name
+        self.graph.outputs.append(value)
+        return value
+
+    def constant(self, value: npt.ArrayLike, name: str | None = None) -> ir.Value:
+        """An initializer; equal ones are shared. Python floats are float32, ints int64."""
+        array = np.asarray(value)
+        if array.dtype == np.float64 and not isinstance(value, np.ndarray | np.generic):
+            array = array.astype(np.float32)
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._constants:
+            tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
+            initializer = ir.val(tensor.name, const_value=tensor)
+            self.graph.register_initializer(initializer)
+            self._constants[key] = initializer
+        return self._constants[key]
+
+    def fresh_name(self, hint: str) -> str:
+        """A name that no value of the graph has yet."""
+        name, count = hint, 0
+        while name in self._names:
+            count += 1
+            name = f"{hint}_{count}"
+        self._names.add(name)
+        return name
+
+    def _reserve(self, name: str) -> None:
+        if name in self._names:
+            raise ValueError(
+                f"the graph has a value named '{name}' already; choose another name or rename it "
+                "in the model"
+            )
+        self._names.add(name)
+
+    def _value(self, operand: Operand) -> ir.Value | None:
+        return (
+            operand if operand is None or isinstance(operand, ir.Value) else self.constant(operand)
+        )

@@ -1,0 +1,153 @@
+"""The values that a graph carries from step to step, and where the graph declares them.
+
+Each is an input and an output of the graph. The declaration stands in the model itself, in
+``training_info``: ``update_binding`` says which output feeds which input at the next step, and
+``initialization`` is a graph without inputs that computes the values before the first step. Both
+``update_binding`` and the layout of flat states are repeated as JSON in ``metadata_props``,
+because that is all that a runtime shows to its clients.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+Array = npt.NDArray[np.generic]
+
+_BINDING = "graphopt.update_binding"
+_VIEWS = "graphopt.views"
+
+
+@dataclass(frozen=True)
+class View:
+    """A named part of a flat state tensor.
+
+    Attributes:
+        name: What the part is called in `Session.state`, for example ``"moment.fc.weight"``.
+        shape: The shape it is shown with.
+        offset: Where it begins in the flat tensor, in elements.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A value that one step hands to the next.
+
+    Attributes:
+        input: The graph's input.
+        output: The graph's output that feeds it at the next step.
+        shape: Its shape in the graph.
+        dtype: NumPy's name of its element type.
+        views: What it holds: itself, or for a flat state the parts of several parameters.
+        initial: The value before the first step: an array, a number that fills it, or None where
+            the caller must give it.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str
+    views: tuple[View, ...]
+    initial: Array | float | None = field(default=None, compare=False)
+
+
+def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
+    """Write the carried values into a model."""
+    carried = list(carried)
+    info = model.training_info.add()
+    graph = info.initialization
+    graph.name = "initialization"
+    for value in carried:
+        _entry(info.update_binding, value.input, value.output)
+        if value.initial is None:
+            continue
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+        if isinstance(value.initial, np.ndarray):
+            graph.initializer.append(numpy_helper.from_array(value.initial, value.input))
+        else:
+            filling = numpy_helper.from_array(np.array([value.initial], value.dtype))
+            shape = numpy_helper.from_array(np.array(value.shape, np.int64), f"{value.input}/shape")
+            graph.initializer.append(shape)
+            graph.node.append(
+                helper.make_node("ConstantOfShape", [shape.name], [value.input], value=filling)
+            )
+        graph.output.append(helper.make_tensor_value_info(value.input, kind, value.shape))
+        _entry(info.initialization_binding, value.input, value.input)
+    binding = {value.input: value.output for value in carried}
+    views = {
+        value.input: [[view.name, list(view.shape), view.offset] for view in value.views]
+        for value in carried
+    }
+    helper.set_model_props(
+        model,
+        {entry.key: entry.value for entry in model.metadata_props}
+        | {_BINDING: json.dumps(binding), _VIEWS: json.dumps(views)},
+    )
+
+
+def declared(model: onnx.ModelProto) -> list[Carried]:
+    """Read the carried values of a model.
+
+    Raises:
+        ValueError: The model declares none, so graphopt did not make it.
+    """
+    if len(model.training_info) != 1 or not model.training_info[0].update_binding:
+        raise ValueError(
+            "the model is not a training graph: it declares no values that are carried from step "
+            "to step; make one with graphopt.training_graph"
+        )
+    info = model.training_info[0]
+    inputs = {value.name: value for value in model.graph.input}
+    outputs = {value.name for value in model.graph.output}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    views = json.loads(metadata.get(_VIEWS, "{}"))
+    initial = _initial_values(info.initialization)
+    carried = []
+    for entry in info.update_binding:
+        if entry.key not in inputs or entry.value not in outputs:
+            raise ValueError(
+                f"the training graph is damaged: it carries '{entry.value}' to '{entry.key}', "
+                "which are not an output and an input of it"
+            )
+        tensor = inputs[entry.key].type.tensor_type
+        shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+        parts = views.get(entry.key, [[entry.key, shape, 0]])
+        carried.append(
+            Carried(
+                entry.key,
+                entry.value,
+                shape,
+                helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+                tuple(View(name, tuple(size), offset) for name, size, offset in parts),
+                initial.get(entry.key),
+            )
+        )
+    return carried
+
+
+def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:
+    values: dict[str, Array | float] = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+    }
+    for node in graph.node:
+        values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t).item()
+    return values
+
+
+def _entry(entries: "onnx.internal_containers", key: str, value: str) -> None:  # type: ignore[name-defined]
+    entry = entries.add()
+    entry.key, entry.value = key, value

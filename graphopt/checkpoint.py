@@ -1,0 +1,61 @@
+"""Checkpoints: the state of a session in a safetensors file."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from graphopt._files import PathLike, existing_file, write_atomically
+from graphopt.carried import View
+
+_FORMAT = {"format": "graphopt", "version": "1"}
+
+
+def save(path: PathLike, state: Mapping[str, np.ndarray]) -> None:
+    """Write a state to a file, atomically.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+    """
+    tensors = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in state.items()}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=_FORMAT))
+
+
+def load(path: PathLike, expected: Iterable[tuple[View, str]]) -> dict[str, np.ndarray]:
+    """Read a state that has just these names, shapes and dtypes.
+
+    Args:
+        path: The checkpoint.
+        expected: Each entry of the state, with its dtype.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a checkpoint, or not one of this graph.
+    """
+    path = existing_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is not a checkpoint: {error}") from None
+    if metadata.get("format") != _FORMAT["format"]:
+        raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
+    wanted = {view.name: (view, dtype) for view, dtype in expected}
+    problems = [f"it lacks '{name}'" for name in wanted if name not in state]
+    problems += [f"it has '{name}', which the graph does not" for name in state if name not in wanted]
+    for name, array in state.items():
+        if name in wanted:
+            view, dtype = wanted[name]
+            if array.shape != view.shape or array.dtype.name != dtype:
+                problems.append(
+                    f"'{name}' is {array.dtype.name}{list(array.shape)} in it, "
+                    f"but {dtype}{list(view.shape)} in the graph"
+                )
+    if problems:
+        raise ValueError(
+            f"checkpoint '{path}' does not belong to this graph: {'; '.join(problems[:5])}"
+            + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        )
+    return state

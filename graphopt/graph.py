@@ -1,0 +1,217 @@
+"""A graph that trains: an ONNX model, and what it declares about itself."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper, numpy_helper
+from onnx_ir.passes import common as passes
+
+from graphopt._files import PathLike, write_atomically
+from graphopt.carried import Carried, declare, declared
+from graphopt.forward import read_proto
+from graphopt.rmsprop import RMSProp
+from graphopt.update import functions
+from graphopt.update.emit import function_names
+
+_FORWARD = "graphopt.forward"
+_OPTIMIZER = "graphopt.optimizer"
+_PARAMETERS = "graphopt.parameters"
+_TWO_GIB = 2**31
+
+
+class TrainingGraph:
+    """An ONNX model of which one run is one training step.
+
+    Made by `training_graph` and `update_graph`, read back by `load`. Everything that is known
+    about it stands in the model itself.
+
+    Attributes:
+        model: The ``onnx.ModelProto``. Its ``training_info`` declares which output feeds which
+            input at the next step (``update_binding``) and the values before the first step
+            (``initialization``); its ``metadata_props`` repeat the binding and describe the
+            optimizer, the parameters and the layout of the state, as JSON.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Wrap a model.
+
+        Raises:
+            ValueError: The model does not declare what it carries from step to step.
+        """
+        self.model = model
+        self._carried = tuple(declared(model))
+
+    @property
+    def carried(self) -> tuple[Carried, ...]:
+        """The values that one step hands to the next."""
+        return self._carried
+
+    @property
+    def use_locking(self) -> bool:
+        """Whether the optimizer was built with ``use_locking``."""
+        return bool(self._metadata(_OPTIMIZER).get("use_locking", False))
+
+    def save(self, path: PathLike) -> None:
+        """Write the model to a file, atomically.
+
+        Raises:
+            FileNotFoundError: The folder does not exist.
+            ValueError: The model is larger than 2 GiB, which an ONNX file cannot hold.
+        """
+        save_model(self.model, path)
+
+    def forward(self, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+        """The forward model that this graph was made from, with these values in it.
+
+        Args:
+            values: Initializers by name; those not given keep the value they were built with.
+
+        Raises:
+            ValueError: The graph has no forward model, because it is an update alone.
+        """
+        packed = {entry.key: entry.value for entry in self.model.metadata_props}.get(_FORWARD)
+        if packed is None:
+            raise ValueError("this graph is an update alone, it holds no forward model to export")
+        proto = onnx.load_model_from_string(zlib.decompress(base64.b64decode(packed)))
+        here = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        initial = {value.input: value.initial for value in self.carried}
+        for tensor in proto.graph.initializer:
+            array = values.get(tensor.name, initial.get(tensor.name))
+            if isinstance(array, np.ndarray):
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+            elif _is_stripped(tensor):
+                tensor.CopyFrom(here[tensor.name])
+        return proto
+
+    def __repr__(self) -> str:
+        """The optimizer and the size of the graph."""
+        optimizer = self._metadata(_OPTIMIZER)
+        return (
+            f"TrainingGraph({optimizer.get('name', 'unknown optimizer')}, "
+            f"{len(self.model.graph.node)} nodes, {len(self.carried)} carried values)"
+        )
+
+    def _metadata(self, key: str) -> dict[str, object]:
+        for entry in self.model.metadata_props:
+            if entry.key == key:
+                value: dict[str, object] = json.loads(entry.value)
+                return value
+        return {}
+
+
+def load(path: PathLike) -> TrainingGraph:
+    """Read a training graph from a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not an ONNX model, or not a training graph.
+
+    Example:
+        >>> graph = load("train.onnx")  # doctest: +SKIP
+        >>> Session(graph).step({"x": x, "labels": labels})  # doctest: +SKIP
+    """
+    model = read_proto(path)
+    try:
+        return TrainingGraph(model)
+    except ValueError as error:
+        raise ValueError(f"'{path}': {error}") from None
+
+
+def assemble(
+    model: ir.Model,
+    optimizer: RMSProp,
+    carried: Sequence[Carried],
+    forward: onnx.ModelProto | None = None,
+) -> TrainingGraph:
+    """Finish a graph to which the update has been appended."""
+    model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
+    passes.RemoveUnusedOpsetsPass()(model)
+    model.producer_name = "graphopt"
+    _order_interface(model.graph, carried)
+    proto = ir.to_proto(model)
+    used = {node.op_type for node in model.graph if node.domain == functions.DOMAIN}
+    names = [name for name in function_names(optimizer) if name in used]
+    proto.functions.extend(functions.load(names, model.graph.opset_imports[""]))
+    metadata = {
+        _OPTIMIZER: json.dumps(_describe(optimizer)),
+        _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
+    }
+    if forward is not None:
+        metadata[_FORWARD] = _pack(forward, proto.graph, carried)
+    helper.set_model_props(proto, metadata)
+    declare(proto, carried)
+    return TrainingGraph(proto)
+
+
+def save_model(model: onnx.ModelProto, path: PathLike) -> None:
+    """Write a model atomically; see `TrainingGraph.save`."""
+    size = model.ByteSize()
+    if size >= _TWO_GIB:
+        raise ValueError(
+            f"cannot write '{path}': the model has {size / 2**30:.1f} GiB, "
+            "and one ONNX file holds less than 2 GiB"
+        )
+    write_atomically(path, lambda part: Path(part).write_bytes(model.SerializeToString()))
+
+
+def _order_interface(graph: ir.Graph, carried: Sequence[Carried]) -> None:
+    """Put what a step is fed and what it reports before what it carries."""
+    inputs = {value.input: index for index, value in enumerate(carried)}
+    outputs = {value.output: index for index, value in enumerate(carried)}
+    graph.inputs[:] = sorted(graph.inputs, key=lambda value: inputs.get(str(value.name), -1))
+    graph.outputs[:] = sorted(graph.outputs, key=lambda value: outputs.get(str(value.name), -1))
+
+
+def _describe(optimizer: RMSProp) -> dict[str, object]:
+    return {
+        "name": "RMSProp",
+        "decay": optimizer.decay,
+        "momentum": optimizer.momentum,
+        "epsilon": optimizer.epsilon,
+        "centered": optimizer.centered,
+        "loss_scale": optimizer.loss_scale,
+        "use_locking": optimizer.use_locking,
+    }
+
+
+def _describe_parameters(optimizer: RMSProp) -> list[dict[str, object]]:
+    return [
+        {
+            "name": parameter.name,
+            "shape": parameter.shape,
+            "dtype": parameter.dtype,
+            "op_type": parameter.op_type,
+            "learning_rate": rule.learning_rate.value(0),
+            "weight_decay": rule.weight_decay,
+        }
+        for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
+    ]
+
+
+def _pack(
+    forward: onnx.ModelProto, graph: onnx.GraphProto, carried: Sequence[Carried]
+) -> str:
+    """The forward model as text, without the values that stand in the training graph anyway."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    stored |= {c.input: c.initial for c in carried if isinstance(c.initial, np.ndarray)}
+    packed = onnx.ModelProto()
+    packed.CopyFrom(forward)
+    for tensor in packed.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        other = stored.get(tensor.name)
+        if other is not None and other.dtype == array.dtype and np.array_equal(other, array):
+            tensor.CopyFrom(
+                onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            )
+    return base64.b64encode(zlib.compress(packed.SerializeToString())).decode()
+
+
+def _is_stripped(tensor: onnx.TensorProto) -> bool:
+    kept = {"name", "dims", "data_type"}
+    return bool(np.prod(tensor.dims)) and all(f.name in kept for f, _ in tensor.ListFields())

@@ -1,0 +1,123 @@
+"""Proof that a carried output may overwrite the input that it feeds at the next step.
+
+ONNX Runtime runs nodes in any order that respects their inputs. An output may share the memory of
+an input if every node that reads the input is bound to run before the node that writes the output,
+that is, if the writer depends on each reader. A reader may also be the writer itself where it
+works element by element.
+"""
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import inliner
+
+from graphopt.carried import Carried
+
+# The output of these may be the memory of their input, so who reads it reads the input too.
+_VIEWS = {
+    "Cast",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+# Element i of the output depends on element i of an input of the same shape, and on no other.
+_ELEMENTWISE = {"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"}
+
+
+def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]:
+    """The inputs of carried values that their outputs may overwrite, whatever the order of nodes.
+
+    Args:
+        model: The training graph.
+        carried: What it carries.
+
+    Returns:
+        The names of the inputs for which this is proven.
+    """
+    carried = list(carried)
+    nodes = list(_without_functions(model).graph.node)
+    writer: dict[str, int] = {}
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        writer.update(dict.fromkeys(node.output, index))
+        for name in _read(node):
+            readers.setdefault(name, []).append(index)
+
+    reads = {value.input: _all_readers(value.input, nodes, readers) for value in carried}
+    bit = {node: 1 << k for k, node in enumerate(sorted(set().union(*reads.values(), ())))}
+    depends_on = _dependencies(nodes, writer, bit)
+    proven = set()
+    for value in carried:
+        last = writer.get(value.output)
+        if last is None:
+            continue
+        before = depends_on[last]
+        if all(
+            before & bit[node] or (node == last and nodes[node].op_type in _ELEMENTWISE)
+            for node in reads[value.input]
+        ):
+            proven.add(value.input)
+    return proven
+
+
+def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The nodes alone, with functions written out and without the values of initializers."""
+    bare = onnx.ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    bare.graph.name = model.graph.name
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    bare.graph.initializer.extend(
+        onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
+        for tensor in model.graph.initializer
+    )
+    return inliner.inline_local_functions(bare)
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """What a node reads, its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            names.update(name for inner in graph.node for name in _read(inner))
+            names.update(value.name for value in graph.output)
+    return names
+
+
+def _all_readers(
+    name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]
+) -> set[int]:
+    """The nodes that read a value, directly or through views of it."""
+    found: set[int] = set()
+    waiting = [name]
+    while waiting:
+        for index in readers.get(waiting.pop(), ()):
+            if index not in found:
+                found.add(index)
+                if nodes[index].op_type in _VIEWS:
+                    waiting += nodes[index].output
+    return found
+
+
+def _dependencies(
+    nodes: list[onnx.NodeProto], writer: dict[str, int], bit: dict[int, int]
+) -> list[int]:
+    """For each node, which of the nodes with a bit must run before it, as a sum of their bits."""
+    known: list[int] = []
+    for node in nodes:  # ONNX lists them in topological order
+        before = 0
+        for name in _read(node):
+            source = writer.get(name)
+            if source is not None:
+                before |= known[source] | bit.get(source, 0)
+        known.append(before)
+    return known

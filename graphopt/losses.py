@@ -1,0 +1,86 @@
+"""Losses, appended to the forward graph as standard ONNX nodes."""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+
+LossFunction = Callable[..., ir.Value]
+
+
+def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = "labels") -> ir.Value:
+    """Mean of ``-log softmax(logits)[label]``.
+
+    Args:
+        op: Appends the nodes.
+        logits: Float, shape [N, C] or [N, C, d1, ...]; classes on axis 1.
+        labels: Name of the new int64 input of shape [N] or [N, d1, ...].
+    """
+    shape = _shape(logits, "cross_entropy")
+    if len(shape) < 2:
+        raise ValueError(
+            f"cross_entropy: output '{logits.name}' has shape {shape}, "
+            "expected [batch, classes] or [batch, classes, ...]"
+        )
+    target = op.input(labels, ir.DataType.INT64, [shape[0], *shape[2:]])
+    if len(shape) > 2:  # the runtime's gradient takes rows of classes only
+        last = len(shape) - 1
+        logits = op.Flatten(op.Transpose(logits, perm=[0, *range(2, last + 1), 1]), axis=last)
+        target = op.Reshape(target, [-1])
+    return op.SoftmaxCrossEntropyLoss(logits, target, reduction="mean")
+
+
+def mse(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
+    """Mean of ``(prediction - label)**2``; ``labels`` has the prediction's shape and dtype."""
+    error = op.Sub(prediction, _target_like(op, prediction, labels, "mse"))
+    return op.ReduceMean(op.Mul(error, error), keepdims=0)
+
+
+def l1(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
+    """Mean of ``|prediction - label|``; ``labels`` has the prediction's shape and dtype."""
+    error = op.Sub(prediction, _target_like(op, prediction, labels, "l1"))
+    return op.ReduceMean(op.Abs(error), keepdims=0)
+
+
+def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = "labels") -> ir.Value:
+    r"""Mean binary cross entropy of ``sigmoid(logits)``; ``labels`` in [0, 1], shaped alike.
+
+    .. math:: \log(1 + e^{x}) - x z = (x + |x|) / 2 + \log(1 + e^{-|x|}) - x z
+
+    The right side cannot overflow, and its gradient is exact everywhere: at 0, where the
+    derivative of the absolute value is taken as 0, what remains is 1/2 = sigmoid(0).
+    """
+    target = _target_like(op, logits, labels, "bce_with_logits")
+    magnitude = op.Abs(logits)
+    half = op.CastLike(0.5, logits) if logits.dtype != ir.DataType.FLOAT else 0.5
+    one = op.CastLike(1.0, logits) if logits.dtype != ir.DataType.FLOAT else 1.0
+    positive_part = op.Mul(op.Add(logits, magnitude), half)
+    softplus = op.Add(positive_part, op.Log(op.Add(op.Exp(op.Neg(magnitude)), one)))
+    return op.ReduceMean(op.Sub(softplus, op.Mul(logits, target)), keepdims=0)
+
+
+BUILT_IN: dict[str, LossFunction] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "bce_with_logits": bce_with_logits,
+    "l1": l1,
+}
+
+
+def _shape(value: ir.Value, loss: str) -> list[int | str | None]:
+    if value.shape is None:
+        raise ValueError(
+            f"{loss}: the rank of output '{value.name}' is unknown; "
+            "declare the shape of this output in the model"
+        )
+    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+
+
+def _target_like(op: GraphBuilder, value: ir.Value, labels: str, loss: str) -> ir.Value:
+    shape = _shape(value, loss)
+    if value.dtype is None or not value.dtype.is_floating_point():
+        raise ValueError(
+            f"{loss}: output '{value.name}' has dtype {value.dtype}, expected a floating-point one"
+        )
+    return op.input(labels, value.dtype, shape)

@@ -1,0 +1,149 @@
+"""The trainable tensors of a forward model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.forward import ForwardModel, read_forward
+
+_FLOATING = {"float16", "bfloat16", "float32", "float64"}
+
+# Which inputs of an operator are its weights (a bias is none).
+_WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (1,),
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "GRU": (1, 2),
+    "Gather": (0,),
+    "Gemm": (0, 1),
+    "GroupNormalization": (1,),
+    "InstanceNormalization": (1,),
+    "LSTM": (1, 2),
+    "LayerNormalization": (1,),
+    "MatMul": (0, 1),
+    "PRelu": (1,),
+    "RMSNormalization": (1,),
+    "RNN": (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor that an optimizer updates.
+
+    Attributes:
+        name: The name of the initializer in the forward model.
+        shape: Its dimensions; ``()`` for a scalar.
+        dtype: Its element type by NumPy's name. Optimizers take float32 and float16.
+        op_type: The operator whose weight it is (``"Conv"``, ``"Gemm"``, ...), or None for a bias
+            or where the graph does not tell.
+
+    Raises:
+        TypeError: A field has the wrong type.
+        ValueError: An empty name or a negative dimension.
+
+    Example:
+        >>> Parameter("fc.weight", (3, 5))
+        Parameter(name='fc.weight', shape=(3, 5), dtype='float32', op_type=None)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    op_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: got {self.name!r}, expected a string")
+        if not self.name:
+            raise ValueError("name: got an empty string, expected the name of an initializer")
+        try:
+            shape = tuple(self.shape)
+        except TypeError:
+            raise TypeError(
+                f"shape of parameter '{self.name}': got {self.shape!r}, expected a tuple of ints"
+            ) from None
+        for dimension in shape:
+            if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer):
+                raise TypeError(
+                    f"shape of parameter '{self.name}': got {self.shape!r}, expected ints"
+                )
+            if dimension < 0:
+                raise ValueError(
+                    f"shape of parameter '{self.name}': got {self.shape!r}, expected ints >= 0"
+                )
+        object.__setattr__(self, "shape", tuple(int(dimension) for dimension in shape))
+        try:
+            dtype = np.dtype(self.dtype).name
+        except TypeError:
+            raise TypeError(
+                f"dtype of parameter '{self.name}': got {self.dtype!r}, expected a NumPy dtype"
+            ) from None
+        object.__setattr__(self, "dtype", dtype)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def parameters(model: ForwardModel) -> list[Parameter]:
+    """The floating-point initializers of a forward model, in graph order.
+
+    The running mean and variance of batch normalization are left out: they are statistics that a
+    training graph carries along, not parameters that have a gradient.
+
+    Args:
+        model: A path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
+
+    Returns:
+        One `Parameter` for each; take a subset to leave the others frozen.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not an ONNX model, or has no floating-point initializer.
+        TypeError: ``model`` is none of the three.
+
+    Example:
+        >>> import onnx
+        >>> model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["": 17]>
+        ... linear (float[N,2] x) => (float[N,1] y) <float[2,1] w = {1, 2}> { y = MatMul(x, w) }''')
+        >>> parameters(model)
+        [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
+    """
+    graph = read_forward(model).graph
+    statistics = {value.name for node in graph for value in running_statistics(node)}
+    found = [
+        Parameter(
+            str(value.name),
+            tuple(int(dimension) for dimension in value.const_value.shape),
+            value.const_value.dtype.numpy().name,
+            _weight_of(value),
+        )
+        for value in graph.initializers.values()
+        if value.const_value is not None
+        and value.name not in statistics
+        and value.const_value.dtype.is_floating_point()
+        and value.const_value.dtype.numpy().name in _FLOATING
+    ]
+    if not found:
+        raise ValueError(
+            "the model has no floating-point initializer, so there is nothing to train; "
+            "weights must stand in it as initializers, not as inputs or Constant nodes"
+        )
+    return found
+
+
+def running_statistics(node: ir.Node) -> Iterator[ir.Value]:
+    """The running mean and variance that a BatchNormalization node reads; else nothing."""
+    if node.domain == "" and node.op_type == "BatchNormalization":
+        yield from (value for value in node.inputs[3:5] if value is not None)
+
+
+def _weight_of(value: ir.Value) -> str | None:
+    for use in value.uses():
+        if use.node.domain == "" and use.idx in _WEIGHT_INPUTS.get(use.node.op_type, ()):
+            return use.node.op_type
+    return None
