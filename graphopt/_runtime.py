@@ -8,7 +8,7 @@ _INSTALL = (
     "install one of graphopt[training-cpu] (builds gradients and runs), "
     "graphopt[runtime] or graphopt[cuda] (run only)"
 )
-_WARNING, _ERROR = 2, 3  # ONNX Runtime's levels of severity
+_ERROR = 3  # ONNX Runtime's level of severity
 
 
 def onnxruntime() -> ModuleType:
@@ -40,13 +40,11 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
             "is installed: uninstall it and install graphopt[training-cpu]"
         )
     options = runtime.SessionOptions()
-    runtime.set_default_logger_severity(_ERROR)
+    options.log_severity_level = _ERROR
     try:
         optimized = native.get_optimized_model(forward, names, options)
         builder = native.GradientGraphBuilder(optimized, {loss}, names, loss, options)
         builder.build()
         return bytes(builder.get_model())
-    except (RuntimeError, native.Fail) as error:
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base
         raise ValueError(f"ONNX Runtime cannot build the gradients: {error}") from None
-    finally:
-        runtime.set_default_logger_severity(_WARNING)

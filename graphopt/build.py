@@ -77,6 +77,8 @@ def training_graph(
     _free_names(prepared.graph, {f"{name}_grad" for name in names})
     op = GraphBuilder(prepared.graph)
     value = _append_loss(op, loss, output, labels)
+    inferred = _inferred(op.graph)
+    _check_scalar(inferred, value)
     if optimizer.loss_scale != 1:
         scale = np.array(optimizer.loss_scale, value.dtype.numpy() if value.dtype else np.float32)
         value = op.Mul(value, op.constant(scale, name="loss_scale"))
@@ -94,7 +96,7 @@ def training_graph(
         initial,
         built.statistics,
     )
-    return assemble(built.model, optimizer, carried, forward)
+    return assemble(built.model, optimizer, carried, forward, losses.class_labels(inferred))
 
 
 def update_graph(optimizer: RMSProp) -> TrainingGraph:
@@ -172,7 +174,6 @@ def _append_loss(
             )
     else:
         raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
-    value = _checked_scalar(op, value)
     return value if value.name == "loss" else op.output(value, "loss")
 
 
@@ -189,35 +190,26 @@ def _chosen(outputs: dict[str, ir.Value], output: str | None, loss: str) -> ir.V
     return outputs[output]
 
 
-def _checked_scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
-    """The value, if it is a floating-point scalar, as far as shape inference can tell."""
-    graph = op.graph
-    added = value not in graph.outputs
-    if added:
-        graph.outputs.append(value)
-    proto = onnx.shape_inference.infer_shapes(ir.to_proto(ir.Model(graph, ir_version=8)))
-    inferred = next(info for info in proto.graph.output if info.name == value.name).type
-    if added:
-        graph.outputs.remove(value)
-    tensor = inferred.tensor_type
+def _inferred(graph: ir.Graph) -> onnx.ModelProto:
+    model = ir.to_proto(ir.Model(graph, ir_version=_UPDATE_IR_VERSION))
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _check_scalar(inferred: onnx.ModelProto, value: ir.Value) -> None:
+    """Refuse a loss that is no floating-point scalar, as far as shape inference can tell."""
+    tensor = next(v for v in inferred.graph.output if v.name == value.name).type.tensor_type
     if tensor.elem_type:
         value.dtype = ir.DataType(tensor.elem_type)
         if not value.dtype.is_floating_point():
             raise ValueError(
-                f"loss: '{value.name}' has dtype {value.dtype.numpy().name}, "
-                "expected a floating-point scalar"
+                f"loss: got {value.dtype.numpy().name}, expected a floating-point scalar"
             )
-    if not tensor.HasField("shape"):
-        return value
-    dims = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
-    if any(dim != 1 for dim in dims):
+    if tensor.HasField("shape") and tensor.shape.dim:
+        shape = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
         raise ValueError(
-            f"loss: '{value.name}' has shape {dims}, expected a scalar; "
+            f"loss: got shape {shape}, expected a scalar of shape []; "
             "reduce it, for example by ReduceMean with keepdims=0"
         )
-    if dims:
-        value = op.Squeeze(value)
-    return value
 
 
 def _free_names(graph: ir.Graph, wanted: set[str]) -> None:

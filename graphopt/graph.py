@@ -4,7 +4,9 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +17,13 @@ from onnx_ir.passes import common as passes
 from graphopt._files import PathLike, write_atomically
 from graphopt.carried import Carried, declare, declared
 from graphopt.forward import read_proto
+from graphopt.losses import ClassLabels
 from graphopt.rmsprop import RMSProp
 from graphopt.update import functions
 from graphopt.update.emit import function_names
 
 _FORWARD = "graphopt.forward"
+_LABELS = "graphopt.class_labels"
 _OPTIMIZER = "graphopt.optimizer"
 _PARAMETERS = "graphopt.parameters"
 _TWO_GIB = 2**31
@@ -55,7 +59,12 @@ class TrainingGraph:
     @property
     def use_locking(self) -> bool:
         """Whether the optimizer was built with ``use_locking``."""
-        return bool(self._metadata(_OPTIMIZER).get("use_locking", False))
+        return bool(self._metadata(_OPTIMIZER, {}).get("use_locking", False))
+
+    @property
+    def class_labels(self) -> tuple[ClassLabels, ...]:
+        """The inputs that hold class indices."""
+        return tuple(ClassLabels(**label) for label in self._metadata(_LABELS, []))
 
     def save(self, path: PathLike) -> None:
         """Write the model to a file, atomically.
@@ -91,18 +100,16 @@ class TrainingGraph:
 
     def __repr__(self) -> str:
         """The optimizer and the size of the graph."""
-        optimizer = self._metadata(_OPTIMIZER)
         return (
-            f"TrainingGraph({optimizer.get('name', 'unknown optimizer')}, "
+            f"TrainingGraph({self._metadata(_OPTIMIZER, {}).get('name', 'unknown optimizer')}, "
             f"{len(self.model.graph.node)} nodes, {len(self.carried)} carried values)"
         )
 
-    def _metadata(self, key: str) -> dict[str, object]:
+    def _metadata(self, key: str, default: Any) -> Any:
         for entry in self.model.metadata_props:
             if entry.key == key:
-                value: dict[str, object] = json.loads(entry.value)
-                return value
-        return {}
+                return json.loads(entry.value)
+        return default
 
 
 def load(path: PathLike) -> TrainingGraph:
@@ -128,6 +135,7 @@ def assemble(
     optimizer: RMSProp,
     carried: Sequence[Carried],
     forward: onnx.ModelProto | None = None,
+    labels: Sequence[ClassLabels] = (),
 ) -> TrainingGraph:
     """Finish a graph to which the update has been appended."""
     model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
@@ -142,6 +150,8 @@ def assemble(
         _OPTIMIZER: json.dumps(_describe(optimizer)),
         _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
     }
+    if labels:
+        metadata[_LABELS] = json.dumps([asdict(label) for label in labels])
     if forward is not None:
         metadata[_FORWARD] = _pack(forward, proto.graph, carried)
     helper.set_model_props(proto, metadata)

@@ -1,7 +1,9 @@
 """Losses, appended to the forward graph as standard ONNX nodes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -28,7 +30,8 @@ def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = "labels") ->
         last = len(shape) - 1
         logits = op.Flatten(op.Transpose(logits, perm=[0, *range(2, last + 1), 1]), axis=last)
         target = op.Reshape(target, [-1])
-    return op.SoftmaxCrossEntropyLoss(logits, target, reduction="mean")
+    # The gradient reads the second output, the logarithms of the probabilities.
+    return op.node("SoftmaxCrossEntropyLoss", [logits, target], outputs=2, reduction="mean")[0]
 
 
 def mse(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
@@ -66,6 +69,45 @@ BUILT_IN: dict[str, LossFunction] = {
     "bce_with_logits": bce_with_logits,
     "l1": l1,
 }
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """A graph input that holds class indices.
+
+    ONNX Runtime reads past the end of the logits for a class that does not exist, so whoever feeds
+    the graph has to look first.
+
+    Attributes:
+        name: The input.
+        classes: Labels are 0 to ``classes - 1``.
+        ignored: A label outside that range that is allowed, if any.
+    """
+
+    name: str
+    classes: int
+    ignored: int | None = None
+
+
+def class_labels(model: onnx.ModelProto) -> list[ClassLabels]:
+    """The class labels among the inputs of a model whose shapes have been inferred."""
+    graph = model.graph
+    inputs = {value.name for value in graph.input}
+    producer = {name: node for node in graph.node for name in node.output}
+    shapes = {value.name: value.type.tensor_type.shape for value in graph.value_info}
+    shapes |= {v.name: v.type.tensor_type.shape for v in (*graph.input, *graph.output)}
+    found = []
+    for node in graph.node:
+        if node.op_type not in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"):
+            continue
+        logits, labels = node.input[0], node.input[1]
+        while labels in producer and producer[labels].op_type in ("Reshape", "Flatten", "Cast"):
+            labels = producer[labels].input[0]
+        dims = shapes[logits].dim if logits in shapes else ()
+        if labels in inputs and len(dims) > 1 and dims[1].dim_value:
+            ignored = [a.i for a in node.attribute if a.name == "ignore_index"]
+            found.append(ClassLabels(labels, dims[1].dim_value, ignored[0] if ignored else None))
+    return found
 
 
 def _shape(value: ir.Value, loss: str) -> list[int | str | None]:

@@ -18,6 +18,7 @@ from graphopt import _runtime, checkpoint, in_place
 from graphopt._files import PathLike
 from graphopt.carried import Array, Carried, View
 from graphopt.graph import TrainingGraph, load, save_model
+from graphopt.losses import ClassLabels
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Session:
         self._session = _load(self._runtime, self.graph, providers)
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
+        self._class_labels = self.graph.class_labels
         self.inputs = [_feed(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
         self._reported = [v.name for v in model.output if v.name not in carried_outputs]
@@ -110,9 +112,10 @@ class Session:
             outputs of the forward model.
 
         Raises:
-            ValueError: A feed is missing, unknown, of the wrong shape or empty.
+            ValueError: A feed is missing, unknown, of the wrong shape or empty, or a label is not
+                a class.
             TypeError: A feed has the wrong dtype.
-            RuntimeError: The runtime failed, for example on a label out of range; the state is as
+            RuntimeError: The runtime failed, for example on an index out of range; the state is as
                 it was. Or another thread is using the session (see the class).
 
         Example:
@@ -124,6 +127,8 @@ class Session:
             array(4., dtype=float32)
         """
         arrays = _checked_feeds(self.inputs, feeds)
+        for labels in self._class_labels:
+            _check_labels(labels, arrays[labels.name])
         with self._exclusively():
             for name, array in arrays.items():
                 self._binding.bind_cpu_input(name, array)
@@ -362,6 +367,17 @@ def _check_shape(
                     f"feed '{feed.name}': got shape {list(shape)}, expected {wanted} "
                     f"with {dim}={other} as in feed '{where}'"
                 )
+
+
+def _check_labels(labels: ClassLabels, array: np.ndarray) -> None:
+    wrong = (array < 0) | (array >= labels.classes)
+    if labels.ignored is not None:
+        wrong &= array != labels.ignored
+    if wrong.any():
+        raise ValueError(
+            f"feed '{labels.name}': got label {array[wrong].flat[0]}, "
+            f"expected classes 0 to {labels.classes - 1}"
+        )
 
 
 def _initial_state(

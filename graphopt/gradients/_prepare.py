@@ -54,7 +54,7 @@ def prepare(proto: onnx.ModelProto, trained: Collection[str]) -> tuple[ir.Model,
                 statistics += _batch_normalization(model.graph, node, trained)
             case "LayerNormalization":
                 _add_outputs(node, 3)
-            case "Dropout":
+            case "Dropout" | "SoftmaxCrossEntropyLoss":
                 _add_outputs(node, 2)
             case "AveragePool":
                 _explicit_pads(node)

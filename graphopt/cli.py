@@ -1,0 +1,288 @@
+"""The command line: build a training graph, train it, export the trained model."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from typer.core import TyperGroup
+
+import graphopt
+from graphopt._files import existing_file
+
+_DEFAULT_BATCH_SIZE = 32
+
+Batch = dict[str, np.ndarray]
+
+
+class _ErrorsInOneLine(TyperGroup):
+    """Prints what the library says about bad input in one line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; exit code 1 where the library refuses."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):  # these are RuntimeErrors too
+            raise
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_ErrorsInOneLine,
+    help="Train ONNX models with RMSProp inside the ONNX graph.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.command()
+def build(
+    forward: Annotated[
+        Path, typer.Argument(metavar="FORWARD.onnx", help="The forward model.", show_default=False)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="TRAIN.onnx",
+            help="The training graph to write.",
+            show_default=False,
+        ),
+    ],
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="cross_entropy, mse, bce_with_logits, l1, or a scalar output of the model."
+        ),
+    ] = "cross_entropy",
+    loss_output: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The output that the loss applies to, if several."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Step size.")] = 0.1,
+    decay: Annotated[float, typer.Option(help="Decay of the mean square.")] = 0.9,
+    momentum: Annotated[float, typer.Option(help="Momentum of the update.")] = 0.0,
+    epsilon: Annotated[
+        float, typer.Option(help="Added to the mean square under the root.")
+    ] = 1e-10,
+    centered: Annotated[
+        bool, typer.Option("--centered", help="Subtract the square of the mean gradient.")
+    ] = False,
+    weight_decay: Annotated[float, typer.Option(help="Factor of the L2 penalty.")] = 0.0,
+    loss_scale: Annotated[float, typer.Option(help="Scale of the loss in the gradients.")] = 1.0,
+    use_locking: Annotated[
+        bool, typer.Option("--use-locking", help="Serialise steps from several threads.")
+    ] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Parameters to leave as they are, e.g. 'conv1.*'; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Build the training graph of a forward model.
+
+    Example:
+
+        graphopt build model.onnx --loss cross_entropy --learning-rate 0.001 -o train.onnx
+    """
+    parameters = graphopt.parameters(forward)
+    trained = _without_frozen(parameters, freeze or [])
+    optimizer = graphopt.RMSProp(
+        trained,
+        learning_rate=learning_rate,
+        decay=decay,
+        momentum=momentum,
+        epsilon=epsilon,
+        use_locking=use_locking,
+        centered=centered,
+        loss_scale=loss_scale,
+        weight_decay=weight_decay,
+    )
+    graph = graphopt.training_graph(forward, loss=loss, optimizer=optimizer, output=loss_output)
+    graph.save(output)
+    typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")
+
+
+@app.command()
+def train(
+    graph: Annotated[
+        Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.npz",
+            help="An array for each feed of the graph, by name; the first axis counts samples.",
+            show_default=False,
+        ),
+    ],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.", show_default=False)],
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Samples in a step. [default: that of the graph, or "
+            f"{_DEFAULT_BATCH_SIZE} where the graph leaves it open]",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="A checkpoint to continue from.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="A checkpoint to write after each epoch.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="MODEL.onnx", help="The trained model to write.")
+    ] = None,
+) -> None:
+    """Train on the samples of a file.
+
+    The samples are shuffled anew for each epoch. A run that is resumed with the same data, batch
+    size and seed goes on exactly as if it had not been interrupted.
+
+    Example:
+
+        graphopt train train.onnx --data digits.npz --epochs 20 --export trained.onnx
+    """
+    for path in (checkpoint, export):
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    samples = _read_samples(data)
+    session = graphopt.Session(graph)
+    if resume is not None:
+        session.load_checkpoint(resume)
+    size = _batch_size(session, batch_size)
+    count = len(next(iter(samples.values())))
+    steps, rest = divmod(count, size)
+    if rest and _fixed_batch_size(session) is None:
+        steps += 1
+    elif rest:
+        typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
+    if steps == 0:
+        raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
+
+    first_epoch = int(session.state["global_step"]) // steps
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("training", total=epochs * steps, loss=float("nan"))
+        for epoch in range(epochs):
+            progress.update(task, description=f"epoch {epoch + 1}/{epochs}")
+            order = np.random.default_rng([seed, first_epoch + epoch]).permutation(count)
+            losses = []
+            for batch in _batches(samples, order[: steps * size], size):
+                losses.append(float(session.step(batch)["loss"]))
+                progress.update(task, advance=1, loss=losses[-1])
+            if checkpoint is not None:
+                session.save_checkpoint(checkpoint)
+    typer.echo(f"mean loss of the last epoch: {np.mean(losses):.6f}")
+    if checkpoint is not None:
+        typer.echo(f"checkpoint: {checkpoint}")
+    if export is not None:
+        session.export(export)
+        typer.echo(f"trained model: {export}")
+    if checkpoint is None and export is None:
+        typer.echo("nothing was written: give --checkpoint or --export to keep the result")
+
+
+@app.command()
+def export(
+    graph: Annotated[
+        Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
+    ],
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="CKPT", help="A checkpoint of it.", show_default=False)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="MODEL.onnx",
+            help="The trained model to write.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Write the forward model with the parameters of a checkpoint.
+
+    Example:
+
+        graphopt export train.onnx --checkpoint digits.safetensors -o trained.onnx
+    """
+    session = graphopt.Session(graph)
+    session.load_checkpoint(checkpoint)
+    session.export(output)
+    typer.echo(f"trained model: {output}")
+
+
+def _without_frozen(
+    parameters: list[graphopt.Parameter], patterns: list[str]
+) -> list[graphopt.Parameter]:
+    for pattern in patterns:
+        if not any(fnmatchcase(parameter.name, pattern) for parameter in parameters):
+            names = ", ".join(f"'{parameter.name}'" for parameter in parameters)
+            raise ValueError(f"--freeze '{pattern}' matches no parameter of {names}")
+    return [p for p in parameters if not any(fnmatchcase(p.name, pattern) for pattern in patterns)]
+
+
+def _read_samples(path: Path) -> Batch:
+    """The arrays of an ``.npz`` file, all of the same length."""
+    path = existing_file(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"'{path}' is not an .npz file (numpy.savez writes them)")
+    with np.load(path, allow_pickle=False) as archive:
+        samples = {name: archive[name] for name in archive.files}
+    scalars = [name for name, array in samples.items() if array.ndim == 0]
+    if scalars:
+        raise ValueError(f"'{path}': '{scalars[0]}' is a scalar, expected an axis of samples")
+    lengths = {name: len(array) for name, array in samples.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(f"'{path}': expected the same number of samples, got {lengths}")
+    return samples
+
+
+def _fixed_batch_size(session: graphopt.Session) -> int | None:
+    """The batch size that is part of the graph, if one is."""
+    sizes = (feed.shape[0] for feed in session.inputs if feed.shape)
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _batch_size(session: graphopt.Session, wanted: int | None) -> int:
+    fixed = _fixed_batch_size(session)
+    if fixed is None:
+        return wanted or _DEFAULT_BATCH_SIZE
+    if wanted not in (None, fixed):
+        raise ValueError(f"--batch-size {wanted}: the batch size of the graph is fixed to {fixed}")
+    return fixed
+
+
+def _batches(samples: Mapping[str, np.ndarray], order: np.ndarray, size: int) -> Iterator[Batch]:
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        yield {name: array[chosen] for name, array in samples.items()}
