@@ -1,5 +1,6 @@
 """A helper that appends nodes to a graph, one method call a node."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class GraphBuilder:
         self.graph = graph
         self._names = {value.name for value in graph.inputs} | set(graph.initializers)
         self._names.update(value.name for node in graph for value in node.outputs)
+        self._last_number: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
@@ -110,10 +112,10 @@ class GraphBuilder:
 
     def fresh_name(self, hint: str) -> str:
         """A name that no value of the graph has yet."""
-        name, count = hint, 0
+        name = hint
         while name in self._names:
-            count += 1
-            name = f"{hint}_{count}"
+            self._last_number[hint] += 1
+            name = f"{hint}_{self._last_number[hint]}"
         self._names.add(name)
         return name
 

@@ -18,7 +18,9 @@ def save(path: PathLike, state: Mapping[str, np.ndarray]) -> None:
     Raises:
         FileNotFoundError: The folder does not exist.
     """
-    tensors = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in state.items()}
+    tensors = {
+        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in state.items()
+    }
     write_atomically(path, lambda part: save_file(tensors, part, metadata=_FORMAT))
 
 
@@ -44,7 +46,9 @@ def load(path: PathLike, expected: Iterable[tuple[View, str]]) -> dict[str, np.n
         raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
     wanted = {view.name: (view, dtype) for view, dtype in expected}
     problems = [f"it lacks '{name}'" for name in wanted if name not in state]
-    problems += [f"it has '{name}', which the graph does not" for name in state if name not in wanted]
+    problems += [
+        f"it has '{name}', which the graph does not" for name in state if name not in wanted
+    ]
     for name, array in state.items():
         if name in wanted:
             view, dtype = wanted[name]

@@ -47,11 +47,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
 )
 
 
-@app.command()
+@app.command(
+    epilog="Example: graphopt build model.onnx --loss mse --learning-rate 0.01 -o train.onnx"
+)
 def build(
     forward: Annotated[
         Path, typer.Argument(metavar="FORWARD.onnx", help="The forward model.", show_default=False)
@@ -69,9 +71,10 @@ def build(
     loss: Annotated[
         str,
         typer.Option(
-            help="cross_entropy, mse, bce_with_logits, l1, or a scalar output of the model."
+            help="cross_entropy, mse, bce_with_logits, l1, or a scalar output of the model.",
+            show_default=False,
         ),
-    ] = "cross_entropy",
+    ],
     loss_output: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The output that the loss applies to, if several."),
@@ -97,12 +100,7 @@ def build(
         ),
     ] = None,
 ) -> None:
-    """Build the training graph of a forward model.
-
-    Example:
-
-        graphopt build model.onnx --loss cross_entropy --learning-rate 0.001 -o train.onnx
-    """
+    """Build the training graph of a forward model."""
     parameters = graphopt.parameters(forward)
     trained = _without_frozen(parameters, freeze or [])
     optimizer = graphopt.RMSProp(
@@ -121,7 +119,9 @@ def build(
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")
 
 
-@app.command()
+@app.command(
+    epilog="Example: graphopt train train.onnx --data digits.npz --epochs 20 --export trained.onnx"
+)
 def train(
     graph: Annotated[
         Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
@@ -139,8 +139,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Samples in a step. [default: that of the graph, or "
-            f"{_DEFAULT_BATCH_SIZE} where the graph leaves it open]",
+            help="Samples in a step; by default what the graph fixes, "
+            f"or {_DEFAULT_BATCH_SIZE} where it leaves it open.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
@@ -158,10 +158,6 @@ def train(
 
     The samples are shuffled anew for each epoch. A run that is resumed with the same data, batch
     size and seed goes on exactly as if it had not been interrupted.
-
-    Example:
-
-        graphopt train train.onnx --data digits.npz --epochs 20 --export trained.onnx
     """
     for path in (checkpoint, export):
         if path is not None and not path.parent.is_dir():
@@ -181,15 +177,7 @@ def train(
         raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
 
     first_epoch = int(session.state["global_step"]) // steps
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with _progress_bar() as progress:
         task = progress.add_task("training", total=epochs * steps, loss=float("nan"))
         for epoch in range(epochs):
             progress.update(task, description=f"epoch {epoch + 1}/{epochs}")
@@ -210,7 +198,9 @@ def train(
         typer.echo("nothing was written: give --checkpoint or --export to keep the result")
 
 
-@app.command()
+@app.command(
+    epilog="Example: graphopt export train.onnx --checkpoint digits.safetensors -o trained.onnx"
+)
 def export(
     graph: Annotated[
         Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
@@ -229,16 +219,23 @@ def export(
         ),
     ],
 ) -> None:
-    """Write the forward model with the parameters of a checkpoint.
-
-    Example:
-
-        graphopt export train.onnx --checkpoint digits.safetensors -o trained.onnx
-    """
+    """Write the forward model with the parameters of a checkpoint."""
     session = graphopt.Session(graph)
     session.load_checkpoint(checkpoint)
     session.export(output)
     typer.echo(f"trained model: {output}")
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def _without_frozen(

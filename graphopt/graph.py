@@ -204,9 +204,7 @@ def _describe_parameters(optimizer: RMSProp) -> list[dict[str, object]]:
     ]
 
 
-def _pack(
-    forward: onnx.ModelProto, graph: onnx.GraphProto, carried: Sequence[Carried]
-) -> str:
+def _pack(forward: onnx.ModelProto, graph: onnx.GraphProto, carried: Sequence[Carried]) -> str:
     """The forward model as text, without the values that stand in the training graph anyway."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     stored |= {c.input: c.initial for c in carried if isinstance(c.initial, np.ndarray)}

@@ -93,9 +93,7 @@ def _read(node: onnx.NodeProto) -> set[str]:
     return names
 
 
-def _all_readers(
-    name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]
-) -> set[int]:
+def _all_readers(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[int]:
     """The nodes that read a value, directly or through views of it."""
     found: set[int] = set()
     waiting = [name]

@@ -1,5 +1,6 @@
 """The trainable tensors of a forward model."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ class Parameter:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 def parameters(model: ForwardModel) -> list[Parameter]:

@@ -269,9 +269,7 @@ def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any] | None) -
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     try:
-        return runtime.InferenceSession(
-            model.SerializeToString(), options, providers=providers
-        )
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise ValueError(
             f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
@@ -345,9 +343,7 @@ def _checked_feeds(inputs: Sequence[Feed], feeds: Mapping[str, Any]) -> dict[str
     return arrays
 
 
-def _check_shape(
-    feed: Feed, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]
-) -> None:
+def _check_shape(feed: Feed, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:
     wanted = [dim if dim is not None else "any" for dim in feed.shape]
     fits = len(shape) == len(wanted) and all(
         got == dim for got, dim in zip(shape, wanted, strict=True) if isinstance(dim, int)

@@ -30,7 +30,9 @@ class RunningStatistic:
     name: str
 
 
-def prepare(proto: onnx.ModelProto, trained: Collection[str]) -> tuple[ir.Model, list[RunningStatistic]]:
+def prepare(
+    proto: onnx.ModelProto, trained: Collection[str]
+) -> tuple[ir.Model, list[RunningStatistic]]:
     """A copy of the model that can be differentiated, and its running statistics.
 
     Args:

@@ -78,13 +78,17 @@ def append_update(
     for name, value in statistics.items():
         statistic = next(v for v in op.graph.inputs if v.name == name)
         shape = tuple(int(dimension) for dimension in statistic.shape or ())
-        new = op.Reshape(gate.flatten(value), list(shape)) if len(shape) != 1 else gate.flatten(value)
+        new = (
+            op.Reshape(gate.flatten(value), list(shape)) if len(shape) != 1 else gate.flatten(value)
+        )
         carried.append(_carry(op, statistic, new, [View(name, shape)], initial.get(name)))
 
     passed = op.Squeeze(gate.shape)
     op.output(op.Less(passed, 0), "updated")
     for bucket, flat in zip(buckets, flat_gradients, strict=True):
-        carried += _update_bucket(op, optimizer, bucket, gate, global_step, parameters, flat, initial)
+        carried += _update_bucket(
+            op, optimizer, bucket, gate, global_step, parameters, flat, initial
+        )
     carried.append(
         _carry(op, global_step, op.Sub(global_step, passed), [View("global_step", ())], 0)
     )

@@ -53,27 +53,19 @@ class Bucket:
 def plan(rules: Iterable[tuple[Parameter, Rule]]) -> list[Bucket]:
     """Put parameters into buckets, in the order in which they come."""
     finished: list[tuple[Rule, list[Parameter]]] = []
-    open_buckets: dict[tuple[Rule, str], list[Parameter]] = {}
+    room: dict[tuple[Rule, str], int] = {}
+    filling: dict[tuple[Rule, str], list[Parameter]] = {}
     for parameter, rule in rules:
         key = (rule, parameter.dtype)
-        members = open_buckets.get(key)
         if parameter.size > _MAX_ELEMENTS:
             finished.append((rule, [parameter]))
-        elif members is None or _is_full(members, parameter):
-            open_buckets[key] = [parameter]
-            finished.append((rule, open_buckets[key]))
-        else:
-            members.append(parameter)
+            continue
+        if parameter.size > room.get(key, 0) or len(filling[key]) == _MAX_PARAMETERS:
+            room[key], filling[key] = _MAX_ELEMENTS, []
+            finished.append((rule, filling[key]))
+        room[key] -= parameter.size
+        filling[key].append(parameter)
     return [
-        Bucket(
-            members[0].name if len(members) == 1 else f"bucket{index}",
-            tuple(members),
-            rule,
-        )
+        Bucket(members[0].name if len(members) == 1 else f"bucket{index}", tuple(members), rule)
         for index, (rule, members) in enumerate(finished)
     ]
-
-
-def _is_full(members: list[Parameter], parameter: Parameter) -> bool:
-    size = sum(member.size for member in members) + parameter.size
-    return len(members) >= _MAX_PARAMETERS or size > _MAX_ELEMENTS
