@@ -1,11 +1,11 @@
 """graphopt turns the RMSProp optimizer into ONNX: training graphs that ONNX Runtime executes."""
 
+from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.graph import TrainingGraph, load
 from graphopt.parameters import Parameter, parameters
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Feed, Session
-from graphopt.build import training_graph, update_graph
 
 __all__ = [
     "Feed",

@@ -46,5 +46,5 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
         builder = native.GradientGraphBuilder(optimized, {loss}, names, loss, options)
         builder.build()
         return bytes(builder.get_model())
-    except Exception as error:  # the exceptions of ONNX Runtime have no common base
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base
         raise ValueError(f"ONNX Runtime cannot build the gradients: {error}") from None

@@ -15,7 +15,6 @@ from graphopt.gradients import build_gradients, prepare
 from graphopt.graph import TrainingGraph, assemble
 from graphopt.losses import LossFunction
 from graphopt.rmsprop import RMSProp
-from graphopt.update import functions
 from graphopt.update.emit import append_update
 
 _UPDATE_OPSET, _UPDATE_IR_VERSION = 17, 8
@@ -199,11 +198,10 @@ def _check_scalar(inferred: onnx.ModelProto, value: ir.Value) -> None:
     """Refuse a loss that is no floating-point scalar, as far as shape inference can tell."""
     tensor = next(v for v in inferred.graph.output if v.name == value.name).type.tensor_type
     if tensor.elem_type:
-        value.dtype = ir.DataType(tensor.elem_type)
-        if not value.dtype.is_floating_point():
-            raise ValueError(
-                f"loss: got {value.dtype.numpy().name}, expected a floating-point scalar"
-            )
+        dtype = ir.DataType(tensor.elem_type)
+        if not dtype.is_floating_point():
+            raise ValueError(f"loss: got {dtype.numpy().name}, expected a floating-point scalar")
+        value.dtype = dtype
     if tensor.HasField("shape") and tensor.shape.dim:
         shape = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
         raise ValueError(

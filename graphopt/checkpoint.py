@@ -39,7 +39,7 @@ def load(path: PathLike, expected: Iterable[tuple[View, str]]) -> dict[str, np.n
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"'{path}' is not a checkpoint: {error}") from None
     if metadata.get("format") != _FORMAT["format"]:

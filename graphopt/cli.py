@@ -52,7 +52,7 @@ app = typer.Typer(
 
 
 @app.command(
-    epilog="Example: graphopt build model.onnx --loss mse --learning-rate 0.01 -o train.onnx"
+    epilog="Example:\n\ngraphopt build model.onnx --loss mse --learning-rate 0.01 -o train.onnx"
 )
 def build(
     forward: Annotated[
@@ -120,7 +120,7 @@ def build(
 
 
 @app.command(
-    epilog="Example: graphopt train train.onnx --data digits.npz --epochs 20 --export trained.onnx"
+    epilog="Example:\n\ngraphopt train train.onnx --data digits.npz --epochs 20 --export model.onnx"
 )
 def train(
     graph: Annotated[
@@ -156,8 +156,8 @@ def train(
 ) -> None:
     """Train on the samples of a file.
 
-    The samples are shuffled anew for each epoch. A run that is resumed with the same data, batch
-    size and seed goes on exactly as if it had not been interrupted.
+    The samples are shuffled anew for each epoch. A run that is resumed with
+    the same data, batch size and seed goes on as if never interrupted.
     """
     for path in (checkpoint, export):
         if path is not None and not path.parent.is_dir():
@@ -199,7 +199,7 @@ def train(
 
 
 @app.command(
-    epilog="Example: graphopt export train.onnx --checkpoint digits.safetensors -o trained.onnx"
+    epilog="Example:\n\ngraphopt export train.onnx --checkpoint state.safetensors -o model.onnx"
 )
 def export(
     graph: Annotated[

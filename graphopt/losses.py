@@ -103,10 +103,10 @@ def class_labels(model: onnx.ModelProto) -> list[ClassLabels]:
         logits, labels = node.input[0], node.input[1]
         while labels in producer and producer[labels].op_type in ("Reshape", "Flatten", "Cast"):
             labels = producer[labels].input[0]
-        dims = shapes[logits].dim if logits in shapes else ()
-        if labels in inputs and len(dims) > 1 and dims[1].dim_value:
+        dims = [dim.dim_value for dim in shapes[logits].dim] if logits in shapes else []
+        if labels in inputs and len(dims) > 1 and dims[1]:
             ignored = [a.i for a in node.attribute if a.name == "ignore_index"]
-            found.append(ClassLabels(labels, dims[1].dim_value, ignored[0] if ignored else None))
+            found.append(ClassLabels(labels, dims[1], ignored[0] if ignored else None))
     return found
 
 

@@ -119,7 +119,7 @@ def parameters(model: ForwardModel) -> list[Parameter]:
     found = [
         Parameter(
             str(value.name),
-            tuple(int(dimension) for dimension in value.const_value.shape),
+            tuple(value.const_value.shape.numpy()),
             value.const_value.dtype.numpy().name,
             _weight_of(value),
         )

@@ -129,14 +129,14 @@ def _checked_params(params: Any) -> tuple[Parameter, ...]:
     if isinstance(params, Parameter | str | bytes | dict):
         raise TypeError(f"params: got {type(params).__name__}, expected a list of Parameter")
     try:
-        params = tuple(params)
+        checked: tuple[Parameter, ...] = tuple(params)
     except TypeError:
         raise TypeError(
             f"params: got {type(params).__name__}, expected a list of Parameter"
         ) from None
-    if not params:
+    if not checked:
         raise ValueError("params: got no parameter, expected at least one")
-    for index, parameter in enumerate(params):
+    for index, parameter in enumerate(checked):
         if not isinstance(parameter, Parameter):
             raise TypeError(
                 f"params[{index}]: got {type(parameter).__name__}, expected a Parameter "
@@ -152,10 +152,10 @@ def _checked_params(params: Any) -> tuple[Parameter, ...]:
                 f"params[{index}]: parameter '{parameter.name}' of shape {parameter.shape} has no "
                 "elements; leave it out"
             )
-    twice = [name for name, n in Counter(parameter.name for parameter in params).items() if n > 1]
+    twice = [name for name, n in Counter(parameter.name for parameter in checked).items() if n > 1]
     if twice:
         raise ValueError(f"params: these names stand more than once: {', '.join(twice)}")
-    return params
+    return checked
 
 
 def _excluded_from_decay(parameter: Parameter) -> bool:

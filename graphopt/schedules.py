@@ -26,11 +26,11 @@ class Fixed:
 
     learning_rate: float
 
-    def value(self, step: int) -> float:
+    def value(self, step: int) -> float:  # noqa: ARG002
         """The learning rate, whatever the step."""
         return self.learning_rate
 
-    def emit(self, op: GraphBuilder, global_step: ir.Value) -> ir.Value:
+    def emit(self, op: GraphBuilder, global_step: ir.Value) -> ir.Value:  # noqa: ARG002
         """A scalar initializer."""
         return op.constant(np.float32(self.learning_rate), name="learning_rate")
 

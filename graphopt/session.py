@@ -3,7 +3,7 @@
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from onnx import helper
 
 from graphopt import _runtime, checkpoint, in_place
 from graphopt._files import PathLike
-from graphopt.carried import Array, Carried, View
+from graphopt.carried import Carried, View
 from graphopt.graph import TrainingGraph, load, save_model
 from graphopt.losses import ClassLabels
 
@@ -136,8 +136,8 @@ class Session:
                 self._binding.bind_output(name, "cpu")
             try:
                 self._session.run_with_iobinding(self._binding)
-            except Exception as error:  # ONNX Runtime's exceptions have no common base
-                raise RuntimeError(f"the step failed, the state is as it was: {error}") from error
+            except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
+                raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
             self._take_turns()
             reported = self._binding.get_outputs()[-len(self._reported) :] if self._reported else []
             return {
@@ -270,10 +270,10 @@ def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any] | None) -
     options.log_severity_level = 3
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
         raise ValueError(
             f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
-        ) from error
+        ) from None
 
 
 @cache

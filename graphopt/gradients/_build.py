@@ -7,7 +7,6 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
-from graphopt.gradients._prepare import RunningStatistic
 
 # The newest formats that onnxruntime-training 1.19.2 reads.
 MAX_IR_VERSION = 10
@@ -35,7 +34,7 @@ def build_gradients(
     model: ir.Model,
     names: Collection[str],
     loss: ir.Value,
-    statistics: Collection[RunningStatistic],
+    statistics: Collection[str],
 ) -> GradientGraph:
     """The gradients of ``loss`` with respect to the initializers called ``names``.
 
@@ -49,7 +48,7 @@ def build_gradients(
     kept = [str(value.name) for value in model.graph.outputs]
     if loss not in model.graph.outputs:
         model.graph.outputs.append(loss)
-    _initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})
+    _initializers_to_inputs(model, {*names, *statistics})
     model.ir_version = MAX_IR_VERSION
     built = _runtime.gradient_model(
         ir.to_proto(model).SerializeToString(), set(names), str(loss.name)
@@ -66,7 +65,7 @@ def build_gradients(
         result,
         {name: values[name] for name in names},
         {name: values[f"{name}_grad"] for name in names},
-        {statistic.name: _new_statistic(graph, statistic) for statistic in statistics},
+        _new_statistics(graph, statistics),
     )
 
 
@@ -108,17 +107,22 @@ def _initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
     for name in [name for name in graph.initializers if name in names]:
         value = graph.initializers.pop(name)
         assert value.const_value is not None
-        value.dtype, value.shape = value.const_value.dtype, value.const_value.shape
+        value.dtype, value.shape = (
+            value.const_value.dtype,
+            ir.Shape(value.const_value.shape.numpy()),
+        )
         value.const_value = None
         if value not in graph.inputs:
             graph.inputs.append(value)
 
 
-def _new_statistic(graph: ir.Graph, statistic: RunningStatistic) -> ir.Value:
-    """The output of the runtime's own batch normalization that updates this statistic."""
+def _new_statistics(graph: ir.Graph, names: Collection[str]) -> dict[str, ir.Value]:
+    """The outputs of the runtime's batch normalization that update the running statistics."""
+    found = {}
     for node in graph:
-        if node.op_type in ("BatchNormInternal", "BatchNormalization"):
-            position = [value.name if value else None for value in node.inputs]
-            if statistic.name in position[3:5]:
-                return node.outputs[position.index(statistic.name) - 2]
-    raise AssertionError(f"no batch normalization updates '{statistic.name}'")
+        if node.op_type == "BatchNormInternal":
+            for position, value in enumerate(node.inputs[3:5], start=1):
+                if value is not None and value.name in names:
+                    found[str(value.name)] = node.outputs[position]
+    assert len(found) == len(set(names))
+    return found

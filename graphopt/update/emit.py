@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.carried import Carried, View
+from graphopt.carried import Array, Carried, View
 from graphopt.rmsprop import RMSProp
 from graphopt.update import functions
 from graphopt.update.layout import Bucket, plan
@@ -47,7 +47,7 @@ def append_update(
     optimizer: RMSProp,
     parameters: Mapping[str, ir.Value],
     gradients: Mapping[str, ir.Value],
-    initial: Mapping[str, np.ndarray],
+    initial: Mapping[str, Array],
     statistics: Mapping[str, ir.Value],
 ) -> list[Carried]:
     """Append the update, the counter of steps and the output ``updated``.
@@ -75,23 +75,16 @@ def append_update(
         flat_gradients.append(flat)
 
     carried = []
-    for name, value in statistics.items():
-        statistic = next(v for v in op.graph.inputs if v.name == name)
-        shape = tuple(int(dimension) for dimension in statistic.shape or ())
-        new = (
-            op.Reshape(gate.flatten(value), list(shape)) if len(shape) != 1 else gate.flatten(value)
-        )
-        carried.append(_carry(op, statistic, new, [View(name, shape)], initial.get(name)))
-
     passed = op.Squeeze(gate.shape)
     op.output(op.Less(passed, 0), "updated")
     for bucket, flat in zip(buckets, flat_gradients, strict=True):
         carried += _update_bucket(
             op, optimizer, bucket, gate, global_step, parameters, flat, initial
         )
-    carried.append(
-        _carry(op, global_step, op.Sub(global_step, passed), [View("global_step", ())], 0)
-    )
+    for name, value in statistics.items():
+        statistic = next(v for v in op.graph.inputs if v.name == name)
+        carried.append(_carry(op, statistic, gate.flatten(value), initial=initial.get(name)))
+    carried.append(_carry(op, global_step, op.Sub(global_step, passed), initial=0))
     return carried
 
 
@@ -113,7 +106,7 @@ def _update_bucket(
     global_step: ir.Value,
     parameters: Mapping[str, ir.Value],
     gradient: ir.Value,
-    initial: Mapping[str, np.ndarray],
+    initial: Mapping[str, Array],
 ) -> list[Carried]:
     def call(function: str, operands: Sequence[ir.Value], **attributes: float) -> list[ir.Value]:
         outputs = 1 + len(optimizer.states) if function == _core(optimizer) else 1
@@ -147,11 +140,10 @@ def _update_bucket(
 
     carried = []
     for value, part in zip(inputs, _split(op, new_w, bucket), strict=True):
-        name, shape = str(value.name), tuple(int(dimension) for dimension in value.shape or ())
-        carried.append(_carry(op, value, part, [View(name, shape)], initial.get(name)))
+        carried.append(_carry(op, value, part, initial=initial.get(str(value.name))))
     for kind, state, new in zip(optimizer.states, states, new_states, strict=True):
         views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
-        carried.append(_carry(op, state, new, views, _INITIAL_STATE[kind]))
+        carried.append(_carry(op, state, new, views, initial=_INITIAL_STATE[kind]))
     return carried
 
 
@@ -180,12 +172,15 @@ def _carry(
     op: GraphBuilder,
     value: ir.Value,
     new: ir.Value,
-    views: Sequence[View],
-    initial: np.ndarray | float | None,
+    views: Sequence[View] = (),
+    *,
+    initial: Array | float | None,
 ) -> Carried:
-    name = str(value.name)
-    shape = tuple(int(dimension) for dimension in value.shape or ())
+    """Let ``new`` feed the input ``value`` at the next step."""
     assert value.dtype is not None
+    assert value.shape is not None
+    name, shape = str(value.name), value.shape.numpy()
     output = op.output(new, f"{name}.next")
     output.dtype, output.shape = value.dtype, ir.Shape(shape)
+    views = views or [View(name, shape)]
     return Carried(name, f"{name}.next", shape, value.dtype.numpy().name, tuple(views), initial)

@@ -1,0 +1,27 @@
+"""Helpers of the rewrites of the forward model."""
+
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+
+
+def describe(node: ir.Node) -> str:
+    """How an error names a node."""
+    return f"{node.op_type} '{node.name or node.outputs[0].name}'"
+
+
+def add_outputs(op: GraphBuilder, node: ir.Node, count: int) -> None:
+    """Give a node the optional outputs that its gradient reads."""
+    known = len(node.outputs)
+    node.resize_outputs(max(count, known))
+    for value in node.outputs[known:]:
+        value.name = op.fresh_name(f"{node.outputs[0].name}/{node.op_type}")
+
+
+def replace(op: GraphBuilder, node: ir.Node, value: ir.Value) -> None:
+    """Let ``value`` stand for the first output of a node, and remove the node."""
+    old = node.outputs[0]
+    name, value.type, value.shape = old.name, old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    op.graph.remove(node, safe=False)
+    value.name = name
