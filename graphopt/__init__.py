@@ -1,5 +1,6 @@
 """graphopt turns the RMSProp optimizer into ONNX: training graphs that ONNX Runtime executes."""
 
+from graphopt import reference, schedules
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.graph import TrainingGraph, load
@@ -16,6 +17,8 @@ __all__ = [
     "TrainingGraph",
     "load",
     "parameters",
+    "reference",
+    "schedules",
     "training_graph",
     "update_graph",
 ]

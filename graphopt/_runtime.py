@@ -1,6 +1,9 @@
 """The one place that imports ONNX Runtime, so that graphopt imports without it."""
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -18,15 +21,31 @@ def onnxruntime() -> ModuleType:
         ImportError: None of its packages is installed.
     """
     try:
-        return importlib.import_module("onnxruntime")
+        with _hidden("onnxruntime.training"):
+            return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ImportError(f"ONNX Runtime is needed to run a graph: {_INSTALL}") from error
 
 
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let a package seem not to be installed, unless it has been imported already.
+
+    Importing ``onnxruntime`` from a training package imports ``onnxruntime.training`` where that
+    succeeds, and with it PyTorch: seconds, and hundreds of megabytes, for nothing.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
     """The forward model with the gradient ``<name>_grad`` of each name.
-
-    ``onnxruntime.training`` would import PyTorch; what it wraps is used instead.
 
     Raises:
         ImportError: The installed ONNX Runtime cannot build gradients.

@@ -253,8 +253,11 @@ def _read_samples(path: Path) -> Batch:
     path = existing_file(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"'{path}' is not an .npz file (numpy.savez writes them)")
-    with np.load(path, allow_pickle=False) as archive:
-        samples = {name: archive[name] for name in archive.files}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            samples = {name: archive[name] for name in archive.files}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read '{path}': {error}") from None
     scalars = [name for name, array in samples.items() if array.ndim == 0]
     if scalars:
         raise ValueError(f"'{path}': '{scalars[0]}' is a scalar, expected an axis of samples")

@@ -139,6 +139,7 @@ class Session:
             except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
                 raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
             self._take_turns()
+            # A binding lists outputs in the order in which they were first bound: these are last.
             reported = self._binding.get_outputs()[-len(self._reported) :] if self._reported else []
             return {
                 name: np.array(value.numpy())

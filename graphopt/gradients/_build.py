@@ -1,5 +1,6 @@
 """Building gradients with the gradient builder of onnxruntime-training."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -50,9 +51,15 @@ def build_gradients(
         model.graph.outputs.append(loss)
     _initializers_to_inputs(model, {*names, *statistics})
     model.ir_version = MAX_IR_VERSION
-    built = _runtime.gradient_model(
-        ir.to_proto(model).SerializeToString(), set(names), str(loss.name)
-    )
+    try:
+        built = _runtime.gradient_model(
+            ir.to_proto(model).SerializeToString(), set(names), str(loss.name)
+        )
+    except ValueError as error:
+        cut_off = re.findall(r"partial derivative for '(.+?)' as it's unreachable", str(error))
+        if not cut_off:
+            raise
+        raise ValueError(_unreached(cut_off)) from None
     result = ir.from_proto(onnx.load_model_from_string(built))
     graph = result.graph
     values = {str(value.name): value for value in graph.inputs}

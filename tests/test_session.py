@@ -1,0 +1,429 @@
+"""Sessions: state in the runtime's memory, overwritten safely, saved, loaded and exported."""
+
+import itertools
+import threading
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+import graphopt
+from graphopt import in_place, session as session_module
+from graphopt.builder import GraphBuilder
+from graphopt.graph import assemble
+from graphopt.update import emit
+from models import digits, digits_cnn
+
+
+def digits_graph(**settings):
+    model = digits_cnn.build()
+    optimizer = graphopt.RMSProp(
+        graphopt.parameters(model), **({"learning_rate": 0.002, "momentum": 0.9} | settings)
+    )
+    return graphopt.training_graph(model, "cross_entropy", optimizer)
+
+
+def batches(count, size=32):
+    data, rng = digits.load().train, np.random.default_rng(0)
+    for _ in range(count):
+        rows = rng.integers(0, len(data.x), size)
+        yield {"x": data.x[rows], "labels": data.labels[rows]}
+
+
+def assert_same_state(one, other):
+    assert list(one) == list(other)
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        assert np.array_equal(one[name], other[name]), name
+
+
+# --- overwriting in place ---------------------------------------------------------------------
+
+
+def two_readers(order):
+    """g = x'dy and dx = dy w', with the update of w; nodes in this file order."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 17}, name="hazard")
+    op = GraphBuilder(graph)
+    optimizer = graphopt.RMSProp([graphopt.Parameter("w", (64, 16))], momentum=0.9)
+    w = op.input("w", np.float32, [64, 16])
+    xt, dy = op.input("xt", np.float32, [64, 32]), op.input("dy", np.float32, [32, 16])
+    carried = []
+    for name in order:
+        if name == "gradient":
+            gradient = op.MatMul(xt, dy)
+        elif name == "reader":
+            op.output(op.Gemm(dy, w, transB=1), "dx")
+        else:
+            carried = emit.append_update(op, optimizer, {"w": w}, {"w": gradient}, {}, {})
+    return assemble(ir.Model(graph, ir_version=8), optimizer, carried)
+
+
+def run_in_place(graph, feeds, state):
+    """One run that binds every carried output to the memory of its input; returns dx."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    memory = {  # a binding does not keep it alive
+        value: onnxruntime.OrtValue.ortvalue_from_numpy(state[value.input].copy())
+        for value in graph.carried
+    }
+    for value, ort_value in memory.items():
+        binding.bind_ortvalue_input(value.input, ort_value)
+        binding.bind_ortvalue_output(value.output, ort_value)
+    binding.bind_output("dx", "cpu")
+    session.run_with_iobinding(binding)
+    return binding.get_outputs()[-1].numpy()  # in the order in which they were bound
+
+
+ORDERS = [o for o in itertools.permutations(["gradient", "update", "reader"])
+          if o.index("gradient") < o.index("update")]  # fmt: skip
+
+
+@pytest.fixture
+def hazard():
+    rng = np.random.default_rng(0)
+    feeds = {k: rng.normal(size=s).astype("f") for k, s in {"xt": (64, 32), "dy": (32, 16)}.items()}
+    state = {
+        "w": rng.normal(size=(64, 16)).astype("f"),
+        "mean_square.w": np.ones(64 * 16, "f"),
+        "moment.w": np.zeros(64 * 16, "f"),
+        "global_step": np.array(0),
+    }
+    return feeds, state, feeds["dy"] @ state["w"].T
+
+
+def without_waiting(monkeypatch):
+    monkeypatch.setattr(emit.Gate, "wait_for", lambda _gate, _value: None)
+
+
+def test_writes_wait_for_all_readers(hazard):
+    feeds, state, expected = hazard
+    graph = two_readers(["gradient", "reader", "update"])
+    assert in_place.overwritable(graph.model, graph.carried) == set(state)
+    dx = run_in_place(graph, feeds, state)
+    np.testing.assert_allclose(dx, expected, atol=1e-4)
+
+
+def test_without_the_wait_a_reader_sees_the_new_value(hazard, monkeypatch):
+    """The hazard is real: the same graph without the wait is wrong, and the proof refuses it."""
+    feeds, state, expected = hazard
+    without_waiting(monkeypatch)
+    wrong = []
+    for order in ORDERS:
+        graph = two_readers(order)
+        assert "w" not in in_place.overwritable(graph.model, graph.carried)
+        wrong.append(not np.allclose(run_in_place(graph, feeds, state), expected, atol=1e-4))
+    assert any(wrong)
+
+
+def test_session_is_right_without_the_wait(hazard, monkeypatch):
+    feeds, state, expected = hazard
+    without_waiting(monkeypatch)
+    for order in ORDERS:
+        session = graphopt.Session(two_readers(order), parameters={"w": state["w"]})
+        np.testing.assert_allclose(session.step(feeds)["dx"], expected, atol=1e-4)
+
+
+def test_everything_is_overwritten_in_place():
+    graph = digits_graph(centered=True, loss_scale=8.0, weight_decay=0.1)
+    proven = in_place.overwritable(graph.model, graph.carried)
+    assert proven == {value.input for value in graph.carried}
+    session = graphopt.Session(graph)
+    memory = {name: value.data_ptr() for name, value in session._values.items()}
+    for feeds in batches(3):
+        session.step(feeds)
+    assert {name: value.data_ptr() for name, value in session._values.items()} == memory
+
+
+def test_taking_turns_gives_the_same_state(monkeypatch):
+    in_place_session = graphopt.Session(digits_graph())
+    monkeypatch.setattr(session_module, "_keeps_order", lambda _runtime: False)
+    taking_turns = graphopt.Session(digits_graph())
+    assert len(taking_turns._next) == len(taking_turns.graph.carried)
+    for feeds in batches(5):
+        in_place_session.step(feeds)
+        taking_turns.step(feeds)
+    assert_same_state(in_place_session.state, taking_turns.state)
+
+
+def test_runtime_keeps_the_order():
+    assert session_module._keeps_order(onnxruntime)
+
+
+def test_state_is_a_copy():
+    session = graphopt.Session(digits_graph())
+    before = session.state
+    kept = {name: array.copy() for name, array in before.items()}
+    session.step(next(batches(1)))
+    assert_same_state(before, kept)
+    before["conv1.bias"][:] = 7
+    assert not np.any(session.state["conv1.bias"] == 7)
+
+
+def test_outputs_are_copies():
+    session = graphopt.Session(digits_graph())
+    first, second = (session.step(feeds) for feeds in batches(2))
+    assert float(first["loss"]) != float(second["loss"])
+    assert list(first) == ["logits", "loss", "updated"]
+    assert first["updated"].dtype == bool
+    assert first["updated"].shape == ()
+    assert first["updated"]
+
+
+def test_starting_values():
+    model = digits_cnn.build()
+    start = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    own = {"conv1.bias": np.full(16, 3, np.float32)}
+    session = graphopt.Session(digits_graph(), parameters=own)
+    own["conv1.bias"][:] = 9  # the session has its own copy
+    for name, value in (start | {"conv1.bias": np.full(16, 3, np.float32)}).items():
+        assert np.array_equal(session.state[name], value)
+        assert np.all(session.state[f"mean_square.{name}"] == 1)
+        assert np.all(session.state[f"moment.{name}"] == 0)
+        assert session.state[f"moment.{name}"].shape == value.shape
+    assert session.state["global_step"] == 0
+    assert session.state["global_step"].dtype == np.int64
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+GOOD = next(batches(1))
+BAD_FEEDS = {
+    "missing": ({"x": GOOD["x"]}, ValueError, "'labels' is missing"),
+    "extra": (GOOD | {"y": GOOD["x"]}, ValueError, "'y' is not a feed"),
+    "misspelt": ({"X": GOOD["x"], "labels": GOOD["labels"]}, ValueError, "'x' is missing, 'X' is"),
+    "not a dict": ([GOOD["x"], GOOD["labels"]], TypeError, "expected a dict"),
+    "float64": (GOOD | {"x": GOOD["x"].astype("d")}, TypeError, "'x': got dtype float64"),
+    "int32 labels": (GOOD | {"labels": GOOD["labels"].astype("i")}, TypeError, "expected int64"),
+    "rank": (GOOD | {"x": GOOD["x"][:, 0]}, ValueError, r"expected \['batch', 1, 8, 8\]"),
+    "size": (GOOD | {"x": GOOD["x"][..., :4]}, ValueError, r"got shape \[32, 1, 8, 4\]"),
+    "batch sizes": (GOOD | {"labels": GOOD["labels"][:3]}, ValueError, "batch=32 as in feed 'x'"),
+    "empty batch": ({k: v[:0] for k, v in GOOD.items()}, ValueError, "no elements"),
+    "label too high": (GOOD | {"labels": GOOD["labels"] + 10}, ValueError, "classes 0 to 9"),
+    "negative label": (GOOD | {"labels": -1 - GOOD["labels"]}, ValueError, "classes 0 to 9"),
+}
+
+
+@pytest.mark.parametrize(("feeds", "error", "message"), BAD_FEEDS.values(), ids=BAD_FEEDS)
+def test_bad_feeds_change_nothing(feeds, error, message):
+    session = graphopt.Session(digits_graph())
+    session.step(GOOD)
+    before = session.state
+    with pytest.raises(error, match=message):
+        session.step(feeds)
+    assert_same_state(before, session.state)
+    session.step(GOOD)
+
+
+EMBEDDING = """<ir_version: 8, opset_import: ["" : 17]>
+m (int64[N] x, float[5] other) => (float[N,3] y, float z) <float[7,3] w, float[5] b> {
+    y = Gather(w, x)
+    s = Mul(other, b)
+    z = ReduceSum<keepdims = 0>(s)
+}"""
+
+
+def test_a_step_that_fails_in_the_runtime_changes_nothing():
+    """The index is found out of range while another branch has its gradient already."""
+    model = onnx.parser.parse_model(EMBEDDING.replace("<float[7,3] w, float[5] b>", ""))
+    rng = np.random.default_rng(0)
+    for name, shape in {"w": (7, 3), "b": (5,)}.items():
+        array = rng.normal(size=shape).astype("f")
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+
+    def loss(op, y, z):
+        return op.Add(op.ReduceMean(op.Mul(y, y), keepdims=0), z)
+
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), momentum=0.9)
+    session = graphopt.Session(graphopt.training_graph(model, loss, optimizer))
+    feeds = {"x": np.array([1, 2]), "other": np.ones(5, "f")}
+    session.step(feeds)
+    before = session.state
+    with pytest.raises(RuntimeError, match="the state is as it was"):
+        session.step(feeds | {"x": np.array([1, 99])})
+    assert_same_state(before, session.state)
+    session.step(feeds)
+
+
+BAD_STARTS = {
+    "unknown": ({"conv9.bias": np.zeros(16, "f")}, ValueError, "'conv9.bias' is not trained"),
+    "state": ({"global_step": np.array(5)}, ValueError, "'global_step' is not trained"),
+    "shape": ({"conv1.bias": np.zeros(17, "f")}, ValueError, r"got shape \[17\], expected \[16\]"),
+    "dtype": ({"conv1.bias": np.zeros(16)}, TypeError, "got dtype float64, expected float32"),
+}
+
+
+@pytest.mark.parametrize(("values", "error", "message"), BAD_STARTS.values(), ids=BAD_STARTS)
+def test_bad_starting_values(values, error, message):
+    with pytest.raises(error, match=message):
+        graphopt.Session(digits_graph(), parameters=values)
+
+
+def test_an_update_graph_needs_starting_values():
+    graph = graphopt.update_graph(graphopt.RMSProp([graphopt.Parameter("w", (3,))]))
+    with pytest.raises(ValueError, match="no value for 'w'"):
+        graphopt.Session(graph)
+
+
+def test_graph_must_be_one():
+    with pytest.raises(TypeError, match="expected a TrainingGraph"):
+        graphopt.Session(42)
+    with pytest.raises(ValueError, match="not a training graph"):
+        graphopt.Session(digits_cnn.build())
+
+
+def test_providers():
+    session = graphopt.Session(digits_graph(), providers=["CPUExecutionProvider"])
+    assert "CPUExecutionProvider" in repr(session)
+    with pytest.raises(ValueError, match="'CUDAExecutionProvider' is not available"):
+        graphopt.Session(digits_graph(), providers=["CUDAExecutionProvider"])
+
+
+# --- checkpoints and export -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"centered": True}, {"momentum": 0.0}], ids=str)
+def test_a_resumed_run_continues_bit_for_bit(tmp_path, settings):
+    graph = digits_graph(**settings)
+    graph.save(tmp_path / "train.onnx")
+    whole = graphopt.Session(graph)
+    *first, last_but_one, last = batches(6)
+    for feeds in first:
+        whole.step(feeds)
+    whole.save_checkpoint(tmp_path / "checkpoint.safetensors")
+    resumed = graphopt.Session(tmp_path / "train.onnx")
+    resumed.step(last)  # leaves traces that loading must wipe out
+    resumed.load_checkpoint(tmp_path / "checkpoint.safetensors")
+    assert_same_state(whole.state, resumed.state)
+    for feeds in (last_but_one, last):
+        one, other = whole.step(feeds), resumed.step(feeds)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert_same_state(whole.state, resumed.state)
+
+
+def test_a_checkpoint_belongs_to_its_graph(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    graphopt.Session(digits_graph(momentum=0.0)).save_checkpoint(path)
+    session = graphopt.Session(digits_graph())
+    session.step(GOOD)
+    before = session.state
+    with pytest.raises(ValueError, match=r"it lacks 'moment\.conv1\.weight'"):
+        session.load_checkpoint(path)
+    assert_same_state(before, session.state)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, None], ids=str)
+def test_loading_what_is_no_checkpoint(tmp_path, content):
+    path = tmp_path / "checkpoint.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    session = graphopt.Session(digits_graph())
+    before = session.state
+    with pytest.raises(FileNotFoundError if content is None else ValueError, match="checkpoint"):
+        session.load_checkpoint(path)
+    assert_same_state(before, session.state)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    session = graphopt.Session(digits_graph())
+    session.save_checkpoint(path)
+    old = path.read_bytes()
+    session.step(GOOD)
+
+    def fail(*_args, **_options):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("graphopt.checkpoint.save_file", fail)
+        with pytest.raises(OSError, match="no space left"):
+            session.save_checkpoint(path)
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        session.save_checkpoint(tmp_path / "missing" / "checkpoint.safetensors")
+
+
+def test_export_is_the_forward_model_with_the_trained_parameters(tmp_path):
+    digits_graph().save(tmp_path / "train.onnx")
+    session = graphopt.Session(tmp_path / "train.onnx")  # the file alone must do
+    for feeds in batches(5):
+        session.step(feeds)
+    session.export(tmp_path / "trained.onnx")
+    exported, original = onnx.load(tmp_path / "trained.onnx"), digits_cnn.build()
+    assert exported.graph.node == original.graph.node
+    assert exported.graph.input == original.graph.input
+    assert exported.graph.output == original.graph.output
+    assert exported.opset_import == original.opset_import
+    state = session.state
+    for tensor in exported.graph.initializer:
+        assert np.array_equal(numpy_helper.to_array(tensor), state[tensor.name])
+    plain = onnxruntime.InferenceSession(tmp_path / "trained.onnx")
+    (logits,) = plain.run(None, {"x": GOOD["x"]})
+    np.testing.assert_allclose(session.step(GOOD)["logits"], logits, atol=1e-5)
+
+
+def test_an_update_alone_has_no_forward_model(tmp_path):
+    graph = graphopt.update_graph(graphopt.RMSProp([graphopt.Parameter("w", (3,))]))
+    session = graphopt.Session(graph, parameters={"w": np.zeros(3, "f")})
+    with pytest.raises(ValueError, match="update alone"):
+        session.export(tmp_path / "trained.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# --- threads ----------------------------------------------------------------------------------
+
+
+def test_locking_serialises_steps_and_reads_of_the_state():
+    """Four threads step, two read: no step is lost, and no state is half of one step."""
+    optimizer = graphopt.RMSProp(
+        [graphopt.Parameter(name, (50_000,)) for name in "abc"],
+        learning_rate=1.0,
+        decay=0.0,
+        use_locking=True,
+    )
+    start = {name: np.zeros(50_000, "f") for name in "abc"}
+    session = graphopt.Session(graphopt.update_graph(optimizer), parameters=start)
+    gradient = {f"{name}_grad": np.ones(50_000, "f") for name in "abc"}
+    torn, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            state = session.state
+            step = int(state["global_step"])
+            torn.extend(name for name in "abc" if np.any(state[name] != -step))
+
+    def step():
+        for _ in range(25):
+            session.step(gradient)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    steppers = [threading.Thread(target=step) for _ in range(4)]
+    for thread in readers + steppers:
+        thread.start()
+    for thread in steppers:
+        thread.join()
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not torn
+    assert session.state["global_step"] == 100
+    assert np.all(session.state["a"] == -100)
+
+
+def test_without_locking_a_second_thread_is_refused():
+    session = graphopt.Session(digits_graph())
+    with session._exclusively():
+        for use in (lambda: session.step(GOOD), lambda: session.state):
+            with pytest.raises(RuntimeError, match="use_locking=True"):
+                use()
+    session.step(GOOD)
