@@ -1,0 +1,83 @@
+"""Every snippet and command of the README, and every example of a docstring, runs."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+import models
+from models import digits, digits_cnn
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    snippets = blocks("python")
+    assert len(snippets) == 6
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == re.findall(r"^ *print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+
+
+def test_commands_run(tmp_path):
+    onnx.save(digits_cnn.build(), tmp_path / "model.onnx")
+    train = digits.load().train
+    np.savez(tmp_path / "digits.npz", x=train.x, labels=train.labels)
+    commands = [
+        line.partition("#")[0] for block in blocks("console") for line in block.splitlines()
+    ]
+    run = 0
+    for command in map(shlex.split, commands):
+        if command[0] == "make":
+            subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+        else:
+            program = Path(sys.executable).with_name(command[0])
+            subprocess.run([program, *command[1:]], cwd=tmp_path, check=True, capture_output=True)
+        run += 1
+    assert run == len(commands) == 5
+    assert (tmp_path / "trained.onnx").is_file()
+
+
+def test_extras_and_links_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(re.findall(r"graphopt\[([\w-]+)\]", README)) <= set(project["optional-dependencies"])
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
+
+
+MODULES = sorted(
+    module.name
+    for package in (graphopt, models)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(name)
+    public = {key: getattr(graphopt, key) for key in graphopt.__all__} | {"np": np}
+    finder = doctest.DocTestFinder(recurse=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in finder.find(module, name, globs={**public, **vars(module)}):
+        runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
