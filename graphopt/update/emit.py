@@ -76,7 +76,8 @@ def append_update(
 
     carried = []
     passed = op.Squeeze(gate.shape)
-    op.output(op.Less(passed, 0), "updated")
+    updated = op.output(op.Less(passed, 0), "updated")
+    updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
     for bucket, flat in zip(buckets, flat_gradients, strict=True):
         carried += _update_bucket(
             op, optimizer, bucket, gate, global_step, parameters, flat, initial
