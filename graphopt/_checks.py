@@ -40,5 +40,22 @@ def above_zero(name: str, value: float) -> float:
     return value
 
 
+def rate(name: str, value: Any, *, allow_zero: bool = False) -> None:
+    """A finite float > 0, or >= 0."""
+    value = floating(name, value)
+    if allow_zero:
+        at_least_zero(name, value)
+    else:
+        above_zero(name, value)
+
+
+def steps(name: str, value: Any) -> None:
+    """An int >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(_expected(name, value, "an int"))
+    if value < 1:
+        raise ValueError(_expected(name, value, "an int >= 1"))
+
+
 def _expected(name: str, value: Any, expected: str) -> str:
     return f"{name}: got {value!r} ({type(value).__name__}), expected {expected}"

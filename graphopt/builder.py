@@ -10,13 +10,23 @@ import onnx_ir as ir
 
 Operand = ir.Value | npt.ArrayLike | None
 
+# Operators whose operands and result have one dtype, and whose operands have one.
+_KEEPS_DTYPE = frozenset(
+    (
+        *("Abs", "Add", "Ceil", "Cos", "Div", "Exp", "Floor", "Log", "Max", "Min", "Mul"),
+        *("Neg", "Pow", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where"),
+    )
+)
+_COMPARES = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+
 
 class GraphBuilder:
     """Appends nodes to an `onnx_ir.Graph`; every ONNX operator is a method.
 
     ``op.Conv(x, w, pads=[1, 1, 1, 1])`` appends a Conv node and returns its output. Operands are
-    values of the graph; anything else becomes a constant (Python floats as float32, ints as
-    int64), and None leaves an optional input out.
+    values of the graph; anything else becomes a constant, and None leaves an optional input out.
+    In arithmetic a Python number takes the dtype of the value beside it, where that is known;
+    elsewhere floats are float32 and ints are int64.
 
     Example:
         A loss of one's own, for ``training_graph(model, loss=huber, optimizer=...)``:
@@ -57,15 +67,18 @@ class GraphBuilder:
         **attributes: Any,
     ) -> tuple[ir.Value, ...]:
         """Append a node; returns all its outputs, which are named after the operator."""
+        dtype = _dtype(operands) if op_type in _KEEPS_DTYPE | _COMPARES else None
         node = ir.node(
             op_type,
-            [self._value(operand) for operand in operands],
+            [self._value(operand, dtype) for operand in operands],
             {key: value for key, value in attributes.items() if value is not None},
             domain=domain,
             num_outputs=outputs,
         )
         for value in node.outputs:
             value.name = self.fresh_name(op_type)
+        if dtype is not None and op_type in _KEEPS_DTYPE:
+            node.outputs[0].dtype = dtype
         self.graph.append(node)
         return tuple(node.outputs)
 
@@ -127,7 +140,17 @@ class GraphBuilder:
             )
         self._names.add(name)
 
-    def _value(self, operand: Operand) -> ir.Value | None:
-        return (
-            operand if operand is None or isinstance(operand, ir.Value) else self.constant(operand)
-        )
+    def _value(self, operand: Operand, dtype: ir.DataType | None) -> ir.Value | None:
+        if operand is None or isinstance(operand, ir.Value):
+            return operand
+        if dtype is not None and isinstance(operand, int | float):
+            return self.constant(np.array(operand, dtype.numpy()))
+        return self.constant(operand)
+
+
+def _dtype(operands: Sequence[Operand]) -> ir.DataType | None:
+    """The dtype of the values among the operands; None where it is unknown or not a number's."""
+    for operand in operands:
+        if isinstance(operand, ir.Value) and operand.dtype not in (None, ir.DataType.BOOL):
+            return operand.dtype
+    return None

@@ -148,7 +148,12 @@ def train(
         Path | None, typer.Option(metavar="CKPT", help="A checkpoint to continue from.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="CKPT", help="A checkpoint to write after each epoch.")
+        Path | None,
+        typer.Option(
+            metavar="CKPT",
+            help="A checkpoint to write after each epoch; TRAIN.safetensors beside the graph, "
+            "if neither this nor --export is given.",
+        ),
     ] = None,
     export: Annotated[
         Path | None, typer.Option(metavar="MODEL.onnx", help="The trained model to write.")
@@ -159,6 +164,8 @@ def train(
     The samples are shuffled anew for each epoch. A run that is resumed with
     the same data, batch size and seed goes on as if never interrupted.
     """
+    if checkpoint is None and export is None:
+        checkpoint = graph.with_suffix(".safetensors")
     for path in (checkpoint, export):
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
@@ -171,10 +178,10 @@ def train(
     steps, rest = divmod(count, size)
     if rest and _fixed_batch_size(session) is None:
         steps += 1
+    elif steps == 0:
+        raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
     elif rest:
         typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
-    if steps == 0:
-        raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
 
     first_epoch = int(session.state["global_step"]) // steps
     with _progress_bar() as progress:
@@ -194,8 +201,6 @@ def train(
     if export is not None:
         session.export(export)
         typer.echo(f"trained model: {export}")
-    if checkpoint is None and export is None:
-        typer.echo("nothing was written: give --checkpoint or --export to keep the result")
 
 
 @app.command(

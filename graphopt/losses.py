@@ -56,10 +56,8 @@ def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = "labels") 
     """
     target = _target_like(op, logits, labels, "bce_with_logits")
     magnitude = op.Abs(logits)
-    half = op.CastLike(0.5, logits) if logits.dtype != ir.DataType.FLOAT else 0.5
-    one = op.CastLike(1.0, logits) if logits.dtype != ir.DataType.FLOAT else 1.0
-    positive_part = op.Mul(op.Add(logits, magnitude), half)
-    softplus = op.Add(positive_part, op.Log(op.Add(op.Exp(op.Neg(magnitude)), one)))
+    positive_part = op.Mul(op.Add(logits, magnitude), 0.5)
+    softplus = op.Add(positive_part, op.Log(op.Add(op.Exp(op.Neg(magnitude)), 1.0)))
     return op.ReduceMean(op.Sub(softplus, op.Mul(logits, target)), keepdims=0)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from graphopt import _checks
 from graphopt.parameters import Parameter
-from graphopt.schedules import LearningRate, learning_rate as as_learning_rate
+from graphopt.schedules import LearningRateSchedule
+from graphopt.schedules._parse import learning_rate as as_learning_rate
 
 # Parameters of these dtypes can be updated; the arithmetic and the state are float32.
 _TRAINABLE = ("float32", "float16")
@@ -22,7 +23,7 @@ class Rule:
         weight_decay: The factor of the parameter that is added to its gradient; 0 for none.
     """
 
-    learning_rate: LearningRate
+    learning_rate: LearningRateSchedule
     weight_decay: float
 
 

@@ -56,10 +56,7 @@ def build_gradients(
             ir.to_proto(model).SerializeToString(), set(names), str(loss.name)
         )
     except ValueError as error:
-        cut_off = re.findall(r"partial derivative for '(.+?)' as it's unreachable", str(error))
-        if not cut_off:
-            raise
-        raise ValueError(_unreached(cut_off)) from None
+        raise ValueError(_in_plain_words(str(error))) from None
     result = ir.from_proto(onnx.load_model_from_string(built))
     graph = result.graph
     values = {str(value.name): value for value in graph.inputs}
@@ -74,6 +71,18 @@ def build_gradients(
         {name: values[f"{name}_grad"] for name in names},
         _new_statistics(graph, statistics),
     )
+
+
+def _in_plain_words(message: str) -> str:
+    """What the runtime's builder says, where it is known; otherwise its own words."""
+    if found := re.search(r"partial derivative for '(.+?)' as it's unreachable", message):
+        return _unreached([found[1]])
+    if found := re.search(r"has not been registered: (\S+) for node (\S*)", message):
+        return (
+            f"operator {found[1]} (node '{found[2].rstrip()}') has no gradient; "
+            "write it with operators that have one, or freeze the parameters before it"
+        )
+    return message
 
 
 def _check_reached(model: ir.Model, names: Collection[str], loss: ir.Value) -> None:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array, Carried, View
 from graphopt.rmsprop import RMSProp
+from graphopt.schedules._parse import emit as emit_rate
 from graphopt.update import functions
 from graphopt.update.layout import Bucket, plan
 
@@ -130,7 +131,7 @@ def _update_bucket(
     ]
     new_w, *new_states = call(
         _core(optimizer),
-        [w, g, *states, bucket.rule.learning_rate.emit(op, global_step)],
+        [w, g, *states, emit_rate(bucket.rule.learning_rate, op, global_step)],
         decay=optimizer.decay,
         epsilon=optimizer.epsilon,
         **({"momentum": optimizer.momentum} if optimizer.momentum > 0 else {}),

@@ -1,0 +1,45 @@
+"""Learning rates and weight decays that depend on the step, computed inside the graph.
+
+Six schedules and seven list-making functions with the semantics of MindSpore, what composes them,
+and the base class for one's own. Steps count from 0.
+"""
+
+from graphopt.schedules._base import LearningRateSchedule
+from graphopt.schedules._compose import FromCaller, OnnxSchedule, SequentialLR
+from graphopt.schedules._decays import (
+    CosineDecayLR,
+    ExponentialDecayLR,
+    InverseDecayLR,
+    NaturalExpDecayLR,
+    PolynomialDecayLR,
+    WarmUpLR,
+)
+from graphopt.schedules._lists import (
+    cosine_decay_lr,
+    exponential_decay_lr,
+    inverse_decay_lr,
+    natural_exp_decay_lr,
+    piecewise_constant_lr,
+    polynomial_decay_lr,
+    warmup_lr,
+)
+
+__all__ = [
+    "CosineDecayLR",
+    "ExponentialDecayLR",
+    "FromCaller",
+    "InverseDecayLR",
+    "LearningRateSchedule",
+    "NaturalExpDecayLR",
+    "OnnxSchedule",
+    "PolynomialDecayLR",
+    "SequentialLR",
+    "WarmUpLR",
+    "cosine_decay_lr",
+    "exponential_decay_lr",
+    "inverse_decay_lr",
+    "natural_exp_decay_lr",
+    "piecewise_constant_lr",
+    "polynomial_decay_lr",
+    "warmup_lr",
+]

@@ -1,0 +1,1 @@
+"""Forward models, and the data they are trained on."""

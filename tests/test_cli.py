@@ -1,0 +1,247 @@
+"""The command line, run for real."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+import graphopt
+from graphopt.cli import app
+from models import digits, digits_cnn
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def load(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def state(graph, checkpoint):
+    session = graphopt.Session(graph)
+    session.load_checkpoint(checkpoint)
+    return session.state
+
+
+def assert_same_state(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a forward model, its training graph and 100 samples; the current one."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(digits_cnn.build(), "forward.onnx")
+    samples = digits.Samples(*(array[:100] for array in digits.load().train))
+    np.savez("digits.npz", **samples._asdict())
+    succeed(
+        *("build", "forward.onnx", "--loss", "cross_entropy", "--learning-rate", 0.001),
+        *("--momentum", 0.9, "--epsilon", 1e-3, "-o", "train.onnx"),
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["build", "train", "export"])
+def test_help_has_an_example_of_the_command(command):
+    result = succeed(command, "--help")
+    assert f"Example: graphopt {command} " in " ".join(result.output.split())
+
+
+def test_runs_as_a_module():
+    arguments = [sys.executable, "-m", "graphopt", "--help"]
+    output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert "Usage: graphopt " in output
+
+
+def test_import_leaves_the_runtime_out():
+    program = "import graphopt.cli, sys; print('onnxruntime' in sys.modules)"
+    arguments = [sys.executable, "-c", program]
+    output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert output == "False\n"
+
+
+@pytest.mark.usefixtures("folder")
+def test_build_passes_every_hyperparameter_on():
+    succeed(
+        *("build", "forward.onnx", "--loss", "cross_entropy", "-o", "built.onnx"),
+        *("--learning-rate", 0.02, "--decay", 0.8, "--momentum", 0.5, "--epsilon", 1e-4),
+        *("--weight-decay", 0.01, "--loss-scale", 8, "--centered", "--use-locking"),
+    )
+    forward = digits_cnn.build()
+    optimizer = graphopt.RMSProp(
+        graphopt.parameters(forward),
+        learning_rate=0.02,
+        decay=0.8,
+        momentum=0.5,
+        epsilon=1e-4,
+        use_locking=True,
+        centered=True,
+        loss_scale=8.0,
+        weight_decay=0.01,
+    )
+    expected = graphopt.training_graph(forward, loss="cross_entropy", optimizer=optimizer)
+    assert graphopt.load("built.onnx").model == expected.model
+
+
+@pytest.mark.usefixtures("folder")
+def test_frozen_parameters_stay_as_they_are():
+    result = succeed(
+        *("build", "forward.onnx", "--loss", "cross_entropy", "-o", "head.onnx"),
+        *("--freeze", "conv*", "--freeze", "dense1.?ias"),
+    )
+    assert result.stdout == "head.onnx: trains 3 of 8 parameters\n"
+    succeed(*("train", "head.onnx", "--data", "digits.npz", "--epochs", 1, "--export", "out.onnx"))
+    before, after = (onnx.load(path).graph.initializer for path in ("forward.onnx", "out.onnx"))
+    after = {tensor.name: numpy_helper.to_array(tensor) for tensor in after}
+    changed = [
+        t.name for t in before if not np.array_equal(numpy_helper.to_array(t), after[t.name])
+    ]
+    assert changed == ["dense1.weight", "dense2.weight", "dense2.bias"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_loss_of_one_of_several_outputs():
+    model = digits_cnn.build()
+    value = onnx.helper.make_tensor_value_info("relu3", onnx.TensorProto.FLOAT, ["batch", 64])
+    model.graph.output.append(value)
+    onnx.save(model, "two.onnx")
+    arguments = ("build", "two.onnx", "--loss", "cross_entropy", "-o", "built.onnx")
+    assert "several outputs" in run(*arguments).stderr
+    succeed(*arguments, "--loss-output", "logits")
+
+
+@pytest.mark.usefixtures("folder")
+def test_build_train_export_round_trip():
+    result = succeed(
+        *("train", "train.onnx", "--data", "digits.npz", "--epochs", 30, "--batch-size", 16),
+        *("--checkpoint", "state.safetensors", "--export", "trained.onnx"),
+    )
+    first_line, *_ = result.stdout.splitlines()
+    assert float(first_line.removeprefix("mean loss of the last epoch: ")) < 0.1
+    succeed("export", "train.onnx", "--checkpoint", "state.safetensors", "-o", "exported.onnx")
+
+    samples = load("digits.npz")
+    outputs = []
+    for model in ("trained.onnx", "exported.onnx"):
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        outputs.append(session.run(["logits"], {"x": samples["x"]})[0])
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert np.mean(outputs[0].argmax(axis=1) == samples["labels"]) >= 0.97
+    # 100 samples are seven steps of 16, the last of which has four.
+    assert state("train.onnx", "state.safetensors")["global_step"] == 30 * 7
+
+
+@pytest.mark.usefixtures("folder")
+def test_resumed_run_is_the_uninterrupted_one():
+    train = ("train", "train.onnx", "--data", "digits.npz", "--batch-size", 16, "--seed", 5)
+    succeed(*train, "--epochs", 2, "--checkpoint", "whole")
+    succeed(*train, "--epochs", 1, "--checkpoint", "half")
+    succeed(*train, "--epochs", 1, "--checkpoint", "resumed", "--resume", "half")
+    whole = state("train.onnx", "whole")
+    assert_same_state(whole, state("train.onnx", "resumed"))
+
+    succeed(*train[:-1], 6, "--epochs", 2, "--checkpoint", "other")
+    other = state("train.onnx", "other")
+    assert not np.array_equal(whole["dense2.weight"], other["dense2.weight"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_static_batch_leaves_out_the_smaller_last_one():
+    onnx.save(digits_cnn.build(batch=30), "static.onnx")
+    succeed("build", "static.onnx", "--loss", "cross_entropy", "-o", "train.onnx")
+    train = ("train", "train.onnx", "--data", "digits.npz", "--epochs", 2)
+    result = succeed(*train, "--checkpoint", "state.safetensors")
+    assert "each epoch leaves out 10 samples: the graph takes 30 at a time" in result.stdout
+    assert state("train.onnx", "state.safetensors")["global_step"] == 2 * 3
+
+    assert "the batch size of the graph is fixed to 30" in run(*train, "--batch-size", 20).stderr
+    onnx.save(digits_cnn.build(batch=101), "static.onnx")
+    succeed("build", "static.onnx", "--loss", "cross_entropy", "-o", "train.onnx")
+    assert "has 100 samples, and the graph takes 101 at a time" in run(*train).stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_training_is_kept_beside_the_graph_by_default():
+    result = succeed("train", "train.onnx", "--data", "digits.npz", "--epochs", 1)
+    assert "checkpoint: train.safetensors" in result.stdout
+    succeed("export", "train.onnx", "--checkpoint", "train.safetensors", "-o", "model.onnx")
+
+
+BUILD = ("build", "forward.onnx", "--loss", "cross_entropy", "-o", "out.onnx")
+TRAIN = ("train", "train.onnx", "--epochs", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "absent.onnx", *BUILD[2:]), "'absent.onnx'"),
+        (("build", "digits.npz", *BUILD[2:]), "'digits.npz' is not an ONNX model"),
+        (("build", "forward.onnx", "--loss", "hinge", "-o", "out.onnx"), "'hinge'"),
+        ((*BUILD[:-1], "absent/out.onnx"), "'absent'"),
+        ((*BUILD, "--learning-rate", "-1"), "learning_rate"),
+        ((*BUILD, "--freeze", "conv3.*"), "'conv3.*' matches no parameter"),
+        ((*BUILD, "--freeze", "*"), "params"),
+        ((*BUILD, "--loss-output", "probabilities"), "'probabilities'"),
+        ((*TRAIN, "--data", "absent.npz"), "'absent.npz'"),
+        ((*TRAIN, "--data", "forward.onnx"), "'forward.onnx' is not an .npz file"),
+        ((*TRAIN, "--data", "no_labels.npz"), "'labels' is missing"),
+        ((*TRAIN, "--data", "scalar.npz"), "'labels' is a scalar"),
+        ((*TRAIN, "--data", "uneven.npz"), "the same number of samples"),
+        ((*TRAIN, "--data", "empty.npz"), "the same number of samples"),
+        ((*TRAIN, "--data", "nothing.npz"), "the same number of samples"),
+        ((*TRAIN, "--data", "float64.npz"), "float64"),
+        ((*TRAIN, "--data", "pickled.npz"), "'pickled.npz'"),
+        ((*TRAIN, "--data", "label_10.npz"), "got label 10"),
+        ((*TRAIN, "--data", "digits.npz", "--resume", "absent"), "'absent'"),
+        ((*TRAIN, "--data", "digits.npz", "--checkpoint", "absent/state"), "'absent'"),
+        ((*TRAIN, "--data", "digits.npz", "--export", "absent/model.onnx"), "'absent'"),
+        (("train", "forward.onnx", *TRAIN[2:], "--data", "digits.npz"), "not a training graph"),
+        (("train", "update.onnx", *TRAIN[2:], "--data", "digits.npz"), "update graph"),
+        (("export", "train.onnx", "--checkpoint", "digits.npz", "-o", "out.onnx"), "checkpoint"),
+        (("export", "train.onnx", "--checkpoint", "absent", "-o", "out.onnx"), "'absent'"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(folder, arguments, message):
+    samples = load("digits.npz")
+    x, labels = samples["x"], samples["labels"]
+    np.savez("no_labels.npz", x=x)
+    np.savez("scalar.npz", x=x, labels=labels[0])
+    np.savez("uneven.npz", x=x, labels=labels[1:])
+    np.savez("empty.npz", x=x[:0], labels=labels[:0])
+    np.savez("nothing.npz")
+    np.savez("float64.npz", x=x.astype(np.float64), labels=labels)
+    np.savez("pickled.npz", x=x, labels=labels.astype(object))
+    np.savez("label_10.npz", x=x, labels=labels + 1)
+    optimizer = graphopt.RMSProp(graphopt.parameters("forward.onnx"))
+    graphopt.update_graph(optimizer).save("update.onnx")
+    before = sorted(folder.iterdir())
+
+    result = run(*arguments)
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("epoch ")]
+    assert line.startswith("error: ")
+    assert message in line
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_unexpected_errors_are_not_swallowed(monkeypatch):
+    monkeypatch.setattr(graphopt, "parameters", lambda _: 1 / 0)
+    assert isinstance(run(*BUILD).exception, ZeroDivisionError)
