@@ -77,12 +77,18 @@ class Parameter:
                 )
         object.__setattr__(self, "shape", tuple(int(dimension) for dimension in shape))
         try:
-            dtype = np.dtype(self.dtype).name
+            dtype = None if self.dtype is None else np.dtype(self.dtype).name
         except TypeError:
+            dtype = None
+        if dtype is None:
             raise TypeError(
                 f"dtype of parameter '{self.name}': got {self.dtype!r}, expected a NumPy dtype"
-            ) from None
+            )
         object.__setattr__(self, "dtype", dtype)
+        if not isinstance(self.op_type, str | None):
+            raise TypeError(
+                f"op_type of parameter '{self.name}': got {self.op_type!r}, expected a string"
+            )
 
     @property
     def size(self) -> int:
