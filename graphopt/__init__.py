@@ -4,7 +4,7 @@ from graphopt import reference, schedules
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.graph import TrainingGraph, load
-from graphopt.parameters import Parameter, parameters
+from graphopt.parameters import Parameter, Parameters, parameters
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Feed, Session
 
@@ -12,6 +12,7 @@ __all__ = [
     "Feed",
     "GraphBuilder",
     "Parameter",
+    "Parameters",
     "RMSProp",
     "Session",
     "TrainingGraph",

@@ -27,6 +27,7 @@ def training_graph(
     *,
     output: str | None = None,
     labels: str = "labels",
+    group_mask: bool = False,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
 
@@ -49,6 +50,8 @@ def training_graph(
         optimizer: Whose parameters are trained.
         output: The output that the loss applies to, where the model has several.
         labels: The name of the new input that a loss of the four reads.
+        group_mask: Add the input ``group_mask``, bool [groups]: in a step, a group whose entry is
+            False keeps its parameters and states bit for bit.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -72,7 +75,7 @@ def training_graph(
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer)
     prepared, statistics = prepare(forward, names)
-    _free_names(prepared.graph, {"loss", "updated", "global_step", labels})
+    _free_names(prepared.graph, {"loss", "updated", "global_step", "group_mask", labels})
     _free_names(prepared.graph, {f"{name}_grad" for name in names})
     op = GraphBuilder(prepared.graph)
     value = _append_loss(op, loss, output, labels)
@@ -92,18 +95,23 @@ def training_graph(
         optimizer,
         built.parameters,
         built.gradients,
-        initial,
-        built.statistics,
+        initial=initial,
+        statistics=built.statistics,
+        group_mask=group_mask,
     )
     return assemble(built.model, optimizer, carried, forward, losses.class_labels(inferred))
 
 
-def update_graph(optimizer: RMSProp) -> TrainingGraph:
+def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGraph:
     """The update alone, for gradients that something else computes.
 
     Its inputs are the gradients, called ``<parameter>_grad``, the parameters, their states and
     ``global_step``; its outputs are ``updated`` (a bool scalar that is True) and the new values.
     The gradients are those of ``loss_scale * loss``.
+
+    Args:
+        optimizer: Whose parameters are updated.
+        group_mask: Add the input ``group_mask``; see `training_graph`.
 
     Raises:
         TypeError: ``optimizer`` is not an optimizer.
@@ -121,7 +129,7 @@ def update_graph(optimizer: RMSProp) -> TrainingGraph:
     op = GraphBuilder(graph)
     gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
     values = {p.name: op.input(p.name, p.dtype, p.shape) for p in optimizer.params}
-    carried = append_update(op, optimizer, values, gradients, initial={}, statistics={})
+    carried = append_update(op, optimizer, values, gradients, group_mask=group_mask)
     return assemble(ir.Model(graph, ir_version=_UPDATE_IR_VERSION), optimizer, carried)
 
 

@@ -19,10 +19,11 @@ from graphopt.carried import Carried, declare, declared
 from graphopt.forward import read_proto
 from graphopt.losses import ClassLabels
 from graphopt.rmsprop import RMSProp
-from graphopt.update import functions
-from graphopt.update.emit import function_names
+from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed
+from graphopt.update import core, functions
 
 _FORWARD = "graphopt.forward"
+_GROUPS = "graphopt.groups"
 _LABELS = "graphopt.class_labels"
 _OPTIMIZER = "graphopt.optimizer"
 _PARAMETERS = "graphopt.parameters"
@@ -60,6 +61,12 @@ class TrainingGraph:
     def use_locking(self) -> bool:
         """Whether the optimizer was built with ``use_locking``."""
         return bool(self._metadata(_OPTIMIZER, {}).get("use_locking", False))
+
+    @property
+    def steps(self) -> int | None:
+        """The number of steps for which there is a learning rate, if a list gives it."""
+        steps = self._metadata(_OPTIMIZER, {}).get("steps")
+        return None if steps is None else int(steps)
 
     @property
     def class_labels(self) -> tuple[ClassLabels, ...]:
@@ -143,11 +150,13 @@ def assemble(
     model.producer_name = "graphopt"
     _order_interface(model.graph, carried)
     proto = ir.to_proto(model)
-    used = {node.op_type for node in model.graph if node.domain == functions.DOMAIN}
-    names = [name for name in function_names(optimizer) if name in used]
-    proto.functions.extend(functions.load(names, model.graph.opset_imports[""]))
+    called = {node.op_type for node in model.graph if node.domain == functions.DOMAIN}
+    texts = [functions.stage(name) for name in called - {core.name(optimizer)}]
+    texts.append(core.text(optimizer))
+    proto.functions.extend(functions.load(texts, model.graph.opset_imports[""]))
     metadata = {
         _OPTIMIZER: json.dumps(_describe(optimizer)),
+        _GROUPS: json.dumps(_describe_groups(optimizer)),
         _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
     }
     if labels:
@@ -179,6 +188,8 @@ def _order_interface(graph: ir.Graph, carried: Sequence[Carried]) -> None:
 
 
 def _describe(optimizer: RMSProp) -> dict[str, object]:
+    rates = [group.learning_rate for group in optimizer.groups]
+    steps = [len(rate.values) for rate in rates if isinstance(rate, Listed)]
     return {
         "name": "RMSProp",
         "decay": optimizer.decay,
@@ -187,7 +198,25 @@ def _describe(optimizer: RMSProp) -> dict[str, object]:
         "centered": optimizer.centered,
         "loss_scale": optimizer.loss_scale,
         "use_locking": optimizer.use_locking,
+        "epsilon_inside_root": optimizer.epsilon_inside_root,
+        "initial_mean_square": optimizer.initial_mean_square,
+        "learning_rate_inside_moment": optimizer.learning_rate_inside_moment,
+        "decoupled_weight_decay": optimizer.decoupled_weight_decay,
+        "nesterov": optimizer.nesterov,
+        "steps": min(steps) if steps else None,
     }
+
+
+def _describe_groups(optimizer: RMSProp) -> list[dict[str, object]]:
+    return [
+        {
+            "parameters": [parameter.name for parameter in group.params],
+            "learning_rate": _describe_schedule(group.learning_rate),
+            "weight_decay": _describe_schedule(group.weight_decay),
+            "grad_centralization": group.grad_centralization,
+        }
+        for group in optimizer.groups
+    ]
 
 
 def _describe_parameters(optimizer: RMSProp) -> list[dict[str, object]]:
@@ -197,11 +226,18 @@ def _describe_parameters(optimizer: RMSProp) -> list[dict[str, object]]:
             "shape": parameter.shape,
             "dtype": parameter.dtype,
             "op_type": parameter.op_type,
-            "learning_rate": rule.learning_rate.value(0),
-            "weight_decay": rule.weight_decay,
+            "group": rule.group,
+            "learning_rate": _describe_schedule(rule.learning_rate),
+            "weight_decay": _describe_schedule(rule.weight_decay),
+            "grad_centralization": rule.grad_centralization,
         }
         for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
     ]
+
+
+def _describe_schedule(schedule: LearningRateSchedule) -> object:
+    """A number where it is fixed, otherwise a dict."""
+    return schedule.constant if isinstance(schedule, Fixed) else dict(schedule.describe())
 
 
 def _pack(forward: onnx.ModelProto, graph: onnx.GraphProto, carried: Sequence[Carried]) -> str:

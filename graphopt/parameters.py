@@ -1,8 +1,9 @@
 """The trainable tensors of a forward model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
@@ -96,7 +97,58 @@ class Parameter:
         return math.prod(self.shape)
 
 
-def parameters(model: ForwardModel) -> list[Parameter]:
+class Parameters(list[Parameter]):
+    """A list of parameters that can be narrowed down.
+
+    Every method returns another such list, in the same order; an optimizer takes it as it is.
+
+    Example:
+        >>> network = Parameters([Parameter("conv1.weight", (8, 1, 3, 3), op_type="Conv"),
+        ...                       Parameter("conv1.bias", (8,)),
+        ...                       Parameter("head.weight", (10, 8), op_type="Gemm")])
+        >>> [p.name for p in network.matching("conv*")]
+        ['conv1.weight', 'conv1.bias']
+        >>> [p.name for p in network.of_type("Conv", "ConvTranspose")]
+        ['conv1.weight']
+        >>> [p.name for p in network.of_rank(1)]
+        ['conv1.bias']
+        >>> [p.name for p in network.without(network.matching("conv*"))]
+        ['head.weight']
+    """
+
+    def matching(self, *patterns: str) -> "Parameters":
+        """Those whose name matches a pattern; ``*`` and ``?`` as in file names.
+
+        Raises:
+            ValueError: A pattern matches no parameter.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(parameter.name, pattern) for parameter in self):
+                raise ValueError(
+                    f"pattern '{pattern}' matches no parameter; there are "
+                    f"{', '.join(repr(parameter.name) for parameter in self) or 'none'}"
+                )
+        return Parameters(
+            parameter
+            for parameter in self
+            if any(fnmatchcase(parameter.name, pattern) for pattern in patterns)
+        )
+
+    def of_type(self, *op_types: str) -> "Parameters":
+        """Those that are the weight of one of these operators."""
+        return Parameters(parameter for parameter in self if parameter.op_type in op_types)
+
+    def of_rank(self, *ranks: int) -> "Parameters":
+        """Those with one of these numbers of dimensions."""
+        return Parameters(parameter for parameter in self if len(parameter.shape) in ranks)
+
+    def without(self, others: Iterable[Parameter]) -> "Parameters":
+        """Those that are not among the others, by name."""
+        names = {parameter.name for parameter in others}
+        return Parameters(parameter for parameter in self if parameter.name not in names)
+
+
+def parameters(model: ForwardModel) -> Parameters:
     """The floating-point initializers of a forward model, in graph order.
 
     The running mean and variance of batch normalization are left out: they are statistics that a
@@ -106,7 +158,7 @@ def parameters(model: ForwardModel) -> list[Parameter]:
         model: A path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
 
     Returns:
-        One `Parameter` for each; take a subset to leave the others frozen.
+        One `Parameter` for each, as a list; take a subset to leave the others frozen.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -122,7 +174,7 @@ def parameters(model: ForwardModel) -> list[Parameter]:
     """
     graph = read_forward(model).graph
     statistics = {value.name for node in graph for value in running_statistics(node)}
-    found = [
+    found = Parameters(
         Parameter(
             str(value.name),
             tuple(value.const_value.shape.numpy()),
@@ -134,7 +186,7 @@ def parameters(model: ForwardModel) -> list[Parameter]:
         and value.name not in statistics
         and value.const_value.dtype.is_floating_point()
         and value.const_value.dtype.numpy().name in _FLOATING
-    ]
+    )
     if not found:
         raise ValueError(
             "the model has no floating-point initializer, so there is nothing to train; "

@@ -3,12 +3,13 @@
 It shares no code with the ONNX functions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.rmsprop import RMSProp
+from graphopt.rmsprop import RMSProp, Rule
 
 Float64 = npt.NDArray[np.float64]
 
@@ -36,37 +37,61 @@ class ReferenceRMSProp:
         for parameter in optimizer.params:
             name, w = parameter.name, np.array(parameters[parameter.name], np.float64)
             self.state[name] = w
-            self.state[f"mean_square.{name}"] = np.ones_like(w)
+            self.state[f"mean_square.{name}"] = np.full_like(w, optimizer.initial_mean_square)
             self.state[f"moment.{name}"] = np.zeros_like(w)
             if optimizer.centered:
                 self.state[f"mean_grad.{name}"] = np.zeros_like(w)
 
-    def step(self, gradients: Mapping[str, npt.ArrayLike]) -> None:
-        """Apply the gradients of ``loss_scale * loss``, by parameter name."""
+    def step(
+        self, gradients: Mapping[str, npt.ArrayLike], enabled: Sequence[bool] | None = None
+    ) -> None:
+        """Apply the gradients of ``loss_scale * loss``, by parameter name.
+
+        Args:
+            gradients: The gradient of each parameter.
+            enabled: Which groups are updated; all by default.
+        """
         opt = self.optimizer
         step = int(self.state["global_step"])
         for parameter, rule in zip(opt.params, opt.rules, strict=True):
-            name = parameter.name
-            w, s, m = self._get(name), self._get(f"mean_square.{name}"), self._get(f"moment.{name}")
-            g = np.asarray(gradients[name], np.float64)
-            g = g + w * (rule.weight_decay * opt.loss_scale)
-            g = g / opt.loss_scale
-            s = opt.decay * s + (1 - opt.decay) * g**2
-            under_the_root = s + opt.epsilon
-            if opt.centered:
-                a = opt.decay * self._get(f"mean_grad.{name}") + (1 - opt.decay) * g
-                self.state[f"mean_grad.{name}"] = a
-                under_the_root = s - a**2 + opt.epsilon
-            with np.errstate(invalid="ignore", divide="ignore"):
-                lr = rule.learning_rate.value(step)
-                moved = opt.momentum * m + lr * g / np.sqrt(under_the_root)
-            if opt.centered:
-                moves = under_the_root > 0
-                m, w = np.where(moves, moved, m), np.where(moves, w - moved, w)
-            else:
-                m, w = moved, w - moved
-            self.state |= {name: w, f"mean_square.{name}": s, f"moment.{name}": m}
+            if enabled is None or enabled[rule.group]:
+                self._update(parameter.name, rule, np.asarray(gradients[parameter.name]), step)
         self.state["global_step"] = step + 1
+
+    def _update(self, name: str, rule: Rule, gradient: npt.NDArray[Any], step: int) -> None:
+        opt = self.optimizer
+        w, s, m = (self._get(key) for key in (name, f"mean_square.{name}", f"moment.{name}"))
+        lr, weight_decay = rule.learning_rate.value(step), rule.weight_decay.value(step)
+        g = gradient.astype(np.float64)
+        if opt.decoupled_weight_decay:
+            w = w - lr * weight_decay * w
+        else:
+            g = g + w * (weight_decay * opt.loss_scale)
+        if rule.grad_centralization:
+            g = g - g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
+        g = g / opt.loss_scale
+        s = opt.decay * s + (1 - opt.decay) * g**2
+        variance = s
+        if opt.centered:
+            a = opt.decay * self._get(f"mean_grad.{name}") + (1 - opt.decay) * g
+            self.state[f"mean_grad.{name}"] = a
+            variance = s - a**2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if opt.epsilon_inside_root:
+                denominator = np.sqrt(variance + opt.epsilon)
+            else:
+                denominator = np.sqrt(variance) + opt.epsilon
+            rate_inside, rate_outside = (lr, 1.0) if opt.learning_rate_inside_moment else (1.0, lr)
+            u = rate_inside * g / denominator
+        moved = opt.momentum * m + u
+        ahead = opt.momentum * moved + u if opt.nesterov else moved
+        if opt.centered:
+            moves = denominator > 0
+            m = np.where(moves, moved, m)
+            w = np.where(moves, w - rate_outside * ahead, w)
+        else:
+            m, w = moved, w - rate_outside * ahead
+        self.state |= {name: w, f"mean_square.{name}": s, f"moment.{name}": m}
 
     def _get(self, name: str) -> Float64:
         value = self.state[name]

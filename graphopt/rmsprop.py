@@ -1,17 +1,17 @@
 """What the user writes: hyperparameters, checked once and resolved to one rule per parameter."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks
+from graphopt.groups import as_weight_decay, read_groups
 from graphopt.parameters import Parameter
 from graphopt.schedules import LearningRateSchedule
+from graphopt.schedules._base import Fixed
 from graphopt.schedules._parse import learning_rate as as_learning_rate
 
-# Parameters of these dtypes can be updated; the arithmetic and the state are float32.
-_TRAINABLE = ("float32", "float16")
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,22 @@ class Rule:
     """How one parameter is updated, after defaults and exclusions have been settled.
 
     Attributes:
+        group: The index of its group.
         learning_rate: Its learning rate.
-        weight_decay: The factor of the parameter that is added to its gradient; 0 for none.
+        weight_decay: The factor of the parameter that is added to its gradient.
+        grad_centralization: Whether the mean over all axes but the first is subtracted from its
+            gradient.
     """
 
+    group: int
     learning_rate: LearningRateSchedule
-    weight_decay: float
+    weight_decay: LearningRateSchedule
+    grad_centralization: bool = False
+
+    @property
+    def decays(self) -> bool:
+        """Whether there is any weight decay."""
+        return self.weight_decay != Fixed(0.0)
 
 
 class RMSProp:
@@ -47,10 +57,19 @@ class RMSProp:
     whose :math:`s - a^2 + \epsilon` is not positive keeps its moment and its weight in that step.
     State and arithmetic are float32, whatever the dtype of the parameter.
 
+    Parameter groups are dicts with ``params`` and, each optional, ``lr``, ``weight_decay`` and
+    ``grad_centralization`` (False); what a group lacks is the optimizer's. The order is that of
+    the groups, or that of ``order_params``, a list of all of them in a dict of its own.
+    ``grad_centralization`` subtracts from the gradient of each convolution weight, after weight
+    decay, its mean over all axes but the first.
+
+    The keyword-only arguments say what other frameworks do differently.
+
     Args:
-        params: The parameters to train, any iterable of `Parameter`; every other initializer of
-            the model is frozen. Gradients come in this order.
-        learning_rate: A number >= 0.
+        params: The parameters to train: any iterable of `Parameter`, or a list of groups; every
+            other initializer of the model is frozen.
+        learning_rate: A number >= 0; a list, another iterable or a 1-D array (NumPy or ONNX) with
+            a value for each step; a 0-D array; or a `schedules.LearningRateSchedule`.
         decay: :math:`\rho`, a float >= 0.
         momentum: :math:`\beta`, a float >= 0. With 0 no moment is stored.
         epsilon: A float > 0.
@@ -59,13 +78,28 @@ class RMSProp:
         centered: Subtract the square of the mean gradient under the root.
         loss_scale: The number > 0 by which the loss was multiplied before the backward pass; the
             gradients are divided by it.
-        weight_decay: A number >= 0. Parameters whose name contains "beta" or "gamma" are excluded.
+        weight_decay: A number >= 0 or a schedule. Without groups, parameters whose name contains
+            "beta" or "gamma" are excluded.
+        epsilon_inside_root: Divide by :math:`\sqrt{s + \epsilon}`; False:
+            :math:`\sqrt{s} + \epsilon`.
+        initial_mean_square: The value >= 0 that the mean square starts at.
+        learning_rate_inside_moment: Accumulate :math:`\eta g / \sqrt{s + \epsilon}` in the moment;
+            False: accumulate without :math:`\eta` and multiply by it when the weight moves.
+        decoupled_weight_decay: Multiply the weight by ``1 - learning_rate * weight_decay`` before
+            the update, instead of adding to the gradient.
+        nesterov: Move by what the next moment would be at the same gradient; needs momentum.
+
+    Attributes:
+        params: All parameters, in the order of the optimizer.
+        rules: How each is updated.
+        groups: The groups; one that holds everything if there are none.
 
     Raises:
+        KeyError: A group has no ``params``, or a key that is unknown.
         TypeError: An argument has the wrong type (``decay``, ``momentum`` and ``epsilon`` must be
             floats), or a parameter is neither float32 nor float16.
         ValueError: An argument is out of range; there is no parameter, one stands twice, or one
-            has no elements.
+            has no elements; ``order_params`` is not a permutation of the grouped parameters.
 
     Source:
         Tieleman and Hinton, "Lecture 6.5 - RMSProp", 2012; Graves, "Generating sequences with
@@ -79,15 +113,21 @@ class RMSProp:
 
     def __init__(
         self,
-        params: Iterable[Parameter],
-        learning_rate: float = 0.1,
+        params: Iterable[Parameter | dict[str, Any]],
+        learning_rate: Any = 0.1,
         decay: float = 0.9,
         momentum: float = 0.0,
         epsilon: float = 1e-10,
         use_locking: bool = False,
         centered: bool = False,
         loss_scale: float = 1.0,
-        weight_decay: float = 0.0,
+        weight_decay: float | LearningRateSchedule = 0.0,
+        *,
+        epsilon_inside_root: bool = True,
+        initial_mean_square: float = 1.0,
+        learning_rate_inside_moment: bool = True,
+        decoupled_weight_decay: bool = False,
+        nesterov: bool = False,
     ) -> None:
         """See the class."""
         self.decay = _checks.at_least_zero("decay", _checks.floating("decay", decay))
@@ -96,15 +136,35 @@ class RMSProp:
         self.use_locking = _checks.boolean("use_locking", use_locking)
         self.centered = _checks.boolean("centered", centered)
         self.loss_scale = _checks.above_zero("loss_scale", _checks.number("loss_scale", loss_scale))
-        decay_factor = _checks.at_least_zero(
-            "weight_decay", _checks.number("weight_decay", weight_decay)
+        self.epsilon_inside_root = _checks.boolean("epsilon_inside_root", epsilon_inside_root)
+        self.initial_mean_square = _checks.at_least_zero(
+            "initial_mean_square", _checks.number("initial_mean_square", initial_mean_square)
         )
-        rate = as_learning_rate("learning_rate", learning_rate)
-        self.params = _checked_params(params)
-        self.rules = tuple(
-            Rule(rate, 0.0 if _excluded_from_decay(parameter) else decay_factor)
-            for parameter in self.params
+        self.learning_rate_inside_moment = _checks.boolean(
+            "learning_rate_inside_moment", learning_rate_inside_moment
         )
+        self.decoupled_weight_decay = _checks.boolean(
+            "decoupled_weight_decay", decoupled_weight_decay
+        )
+        self.nesterov = _checks.boolean("nesterov", nesterov)
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: got True with momentum=0.0, expected a momentum > 0")
+        self.groups, self.params, grouped = read_groups(
+            params,
+            as_learning_rate("learning_rate", learning_rate),
+            as_weight_decay("weight_decay", weight_decay),
+        )
+        rules = {
+            parameter.name: Rule(
+                index,
+                group.learning_rate,
+                Fixed(0.0) if not grouped and _excluded(parameter) else group.weight_decay,
+                group.grad_centralization and _is_convolution_weight(parameter),
+            )
+            for index, group in enumerate(self.groups)
+            for parameter in group.params
+        }
+        self.rules = tuple(rules[parameter.name] for parameter in self.params)
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -124,40 +184,9 @@ class RMSProp:
         )
 
 
-def _checked_params(params: Any) -> tuple[Parameter, ...]:
-    if params is None:
-        raise ValueError("params: got None, expected a list of Parameter")
-    if isinstance(params, Parameter | str | bytes | dict):
-        raise TypeError(f"params: got {type(params).__name__}, expected a list of Parameter")
-    try:
-        checked: tuple[Parameter, ...] = tuple(params)
-    except TypeError:
-        raise TypeError(
-            f"params: got {type(params).__name__}, expected a list of Parameter"
-        ) from None
-    if not checked:
-        raise ValueError("params: got no parameter, expected at least one")
-    for index, parameter in enumerate(checked):
-        if not isinstance(parameter, Parameter):
-            raise TypeError(
-                f"params[{index}]: got {type(parameter).__name__}, expected a Parameter "
-                "(graphopt.parameters(model) lists those of a model)"
-            )
-        if parameter.dtype not in _TRAINABLE:
-            raise TypeError(
-                f"params[{index}]: parameter '{parameter.name}' has dtype {parameter.dtype}, "
-                f"expected {' or '.join(_TRAINABLE)}; convert the model first"
-            )
-        if parameter.size == 0:
-            raise ValueError(
-                f"params[{index}]: parameter '{parameter.name}' of shape {parameter.shape} has no "
-                "elements; leave it out"
-            )
-    twice = [name for name, n in Counter(parameter.name for parameter in checked).items() if n > 1]
-    if twice:
-        raise ValueError(f"params: these names stand more than once: {', '.join(twice)}")
-    return checked
-
-
-def _excluded_from_decay(parameter: Parameter) -> bool:
+def _excluded(parameter: Parameter) -> bool:
     return "beta" in parameter.name or "gamma" in parameter.name
+
+
+def _is_convolution_weight(parameter: Parameter) -> bool:
+    return parameter.op_type in _CONVOLUTIONS and len(parameter.shape) > 1

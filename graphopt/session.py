@@ -87,8 +87,14 @@ class Session:
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels = self.graph.class_labels
+        self._steps, self._step = self.graph.steps, 0
         self.inputs = [_feed(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
+        self._defaults = {
+            feed.name: np.ones([dim for dim in feed.shape if isinstance(dim, int)], np.bool_)
+            for feed in self.inputs
+            if feed.name == "group_mask"
+        }
         self._reported = [v.name for v in model.output if v.name not in carried_outputs]
         self._in_place: set[str] = set()
         if _keeps_order(self._runtime):
@@ -105,7 +111,8 @@ class Session:
         """Run one training step.
 
         Args:
-            feeds: An array for each of `inputs`, by name, of its shape and dtype.
+            feeds: An array for each of `inputs`, by name, of its shape and dtype. ``group_mask``
+                may be left out: all groups are updated then.
 
         Returns:
             Every output of the graph that is not state, by name: ``loss``, ``updated`` and the
@@ -115,8 +122,9 @@ class Session:
             ValueError: A feed is missing, unknown, of the wrong shape or empty, or a label is not
                 a class.
             TypeError: A feed has the wrong dtype.
-            RuntimeError: The runtime failed, for example on an index out of range; the state is as
-                it was. Or another thread is using the session (see the class).
+            RuntimeError: There is no learning rate for this step; the runtime failed, for example
+                on an index out of range; or another thread is using the session (see the class).
+                The state is as it was.
 
         Example:
             >>> graph = update_graph(RMSProp([Parameter("w", ())], learning_rate=1.0, decay=0.0))
@@ -126,10 +134,11 @@ class Session:
             >>> session.state["w"]
             array(4., dtype=float32)
         """
-        arrays = _checked_feeds(self.inputs, feeds)
+        arrays = _checked_feeds(self.inputs, feeds, self._defaults)
         for labels in self._class_labels:
             _check_labels(labels, arrays[labels.name])
         with self._exclusively():
+            self._check_steps()
             for name, array in arrays.items():
                 self._binding.bind_cpu_input(name, array)
             for name in self._reported:
@@ -138,6 +147,7 @@ class Session:
                 self._session.run_with_iobinding(self._binding)
             except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
                 raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
+            self._step += 1
             self._take_turns()
             # A binding lists outputs in the order in which they were first bound: these are last.
             reported = self._binding.get_outputs()[-len(self._reported) :] if self._reported else []
@@ -179,6 +189,7 @@ class Session:
         expected = [(view, c.dtype) for c in self.graph.carried for view in c.views]
         state = checkpoint.load(path, expected)
         with self._exclusively():
+            self._step = int(state["global_step"])
             for value in self.graph.carried:
                 self._place(value, _joined(value, state))
 
@@ -206,6 +217,13 @@ class Session:
             yield
         finally:
             self._lock.release()
+
+    def _check_steps(self) -> None:
+        if self._steps is not None and self._step >= self._steps:
+            raise RuntimeError(
+                f"step {self._step}: the learning rate has values for steps 0 to "
+                f"{self._steps - 1} only; nothing was updated"
+            )
 
     def _place(self, value: Carried, array: np.ndarray) -> None:
         """Put a value into the runtime's memory and bind it to its input and output."""
@@ -320,10 +338,13 @@ def _feed(value: onnx.ValueInfoProto) -> Feed:
     return Feed(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
 
 
-def _checked_feeds(inputs: Sequence[Feed], feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _checked_feeds(
+    inputs: Sequence[Feed], feeds: Mapping[str, Any], defaults: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     if not isinstance(feeds, Mapping):
         raise TypeError(f"feeds: got {type(feeds).__name__}, expected a dict of arrays by name")
     names = [feed.name for feed in inputs]
+    feeds = {**defaults, **feeds}
     problems = [f"'{name}' is missing" for name in names if name not in feeds]
     problems += [f"'{name}' is not a feed" for name in feeds if name not in names]
     if problems:
@@ -333,7 +354,7 @@ def _checked_feeds(inputs: Sequence[Feed], feeds: Mapping[str, Any]) -> dict[str
     symbols: dict[str, tuple[int, str]] = {}
     arrays = {}
     for feed in inputs:
-        array = np.asarray(feeds[feed.name])
+        array = _as_array(feed, feeds[feed.name])
         if array.dtype.name != feed.dtype:
             raise TypeError(
                 f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
@@ -342,6 +363,13 @@ def _checked_feeds(inputs: Sequence[Feed], feeds: Mapping[str, Any]) -> dict[str
         _check_shape(feed, array.shape, symbols)
         arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
     return arrays
+
+
+def _as_array(feed: Feed, value: Any) -> np.ndarray:
+    """The feed as an array; a Python number for a scalar takes its dtype."""
+    if feed.shape == () and isinstance(value, int | float):
+        return np.asarray(value, feed.dtype)
+    return np.asarray(value)
 
 
 def _check_shape(feed: Feed, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:

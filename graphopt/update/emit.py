@@ -1,46 +1,25 @@
 """Appends the update of all parameters to a graph that has their gradients.
 
-ONNX Runtime runs nodes in any order that respects their inputs, not in file order. If a consumer
-lets an output overwrite the input that it feeds at the next step, a parameter could be overwritten
-while a gradient still needs it. So every node that writes a carried value waits for all gradients
-and all other outputs of the graph: it takes its shape operand from a chain of ``Size`` nodes that
-read them. Reshaping is free, so is the wait. It also means that a step that fails has written
-nothing.
-
-The same chain goes on from bucket to bucket. That keeps the number of nodes that are ready at once
-small, which ONNX Runtime 1.19 needs to load a large graph in linear time.
+First everything that may fail or that reads parameters: gradients are flattened, bucket by bucket,
+and learning rates computed. Then the gate opens (see `gate`), and what is carried is written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array, Carried, View
-from graphopt.rmsprop import RMSProp
-from graphopt.schedules._parse import emit as emit_rate
-from graphopt.update import functions
+from graphopt.parameters import Parameter
+from graphopt.rmsprop import RMSProp, Rule
+from graphopt.schedules import LearningRateSchedule
+from graphopt.schedules._base import Fixed
+from graphopt.schedules._parse import emit as emit_schedule
+from graphopt.update import core, functions
+from graphopt.update.gate import Gate
 from graphopt.update.layout import Bucket, plan
-
-_INITIAL_STATE = {"mean_square": 1.0, "mean_grad": 0.0, "moment": 0.0}
-
-
-class Gate:
-    """A chain of waits: the int64 tensor ``[-1]``, computed from every value waited for."""
-
-    def __init__(self, op: GraphBuilder) -> None:
-        """A gate that waits for nothing yet."""
-        self._op = op
-        self.shape = op.constant([-1], name="flat")
-
-    def wait_for(self, value: ir.Value) -> None:
-        """Let what passes the gate from now on run after ``value`` has been computed."""
-        self.shape = self._op.Min(self._op.Size(value), self.shape)
-
-    def flatten(self, value: ir.Value) -> ir.Value:
-        """The value as a 1-D tensor that is not there before the gate opens."""
-        return self._op.Reshape(value, self.shape)
 
 
 def append_update(
@@ -48,8 +27,10 @@ def append_update(
     optimizer: RMSProp,
     parameters: Mapping[str, ir.Value],
     gradients: Mapping[str, ir.Value],
-    initial: Mapping[str, Array],
-    statistics: Mapping[str, ir.Value],
+    *,
+    initial: Mapping[str, Array] | None = None,
+    statistics: Mapping[str, ir.Value] | None = None,
+    group_mask: bool = False,
 ) -> list[Carried]:
     """Append the update, the counter of steps and the output ``updated``.
 
@@ -60,129 +41,180 @@ def append_update(
         gradients: The gradient of each, of the same shape and dtype.
         initial: Values of parameters and running statistics before the first step.
         statistics: The new values of running statistics, by the name of the input that they feed.
+        group_mask: Add the input ``group_mask``, which says which groups are updated.
 
     Returns:
         Everything that the graph carries from step to step.
     """
-    gate = Gate(op)
-    for value in op.graph.outputs:
-        gate.wait_for(value)
-    global_step = op.input("global_step", np.int64, [])
-    buckets = plan(zip(optimizer.params, optimizer.rules, strict=True))
-    flat_gradients = []
-    for bucket in buckets:
-        flat = _concat(op, [_flat(gate, gradients[p.name]) for p in bucket.parameters])
-        gate.wait_for(flat)
-        flat_gradients.append(flat)
+    update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
+    return update.append(statistics or {})
 
-    carried = []
-    passed = op.Squeeze(gate.shape)
-    updated = op.output(op.Less(passed, 0), "updated")
-    updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
-    for bucket, flat in zip(buckets, flat_gradients, strict=True):
-        carried += _update_bucket(
-            op, optimizer, bucket, gate, global_step, parameters, flat, initial
+
+class _Update:
+    def __init__(
+        self,
+        op: GraphBuilder,
+        optimizer: RMSProp,
+        parameters: Mapping[str, ir.Value],
+        gradients: Mapping[str, ir.Value],
+        initial: Mapping[str, Array],
+        group_mask: bool,
+    ) -> None:
+        self.op = op
+        self.optimizer = optimizer
+        self.parameters = parameters
+        self.gradients = gradients
+        self.initial = initial
+        self.gate = Gate(op)
+        for value in op.graph.outputs:
+            self.gate.wait_for(value)
+        self.global_step = op.input("global_step", np.int64, [])
+        self.mask = (
+            op.input("group_mask", np.bool_, [len(optimizer.groups)]) if group_mask else None
         )
-    for name, value in statistics.items():
-        statistic = next(v for v in op.graph.inputs if v.name == name)
-        carried.append(_carry(op, statistic, gate.flatten(value), initial=initial.get(name)))
-    carried.append(_carry(op, global_step, op.Sub(global_step, passed), initial=0))
-    return carried
+        self.scheduled: dict[LearningRateSchedule, ir.Value] = {}
 
+    def append(self, statistics: Mapping[str, ir.Value]) -> list[Carried]:
+        op, gate = self.op, self.gate
+        rules = self.optimizer.rules
+        buckets = plan(zip(self.optimizer.params, rules, strict=True))
+        for rule in rules:
+            for schedule in (rule.learning_rate, rule.weight_decay):
+                if not isinstance(schedule, Fixed):
+                    gate.wait_for(self._schedule(schedule))
+        gradients = []
+        for bucket in buckets:
+            gradients.append(self._concat([self._flat_gradient(p, bucket.rule) for p in bucket]))
+            gate.wait_for(gradients[-1])
 
-def function_names(optimizer: RMSProp) -> list[str]:
-    """The functions that the update of this optimizer may call."""
-    return [_core(optimizer), "WeightDecay", "Unscale"]
+        passed = op.Squeeze(gate.shape)
+        updated = op.output(op.Less(passed, 0), "updated")
+        updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
+        carried = []
+        for bucket, gradient in zip(buckets, gradients, strict=True):
+            carried += self._update_bucket(bucket, gradient)
+        for name, value in statistics.items():
+            statistic = next(v for v in op.graph.inputs if v.name == name)
+            carried.append(self._carry(statistic, gate.flatten(value)))
+        step = op.Sub(self.global_step, passed)
+        carried.append(self._carry(self.global_step, step, initial=0))
+        return carried
 
+    def _schedule(self, schedule: LearningRateSchedule) -> ir.Value:
+        """The value of a schedule at this step, computed once."""
+        if schedule not in self.scheduled:
+            self.scheduled[schedule] = emit_schedule(schedule, self.op, self.global_step)
+        return self.scheduled[schedule]
 
-def _core(optimizer: RMSProp) -> str:
-    centered = "Centered" if optimizer.centered else ""
-    return f"{centered}RMSProp{'Momentum' if optimizer.momentum > 0 else ''}"
+    def _flat_gradient(self, parameter: Parameter, rule: Rule) -> ir.Value:
+        gradient = self.gradients[parameter.name]
+        if not rule.grad_centralization:
+            return self._flat(gradient)
+        # The mean is over each row, so this one stage comes before flattening; and so does
+        # weight decay, which comes before it.
+        rows = [parameter.shape[0], -1]
+        g = self._float32(self.op.Reshape(gradient, rows), parameter.dtype)
+        if rule.decays and not self.optimizer.decoupled_weight_decay:
+            w = self.op.Reshape(self.parameters[parameter.name], rows)
+            g = self._decayed(self._float32(w, parameter.dtype), g, rule)
+        return self.gate.flatten(self._call("Centralize", [g]))
 
-
-def _update_bucket(
-    op: GraphBuilder,
-    optimizer: RMSProp,
-    bucket: Bucket,
-    gate: Gate,
-    global_step: ir.Value,
-    parameters: Mapping[str, ir.Value],
-    gradient: ir.Value,
-    initial: Mapping[str, Array],
-) -> list[Carried]:
-    def call(function: str, operands: Sequence[ir.Value], **attributes: float) -> list[ir.Value]:
-        outputs = 1 + len(optimizer.states) if function == _core(optimizer) else 1
-        return list(
-            op.node(function, operands, domain=functions.DOMAIN, outputs=outputs, **attributes)
+    def _update_bucket(self, bucket: Bucket, gradient: ir.Value) -> list[Carried]:
+        optimizer, rule = self.optimizer, bucket.rule
+        inputs = [self.parameters[parameter.name] for parameter in bucket]
+        old_w = w = self._float32(self._concat([self._flat(v) for v in inputs]), bucket.dtype)
+        g = self.gate.flatten(gradient)
+        lr = self._schedule(rule.learning_rate)
+        if rule.decays and optimizer.decoupled_weight_decay:
+            w = self._call("DecoupledWeightDecay", [w, lr, self._schedule(rule.weight_decay)])
+        if not rule.grad_centralization:
+            g = self._float32(g, bucket.dtype)
+            if rule.decays and not optimizer.decoupled_weight_decay:
+                g = self._decayed(w, g, rule)
+        if optimizer.loss_scale != 1:
+            g = self._call("Unscale", [g], loss_scale=optimizer.loss_scale)
+        states = [
+            self.op.input(f"{kind}.{bucket.name}", np.float32, [bucket.size])
+            for kind in optimizer.states
+        ]
+        new_w, *new_states = self.op.node(
+            core.name(optimizer),
+            [w, g, *states, lr],
+            domain=functions.DOMAIN,
+            outputs=1 + len(states),
+            **core.attributes(optimizer),
         )
+        if self.mask is not None:
+            enabled = self.op.Gather(self.mask, rule.group, axis=0)
+            new_w, *new_states = (
+                self._call("Mask", [enabled, old, new])
+                for old, new in zip([old_w, *states], [new_w, *new_states], strict=True)
+            )
+        if bucket.dtype != "float32":
+            new_w = self.op.Cast(new_w, to=ir.DataType.from_numpy(np.dtype(bucket.dtype)))
+        self.gate.wait_for(new_w)
 
-    inputs = [parameters[parameter.name] for parameter in bucket.parameters]
-    w = _concat(op, [_flat(gate, value) for value in inputs])
-    g = gate.flatten(gradient)
-    if bucket.dtype != "float32":
-        w, g = (op.Cast(value, to=ir.DataType.FLOAT) for value in (w, g))
-    if bucket.rule.weight_decay:
-        (g,) = call("WeightDecay", [w, g], factor=bucket.rule.weight_decay * optimizer.loss_scale)
-    if optimizer.loss_scale != 1:
-        (g,) = call("Unscale", [g], loss_scale=optimizer.loss_scale)
-    states = [
-        op.input(op_name, np.float32, [bucket.size])
-        for op_name in (f"{kind}.{bucket.name}" for kind in optimizer.states)
-    ]
-    new_w, *new_states = call(
-        _core(optimizer),
-        [w, g, *states, emit_rate(bucket.rule.learning_rate, op, global_step)],
-        decay=optimizer.decay,
-        epsilon=optimizer.epsilon,
-        **({"momentum": optimizer.momentum} if optimizer.momentum > 0 else {}),
-    )
-    if bucket.dtype != "float32":
-        new_w = op.Cast(new_w, to=ir.DataType.from_numpy(np.dtype(bucket.dtype)))
-    gate.wait_for(new_w)
+        carried = [
+            self._carry(value, part)
+            for value, part in zip(inputs, self._split(new_w, bucket), strict=True)
+        ]
+        for kind, state, new in zip(optimizer.states, states, new_states, strict=True):
+            views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
+            first = optimizer.initial_mean_square if kind == "mean_square" else 0.0
+            carried.append(self._carry(state, new, views, initial=first))
+        return carried
 
-    carried = []
-    for value, part in zip(inputs, _split(op, new_w, bucket), strict=True):
-        carried.append(_carry(op, value, part, initial=initial.get(str(value.name))))
-    for kind, state, new in zip(optimizer.states, states, new_states, strict=True):
-        views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
-        carried.append(_carry(op, state, new, views, initial=_INITIAL_STATE[kind]))
-    return carried
-
-
-def _flat(gate: Gate, value: ir.Value) -> ir.Value:
-    return value if value.shape is not None and len(value.shape) == 1 else gate.flatten(value)
-
-
-def _concat(op: GraphBuilder, values: list[ir.Value]) -> ir.Value:
-    return values[0] if len(values) == 1 else op.Concat(*values, axis=0)
-
-
-def _split(op: GraphBuilder, flat: ir.Value, bucket: Bucket) -> Iterable[ir.Value]:
-    if len(bucket.parameters) == 1:
-        parts: Sequence[ir.Value] = [flat]
-    else:
-        sizes = [parameter.size for parameter in bucket.parameters]
-        parts = op.node("Split", [flat, sizes], outputs=len(sizes), axis=0)
-    for parameter, part in zip(bucket.parameters, parts, strict=True):
-        if len(parameter.shape) == 1:
-            yield part
+    def _decayed(self, w: ir.Value, g: ir.Value, rule: Rule) -> ir.Value:
+        """The gradient with weight decay, which carries the loss scale as the gradient does."""
+        loss_scale = self.optimizer.loss_scale
+        if isinstance(rule.weight_decay, Fixed):
+            factor = self._schedule(Fixed(rule.weight_decay.constant * loss_scale))
         else:
-            yield op.Reshape(part, op.constant(np.array(parameter.shape, np.int64)))
+            factor = self._schedule(rule.weight_decay)
+            if loss_scale != 1:
+                factor = self.op.Mul(factor, np.float32(loss_scale))
+        return self._call("WeightDecay", [w, g, factor])
 
+    def _call(self, function: str, operands: Sequence[ir.Value], **attributes: Any) -> ir.Value:
+        return self.op.node(function, operands, domain=functions.DOMAIN, **attributes)[0]
 
-def _carry(
-    op: GraphBuilder,
-    value: ir.Value,
-    new: ir.Value,
-    views: Sequence[View] = (),
-    *,
-    initial: Array | float | None,
-) -> Carried:
-    """Let ``new`` feed the input ``value`` at the next step."""
-    assert value.dtype is not None
-    assert value.shape is not None
-    name, shape = str(value.name), value.shape.numpy()
-    output = op.output(new, f"{name}.next")
-    output.dtype, output.shape = value.dtype, ir.Shape(shape)
-    views = views or [View(name, shape)]
-    return Carried(name, f"{name}.next", shape, value.dtype.numpy().name, tuple(views), initial)
+    def _float32(self, value: ir.Value, dtype: str) -> ir.Value:
+        return value if dtype == "float32" else self.op.Cast(value, to=ir.DataType.FLOAT)
+
+    def _flat(self, value: ir.Value) -> ir.Value:
+        is_flat = value.shape is not None and len(value.shape) == 1
+        return value if is_flat else self.gate.flatten(value)
+
+    def _concat(self, values: list[ir.Value]) -> ir.Value:
+        return values[0] if len(values) == 1 else self.op.Concat(*values, axis=0)
+
+    def _split(self, flat: ir.Value, bucket: Bucket) -> Iterable[ir.Value]:
+        sizes = [parameter.size for parameter in bucket]
+        parts: Sequence[ir.Value] = [flat]
+        if len(sizes) > 1:
+            parts = self.op.node("Split", [flat, sizes], outputs=len(sizes), axis=0)
+        for parameter, part in zip(bucket, parts, strict=True):
+            if len(parameter.shape) == 1:
+                yield part
+            else:
+                yield self.op.Reshape(part, np.array(parameter.shape, np.int64))
+
+    def _carry(
+        self,
+        value: ir.Value,
+        new: ir.Value,
+        views: Sequence[View] = (),
+        *,
+        initial: float | None = None,
+    ) -> Carried:
+        """Let ``new`` feed the input ``value`` at the next step."""
+        assert value.dtype is not None
+        assert value.shape is not None
+        name, shape = str(value.name), tuple(value.shape.numpy())
+        output = self.op.output(new, f"{name}.next")
+        output.dtype, output.shape = value.dtype, ir.Shape(shape)
+        first = self.initial.get(name) if initial is None else initial
+        dtype = value.dtype.numpy().name
+        return Carried(
+            name, f"{name}.next", shape, dtype, tuple(views or [View(name, shape)]), first
+        )

@@ -32,6 +32,10 @@ class Bucket:
     parameters: tuple[Parameter, ...]
     rule: Rule
 
+    def __iter__(self) -> Iterator[Parameter]:
+        """The parameters."""
+        return iter(self.parameters)
+
     @property
     def size(self) -> int:
         """The number of elements."""

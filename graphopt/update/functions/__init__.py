@@ -1,6 +1,6 @@
-"""The update as ONNX functions in ONNX text, one concept a file.
+"""The stages of the update as ONNX functions in ONNX text, one concept a file.
 
-All are elementwise and work on float32 tensors of any shape. The names, the order of the inputs
+All work on float32 tensors, elementwise but for ``Centralize``. The names, the order of the inputs
 and the attributes are a contract: a runtime kernel of the same domain and name takes precedence
 over the body.
 """
@@ -16,26 +16,31 @@ DOMAIN = "graphopt"
 VERSION = 1
 
 
-def load(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
-    """The functions of these names and those that they call, for a model of this opset."""
-    wanted = list(names)
+def load(texts: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
+    """These functions and the stages that they call, for a model of this opset.
+
+    Args:
+        texts: Functions as ONNX text.
+        opset: The version of the ONNX operators in the model.
+    """
+    waiting = [_parse(text, opset) for text in texts]
     loaded: dict[str, onnx.FunctionProto] = {}
-    while wanted:
-        name = wanted.pop()
-        if name not in loaded:
-            loaded[name] = _parse(name, opset)
-            wanted += [node.op_type for node in loaded[name].node if node.domain == DOMAIN]
+    while waiting:
+        function = waiting.pop()
+        loaded[function.name] = function
+        called = {node.op_type for node in function.node if node.domain == DOMAIN}
+        waiting += [_parse(stage(name), opset) for name in called - set(loaded)]
     return [loaded[name] for name in sorted(loaded)]
 
 
 @cache
-def text(name: str) -> str:
-    """The ONNX text of a function."""
+def stage(name: str) -> str:
+    """The ONNX text of a stage."""
     return files(__name__).joinpath(f"{name}.onnxtxt").read_text(encoding="utf-8")
 
 
-def _parse(name: str, opset: int) -> onnx.FunctionProto:
-    function = parser.parse_function(text(name))
+def _parse(text: str, opset: int) -> onnx.FunctionProto:
+    function = parser.parse_function(text)
     for entry in function.opset_import:
         if not entry.domain:
             entry.version = opset

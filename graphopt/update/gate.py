@@ -1,0 +1,33 @@
+"""Making writes wait for reads.
+
+ONNX Runtime runs nodes in any order that respects their inputs, not in file order. If a consumer
+lets an output overwrite the input that it feeds at the next step, a parameter could be overwritten
+while a gradient still needs it. So every node that writes a carried value waits for all gradients
+and all other outputs of the graph: it takes the shape operand of a Reshape from a chain of Size
+nodes that read them. Reshaping is free, so is the wait. It also means that a step that fails has
+written nothing.
+
+The same chain goes on from bucket to bucket. That keeps the number of nodes that are ready at once
+small, which ONNX Runtime 1.19 needs to load a large graph in linear time.
+"""
+
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+
+
+class Gate:
+    """A chain of waits: the int64 tensor ``[-1]``, computed from every value waited for."""
+
+    def __init__(self, op: GraphBuilder) -> None:
+        """A gate that waits for nothing yet."""
+        self._op = op
+        self.shape = op.constant([-1], name="flat")
+
+    def wait_for(self, value: ir.Value) -> None:
+        """Let what passes the gate from now on run after ``value`` has been computed."""
+        self.shape = self._op.Min(self._op.Size(value), self.shape)
+
+    def flatten(self, value: ir.Value) -> ir.Value:
+        """The value as a 1-D tensor that is not there before the gate opens."""
+        return self._op.Reshape(value, self.shape)
