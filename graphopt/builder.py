@@ -77,7 +77,9 @@ class GraphBuilder:
         )
         for value in node.outputs:
             value.name = self.fresh_name(op_type)
-        if dtype is not None and op_type in _KEEPS_DTYPE:
+        if op_type == "Cast":
+            node.outputs[0].dtype = ir.DataType(attributes["to"])
+        elif dtype is not None and op_type in _KEEPS_DTYPE:
             node.outputs[0].dtype = dtype
         self.graph.append(node)
         return tuple(node.outputs)
