@@ -143,11 +143,9 @@ def _check_parameters(forward: onnx.ModelProto, optimizer: RMSProp) -> None:
     for parameter in optimizer.params:
         tensor = tensors.get(parameter.name)
         if tensor is None:
-            close = difflib.get_close_matches(parameter.name, tensors, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ValueError(
-                f"parameter '{parameter.name}' is not an initializer of the model{hint} "
-                "(graphopt.parameters(model) lists them)"
+                f"parameter '{parameter.name}' is not an initializer of the model"
+                f"{_hint(forward.graph, parameter.name)} (graphopt.parameters(model) lists them)"
             )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
         if tuple(tensor.dims) != parameter.shape or dtype != parameter.dtype:
@@ -155,6 +153,22 @@ def _check_parameters(forward: onnx.ModelProto, optimizer: RMSProp) -> None:
                 f"parameter '{parameter.name}' is {parameter.dtype}{list(parameter.shape)} in the "
                 f"optimizer, but {dtype}{list(tensor.dims)} in the model"
             )
+
+
+def _hint(graph: onnx.GraphProto, name: str) -> str:
+    """What stands under this name instead, or what the user may have meant."""
+    if any(value.name == name for value in graph.input):
+        return ", but an input: give it a value as an initializer to train it"
+    for node in graph.node:
+        if name in node.output:
+            if node.op_type == "Constant":
+                return ", but a Constant node: make it an initializer to train it"
+            source = f" of '{node.input[0]}'" if node.input else ""
+            if node.op_type == "DequantizeLinear":
+                return f", but the dequantized value{source}: train the model before quantizing it"
+            return f", but the output of {node.op_type}{source}, which may be what is to be trained"
+    close = difflib.get_close_matches(name, [tensor.name for tensor in graph.initializer], n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _append_loss(
