@@ -16,7 +16,7 @@ from models import digits
 from tools import demo
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = 30  # what `make demo` does
+EPOCHS = 20  # what `make demo` does
 
 
 @pytest.fixture(scope="module")

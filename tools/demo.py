@@ -67,9 +67,11 @@ def run(folder: Path, epochs: int) -> History:
     data = digits.load()
 
     forward = digits_cnn.build()
-    # With epsilon this large the steps shrink with the gradients, so that training settles.
+    steps = epochs * -(-len(data.train.labels) // BATCH_SIZE)
     optimizer = graphopt.RMSProp(
-        graphopt.parameters(forward), learning_rate=0.001, momentum=0.9, epsilon=1e-3
+        graphopt.parameters(forward),
+        learning_rate=graphopt.schedules.CosineDecayLR(0.0, 0.002, steps),
+        momentum=0.9,
     )
     graph = graphopt.training_graph(forward, loss="cross_entropy", optimizer=optimizer)
     graph.save(files.graph)
@@ -106,7 +108,7 @@ def _train(session: graphopt.Session, data: digits.Digits, epochs: int, files: F
             start = time.perf_counter()
             for batch in _batches(data.train, rng):
                 outputs = session.step(batch._asdict())
-                losses.append(float(outputs["loss"]))
+                losses.append(float(outputs["loss"]) + 0.0)  # -0.0 looks odd
                 progress.update(task, advance=1, loss=losses[-1])
             seconds += time.perf_counter() - start
             session.save_checkpoint(files.checkpoint)
@@ -146,6 +148,7 @@ def _plot(history: History, path: Path) -> None:
         color="C0",
         label=f"mean of {window} steps",
     )
+    upper.set_ylim(bottom=1e-4)  # below lies noise
     upper.set_ylabel("training loss (cross entropy)")
     upper.legend(frameon=False)
 
@@ -174,7 +177,7 @@ def main(
     folder: Annotated[Path, typer.Option("--output", "-o", help="Where the files go.")] = Path(
         "build/demo"
     ),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 20,
 ) -> None:
     """Train the digits network with RMSProp inside its ONNX graph.
 

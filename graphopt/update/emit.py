@@ -84,7 +84,7 @@ class _Update:
                     gate.wait_for(self._schedule(schedule))
         gradients = []
         for bucket in buckets:
-            gradients.append(self._concat([self._flat_gradient(p, bucket.rule) for p in bucket]))
+            gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
             gate.wait_for(gradients[-1])
 
         passed = op.Squeeze(gate.shape)
@@ -106,10 +106,10 @@ class _Update:
             self.scheduled[schedule] = emit_schedule(schedule, self.op, self.global_step)
         return self.scheduled[schedule]
 
-    def _flat_gradient(self, parameter: Parameter, rule: Rule) -> ir.Value:
+    def _gradient(self, parameter: Parameter, rule: Rule) -> ir.Value:
         gradient = self.gradients[parameter.name]
         if not rule.grad_centralization:
-            return self._flat(gradient)
+            return gradient
         # The mean is over each row, so this one stage comes before flattening; and so does
         # weight decay, which comes before it.
         rows = [parameter.shape[0], -1]
@@ -117,12 +117,12 @@ class _Update:
         if rule.decays and not self.optimizer.decoupled_weight_decay:
             w = self.op.Reshape(self.parameters[parameter.name], rows)
             g = self._decayed(self._float32(w, parameter.dtype), g, rule)
-        return self.gate.flatten(self._call("Centralize", [g]))
+        return self._call("Centralize", [g])
 
     def _update_bucket(self, bucket: Bucket, gradient: ir.Value) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
         inputs = [self.parameters[parameter.name] for parameter in bucket]
-        old_w = w = self._float32(self._concat([self._flat(v) for v in inputs]), bucket.dtype)
+        old_w = w = self._float32(self._concat(inputs), bucket.dtype)
         g = self.gate.flatten(gradient)
         lr = self._schedule(rule.learning_rate)
         if rule.decays and optimizer.decoupled_weight_decay:
@@ -139,7 +139,7 @@ class _Update:
         ]
         new_w, *new_states = self.op.node(
             core.name(optimizer),
-            [w, g, *states, lr],
+            [w, g, *map(self.gate.flatten, states), lr],
             domain=functions.DOMAIN,
             outputs=1 + len(states),
             **core.attributes(optimizer),
@@ -186,7 +186,10 @@ class _Update:
         return value if is_flat else self.gate.flatten(value)
 
     def _concat(self, values: list[ir.Value]) -> ir.Value:
-        return values[0] if len(values) == 1 else self.op.Concat(*values, axis=0)
+        """The values one after another, 1-D, after the gate's last wait."""
+        if len(values) == 1:
+            return self.gate.flatten(values[0])
+        return self.op.Concat(*(self._flat(value) for value in values), axis=0)
 
     def _split(self, flat: ir.Value, bucket: Bucket) -> Iterable[ir.Value]:
         sizes = [parameter.size for parameter in bucket]
