@@ -3,12 +3,18 @@
 import math
 from typing import Any
 
+_FLOAT32_MAX = 3.4028234663852886e38
+_SHOWN = 60  # characters of a value in a message
+
 
 def number(name: str, value: Any) -> float:
     """An int, float or bool, as a float."""
     if not isinstance(value, int | float):
         raise TypeError(_expected(name, value, "an int or a float"))
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: got an int that no float can hold") from None
 
 
 def floating(name: str, value: Any) -> float:
@@ -26,15 +32,24 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def in_float32(name: str, value: float) -> float:
+    """A number that float32, in which the graph computes, can hold."""
+    if math.isfinite(value) and abs(value) > _FLOAT32_MAX:
+        raise ValueError(_expected(name, value, f"at most {_FLOAT32_MAX:.1e}, as float32 holds"))
+    return value
+
+
 def at_least_zero(name: str, value: float) -> float:
-    """A finite value >= 0."""
+    """A finite value >= 0 that float32 can hold."""
+    in_float32(name, value)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(_expected(name, value, "a finite number >= 0"))
     return value
 
 
 def above_zero(name: str, value: float) -> float:
-    """A finite value > 0."""
+    """A finite value > 0 that float32 can hold."""
+    in_float32(name, value)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(_expected(name, value, "a finite number > 0"))
     return value
@@ -58,4 +73,7 @@ def steps(name: str, value: Any) -> None:
 
 
 def _expected(name: str, value: Any, expected: str) -> str:
-    return f"{name}: got {value!r} ({type(value).__name__}), expected {expected}"
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}..."
+    return f"{name}: got {shown} ({type(value).__name__}), expected {expected}"

@@ -1,7 +1,8 @@
 """Reading and writing files so that a failure leaves nothing half done."""
 
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,33 +20,29 @@ def existing_file(path: PathLike) -> Path:
 
 
 def write_atomically(path: PathLike, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then move it into place.
+    """Let ``write`` fill a temporary file in the same folder, then move it to ``path``.
 
-    Whoever opens ``path`` sees the old content or the new, never a part of it.
+    Whoever opens ``path`` sees the old content or the new, never a part of it. A symbolic link
+    stays one: what it points to is written.
     """
-    path = Path(path)
-    if path.is_dir():
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
         raise IsADirectoryError(f"cannot write '{path}': it is a folder")
-    if not path.parent.is_dir():
+    if not target.parent.is_dir():
         raise FileNotFoundError(
-            f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first"
+            f"cannot write '{path}': the folder '{Path(path).parent}' does not exist; "
+            "create it first"
         )
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    if target.exists() and not target.is_file():
+        raise OSError(f"cannot write '{path}': it is not a regular file")
+    temporary = target.parent / f".graphopt-{secrets.token_hex(8)}.part"
     try:
         write(temporary)
+        if target.exists():
+            shutil.copymode(target, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+    return target

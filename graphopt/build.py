@@ -13,11 +13,13 @@ from graphopt.builder import GraphBuilder
 from graphopt.forward import ForwardModel, read_proto
 from graphopt.gradients import build_gradients, prepare
 from graphopt.graph import TrainingGraph, assemble
+from graphopt.labels import remembered
 from graphopt.losses import LossFunction
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
 
 _UPDATE_OPSET, _UPDATE_IR_VERSION = 17, 8
+_STATES = ("mean_square.", "mean_grad.", "moment.")
 
 
 def training_graph(
@@ -71,19 +73,20 @@ def training_graph(
         ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
     """
     _check_optimizer(optimizer)
+    for name, text in (("output", output), ("labels", labels)):
+        if not isinstance(text, str | None):
+            raise TypeError(f"{name}: got {text!r} ({type(text).__name__}), expected a string")
+    if not labels:
+        raise ValueError("labels: got an empty string, expected the name of an input")
     forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer)
     prepared, statistics = prepare(forward, names)
-    _free_names(prepared.graph, {"loss", "updated", "global_step", "group_mask", labels})
-    _free_names(prepared.graph, {f"{name}_grad" for name in names})
     op = GraphBuilder(prepared.graph)
+    _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
     value = _append_loss(op, loss, output, labels)
-    inferred = _inferred(op.graph)
-    _check_scalar(inferred, value)
     if optimizer.loss_scale != 1:
-        scale = np.array(optimizer.loss_scale, value.dtype.numpy() if value.dtype else np.float32)
-        value = op.Mul(value, op.constant(scale, name="loss_scale"))
+        value = op.Mul(value, _loss_scale(optimizer, value))
     built = build_gradients(prepared, names, value, statistics)
     initial = {
         tensor.name: numpy_helper.to_array(tensor)
@@ -99,7 +102,7 @@ def training_graph(
         statistics=built.statistics,
         group_mask=group_mask,
     )
-    return assemble(built.model, optimizer, carried, forward, losses.class_labels(inferred))
+    return assemble(built.model, optimizer, carried, forward, remembered(prepared.graph))
 
 
 def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGraph:
@@ -184,6 +187,8 @@ def _append_loss(
                 f"loss: got '{loss}', expected {_listed(losses.BUILT_IN)}, "
                 f"a scalar output of the model ({_listed(outputs)}), or a function"
             )
+        if output is not None:
+            raise ValueError(f"output: got '{output}', but the loss is the output '{loss}' itself")
         value = outputs[loss]
     elif callable(loss):
         chosen = outputs.values() if output is None else [_chosen(outputs, output, "loss")]
@@ -195,6 +200,7 @@ def _append_loss(
             )
     else:
         raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
+    value = _scalar(op, value)
     return value if value.name == "loss" else op.output(value, "loss")
 
 
@@ -211,34 +217,79 @@ def _chosen(outputs: dict[str, ir.Value], output: str | None, loss: str) -> ir.V
     return outputs[output]
 
 
-def _inferred(graph: ir.Graph) -> onnx.ModelProto:
-    model = ir.to_proto(ir.Model(graph, ir_version=_UPDATE_IR_VERSION))
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
-
-
-def _check_scalar(inferred: onnx.ModelProto, value: ir.Value) -> None:
-    """Refuse a loss that is no floating-point scalar, as far as shape inference can tell."""
-    tensor = next(v for v in inferred.graph.output if v.name == value.name).type.tensor_type
-    if tensor.elem_type:
-        dtype = ir.DataType(tensor.elem_type)
+def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
+    """The loss, if it is a floating-point scalar; where that is not known, the graph checks it."""
+    dtype, shape = _inferred(op.graph, value)
+    if dtype is not None:
+        value.dtype = dtype
         if not dtype.is_floating_point():
             raise ValueError(f"loss: got {dtype.numpy().name}, expected a floating-point scalar")
-        value.dtype = dtype
-    if tensor.HasField("shape") and tensor.shape.dim:
-        shape = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
+    if shape:
         raise ValueError(
             f"loss: got shape {shape}, expected a scalar of shape []; "
             "reduce it, for example by ReduceMean with keepdims=0"
         )
+    if shape is None:
+        checked = op.Reshape(value, np.zeros(0, np.int64))
+        if dtype is not None:
+            checked.dtype = dtype
+        if value.name == "loss" and value.is_graph_output():
+            op.graph.outputs[op.graph.outputs.index(value)] = checked
+            value.name, checked.name = op.fresh_name("loss/unchecked"), "loss"
+        return checked
+    return value
 
 
-def _free_names(graph: ir.Graph, wanted: set[str]) -> None:
+def _inferred(
+    graph: ir.Graph, value: ir.Value
+) -> tuple[ir.DataType | None, list[int | str] | None]:
+    """The dtype and the shape of a value, as far as shape inference can tell."""
+    is_output = value.is_graph_output()
+    if not is_output:
+        graph.outputs.append(value)
+    model = ir.to_proto(ir.Model(graph, ir_version=_UPDATE_IR_VERSION))
+    if not is_output:
+        graph.outputs.remove(value)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    tensor = next(v for v in model.graph.output if v.name == value.name).type.tensor_type
+    dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
+
+
+def _loss_scale(optimizer: RMSProp, loss: ir.Value) -> np.ndarray:
+    dtype = loss.dtype.numpy() if loss.dtype is not None else np.dtype(np.float32)
+    with np.errstate(over="ignore"):
+        scale = np.array(optimizer.loss_scale, dtype)
+    if not np.isfinite(scale):
+        raise ValueError(
+            f"loss_scale: got {optimizer.loss_scale}, which is infinite in {dtype.name}, "
+            "the dtype of the loss; expected a smaller one, or a loss in float32"
+        )
+    return scale
+
+
+def _free_names(op: GraphBuilder, wanted: set[str], trained: Iterable[str]) -> None:
     """Rename inner values of the forward model that have a name the training graph needs."""
-    interface = {value.name for value in graph.outputs}
-    for node in graph:
+    interface = {
+        str(value.name)
+        for value in (*op.graph.inputs, *op.graph.outputs, *op.graph.initializers.values())
+    }
+    for name in trained:
+        for taken in (f"{name}_grad", f"{name}.next"):
+            if taken in interface:
+                raise ValueError(
+                    f"the model has '{taken}', which is what the training graph calls a value of "
+                    f"parameter '{name}'; rename one of them in the model"
+                )
+    for node in op.graph:
         for value in node.outputs:
-            if value.name in wanted and value.name not in interface:
-                value.name = f"forward/{value.name}"
+            name = str(value.name)
+            needed = name in wanted or name.endswith(("_grad", ".next")) or name.startswith(_STATES)
+            if needed and name not in interface:
+                value.name = op.fresh_name(f"forward/{name}")
+                op.release_name(name)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -43,7 +43,10 @@ class GraphBuilder:
         """A builder that appends to ``graph``."""
         self.graph = graph
         self._names = {value.name for value in graph.inputs} | set(graph.initializers)
-        self._names.update(value.name for node in graph for value in node.outputs)
+        self._names.update(value.name for node in graph.all_nodes() for value in node.outputs)
+        for subgraph in graph.subgraphs():
+            self._names.update(value.name for value in subgraph.inputs)
+            self._names.update(subgraph.initializers)
         self._last_number: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
@@ -114,7 +117,7 @@ class GraphBuilder:
 
     def constant(self, value: npt.ArrayLike, name: str | None = None) -> ir.Value:
         """An initializer; equal ones are shared. Python floats are float32, ints int64."""
-        array = np.asarray(value)
+        array = np.array(value)  # a copy: the caller may change his
         if array.dtype == np.float64 and not isinstance(value, np.ndarray | np.generic):
             array = array.astype(np.float32)
         key = (array.dtype.name, array.shape, array.tobytes())
@@ -134,6 +137,10 @@ class GraphBuilder:
         self._names.add(name)
         return name
 
+    def release_name(self, name: str) -> None:
+        """Make a name available that no value has any more."""
+        self._names.discard(name)
+
     def _reserve(self, name: str) -> None:
         if name in self._names:
             raise ValueError(
@@ -146,6 +153,11 @@ class GraphBuilder:
         if operand is None or isinstance(operand, ir.Value):
             return operand
         if dtype is not None and isinstance(operand, int | float):
+            if isinstance(operand, float) and not dtype.is_floating_point():
+                raise TypeError(
+                    f"got {operand!r} beside a value of dtype {dtype.numpy().name}; "
+                    "cast that to a floating-point dtype first, with op.Cast(value, to=...)"
+                )
             return self.constant(np.array(operand, dtype.numpy()))
         return self.constant(operand)
 

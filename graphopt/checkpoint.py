@@ -44,6 +44,11 @@ def load(path: PathLike, expected: Iterable[tuple[View, str]]) -> dict[str, np.n
         raise ValueError(f"'{path}' is not a checkpoint: {error}") from None
     if metadata.get("format") != _FORMAT["format"]:
         raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
+    if metadata.get("version") != _FORMAT["version"]:
+        raise ValueError(
+            f"checkpoint '{path}' has version {metadata.get('version')}, "
+            f"expected {_FORMAT['version']}; a newer graphopt wrote it"
+        )
     wanted = {view.name: (view, dtype) for view, dtype in expected}
     problems = [f"it lacks '{name}'" for name in wanted if name not in state]
     problems += [

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from graphopt._files import PathLike, existing_file
 
@@ -26,7 +25,19 @@ def read_forward(model: ForwardModel) -> ir.Model:
     """The model as `onnx_ir.Model`; what is handed over is never changed."""
     if isinstance(model, ir.Model):
         return model
-    return ir.from_proto(read_proto(model))
+    return to_ir(read_proto(model))
+
+
+def to_ir(proto: onnx.ModelProto) -> ir.Model:
+    """The model as `onnx_ir.Model`.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:  # noqa: BLE001 - whatever onnx-ir finds wrong
+        raise ValueError(f"the model is damaged: {error}") from None
 
 
 def read_proto(model: ForwardModel) -> onnx.ModelProto:
@@ -40,12 +51,12 @@ def read_proto(model: ForwardModel) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
     if isinstance(model, ir.Model):
-        return ir.to_proto(model)
+        return ir.to_proto(ir.external_data.load_to_model(model.clone()))
     if isinstance(model, str | os.PathLike):
         path = existing_file(model)
         try:
-            proto = onnx.load(path)
-        except (DecodeError, ValueError) as error:
+            proto = onnx.load(path, format="protobuf")
+        except Exception as error:  # noqa: BLE001 - protobuf's, onnx's and the file system's
             raise ValueError(f"'{path}' is not an ONNX model: {error}") from None
         if not proto.graph.node or not proto.opset_import:
             raise ValueError(f"'{path}' is not an ONNX model: it holds no graph")

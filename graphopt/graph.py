@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from onnx_ir.passes import common as passes
 from graphopt._files import PathLike, write_atomically
 from graphopt.carried import Carried, declare, declared
 from graphopt.forward import read_proto
-from graphopt.losses import ClassLabels
+from graphopt.labels import ClassLabels
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed
 from graphopt.update import core, functions
@@ -154,6 +155,7 @@ def assemble(
     texts = [functions.stage(name) for name in called - {core.name(optimizer)}]
     texts.append(core.text(optimizer))
     proto.functions.extend(functions.load(texts, model.graph.opset_imports[""]))
+    _check_names(carried)
     metadata = {
         _OPTIMIZER: json.dumps(_describe(optimizer)),
         _GROUPS: json.dumps(_describe_groups(optimizer)),
@@ -177,6 +179,16 @@ def save_model(model: onnx.ModelProto, path: PathLike) -> None:
             "and one ONNX file holds less than 2 GiB"
         )
     write_atomically(path, lambda part: Path(part).write_bytes(model.SerializeToString()))
+
+
+def _check_names(carried: Sequence[Carried]) -> None:
+    names = Counter(view.name for value in carried for view in value.views)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"'{twice[0]}' is both a parameter and the state of one, or two states; "
+            "rename the parameter in the model"
+        )
 
 
 def _order_interface(graph: ir.Graph, carried: Sequence[Carried]) -> None:

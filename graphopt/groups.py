@@ -151,8 +151,8 @@ def _check_lengths(rates: Iterable[LearningRateSchedule]) -> None:
     lengths = sorted({len(rate.values) for rate in rates if isinstance(rate, Listed)})
     if len(lengths) > 1:
         raise ValueError(
-            f"lr: got lists of {' and '.join(map(str, lengths))} learning rates, "
-            "expected the same number of steps in each"
+            f"lr: got lists of {' and '.join(map(str, lengths))} learning rates, expected the "
+            "same number of steps in all groups and in the optimizer's learning_rate"
         )
 
 

@@ -3,7 +3,7 @@
 ONNX Runtime runs nodes in any order that respects their inputs. An output may share the memory of
 an input if every node that reads the input is bound to run before the node that writes the output,
 that is, if the writer depends on each reader. A reader may also be the writer itself where it
-works element by element.
+works element by element. An input that is reported as an output is read after the run.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from graphopt.carried import Carried
 # The output of these may be the memory of their input, so who reads it reads the input too.
 _VIEWS = {
     "Cast",
+    "Dropout",
     "Expand",
     "Flatten",
     "Gather",
@@ -50,13 +51,18 @@ def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]
         for name in _read(node):
             readers.setdefault(name, []).append(index)
 
+    reported = {value.name for value in model.graph.output} - {c.output for c in carried}
     reads = {value.input: _all_readers(value.input, nodes, readers) for value in carried}
     bit = {node: 1 << k for k, node in enumerate(sorted(set().union(*reads.values(), ())))}
     depends_on = _dependencies(nodes, writer, bit)
     proven = set()
     for value in carried:
         last = writer.get(value.output)
-        if last is None:
+        seen_as = {
+            value.input,
+            *(o for r in reads[value.input] if _is_view(nodes[r]) for o in nodes[r].output),
+        }
+        if last is None or seen_as & reported:
             continue
         before = depends_on[last]
         if all(
@@ -88,8 +94,10 @@ def _read(node: onnx.NodeProto) -> set[str]:
     names = {name for name in node.input if name}
     for attribute in node.attribute:
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            names.update(name for inner in graph.node for name in _read(inner))
-            names.update(value.name for value in graph.output)
+            own = {value.name for value in (*graph.input, *graph.initializer)}
+            own.update(name for inner in graph.node for name in inner.output)
+            read = {name for inner in graph.node for name in _read(inner)}
+            names |= (read | {value.name for value in graph.output}) - own
     return names
 
 
@@ -101,9 +109,13 @@ def _all_readers(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list
         for index in readers.get(waiting.pop(), ()):
             if index not in found:
                 found.add(index)
-                if nodes[index].op_type in _VIEWS:
+                if _is_view(nodes[index]):
                     waiting += nodes[index].output
     return found
+
+
+def _is_view(node: onnx.NodeProto) -> bool:
+    return node.op_type in _VIEWS
 
 
 def _dependencies(

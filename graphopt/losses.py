@@ -1,12 +1,11 @@
 """Losses, appended to the forward graph as standard ONNX nodes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.labels import checked_labels
 
 LossFunction = Callable[..., ir.Value]
 
@@ -25,7 +24,8 @@ def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = "labels") ->
             f"cross_entropy: output '{logits.name}' has shape {shape}, "
             "expected [batch, classes] or [batch, classes, ...]"
         )
-    target = op.input(labels, ir.DataType.INT64, [shape[0], *shape[2:]])
+    target = checked_labels(op, logits, op.input(labels, ir.DataType.INT64, [shape[0], *shape[2:]]))
+    logits = _float32(op, logits)
     if len(shape) > 2:  # the runtime's gradient takes rows of classes only
         last = len(shape) - 1
         logits = op.Flatten(op.Transpose(logits, perm=[0, *range(2, last + 1), 1]), axis=last)
@@ -36,13 +36,15 @@ def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = "labels") ->
 
 def mse(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
     """Mean of ``(prediction - label)**2``; ``labels`` has the prediction's shape and dtype."""
-    error = op.Sub(prediction, _target_like(op, prediction, labels, "mse"))
+    prediction, target = _with_target(op, prediction, labels, "mse")
+    error = op.Sub(prediction, target)
     return op.ReduceMean(op.Mul(error, error), keepdims=0)
 
 
 def l1(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
     """Mean of ``|prediction - label|``; ``labels`` has the prediction's shape and dtype."""
-    error = op.Sub(prediction, _target_like(op, prediction, labels, "l1"))
+    prediction, target = _with_target(op, prediction, labels, "l1")
+    error = op.Sub(prediction, target)
     return op.ReduceMean(op.Abs(error), keepdims=0)
 
 
@@ -54,11 +56,12 @@ def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = "labels") 
     The right side cannot overflow, and its gradient is exact everywhere: at 0, where the
     derivative of the absolute value is taken as 0, what remains is 1/2 = sigmoid(0).
     """
-    target = _target_like(op, logits, labels, "bce_with_logits")
+    logits, target = _with_target(op, logits, labels, "bce_with_logits")
     magnitude = op.Abs(logits)
     positive_part = op.Mul(op.Add(logits, magnitude), 0.5)
-    softplus = op.Add(positive_part, op.Log(op.Add(op.Exp(op.Neg(magnitude)), 1.0)))
-    return op.ReduceMean(op.Sub(softplus, op.Mul(logits, target)), keepdims=0)
+    tail = op.Log(op.Add(op.Exp(op.Neg(magnitude)), 1.0))
+    # In this order nothing is lost where the first two cancel, as they do for a good prediction.
+    return op.ReduceMean(op.Add(op.Sub(positive_part, op.Mul(logits, target)), tail), keepdims=0)
 
 
 BUILT_IN: dict[str, LossFunction] = {
@@ -67,45 +70,6 @@ BUILT_IN: dict[str, LossFunction] = {
     "bce_with_logits": bce_with_logits,
     "l1": l1,
 }
-
-
-@dataclass(frozen=True)
-class ClassLabels:
-    """A graph input that holds class indices.
-
-    ONNX Runtime reads past the end of the logits for a class that does not exist, so whoever feeds
-    the graph has to look first.
-
-    Attributes:
-        name: The input.
-        classes: Labels are 0 to ``classes - 1``.
-        ignored: A label outside that range that is allowed, if any.
-    """
-
-    name: str
-    classes: int
-    ignored: int | None = None
-
-
-def class_labels(model: onnx.ModelProto) -> list[ClassLabels]:
-    """The class labels among the inputs of a model whose shapes have been inferred."""
-    graph = model.graph
-    inputs = {value.name for value in graph.input}
-    producer = {name: node for node in graph.node for name in node.output}
-    shapes = {value.name: value.type.tensor_type.shape for value in graph.value_info}
-    shapes |= {v.name: v.type.tensor_type.shape for v in (*graph.input, *graph.output)}
-    found = []
-    for node in graph.node:
-        if node.op_type not in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"):
-            continue
-        logits, labels = node.input[0], node.input[1]
-        while labels in producer and producer[labels].op_type in ("Reshape", "Flatten", "Cast"):
-            labels = producer[labels].input[0]
-        dims = [dim.dim_value for dim in shapes[logits].dim] if logits in shapes else []
-        if labels in inputs and len(dims) > 1 and dims[1]:
-            ignored = [a.i for a in node.attribute if a.name == "ignore_index"]
-            found.append(ClassLabels(labels, dims[1], ignored[0] if ignored else None))
-    return found
 
 
 def _shape(value: ir.Value, loss: str) -> list[int | str | None]:
@@ -117,10 +81,19 @@ def _shape(value: ir.Value, loss: str) -> list[int | str | None]:
     return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
 
 
-def _target_like(op: GraphBuilder, value: ir.Value, labels: str, loss: str) -> ir.Value:
+def _with_target(
+    op: GraphBuilder, value: ir.Value, labels: str, loss: str
+) -> tuple[ir.Value, ir.Value]:
+    """The output and a new input of the same shape and dtype, both in float32."""
     shape = _shape(value, loss)
     if value.dtype is None or not value.dtype.is_floating_point():
         raise ValueError(
             f"{loss}: output '{value.name}' has dtype {value.dtype}, expected a floating-point one"
         )
-    return op.input(labels, value.dtype, shape)
+    target = op.input(labels, value.dtype, shape)
+    return _float32(op, value), _float32(op, target)
+
+
+def _float32(op: GraphBuilder, value: ir.Value) -> ir.Value:
+    """Losses are computed in float32: the mean of many float16 values is not one."""
+    return op.Cast(value, to=ir.DataType.FLOAT) if value.dtype == ir.DataType.FLOAT16 else value

@@ -30,6 +30,18 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "RNN": (1, 2),
 }
 
+# Which inputs of an operator are floating-point settings or statistics, not weights.
+_SETTING_INPUTS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (3, 4),
+    "Clip": (1, 2),
+    "DequantizeLinear": (1,),
+    "Dropout": (1,),
+    "OneHot": (2,),
+    "Pad": (2,),
+    "QuantizeLinear": (1,),
+    "Resize": (1, 2),
+}
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -151,8 +163,8 @@ class Parameters(list[Parameter]):
 def parameters(model: ForwardModel) -> Parameters:
     """The floating-point initializers of a forward model, in graph order.
 
-    The running mean and variance of batch normalization are left out: they are statistics that a
-    training graph carries along, not parameters that have a gradient.
+    Left out is what has no gradient: the running mean and variance of batch normalization, which a
+    training graph carries along, and settings such as the ratio of Dropout or the bounds of Clip.
 
     Args:
         model: A path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
@@ -173,7 +185,7 @@ def parameters(model: ForwardModel) -> Parameters:
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
     graph = read_forward(model).graph
-    statistics = {value.name for node in graph for value in running_statistics(node)}
+    settings = {value.name for node in graph.all_nodes() for value in _not_trained(node)}
     found = Parameters(
         Parameter(
             str(value.name),
@@ -183,7 +195,7 @@ def parameters(model: ForwardModel) -> Parameters:
         )
         for value in graph.initializers.values()
         if value.const_value is not None
-        and value.name not in statistics
+        and value.name not in settings
         and value.const_value.dtype.is_floating_point()
         and value.const_value.dtype.numpy().name in _FLOATING
     )
@@ -195,10 +207,12 @@ def parameters(model: ForwardModel) -> Parameters:
     return found
 
 
-def running_statistics(node: ir.Node) -> Iterator[ir.Value]:
-    """The running mean and variance that a BatchNormalization node reads; else nothing."""
-    if node.domain == "" and node.op_type == "BatchNormalization":
-        yield from (value for value in node.inputs[3:5] if value is not None)
+def _not_trained(node: ir.Node) -> Iterator[ir.Value]:
+    """The inputs of a node that are statistics or settings."""
+    if node.domain == "":
+        for index in _SETTING_INPUTS.get(node.op_type, ()):
+            if index < len(node.inputs) and (value := node.inputs[index]) is not None:
+                yield value
 
 
 def _weight_of(value: ir.Value) -> str | None:

@@ -11,6 +11,7 @@ from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules._base import Fixed
 from graphopt.schedules._parse import learning_rate as as_learning_rate
 
+_SMALLEST_LOSS_SCALE = 1.1754943508222875e-38  # the smallest normal float32
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
@@ -149,6 +150,11 @@ class RMSProp:
         self.nesterov = _checks.boolean("nesterov", nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: got True with momentum=0.0, expected a momentum > 0")
+        if self.loss_scale < _SMALLEST_LOSS_SCALE:
+            raise ValueError(
+                f"loss_scale: got {self.loss_scale}, expected at least {_SMALLEST_LOSS_SCALE}, "
+                "below which float32 loses digits"
+            )
         self.groups, self.params, grouped = read_groups(
             params,
             as_learning_rate("learning_rate", learning_rate),
@@ -164,6 +170,10 @@ class RMSProp:
             for index, group in enumerate(self.groups)
             for parameter in group.params
         }
+        for rule in rules.values():
+            if isinstance(rule.weight_decay, Fixed):
+                factor = rule.weight_decay.constant * self.loss_scale
+                _checks.in_float32("weight_decay * loss_scale", factor)
         self.rules = tuple(rules[parameter.name] for parameter in self.params)
 
     @property

@@ -18,7 +18,7 @@ from graphopt import _runtime, checkpoint, in_place
 from graphopt._files import PathLike
 from graphopt.carried import Carried, View
 from graphopt.graph import TrainingGraph, load, save_model
-from graphopt.losses import ClassLabels
+from graphopt.labels import ClassLabels
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Feed:
     Attributes:
         name: The name of the graph's input.
         shape: Its dimensions; a string is a symbolic one, which may differ from step to step but
-            is the same for every feed that names it; None may be anything.
+            is the same for every feed that names it; None may be anything. None in place of the
+            dimensions: any shape.
         dtype: NumPy's name of its element type.
     """
 
     name: str
-    shape: tuple[int | str | None, ...]
+    shape: tuple[int | str | None, ...] | None
     dtype: str
 
 
@@ -82,6 +83,7 @@ class Session:
         self.graph = _as_graph(graph)
         initial = _initial_state(self.graph.carried, parameters)
         self._runtime = _runtime.onnxruntime()
+        providers = _checked_providers(providers)
         self._device = _device(providers)
         self._session = _load(self._runtime, self.graph, providers)
         model = self.graph.model.graph
@@ -91,7 +93,7 @@ class Session:
         self.inputs = [_feed(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
         self._defaults = {
-            feed.name: np.ones([dim for dim in feed.shape if isinstance(dim, int)], np.bool_)
+            feed.name: np.ones([dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_)
             for feed in self.inputs
             if feed.name == "group_mask"
         }
@@ -264,15 +266,26 @@ def _as_graph(graph: TrainingGraph | onnx.ModelProto | PathLike) -> TrainingGrap
     )
 
 
-def _device(providers: Sequence[Any] | None) -> tuple[str, int]:
+def _checked_providers(providers: Sequence[Any] | None) -> list[Any]:
+    if providers is None:
+        return ["CPUExecutionProvider"]
+    if isinstance(providers, str) or not all(isinstance(p, str | tuple) for p in providers):
+        raise TypeError(
+            f"providers: got {providers!r}, expected a list such as ['CPUExecutionProvider']"
+        )
+    if not providers:
+        raise ValueError("providers: got an empty list, expected at least one")
+    return list(providers)
+
+
+def _device(providers: Sequence[Any]) -> tuple[str, int]:
     """Where the first provider keeps tensors."""
-    first = (providers or ["CPUExecutionProvider"])[0]
+    first = providers[0]
     name, options = first if isinstance(first, tuple) else (first, {})
     return ("cuda", int(options.get("device_id", 0))) if name.startswith("CUDA") else ("cpu", 0)
 
 
-def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any] | None) -> Any:
-    providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
+def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any]) -> Any:
     available = runtime.get_available_providers()
     for provider in providers:
         name = provider[0] if isinstance(provider, tuple) else provider
@@ -331,10 +344,12 @@ def _keeps_order(runtime: Any) -> bool:
 
 def _feed(value: onnx.ValueInfoProto) -> Feed:
     tensor = value.type.tensor_type
-    shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-        for dim in tensor.shape.dim
-    )
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in tensor.shape.dim
+        )
     return Feed(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
 
 
@@ -369,10 +384,22 @@ def _as_array(feed: Feed, value: Any) -> np.ndarray:
     """The feed as an array; a Python number for a scalar takes its dtype."""
     if feed.shape == () and isinstance(value, int | float):
         return np.asarray(value, feed.dtype)
-    return np.asarray(value)
+    if value is None or isinstance(value, onnx.TensorProto):
+        raise TypeError(f"feed '{feed.name}': got {type(value).__name__}, expected an array")
+    try:
+        return _native(np.asarray(value))
+    except ValueError as error:
+        raise ValueError(f"feed '{feed.name}': not an array: {error}") from None
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In the byte order of the machine, which is what the runtime takes an array to be in."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _check_shape(feed: Feed, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:
+    if feed.shape is None:
+        return
     wanted = [dim if dim is not None else "any" for dim in feed.shape]
     fits = len(shape) == len(wanted) and all(
         got == dim for got, dim in zip(shape, wanted, strict=True) if isinstance(dim, int)
@@ -408,6 +435,10 @@ def _check_labels(labels: ClassLabels, array: np.ndarray) -> None:
 def _initial_state(
     carried: Sequence[Carried], parameters: Mapping[str, Any] | None
 ) -> dict[str, np.ndarray]:
+    if not isinstance(parameters, Mapping | None):
+        raise TypeError(
+            f"parameters: got {type(parameters).__name__}, expected a dict of arrays by name"
+        )
     given = dict(parameters or {})
     own = {value.input: value for value in carried if _is_named_value(value)}
     unknown = [name for name in given if name not in own]
@@ -426,7 +457,7 @@ def _initial_state(
     state = {}
     for value in carried:
         if value.input in given:
-            state[value.input] = _checked_parameter(value, np.asarray(given[value.input]))
+            state[value.input] = _checked_parameter(value, _native(np.asarray(given[value.input])))
         elif isinstance(value.initial, np.ndarray):
             state[value.input] = value.initial
         else:

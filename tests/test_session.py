@@ -58,7 +58,7 @@ def two_readers(order):
         elif name == "reader":
             op.output(op.Gemm(dy, w, transB=1), "dx")
         else:
-            carried = emit.append_update(op, optimizer, {"w": w}, {"w": gradient}, {}, {})
+            carried = emit.append_update(op, optimizer, {"w": w}, {"w": gradient})
     return assemble(ir.Model(graph, ir_version=8), optimizer, carried)
 
 

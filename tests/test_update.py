@@ -366,7 +366,10 @@ def consume(model, binding, given, steps):
     carried = initial_values(model) | given
     assert set(carried) == set(binding)
     for step in steps:
+        before = {key: value.copy() for key, value in carried.items()}
         results = dict(zip(outputs, session.run(None, {**carried, **step}), strict=True))
+        for key, value in before.items():  # a run changes nothing that it is given
+            np.testing.assert_array_equal(carried[key], value, err_msg=key)
         carried = {key: results[value] for key, value in binding.items()}
     return carried
 

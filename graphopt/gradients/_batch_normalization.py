@@ -1,33 +1,63 @@
 """Batch normalization: in training mode where it is trained, written out where it is frozen."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._rewrite import add_outputs, describe, replace
 
 
+@dataclass(frozen=True)
+class RunningStatistic:
+    """A running mean or variance, which moves towards that of the batch.
+
+    Attributes:
+        name: The initializer that holds it.
+        batch: The name of the value that holds the statistic of the batch.
+        momentum: How much of the old value stays: ``momentum * old + (1 - momentum) * batch``.
+    """
+
+    name: str
+    batch: str
+    momentum: float
+
+
 def rewrite_batch_normalization(
     op: GraphBuilder, node: ir.Node, trained: Collection[str]
-) -> list[str]:
-    """Prepare one node; returns the names of the running statistics that it moves."""
+) -> list[RunningStatistic]:
+    """Prepare one node; returns the running statistics that it moves."""
     scale, bias, mean, variance = node.inputs[1:5]
     names = {value.name for value in (scale, bias) if value is not None}
     if not node.attributes.get_int("training_mode", 0) and names.isdisjoint(trained):
         _write_out(op, node)
         return []
+    add_outputs(op, node, 3)
+    momentum = node.attributes.get_float("momentum", 0.9)
     statistics = []
-    for value in (mean, variance):
+    for index, value in ((3, mean), (4, variance)):
         if value is None or not value.is_initializer():
             raise ValueError(
                 f"{describe(node)}: a running statistic of it is not an initializer; "
                 "export the model so that it is"
             )
-        statistics.append(str(value.name))
+        if node.outputs[index - 2].uses() or node.outputs[index - 2].is_graph_output():
+            raise ValueError(
+                f"{describe(node)}: its running statistics are read in the model, "
+                "expected them to be outputs of batch normalization alone"
+            )
+        statistics.append(
+            RunningStatistic(str(value.name), str(node.outputs[index - 2].name), momentum)
+        )
+        # The runtime's kernel writes the new statistic over its input. It gets zeros of its own
+        # instead, and with momentum 0 what it writes is the statistic of the batch.
+        zeros = op.Mul(value, 0.0)
+        op.graph.remove(zeros.producer())  # type: ignore[arg-type]
+        op.graph.insert_before(node, zeros.producer())  # type: ignore[arg-type]
+        node.replace_input_with(index, zeros)
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
-    add_outputs(op, node, 3)
+    node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
     return statistics
 
 
@@ -40,7 +70,7 @@ def _write_out(op: GraphBuilder, node: ir.Node) -> None:
             "declare the shapes of the model's inputs"
         )
     per_channel = [-1] + [1] * (len(x.shape) - 2)
-    epsilon = op.constant(np.float32(node.attributes.get_float("epsilon", 1e-5)))
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
     k = op.Div(scale, op.Sqrt(op.Add(variance, epsilon)))
     shift = op.Sub(bias, op.Mul(mean, k))
     y = op.Add(op.Mul(x, op.Reshape(k, per_channel)), op.Reshape(shift, per_channel))

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
+from graphopt.gradients._batch_normalization import RunningStatistic
 
 # The newest formats that onnxruntime-training 1.19.2 reads.
 MAX_IR_VERSION = 10
@@ -22,20 +23,20 @@ class GradientGraph:
         model: The forward graph, the loss and the backward pass.
         parameters: The graph's input of each parameter.
         gradients: The gradient of each parameter.
-        statistics: The new value of each running statistic.
+        statistics: The statistic of the batch for each running statistic, with its momentum.
     """
 
     model: ir.Model
     parameters: dict[str, ir.Value]
     gradients: dict[str, ir.Value]
-    statistics: dict[str, ir.Value]
+    statistics: dict[str, tuple[ir.Value, float]]
 
 
 def build_gradients(
     model: ir.Model,
     names: Collection[str],
     loss: ir.Value,
-    statistics: Collection[str],
+    statistics: Collection[RunningStatistic],
 ) -> GradientGraph:
     """The gradients of ``loss`` with respect to the initializers called ``names``.
 
@@ -49,7 +50,9 @@ def build_gradients(
     kept = [str(value.name) for value in model.graph.outputs]
     if loss not in model.graph.outputs:
         model.graph.outputs.append(loss)
-    _initializers_to_inputs(model, {*names, *statistics})
+    inner = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs.extend(inner[statistic.batch] for statistic in statistics)
+    _initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})
     model.ir_version = MAX_IR_VERSION
     try:
         built = _runtime.gradient_model(
@@ -59,7 +62,7 @@ def build_gradients(
         raise ValueError(_in_plain_words(str(error))) from None
     result = ir.from_proto(onnx.load_model_from_string(built))
     graph = result.graph
-    values = {str(value.name): value for value in graph.inputs}
+    values = {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
     values.update((str(value.name), value) for node in graph for value in node.outputs)
     without = [name for name in names if f"{name}_grad" not in values]
     if without:
@@ -69,7 +72,7 @@ def build_gradients(
         result,
         {name: values[name] for name in names},
         {name: values[f"{name}_grad"] for name in names},
-        _new_statistics(graph, statistics),
+        {s.name: (values[s.batch], s.momentum) for s in statistics},
     )
 
 
@@ -130,15 +133,3 @@ def _initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
         value.const_value = None
         if value not in graph.inputs:
             graph.inputs.append(value)
-
-
-def _new_statistics(graph: ir.Graph, names: Collection[str]) -> dict[str, ir.Value]:
-    """The outputs of the runtime's batch normalization that update the running statistics."""
-    found = {}
-    for node in graph:
-        if node.op_type == "BatchNormInternal":
-            for position, value in enumerate(node.inputs[3:5], start=1):
-                if value is not None and value.name in names:
-                    found[str(value.name)] = node.outputs[position]
-    assert len(found) == len(set(names))
-    return found

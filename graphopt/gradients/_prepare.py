@@ -12,17 +12,28 @@ from onnx import version_converter
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
+from graphopt.forward import to_ir
 from graphopt.gradients._average_pool import rewrite_average_pool
-from graphopt.gradients._batch_normalization import rewrite_batch_normalization
+from graphopt.gradients._batch_normalization import (
+    RunningStatistic,
+    rewrite_batch_normalization,
+)
+from graphopt.gradients._cross_entropy import rewrite_cross_entropy
+from graphopt.gradients._dropout import rewrite_dropout
+from graphopt.gradients._layer_normalization import rewrite_layer_normalization
+from graphopt.gradients._matmul import rewrite_matmul
 from graphopt.gradients._padding import write_out_pads
-from graphopt.gradients._rewrite import add_outputs
+from graphopt.gradients._rewrite import describe
+from graphopt.gradients._transpose import rewrite_transpose
 
 # Older operators lack gradients or what the update needs; newer ones onnxruntime-training.
 _MIN_OPSET, _MAX_OPSET = 17, 21
 
 
-def prepare(proto: onnx.ModelProto, trained: Collection[str]) -> tuple[ir.Model, list[str]]:
-    """A copy of the model that can be differentiated, and the names of its running statistics.
+def prepare(
+    proto: onnx.ModelProto, trained: Collection[str]
+) -> tuple[ir.Model, list[RunningStatistic]]:
+    """A copy of the model that can be differentiated, and its running statistics.
 
     Args:
         proto: The forward model, which is left as it is.
@@ -33,28 +44,64 @@ def prepare(proto: onnx.ModelProto, trained: Collection[str]) -> tuple[ir.Model,
             cannot be rewritten.
     """
     proto = _convert_opset(proto)
-    model = ir.from_proto(proto)
+    model = to_ir(proto)
     passes.InlinePass()(model)
+    passes.RemoveInitializersFromInputsPass()(model)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
     op = GraphBuilder(model.graph)
-    statistics: list[str] = []
+    statistics: list[RunningStatistic] = []
     for node in list(model.graph):
         if node.domain != "":
             continue
         match node.op_type:
             case "BatchNormalization":
                 statistics += rewrite_batch_normalization(op, node, trained)
+            case "Dropout":
+                rewrite_dropout(op, node)
             case "LayerNormalization":
-                add_outputs(op, node, 3)
-            case "Dropout" | "SoftmaxCrossEntropyLoss":
-                add_outputs(op, node, 2)
+                rewrite_layer_normalization(op, node)
+            case "MatMul":
+                rewrite_matmul(op, node)
+            case "SoftmaxCrossEntropyLoss":
+                rewrite_cross_entropy(op, node)
+            case "Transpose":
+                rewrite_transpose(node)
             case "AveragePool":
                 write_out_pads(node)
                 rewrite_average_pool(op, node)
             case "Conv" | "ConvTranspose" | "MaxPool":
                 write_out_pads(node)
     model.graph.sort()
+    _check_subgraphs(model.graph, trained)
+    _check_statistics(statistics, trained)
     return model, statistics
+
+
+def _check_subgraphs(graph: ir.Graph, trained: Collection[str]) -> None:
+    for node in graph.all_nodes():
+        if node.graph is graph:
+            continue
+        for value in node.inputs:
+            if value is not None and value.graph is graph and value.name in trained:
+                raise ValueError(
+                    f"parameter '{value.name}' is read inside a branch or loop ({describe(node)}), "
+                    "where it has no gradient; leave it out of the optimizer"
+                )
+
+
+def _check_statistics(statistics: list[RunningStatistic], trained: Collection[str]) -> None:
+    names = [statistic.name for statistic in statistics]
+    for name in names:
+        if name in trained:
+            raise ValueError(
+                f"parameter '{name}' is a running statistic of batch normalization, which moves "
+                "by itself; leave it out of the optimizer"
+            )
+        if names.count(name) > 1:
+            raise ValueError(
+                f"'{name}' is the running statistic of two batch normalizations in training mode; "
+                "give each its own"
+            )
 
 
 def _convert_opset(proto: onnx.ModelProto) -> onnx.ModelProto:

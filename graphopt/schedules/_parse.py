@@ -1,7 +1,6 @@
 """Making a learning rate of what the user gives as one."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,11 @@ def learning_rate(name: str, value: Any) -> LearningRateSchedule:
     if isinstance(value, str | bytes):
         raise ValueError(f"{name}: got {value!r}, expected {_EXPECTED}")
     if isinstance(value, int | float):
-        return Fixed(_checks.at_least_zero(name, float(value)))
+        return Fixed(_checks.at_least_zero(name, _checks.number(name, value)))
     array = _array(value)
     if array is not None:
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: got an array of {array.dtype.name}, expected {_EXPECTED}")
         if array.ndim > 1:
             raise ValueError(f"{name}: got shape {list(array.shape)}, expected {_EXPECTED}")
         if array.ndim == 0:
@@ -50,17 +51,6 @@ def emit(schedule: LearningRateSchedule, op: GraphBuilder, global_step: ir.Value
     return value if value.dtype == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
 
 
-def check_lengths(name: str, rates: Sequence[LearningRateSchedule]) -> None:
-    """Lists that are used together must have the same length.
-
-    Raises:
-        ValueError: They have not.
-    """
-    lengths = sorted({len(rate.values) for rate in rates if isinstance(rate, Listed)})
-    if len(lengths) > 1:
-        raise ValueError(f"{name}: got lists of lengths {lengths}, expected one length")
-
-
 def _array(value: Any) -> np.ndarray | None:
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
@@ -74,10 +64,14 @@ def _checked_list(name: str, values: list[Any]) -> tuple[float, ...]:
         raise ValueError(f"{name}: got no value, expected one for each step")
     checked = []
     for index, value in enumerate(values):
-        if not isinstance(value, int | float | np.integer | np.floating):
+        where = f"{name}[{index}]"
+        if not isinstance(value, int | float | np.number | np.bool_):
             kind = ValueError if isinstance(value, str | Iterable) else TypeError
-            raise kind(f"{name}[{index}]: got {value!r}, expected a number")
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}[{index}]: got {value!r}, expected a finite number >= 0")
-        checked.append(float(value))
+            raise kind(f"{where}: got {value!r}, expected a number")
+        checked.append(
+            _checks.at_least_zero(
+                where,
+                _checks.number(where, value.item() if isinstance(value, np.generic) else value),
+            )
+        )
     return tuple(checked)

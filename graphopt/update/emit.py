@@ -29,7 +29,7 @@ def append_update(
     gradients: Mapping[str, ir.Value],
     *,
     initial: Mapping[str, Array] | None = None,
-    statistics: Mapping[str, ir.Value] | None = None,
+    statistics: Mapping[str, tuple[ir.Value, float]] | None = None,
     group_mask: bool = False,
 ) -> list[Carried]:
     """Append the update, the counter of steps and the output ``updated``.
@@ -40,7 +40,8 @@ def append_update(
         parameters: The graph's input of each parameter, by parameter name.
         gradients: The gradient of each, of the same shape and dtype.
         initial: Values of parameters and running statistics before the first step.
-        statistics: The new values of running statistics, by the name of the input that they feed.
+        statistics: The statistic of the batch, and the part of the old value that stays, by the
+            name of the input that holds a running statistic.
         group_mask: Add the input ``group_mask``, which says which groups are updated.
 
     Returns:
@@ -74,7 +75,7 @@ class _Update:
         )
         self.scheduled: dict[LearningRateSchedule, ir.Value] = {}
 
-    def append(self, statistics: Mapping[str, ir.Value]) -> list[Carried]:
+    def append(self, statistics: Mapping[str, tuple[ir.Value, float]]) -> list[Carried]:
         op, gate = self.op, self.gate
         rules = self.optimizer.rules
         buckets = plan(zip(self.optimizer.params, rules, strict=True))
@@ -93,9 +94,12 @@ class _Update:
         carried = []
         for bucket, gradient in zip(buckets, gradients, strict=True):
             carried += self._update_bucket(bucket, gradient)
-        for name, value in statistics.items():
+        for name, (batch, momentum) in statistics.items():
             statistic = next(v for v in op.graph.inputs if v.name == name)
-            carried.append(self._carry(statistic, gate.flatten(value)))
+            dtype = statistic.dtype.numpy().name if statistic.dtype is not None else "float32"
+            old, new = (self._float32(v, dtype) for v in (statistic, gate.flatten(batch)))
+            moved = self._call("MovingAverage", [old, new], decay=momentum)
+            carried.append(self._carry(statistic, self._as(moved, dtype)))
         step = op.Sub(self.global_step, passed)
         carried.append(self._carry(self.global_step, step, initial=0))
         return carried
@@ -150,8 +154,7 @@ class _Update:
                 self._call("Mask", [enabled, old, new])
                 for old, new in zip([old_w, *states], [new_w, *new_states], strict=True)
             )
-        if bucket.dtype != "float32":
-            new_w = self.op.Cast(new_w, to=ir.DataType.from_numpy(np.dtype(bucket.dtype)))
+        new_w = self._as(new_w, bucket.dtype)
         self.gate.wait_for(new_w)
 
         carried = [
@@ -180,6 +183,12 @@ class _Update:
 
     def _float32(self, value: ir.Value, dtype: str) -> ir.Value:
         return value if dtype == "float32" else self.op.Cast(value, to=ir.DataType.FLOAT)
+
+    def _as(self, value: ir.Value, dtype: str) -> ir.Value:
+        """A float32 value in the dtype of what it feeds."""
+        if dtype == "float32":
+            return value
+        return self.op.Cast(value, to=ir.DataType.from_numpy(np.dtype(dtype)))
 
     def _flat(self, value: ir.Value) -> ir.Value:
         is_flat = value.shape is not None and len(value.shape) == 1

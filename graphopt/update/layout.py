@@ -69,7 +69,11 @@ def plan(rules: Iterable[tuple[Parameter, Rule]]) -> list[Bucket]:
             finished.append((rule, filling[key]))
         room[key] -= parameter.size
         filling[key].append(parameter)
-    return [
-        Bucket(members[0].name if len(members) == 1 else f"bucket{index}", tuple(members), rule)
-        for index, (rule, members) in enumerate(finished)
-    ]
+    names = {parameter.name for _, members in finished for parameter in members}
+    buckets = []
+    for index, (rule, members) in enumerate(finished):
+        name = members[0].name if len(members) == 1 else f"bucket{index}"
+        while len(members) > 1 and name in names:
+            name += "_"
+        buckets.append(Bucket(name, tuple(members), rule))
+    return buckets
