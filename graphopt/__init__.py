@@ -3,10 +3,11 @@
 from graphopt import reference, schedules
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
+from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph, load
 from graphopt.parameters import Parameter, Parameters, parameters
 from graphopt.rmsprop import RMSProp
-from graphopt.session import Feed, Session
+from graphopt.session import Session
 
 __all__ = [
     "Feed",

@@ -2,10 +2,16 @@
 
 import importlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import onnx
+from onnx import helper
 
 _INSTALL = (
     "install one of graphopt[training-cpu] (builds gradients and runs), "
@@ -67,3 +73,37 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
         return bytes(builder.get_model())
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base
         raise ValueError(f"ONNX Runtime cannot build the gradients: {error}") from None
+
+
+@cache
+def keeps_order(runtime: Any) -> bool:
+    """Whether the runtime's optimizer keeps the nodes by which writes wait for reads.
+
+    It could know the size of a tensor without waiting for it. The versions that were tested do
+    not look; should a later one, then nothing is overwritten in place.
+    """
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Neg", ["x"], ["waited_for"]),
+        helper.make_node("Size", ["waited_for"], ["size"]),
+        helper.make_node("Min", ["size", "flat"], ["shape"]),
+        helper.make_node("Reshape", ["y", "shape"], ["z"]),
+    ]
+    tensor = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "wait",
+        [info("x", tensor, [2, 2]), info("y", tensor, [2, 2])],
+        [info("z", tensor, [4])],
+        [helper.make_tensor("flat", onnx.TensorProto.INT64, [1], [-1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with tempfile.TemporaryDirectory() as folder:
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        optimized = onnx.load(options.optimized_model_filepath)
+    return {"Neg", "Size", "Min"} <= {node.op_type for node in optimized.graph.node}

@@ -1,41 +1,19 @@
 """Runs a training graph, and owns its state between the steps."""
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from graphopt import _runtime, checkpoint, in_place
 from graphopt._files import PathLike
 from graphopt.carried import Carried, View
+from graphopt.feeds import check_labels, checked_feeds, feed_of, native
 from graphopt.graph import TrainingGraph, load, save_model
-from graphopt.labels import ClassLabels
-
-
-@dataclass(frozen=True)
-class Feed:
-    """What a step must be given.
-
-    Attributes:
-        name: The name of the graph's input.
-        shape: Its dimensions; a string is a symbolic one, which may differ from step to step but
-            is the same for every feed that names it; None may be anything. None in place of the
-            dimensions: any shape.
-        dtype: NumPy's name of its element type.
-    """
-
-    name: str
-    shape: tuple[int | str | None, ...] | None
-    dtype: str
 
 
 class Session:
@@ -90,7 +68,7 @@ class Session:
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels = self.graph.class_labels
         self._steps, self._step = self.graph.steps, 0
-        self.inputs = [_feed(value) for value in model.input if value.name not in carried_inputs]
+        self.inputs = [feed_of(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
         self._defaults = {
             feed.name: np.ones([dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_)
@@ -99,7 +77,7 @@ class Session:
         }
         self._reported = [v.name for v in model.output if v.name not in carried_outputs]
         self._in_place: set[str] = set()
-        if _keeps_order(self._runtime):
+        if _runtime.keeps_order(self._runtime):
             self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
         self._binding = self._session.io_binding()
         self._values: dict[str, Any] = {}
@@ -136,9 +114,9 @@ class Session:
             >>> session.state["w"]
             array(4., dtype=float32)
         """
-        arrays = _checked_feeds(self.inputs, feeds, self._defaults)
+        arrays = checked_feeds(self.inputs, feeds, self._defaults)
         for labels in self._class_labels:
-            _check_labels(labels, arrays[labels.name])
+            check_labels(labels, arrays[labels.name])
         with self._exclusively():
             self._check_steps()
             for name, array in arrays.items():
@@ -308,130 +286,6 @@ def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any]) -> Any:
         ) from None
 
 
-@cache
-def _keeps_order(runtime: Any) -> bool:
-    """Whether the runtime's optimizer keeps the nodes by which writes wait for reads.
-
-    It could know the size of a tensor without waiting for it. The versions that were tested do
-    not look; should a later one, then nothing is overwritten in place.
-    """
-    info = helper.make_tensor_value_info
-    nodes = [
-        helper.make_node("Neg", ["x"], ["waited_for"]),
-        helper.make_node("Size", ["waited_for"], ["size"]),
-        helper.make_node("Min", ["size", "flat"], ["shape"]),
-        helper.make_node("Reshape", ["y", "shape"], ["z"]),
-    ]
-    tensor = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "wait",
-        [info("x", tensor, [2, 2]), info("y", tensor, [2, 2])],
-        [info("z", tensor, [4])],
-        [helper.make_tensor("flat", onnx.TensorProto.INT64, [1], [-1])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with tempfile.TemporaryDirectory() as folder:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        optimized = onnx.load(options.optimized_model_filepath)
-    return {"Neg", "Size", "Min"} <= {node.op_type for node in optimized.graph.node}
-
-
-def _feed(value: onnx.ValueInfoProto) -> Feed:
-    tensor = value.type.tensor_type
-    shape = None
-    if tensor.HasField("shape"):
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-            for dim in tensor.shape.dim
-        )
-    return Feed(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
-
-
-def _checked_feeds(
-    inputs: Sequence[Feed], feeds: Mapping[str, Any], defaults: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    if not isinstance(feeds, Mapping):
-        raise TypeError(f"feeds: got {type(feeds).__name__}, expected a dict of arrays by name")
-    names = [feed.name for feed in inputs]
-    feeds = {**defaults, **feeds}
-    problems = [f"'{name}' is missing" for name in names if name not in feeds]
-    problems += [f"'{name}' is not a feed" for name in feeds if name not in names]
-    if problems:
-        raise ValueError(
-            f"feeds: {', '.join(problems)}; expected {', '.join(repr(name) for name in names)}"
-        )
-    symbols: dict[str, tuple[int, str]] = {}
-    arrays = {}
-    for feed in inputs:
-        array = _as_array(feed, feeds[feed.name])
-        if array.dtype.name != feed.dtype:
-            raise TypeError(
-                f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
-                f"convert it, for example with .astype('{feed.dtype}')"
-            )
-        _check_shape(feed, array.shape, symbols)
-        arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
-    return arrays
-
-
-def _as_array(feed: Feed, value: Any) -> np.ndarray:
-    """The feed as an array; a Python number for a scalar takes its dtype."""
-    if feed.shape == () and isinstance(value, int | float):
-        return np.asarray(value, feed.dtype)
-    if value is None or isinstance(value, onnx.TensorProto):
-        raise TypeError(f"feed '{feed.name}': got {type(value).__name__}, expected an array")
-    try:
-        return _native(np.asarray(value))
-    except ValueError as error:
-        raise ValueError(f"feed '{feed.name}': not an array: {error}") from None
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """In the byte order of the machine, which is what the runtime takes an array to be in."""
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _check_shape(feed: Feed, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:
-    if feed.shape is None:
-        return
-    wanted = [dim if dim is not None else "any" for dim in feed.shape]
-    fits = len(shape) == len(wanted) and all(
-        got == dim for got, dim in zip(shape, wanted, strict=True) if isinstance(dim, int)
-    )
-    if not fits:
-        raise ValueError(f"feed '{feed.name}': got shape {list(shape)}, expected {wanted}")
-    if 0 in shape:
-        raise ValueError(
-            f"feed '{feed.name}': got shape {list(shape)}, which has no elements; "
-            "there is nothing to learn from an empty batch"
-        )
-    for got, dim in zip(shape, feed.shape, strict=True):
-        if isinstance(dim, str):
-            other, where = symbols.setdefault(dim, (got, feed.name))
-            if other != got:
-                raise ValueError(
-                    f"feed '{feed.name}': got shape {list(shape)}, expected {wanted} "
-                    f"with {dim}={other} as in feed '{where}'"
-                )
-
-
-def _check_labels(labels: ClassLabels, array: np.ndarray) -> None:
-    wrong = (array < 0) | (array >= labels.classes)
-    if labels.ignored is not None:
-        wrong &= array != labels.ignored
-    if wrong.any():
-        raise ValueError(
-            f"feed '{labels.name}': got label {array[wrong].flat[0]}, "
-            f"expected classes 0 to {labels.classes - 1}"
-        )
-
-
 def _initial_state(
     carried: Sequence[Carried], parameters: Mapping[str, Any] | None
 ) -> dict[str, np.ndarray]:
@@ -457,7 +311,7 @@ def _initial_state(
     state = {}
     for value in carried:
         if value.input in given:
-            state[value.input] = _checked_parameter(value, _native(np.asarray(given[value.input])))
+            state[value.input] = _checked_parameter(value, native(np.asarray(given[value.input])))
         elif isinstance(value.initial, np.ndarray):
             state[value.input] = value.initial
         else:

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from graphopt import in_place, session as session_module
+from graphopt import _runtime, in_place
 from graphopt.builder import GraphBuilder
 from graphopt.graph import assemble
 from graphopt.update import emit
@@ -146,7 +146,7 @@ def test_everything_is_overwritten_in_place():
 
 def test_taking_turns_gives_the_same_state(monkeypatch):
     in_place_session = graphopt.Session(digits_graph())
-    monkeypatch.setattr(session_module, "_keeps_order", lambda _runtime: False)
+    monkeypatch.setattr(_runtime, "keeps_order", lambda _runtime: False)
     taking_turns = graphopt.Session(digits_graph())
     assert len(taking_turns._next) == len(taking_turns.graph.carried)
     for feeds in batches(5):
@@ -156,7 +156,7 @@ def test_taking_turns_gives_the_same_state(monkeypatch):
 
 
 def test_runtime_keeps_the_order():
-    assert session_module._keeps_order(onnxruntime)
+    assert _runtime.keeps_order(onnxruntime)
 
 
 def test_state_is_a_copy():
