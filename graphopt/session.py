@@ -272,10 +272,10 @@ def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any]) -> Any:
                 f"providers: '{name}' is not available, "
                 f"onnxruntime {runtime.__version__} has {', '.join(available)}"
             )
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    for unread in ("training_info", "metadata_props"):  # the runtime would only copy them
-        model.ClearField(unread)
+    source = graph.model  # without training_info and metadata, which the runtime does not read
+    model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
+    model.opset_import.extend(source.opset_import)
+    model.functions.extend(source.functions)
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     try:
