@@ -8,13 +8,12 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from graphopt import losses
 from graphopt.builder import GraphBuilder
 from graphopt.forward import ForwardModel, read_proto
 from graphopt.gradients import build_gradients, prepare
 from graphopt.graph import TrainingGraph, assemble
 from graphopt.labels import remembered
-from graphopt.losses import LossFunction
+from graphopt.losses import LossFunction, append_loss
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
 
@@ -84,7 +83,7 @@ def training_graph(
     prepared, statistics = prepare(forward, names)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
-    value = _append_loss(op, loss, output, labels)
+    value = append_loss(op, loss, output, labels)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
     built = build_gradients(prepared, names, value, statistics)
@@ -174,90 +173,6 @@ def _hint(graph: onnx.GraphProto, name: str) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _append_loss(
-    op: GraphBuilder, loss: str | LossFunction, output: str | None, labels: str
-) -> ir.Value:
-    """Append the loss and make it the output ``loss``."""
-    outputs = {str(value.name): value for value in op.graph.outputs}
-    if isinstance(loss, str) and loss in losses.BUILT_IN:
-        value = losses.BUILT_IN[loss](op, _chosen(outputs, output, loss), labels)
-    elif isinstance(loss, str):
-        if loss not in outputs:
-            raise ValueError(
-                f"loss: got '{loss}', expected {_listed(losses.BUILT_IN)}, "
-                f"a scalar output of the model ({_listed(outputs)}), or a function"
-            )
-        if output is not None:
-            raise ValueError(f"output: got '{output}', but the loss is the output '{loss}' itself")
-        value = outputs[loss]
-    elif callable(loss):
-        chosen = outputs.values() if output is None else [_chosen(outputs, output, "loss")]
-        value = loss(op, *chosen)
-        if not isinstance(value, ir.Value):
-            raise TypeError(
-                f"loss: the function returned {type(value).__name__}, expected the scalar value of "
-                "the graph that op.ReduceMean(...) or the like returns"
-            )
-    else:
-        raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
-    value = _scalar(op, value)
-    return value if value.name == "loss" else op.output(value, "loss")
-
-
-def _chosen(outputs: dict[str, ir.Value], output: str | None, loss: str) -> ir.Value:
-    if output is None and len(outputs) == 1:
-        return next(iter(outputs.values()))
-    if output is None:
-        raise ValueError(
-            f"loss '{loss}': the model has several outputs ({_listed(outputs)}); "
-            "say which one with output=..."
-        )
-    if output not in outputs:
-        raise ValueError(f"output: got '{output}', expected one of {_listed(outputs)}")
-    return outputs[output]
-
-
-def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
-    """The loss, if it is a floating-point scalar; where that is not known, the graph checks it."""
-    dtype, shape = _inferred(op.graph, value)
-    if dtype is not None:
-        value.dtype = dtype
-        if not dtype.is_floating_point():
-            raise ValueError(f"loss: got {dtype.numpy().name}, expected a floating-point scalar")
-    if shape:
-        raise ValueError(
-            f"loss: got shape {shape}, expected a scalar of shape []; "
-            "reduce it, for example by ReduceMean with keepdims=0"
-        )
-    if shape is None:
-        checked = op.Reshape(value, np.zeros(0, np.int64))
-        if dtype is not None:
-            checked.dtype = dtype
-        if value.name == "loss" and value.is_graph_output():
-            op.graph.outputs[op.graph.outputs.index(value)] = checked
-            value.name, checked.name = op.fresh_name("loss/unchecked"), "loss"
-        return checked
-    return value
-
-
-def _inferred(
-    graph: ir.Graph, value: ir.Value
-) -> tuple[ir.DataType | None, list[int | str] | None]:
-    """The dtype and the shape of a value, as far as shape inference can tell."""
-    is_output = value.is_graph_output()
-    if not is_output:
-        graph.outputs.append(value)
-    model = ir.to_proto(ir.Model(graph, ir_version=_UPDATE_IR_VERSION))
-    if not is_output:
-        graph.outputs.remove(value)
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    tensor = next(v for v in model.graph.output if v.name == value.name).type.tensor_type
-    dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
-    if not tensor.HasField("shape"):
-        return dtype, None
-    return dtype, [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
-
-
 def _loss_scale(optimizer: RMSProp, loss: ir.Value) -> np.ndarray:
     dtype = loss.dtype.numpy() if loss.dtype is not None else np.dtype(np.float32)
     with np.errstate(over="ignore"):
@@ -290,7 +205,3 @@ def _free_names(op: GraphBuilder, wanted: set[str], trained: Iterable[str]) -> N
             if needed and name not in interface:
                 value.name = op.fresh_name(f"forward/{name}")
                 op.release_name(name)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)

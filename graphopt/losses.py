@@ -1,7 +1,9 @@
 """Losses, appended to the forward graph as standard ONNX nodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -70,6 +72,105 @@ BUILT_IN: dict[str, LossFunction] = {
     "bce_with_logits": bce_with_logits,
     "l1": l1,
 }
+
+
+def append_loss(
+    op: GraphBuilder, loss: str | LossFunction, output: str | None, labels: str
+) -> ir.Value:
+    """Append a loss to a forward graph and make it the output ``loss``.
+
+    Args:
+        op: Appends to the graph.
+        loss: One of `BUILT_IN`, a scalar output of the graph, or a function that appends nodes.
+        output: The output that the loss applies to, where there are several.
+        labels: The name of the new input that a loss of the four reads.
+
+    Raises:
+        TypeError: ``loss`` is neither text nor a function, or the function returns no value.
+        ValueError: The loss is unknown or not a scalar, or it is not clear what it applies to.
+    """
+    outputs = {str(value.name): value for value in op.graph.outputs}
+    if isinstance(loss, str) and loss in BUILT_IN:
+        value = BUILT_IN[loss](op, _chosen(outputs, output, loss), labels)
+    elif isinstance(loss, str):
+        if loss not in outputs:
+            raise ValueError(
+                f"loss: got '{loss}', expected {_listed(BUILT_IN)}, "
+                f"a scalar output of the model ({_listed(outputs)}), or a function"
+            )
+        if output is not None:
+            raise ValueError(f"output: got '{output}', but the loss is the output '{loss}' itself")
+        value = outputs[loss]
+    elif callable(loss):
+        chosen = outputs.values() if output is None else [_chosen(outputs, output, "loss")]
+        value = loss(op, *chosen)
+        if not isinstance(value, ir.Value):
+            raise TypeError(
+                f"loss: the function returned {type(value).__name__}, expected the scalar value of "
+                "the graph that op.ReduceMean(...) or the like returns"
+            )
+    else:
+        raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
+    value = _scalar(op, value)
+    return value if value.name == "loss" else op.output(value, "loss")
+
+
+def _chosen(outputs: dict[str, ir.Value], output: str | None, loss: str) -> ir.Value:
+    if output is None and len(outputs) == 1:
+        return next(iter(outputs.values()))
+    if output is None:
+        raise ValueError(
+            f"loss '{loss}': the model has several outputs ({_listed(outputs)}); "
+            "say which one with output=..."
+        )
+    if output not in outputs:
+        raise ValueError(f"output: got '{output}', expected one of {_listed(outputs)}")
+    return outputs[output]
+
+
+def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
+    """The loss, if it is a floating-point scalar; where that is not known, the graph checks it."""
+    dtype, shape = _inferred(op.graph, value)
+    if dtype is not None:
+        value.dtype = dtype
+        if not dtype.is_floating_point():
+            raise ValueError(f"loss: got {dtype.numpy().name}, expected a floating-point scalar")
+    if shape:
+        raise ValueError(
+            f"loss: got shape {shape}, expected a scalar of shape []; "
+            "reduce it, for example by ReduceMean with keepdims=0"
+        )
+    if shape is None:
+        checked = op.Reshape(value, np.zeros(0, np.int64))
+        if dtype is not None:
+            checked.dtype = dtype
+        if value.name == "loss" and value.is_graph_output():
+            op.graph.outputs[op.graph.outputs.index(value)] = checked
+            value.name, checked.name = op.fresh_name("loss/unchecked"), "loss"
+        return checked
+    return value
+
+
+def _inferred(
+    graph: ir.Graph, value: ir.Value
+) -> tuple[ir.DataType | None, list[int | str] | None]:
+    """The dtype and the shape of a value, as far as shape inference can tell."""
+    is_output = value.is_graph_output()
+    if not is_output:
+        graph.outputs.append(value)
+    model = ir.to_proto(ir.Model(graph, ir_version=8))
+    if not is_output:
+        graph.outputs.remove(value)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    tensor = next(v for v in model.graph.output if v.name == value.name).type.tensor_type
+    dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def _shape(value: ir.Value, loss: str) -> list[int | str | None]:
