@@ -1,7 +1,8 @@
 """The public verbs: a forward model and an optimizer go in, a training graph comes out."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,11 +10,12 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphopt.builder import GraphBuilder
-from graphopt.forward import ForwardModel, read_proto
-from graphopt.gradients import build_gradients, prepare
+from graphopt.forward import ForwardModel, read_proto, to_ir
+from graphopt.gradients import build_gradients, convert_opset, given_gradients, prepare
 from graphopt.graph import TrainingGraph, assemble
 from graphopt.labels import remembered
 from graphopt.losses import LossFunction, append_loss
+from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
 
@@ -23,9 +25,10 @@ _STATES = ("mean_square.", "mean_grad.", "moment.")
 
 def training_graph(
     model: ForwardModel,
-    loss: str | LossFunction,
-    optimizer: RMSProp,
+    loss: str | LossFunction | None = None,
+    optimizer: RMSProp | None = None,
     *,
+    gradients: Mapping[str, str] | None = None,
     output: str | None = None,
     labels: str = "labels",
     group_mask: bool = False,
@@ -49,6 +52,10 @@ def training_graph(
             of the model; or a function ``loss(op, *outputs)`` that appends nodes with a
             `GraphBuilder` and returns a scalar.
         optimizer: Whose parameters are trained.
+        gradients: For a model that computes its gradients itself, whatever made it: the name of
+            the tensor that holds the gradient of each parameter. The update is appended to it, and
+            onnxruntime-training is not needed. ``loss`` may then be the name of a scalar output,
+            or None. Parameters may be initializers or inputs of the model.
         output: The output that the loss applies to, where the model has several.
         labels: The name of the new input that a loss of the four reads.
         group_mask: Add the input ``group_mask``, bool [groups]: in a step, a group whose entry is
@@ -71,7 +78,11 @@ def training_graph(
         >>> [value.name for value in graph.model.graph.output]
         ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
     """
-    _check_optimizer(optimizer)
+    optimizer = _checked_optimizer(optimizer)
+    if gradients is not None:
+        return _with_gradients(read_proto(model), loss, optimizer, gradients, group_mask)
+    if loss is None:
+        raise TypeError("loss: got None, expected a string or a function")
     for name, text in (("output", output), ("labels", labels)):
         if not isinstance(text, str | None):
             raise TypeError(f"{name}: got {text!r} ({type(text).__name__}), expected a string")
@@ -79,7 +90,7 @@ def training_graph(
         raise ValueError("labels: got an empty string, expected the name of an input")
     forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
-    _check_parameters(forward, optimizer)
+    _check_parameters(forward, optimizer.params)
     prepared, statistics = prepare(forward, names)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
@@ -126,7 +137,7 @@ def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGra
         >>> session.state["w"]
         array([-0.01, -0.01, -0.01], dtype=float32)
     """
-    _check_optimizer(optimizer)
+    optimizer = _checked_optimizer(optimizer)
     graph = ir.Graph([], [], nodes=[], opset_imports={"": _UPDATE_OPSET}, name="update")
     op = GraphBuilder(graph)
     gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
@@ -135,14 +146,53 @@ def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGra
     return assemble(ir.Model(graph, ir_version=_UPDATE_IR_VERSION), optimizer, carried)
 
 
-def _check_optimizer(optimizer: RMSProp) -> None:
+def _with_gradients(
+    model: onnx.ModelProto,
+    loss: str | LossFunction | None,
+    optimizer: RMSProp,
+    gradients: Mapping[str, str],
+    group_mask: bool,
+) -> TrainingGraph:
+    """The update, appended to a model that computes its gradients itself."""
+    names = [parameter.name for parameter in optimizer.params]
+    missing = [name for name in names if name not in gradients]
+    unknown = [name for name in gradients if name not in names]
+    if missing or unknown:
+        raise ValueError(
+            f"gradients: {', '.join(repr(name) for name in missing or unknown)} "
+            + ("has no gradient" if missing else "is not a parameter of the optimizer")
+        )
+    inputs = {value.name for value in model.graph.input}
+    stored = [parameter for parameter in optimizer.params if parameter.name not in inputs]
+    _check_parameters(model, stored)
+    prepared = to_ir(convert_opset(model, _UPDATE_OPSET, onnx.defs.onnx_opset_version()))
+    built = given_gradients(prepared, {name: gradients[name] for name in names})
+    op = GraphBuilder(prepared.graph)
+    _free_names(op, {"loss", "updated", "global_step", "group_mask"}, (), set(gradients.values()))
+    if loss is not None:
+        if not isinstance(loss, str):
+            raise TypeError(
+                f"loss: got {type(loss).__name__}, expected the name of a scalar output: with "
+                "gradients=... the model computes its loss itself"
+            )
+        append_loss(op, loss, None, "labels")
+    initial = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    carried = append_update(
+        op, optimizer, built.parameters, built.gradients, initial=initial, group_mask=group_mask
+    )
+    forward = model if len(stored) == len(names) else None
+    return assemble(prepared, optimizer, carried, forward)
+
+
+def _checked_optimizer(optimizer: Any) -> RMSProp:
     if not isinstance(optimizer, RMSProp):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected a graphopt.RMSProp")
+    return optimizer
 
 
-def _check_parameters(forward: onnx.ModelProto, optimizer: RMSProp) -> None:
+def _check_parameters(forward: onnx.ModelProto, params: Iterable[Parameter]) -> None:
     tensors = {tensor.name: tensor for tensor in forward.graph.initializer}
-    for parameter in optimizer.params:
+    for parameter in params:
         tensor = tensors.get(parameter.name)
         if tensor is None:
             raise ValueError(
@@ -185,9 +235,11 @@ def _loss_scale(optimizer: RMSProp, loss: ir.Value) -> np.ndarray:
     return scale
 
 
-def _free_names(op: GraphBuilder, wanted: set[str], trained: Iterable[str]) -> None:
+def _free_names(
+    op: GraphBuilder, wanted: set[str], trained: Iterable[str], kept: Iterable[str] = ()
+) -> None:
     """Rename inner values of the forward model that have a name the training graph needs."""
-    interface = {
+    interface = set(kept) | {
         str(value.name)
         for value in (*op.graph.inputs, *op.graph.outputs, *op.graph.initializers.values())
     }

@@ -13,7 +13,7 @@ STEPS = 5
 # magnify that, and both are bounded: the variance s - a*a may be a small difference, but over 5
 # steps with a decay >= 0.5 is not below s/32; and so may a gradient be after weight decay or
 # centralization, but then the denominator is at least 0.03 (see `epsilons`).
-TOLERANCE = 1e-5
+TOLERANCE = 5e-6
 HALF = 2**-11  # rounding to float16, relative
 
 

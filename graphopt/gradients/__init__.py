@@ -2,6 +2,14 @@
 
 from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._build import GradientGraph, build_gradients
-from graphopt.gradients._prepare import prepare
+from graphopt.gradients._given import given_gradients
+from graphopt.gradients._prepare import convert_opset, prepare
 
-__all__ = ["GradientGraph", "RunningStatistic", "build_gradients", "prepare"]
+__all__ = [
+    "GradientGraph",
+    "RunningStatistic",
+    "build_gradients",
+    "convert_opset",
+    "given_gradients",
+    "prepare",
+]

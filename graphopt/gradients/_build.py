@@ -52,7 +52,7 @@ def build_gradients(
         model.graph.outputs.append(loss)
     inner = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.extend(inner[statistic.batch] for statistic in statistics)
-    _initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})
+    initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})
     model.ir_version = MAX_IR_VERSION
     try:
         built = _runtime.gradient_model(
@@ -121,7 +121,8 @@ def _unreached(names: Collection[str]) -> str:
     )
 
 
-def _initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
+def initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
+    """Turn these initializers into inputs of the graph."""
     graph = model.graph
     for name in [name for name in graph.initializers if name in names]:
         value = graph.initializers.pop(name)

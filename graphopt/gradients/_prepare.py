@@ -43,7 +43,7 @@ def prepare(
         ValueError: The model cannot be brought to an opset that the builder knows, or an operator
             cannot be rewritten.
     """
-    proto = _convert_opset(proto)
+    proto = convert_opset(proto, _MIN_OPSET, _MAX_OPSET)
     model = to_ir(proto)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
@@ -104,15 +104,20 @@ def _check_statistics(statistics: list[RunningStatistic], trained: Collection[st
             )
 
 
-def _convert_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
+def convert_opset(proto: onnx.ModelProto, least: int, most: int) -> onnx.ModelProto:
+    """The model at an opset of this range.
+
+    Raises:
+        ValueError: It cannot be converted.
+    """
     opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
-    target = min(max(opset, _MIN_OPSET), _MAX_OPSET)
+    target = min(max(opset, least), most)
     if opset == target:
         return proto
     try:
         return version_converter.convert_version(proto, target)
     except Exception as error:  # noqa: BLE001 - whatever the converter's C++ side gives
         raise ValueError(
-            f"the model has opset {opset}, a training graph needs {_MIN_OPSET} to {_MAX_OPSET}, "
+            f"the model has opset {opset}, a training graph needs {least} to {most}, "
             f"and converting it failed: {error}; export the model again with opset {target}"
         ) from None
