@@ -38,7 +38,7 @@ format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
 	$(BIN)/ruff check --fix .
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) .cache build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp's name is the extra: demo.stamp installs `demo`, test.stamp installs `test`.

@@ -55,7 +55,8 @@ class RMSProp:
     where :math:`\rho` is ``decay``, :math:`\beta` is ``momentum``, :math:`\eta` the learning rate
     and :math:`\epsilon` is ``epsilon``, inside the root. The mean square :math:`s` starts at
     **ones**, the moment :math:`m` and the mean gradient :math:`a` at zeros. Centered: an element
-    whose :math:`s - a^2 + \epsilon` is not positive keeps its moment and its weight in that step.
+    whose :math:`s - a^2 + \epsilon` is not positive keeps its moment and its weight in that step
+    (decoupled weight decay still applies).
     State and arithmetic are float32, whatever the dtype of the parameter.
 
     Parameter groups are dicts with ``params`` and, each optional, ``lr``, ``weight_decay`` and

@@ -211,6 +211,16 @@ def test_a_masked_group_keeps_nan_out():
     assert all(np.all(np.isfinite(value)) for value in session.state.values())
 
 
+def test_a_masked_group_keeps_the_bits_of_float16():
+    # Largest, infinite, -0, smallest; of a NaN the runtime keeps only that it is one.
+    bits = np.array([0x7BFF, 0xFC00, 0x8000, 0x0001], np.uint16)
+    w = graphopt.Parameter("w", bits.shape, "float16")
+    graph = graphopt.update_graph(graphopt.RMSProp([w]), group_mask=True)
+    session = graphopt.Session(graph, {"w": bits.view(np.float16)})
+    session.step({"w_grad": np.ones(bits.shape, np.float16), "group_mask": np.array([False])})
+    assert np.array_equal(session.state["w"].view(np.uint16), bits)
+
+
 def test_the_mask_is_checked():
     session, data = masked_session(), digits.load().train
     feeds = {"x": data.x[:2], "labels": data.labels[:2]}

@@ -202,6 +202,22 @@ def test_left_to_the_caller():
         session.step({"w_grad": ones, "v_grad": ones})
 
 
+def test_left_to_the_caller_in_two_places():
+    params = [graphopt.Parameter(name, (2,)) for name in "wv"]
+    after = schedules.SequentialLR([schedules.WarmUpLR(0.5, 1), schedules.FromCaller()], [1])
+    optimizer = graphopt.RMSProp(
+        [{"params": params[:1], "lr": schedules.FromCaller()}, {"params": params[1:], "lr": after}],
+        decay=0.0,
+    )
+    start = {name: np.zeros(2, "f") for name in "wv"}
+    session = graphopt.Session(graphopt.update_graph(optimizer), start)
+    for _ in range(2):
+        ones = np.ones(2, "f")
+        session.step({"w_grad": ones, "v_grad": ones, "learning_rate": 0.25})
+    assert np.array_equal(session.state["w"], [-0.5, -0.5])
+    assert np.array_equal(session.state["v"], [-0.25, -0.25])
+
+
 def test_weight_decay_as_a_schedule():
     decay = schedules.PolynomialDecayLR(0.4, 0.0, 4, 1.0)
     w, gamma = graphopt.Parameter("w", (3,)), graphopt.Parameter("gamma", (3,))

@@ -11,6 +11,8 @@ from graphopt import _checks
 from graphopt.builder import GraphBuilder
 from graphopt.schedules._base import LearningRateSchedule
 
+_FROM_CALLER = "graphopt.from_caller"
+
 
 @dataclass(frozen=True, init=False)
 class SequentialLR(LearningRateSchedule):
@@ -160,8 +162,13 @@ class FromCaller(LearningRateSchedule):
     name: str = "learning_rate"
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:  # noqa: ARG002
-        """An input of the graph."""
-        return op.input(self.name, ir.DataType.FLOAT, [])
+        """An input of the graph, the same wherever it is read."""
+        for value in op.graph.inputs:
+            if value.name == self.name and _FROM_CALLER in value.meta:
+                return value
+        value = op.input(self.name, ir.DataType.FLOAT, [])
+        value.meta[_FROM_CALLER] = True
+        return value
 
     def value(self, step: int) -> float:
         """Not known.

@@ -126,7 +126,8 @@ class _Update:
     def _update_bucket(self, bucket: Bucket, gradient: ir.Value) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
         inputs = [self.parameters[parameter.name] for parameter in bucket]
-        old_w = w = self._float32(self._concat(inputs), bucket.dtype)
+        old_w = self._concat(inputs)
+        w = self._float32(old_w, bucket.dtype)
         g = self.gate.flatten(gradient)
         lr = self._schedule(rule.learning_rate)
         if rule.decays and optimizer.decoupled_weight_decay:
@@ -148,13 +149,13 @@ class _Update:
             outputs=1 + len(states),
             **core.attributes(optimizer),
         )
+        new_w = self._as(new_w, bucket.dtype)
         if self.mask is not None:
             enabled = self.op.Gather(self.mask, rule.group, axis=0)
             new_w, *new_states = (
                 self._call("Mask", [enabled, old, new])
                 for old, new in zip([old_w, *states], [new_w, *new_states], strict=True)
             )
-        new_w = self._as(new_w, bucket.dtype)
         self.gate.wait_for(new_w)
 
         carried = [
