@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
+from graphopt import _checks
 from graphopt.builder import GraphBuilder
 from graphopt.forward import ForwardModel, read_proto, to_ir
 from graphopt.gradients import build_gradients, convert_opset, given_gradients, prepare
@@ -59,7 +60,8 @@ def training_graph(
         output: The output that the loss applies to, where the model has several.
         labels: The name of the new input that a loss of the four reads.
         group_mask: Add the input ``group_mask``, bool [groups]: in a step, a group whose entry is
-            False keeps its parameters and states bit for bit.
+            False keeps its parameters, their states and the running statistics of its batch
+            normalizations bit for bit.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -79,10 +81,11 @@ def training_graph(
         ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
     """
     optimizer = _checked_optimizer(optimizer)
+    _checks.boolean("group_mask", group_mask)
     if gradients is not None:
         return _with_gradients(read_proto(model), loss, optimizer, gradients, group_mask)
     if loss is None:
-        raise TypeError("loss: got None, expected a string or a function")
+        raise TypeError("loss: got NoneType, expected a string or a function")
     for name, text in (("output", output), ("labels", labels)):
         if not isinstance(text, str | None):
             raise TypeError(f"{name}: got {text!r} ({type(text).__name__}), expected a string")
@@ -109,10 +112,12 @@ def training_graph(
         built.parameters,
         built.gradients,
         initial=initial,
-        statistics=built.statistics,
+        statistics=built.statistics.values(),
         group_mask=group_mask,
     )
-    return assemble(built.model, optimizer, carried, forward, remembered(prepared.graph))
+    return assemble(
+        built.model, optimizer, carried, forward, remembered(prepared.graph), group_mask
+    )
 
 
 def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGraph:
@@ -138,12 +143,14 @@ def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGra
         array([-0.01, -0.01, -0.01], dtype=float32)
     """
     optimizer = _checked_optimizer(optimizer)
+    _checks.boolean("group_mask", group_mask)
     graph = ir.Graph([], [], nodes=[], opset_imports={"": _UPDATE_OPSET}, name="update")
     op = GraphBuilder(graph)
     gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
     values = {p.name: op.input(p.name, p.dtype, p.shape) for p in optimizer.params}
     carried = append_update(op, optimizer, values, gradients, group_mask=group_mask)
-    return assemble(ir.Model(graph, ir_version=_UPDATE_IR_VERSION), optimizer, carried)
+    model = ir.Model(graph, ir_version=_UPDATE_IR_VERSION)
+    return assemble(model, optimizer, carried, group_mask=group_mask)
 
 
 def _with_gradients(
@@ -181,7 +188,7 @@ def _with_gradients(
         op, optimizer, built.parameters, built.gradients, initial=initial, group_mask=group_mask
     )
     forward = model if len(stored) == len(names) else None
-    return assemble(prepared, optimizer, carried, forward)
+    return assemble(prepared, optimizer, carried, forward, group_mask=group_mask)
 
 
 def _checked_optimizer(optimizer: Any) -> RMSProp:
@@ -200,6 +207,11 @@ def _check_parameters(forward: onnx.ModelProto, params: Iterable[Parameter]) -> 
                 f"{_hint(forward.graph, parameter.name)} (graphopt.parameters(model) lists them)"
             )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+        if "float" not in dtype:
+            raise ValueError(
+                f"parameter '{parameter.name}' is {dtype} in the model, so it has no gradient; "
+                "if it is quantized, train the model before quantizing it"
+            )
         if tuple(tensor.dims) != parameter.shape or dtype != parameter.dtype:
             raise ValueError(
                 f"parameter '{parameter.name}' is {parameter.dtype}{list(parameter.shape)} in the "

@@ -1,5 +1,6 @@
 """A helper that appends nodes to a graph, one method call a node."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ Operand = ir.Value | npt.ArrayLike | None
 # Operators whose operands and result have one dtype, and whose operands have one.
 _KEEPS_DTYPE = frozenset(
     (
-        *("Abs", "Add", "Ceil", "Cos", "Div", "Exp", "Floor", "Log", "Max", "Min", "Mul"),
+        *("Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Exp", "Floor", "Log", "Max", "Min", "Mul"),
         *("Neg", "Pow", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where"),
     )
 )
@@ -71,6 +72,9 @@ class GraphBuilder:
     ) -> tuple[ir.Value, ...]:
         """Append a node; returns all its outputs, which are named after the operator."""
         dtype = _dtype(operands) if op_type in _KEEPS_DTYPE | _COMPARES else None
+        if op_type == "Cos" and not domain and dtype == ir.DataType.DOUBLE:
+            # ONNX Runtime has no float64 kernel of Cos, but one of Sin.
+            return self.node("Sin", [self.Add(operands[0], math.pi / 2)])
         node = ir.node(
             op_type,
             [self._value(operand, dtype) for operand in operands],
@@ -80,7 +84,7 @@ class GraphBuilder:
         )
         for value in node.outputs:
             value.name = self.fresh_name(op_type)
-        if op_type == "Cast":
+        if op_type == "Cast" and isinstance(attributes["to"], int):
             node.outputs[0].dtype = ir.DataType(attributes["to"])
         elif dtype is not None and op_type in _KEEPS_DTYPE:
             node.outputs[0].dtype = dtype

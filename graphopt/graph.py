@@ -20,7 +20,7 @@ from graphopt.carried import Carried, declare, declared
 from graphopt.forward import read_proto
 from graphopt.labels import ClassLabels
 from graphopt.rmsprop import RMSProp
-from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed
+from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed, local_functions
 from graphopt.update import core, functions
 
 _FORWARD = "graphopt.forward"
@@ -62,6 +62,11 @@ class TrainingGraph:
     def use_locking(self) -> bool:
         """Whether the optimizer was built with ``use_locking``."""
         return bool(self._metadata(_OPTIMIZER, {}).get("use_locking", False))
+
+    @property
+    def group_mask(self) -> bool:
+        """Whether the graph has the input ``group_mask``."""
+        return bool(self._metadata(_OPTIMIZER, {}).get("group_mask", False))
 
     @property
     def steps(self) -> int | None:
@@ -144,6 +149,7 @@ def assemble(
     carried: Sequence[Carried],
     forward: onnx.ModelProto | None = None,
     labels: Sequence[ClassLabels] = (),
+    group_mask: bool = False,
 ) -> TrainingGraph:
     """Finish a graph to which the update has been appended."""
     model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
@@ -155,9 +161,10 @@ def assemble(
     texts = [functions.stage(name) for name in called - {core.name(optimizer)}]
     texts.append(core.text(optimizer))
     proto.functions.extend(functions.load(texts, model.graph.opset_imports[""]))
+    proto.functions.extend(local_functions(model.graph))
     _check_names(carried)
     metadata = {
-        _OPTIMIZER: json.dumps(_describe(optimizer)),
+        _OPTIMIZER: json.dumps(_describe(optimizer) | {"group_mask": group_mask}),
         _GROUPS: json.dumps(_describe_groups(optimizer)),
         _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
     }

@@ -9,7 +9,7 @@ from graphopt import _checks
 from graphopt.parameters import Parameter
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules._base import Fixed, Listed
-from graphopt.schedules._parse import learning_rate as as_learning_rate
+from graphopt.schedules._parse import checked_schedule, learning_rate as as_learning_rate
 
 # Parameters of these dtypes can be updated; the arithmetic and the state are float32.
 _TRAINABLE = ("float32", "float16")
@@ -104,7 +104,7 @@ def as_weight_decay(name: str, value: Any) -> LearningRateSchedule:
         ValueError: Negative, infinite or NaN.
     """
     if isinstance(value, LearningRateSchedule):
-        return value
+        return checked_schedule(name, value)
     return Fixed(_checks.at_least_zero(name, _checks.number(name, value)))
 
 

@@ -58,11 +58,7 @@ def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]
     proven = set()
     for value in carried:
         last = writer.get(value.output)
-        seen_as = {
-            value.input,
-            *(o for r in reads[value.input] if _is_view(nodes[r]) for o in nodes[r].output),
-        }
-        if last is None or seen_as & reported:
+        if last is None or _names_of(value.input, nodes, readers) & reported:
             continue
         before = depends_on[last]
         if all(
@@ -103,19 +99,27 @@ def _read(node: onnx.NodeProto) -> set[str]:
 
 def _all_readers(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[int]:
     """The nodes that read a value, directly or through views of it."""
-    found: set[int] = set()
+    names = _names_of(name, nodes, readers)
+    return {index for name in names for index in readers.get(name, ())}
+
+
+def _names_of(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[str]:
+    """The values that may be the memory of this one, itself among them."""
+    names: set[str] = set()
     waiting = [name]
     while waiting:
-        for index in readers.get(waiting.pop(), ()):
-            if index not in found:
-                found.add(index)
-                if _is_view(nodes[index]):
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            for index in readers.get(name, ()):
+                if _views(nodes[index], name):
                     waiting += nodes[index].output
-    return found
+    return names
 
 
-def _is_view(node: onnx.NodeProto) -> bool:
-    return node.op_type in _VIEWS
+def _views(node: onnx.NodeProto, name: str) -> bool:
+    """Whether the output of a node may be the memory of this value; an index or shape never is."""
+    return node.op_type in _VIEWS and node.input[0] == name
 
 
 def _dependencies(

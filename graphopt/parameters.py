@@ -217,6 +217,9 @@ def _not_trained(node: ir.Node) -> Iterator[ir.Value]:
 
 def _weight_of(value: ir.Value) -> str | None:
     for use in value.uses():
-        if use.node.domain == "" and use.idx in _WEIGHT_INPUTS.get(use.node.op_type, ()):
-            return use.node.op_type
+        node = use.node
+        if node.domain == "" and use.idx in _WEIGHT_INPUTS.get(node.op_type, ()):
+            return node.op_type
+        if node.op_type in ("Cast", "Identity") and (found := _weight_of(node.outputs[0])):
+            return found
     return None

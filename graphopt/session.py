@@ -73,7 +73,7 @@ class Session:
         self._defaults = {
             feed.name: np.ones([dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_)
             for feed in self.inputs
-            if feed.name == "group_mask"
+            if feed.name == "group_mask" and self.graph.group_mask
         }
         self._reported = [v.name for v in model.output if v.name not in carried_outputs]
         self._in_place: set[str] = set()
@@ -168,8 +168,11 @@ class Session:
         """
         expected = [(view, c.dtype) for c in self.graph.carried for view in c.views]
         state = checkpoint.load(path, expected)
+        step = int(state["global_step"])
+        if step < 0:
+            raise ValueError(f"checkpoint '{path}' is damaged: its global_step is {step}")
         with self._exclusively():
-            self._step = int(state["global_step"])
+            self._step = step
             for value in self.graph.carried:
                 self._place(value, _joined(value, state))
 

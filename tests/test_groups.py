@@ -152,6 +152,15 @@ def test_convolution_weights_are_recognised_from_the_graph():
     assert [rule.grad_centralization for rule in optimizer.rules] == [True, False, True, False]
 
 
+def test_a_weight_behind_a_cast_is_one_too():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,3,8,8] x) => (float[N,4,6,6] y) '
+        "{ i = Identity(w) c = Cast<to = 1>(i) y = Conv(x, c) }"
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 3, 3), "f"), "w"))
+    assert [p.op_type for p in graphopt.parameters(model)] == ["Conv"]
+
+
 def masked_session(**settings):
     model = digits_cnn.build()
     parameters = graphopt.parameters(model)
@@ -200,6 +209,29 @@ def test_without_a_mask_all_groups_are_updated():
         masked.step(feeds | {"group_mask": np.ones(3, bool)})
         plain.step(feeds)
     assert all(np.array_equal(value, plain.state[name]) for name, value in masked.state.items())
+
+
+def test_a_masked_group_keeps_its_running_statistics():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,2] x) => (float[N,2] y) { '
+        "h = BatchNormalization(x, s1, b1, m1, v1) y = BatchNormalization(h, s2, b2, m2, v2) }"
+    )
+    for name in ("s1", "b1", "m1", "v1", "s2", "b2", "m2", "v2"):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(2, "f"), name))
+    parameters = graphopt.parameters(model)
+    optimizer = graphopt.RMSProp(
+        [{"params": parameters.matching("?1")}, {"params": parameters.matching("?2")}]
+    )
+    graph = graphopt.training_graph(model, "mse", optimizer, group_mask=True)
+    session = graphopt.Session(graph)
+    x = np.random.default_rng(0).normal(size=(8, 2)).astype("f")
+    before = session.state
+    session.step({"x": x, "labels": x, "group_mask": np.array([True, False])})
+    changed = {
+        name for name, value in session.state.items() if not np.array_equal(before[name], value)
+    }
+    assert {name for name in changed if name[-1] == "2"} == set()
+    assert {"m1", "v1", "s1"} <= changed
 
 
 def test_a_masked_group_keeps_nan_out():

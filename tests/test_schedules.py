@@ -14,6 +14,7 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import schedules
 from graphopt.builder import GraphBuilder
+from graphopt.schedules._base import local_functions
 from graphopt.schedules._parse import emit, learning_rate
 
 TABLE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())
@@ -29,6 +30,7 @@ def from_graph(schedule, steps):
     op.output(value, "value")
     value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([])
     model = ir.to_proto(ir.Model(graph, ir_version=8))
+    model.functions.extend(local_functions(graph))
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -73,6 +75,7 @@ LONG = {
     "natural": schedules.NaturalExpDecayLR(0.1, 1e-5, 1000, is_stair=True),
     "inverse": schedules.InverseDecayLR(0.1, 0.5, 1000),
     "cosine": schedules.CosineDecayLR(1e-6, 0.1, 1_000_000),
+    "cosine to zero": schedules.CosineDecayLR(0.0, 0.1, 1_000_000),
     "polynomial": schedules.PolynomialDecayLR(0.1, 1e-6, 1000, 2.0, update_decay_steps=True),
     "warm-up": schedules.WarmUpLR(0.1, 1_000_000),
     "warm-up, then cosine, then inverse": schedules.SequentialLR(
@@ -133,7 +136,7 @@ def test_past_the_end_nothing_is_updated_in_any_runtime(monkeypatch):
     session.step(feeds)
     session.step(feeds)
     before = session.state
-    with pytest.raises(RuntimeError, match="out of data bounds"):
+    with pytest.raises(RuntimeError, match="cannot be reshaped"):
         session.step(feeds)
     assert all(np.array_equal(value, session.state[name]) for name, value in before.items())
 
@@ -183,6 +186,120 @@ def test_a_schedule_of_ones_own(schedule):
     np.testing.assert_allclose(from_graph(schedule, range(10)), expected, rtol=1e-7)
     composed = schedules.SequentialLR([schedules.WarmUpLR(0.8, 4), schedule], [4])
     np.testing.assert_allclose(from_graph(composed, [4, 7]), [0.8, 0.4], rtol=1e-7)
+
+
+class Returns(schedules.LearningRateSchedule):
+    """What a user may return by mistake, or on purpose."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def emit(self, op, step):
+        return self.make(op, step)
+
+
+GOOD_RETURNS = {
+    "number": lambda _op, _step: 0.5,
+    "cosine": lambda op, step: op.Cos(op.Mul(step, 0.0)),
+    "one element": lambda op, step: op.Reshape(op.Add(op.Mul(step, 0.0), 0.5), [1]),
+    "clipped": lambda op, step: op.Clip(step, 0.25, 0.25),
+}
+BAD_RETURNS = {
+    "nothing": (lambda _op, _step: None, TypeError),
+    "tuple": (lambda op, step: (op.Neg(step),), TypeError),
+    "bool": (lambda op, step: op.Less(step, 1.0), ValueError),
+    "three elements": (lambda op, step: op.Expand(step, [3]), ValueError),
+    "operator that does not exist": (lambda op, step: op.Cosinus(step), ValueError),
+}
+
+
+@pytest.mark.parametrize("make", GOOD_RETURNS.values(), ids=GOOD_RETURNS)
+def test_what_a_schedule_may_return(make):
+    schedule = Returns(make)
+    np.testing.assert_allclose(from_graph(schedule, [0, 3]), [schedule.value(t) for t in (0, 3)])
+
+
+@pytest.mark.parametrize(("make", "error"), BAD_RETURNS.values(), ids=BAD_RETURNS)
+@pytest.mark.parametrize("key", ["learning_rate", "weight_decay"])
+def test_what_a_schedule_may_not_return(key, make, error):
+    with pytest.raises(error, match=key):
+        graphopt.RMSProp([graphopt.Parameter("w", (3,))], **{key: Returns(make)})
+
+
+def test_a_schedule_that_grows_later_fails_before_anything_is_written():
+    def make(op, step):
+        return op.Expand(step, op.Reshape(op.Cast(op.Add(step, 1.0), to=7), [1]))
+
+    w, v = graphopt.Parameter("w", (3,)), graphopt.Parameter("v", (2,))
+    groups = [{"params": [w]}, {"params": [v], "lr": Returns(make)}]
+    optimizer = graphopt.RMSProp(groups, 0.5, momentum=0.9)
+    start = {"w": np.ones(3, "f"), "v": np.ones(2, "f")}
+    session = graphopt.Session(graphopt.update_graph(optimizer), start)
+    feeds = {"w_grad": np.ones(3, "f"), "v_grad": np.ones(2, "f")}
+    session.step(feeds)
+    before = session.state
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the state is as it was"):
+            session.step(feeds)
+    assert all(np.array_equal(value, session.state[name]) for name, value in before.items())
+
+
+def test_a_schedule_must_be_hashable():
+    @dataclass
+    class Mutable(schedules.LearningRateSchedule):
+        start: float
+
+        def emit(self, op, step):
+            return op.Add(step, self.start)
+
+    with pytest.raises(TypeError, match="Mutable is not hashable; make it a frozen dataclass"):
+        graphopt.RMSProp([graphopt.Parameter("w", (3,))], Mutable(0.1))
+
+
+IN_PLACE = [
+    [0.1, 0.2],
+    schedules.FromCaller(),
+    schedules.OnnxSchedule(TEXT),
+    LONG["cosine"],
+    LONG["warm-up, then cosine, then inverse"],
+]
+
+
+@pytest.mark.parametrize("rate", IN_PLACE, ids=lambda rate: type(rate).__name__)
+def test_everything_is_overwritten_in_place(rate):
+    optimizer = graphopt.RMSProp([graphopt.Parameter("w", (3,))], rate, weight_decay=LONG["cosine"])
+    graph = graphopt.update_graph(optimizer, group_mask=True)
+    proven = graphopt.in_place.overwritable(graph.model, graph.carried)
+    assert proven == {value.input for value in graph.carried}
+
+
+def test_a_damaged_step_is_refused(tmp_path):
+    optimizer = graphopt.RMSProp([graphopt.Parameter("w", (2,))], [0.1, 0.2])
+    session = graphopt.Session(graphopt.update_graph(optimizer), {"w": np.zeros(2, "f")})
+    state = session.state | {"global_step": np.array(-1)}
+    graphopt.checkpoint.save(tmp_path / "c", state)
+    with pytest.raises(ValueError, match="global_step is -1"):
+        session.load_checkpoint(tmp_path / "c")
+
+
+def test_a_branch_in_onnx_text():
+    text = """<domain: "local", opset_import: ["": 17]>
+    steps (step) => (lr) {
+        limit = Constant <value = double {2.0}> ()
+        early = Less (step, limit)
+        lr = If (early) <
+            then_branch = a () => (double x) { x = Add (limit, step) },
+            else_branch = b () => (double y) { y = Cast <to = 11> (limit) }>
+    }"""
+    schedule = schedules.OnnxSchedule(text)
+    assert [schedule.value(step) for step in range(4)] == [2, 3, 2, 2]
+    np.testing.assert_array_equal(from_graph(schedule, range(4)), [2, 3, 2, 2])
+
+
+@pytest.mark.parametrize("name", ["", 3, None], ids=repr)
+def test_bad_names_of_a_rate_from_the_caller(name):
+    with pytest.raises(ValueError if name == "" else TypeError, match="name"):
+        schedules.FromCaller(name)
 
 
 def test_left_to_the_caller():
@@ -312,8 +429,16 @@ def test_bad_sequences(parts, milestones, error):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hello", TEXT.replace("(step)", "(step, other)"), TEXT.replace("(lr)", "(lr, count)")],
-    ids=["empty", "no function", "two inputs", "two outputs"],
+    [
+        "",
+        "hello",
+        TEXT.replace("(step)", "(step, other)"),
+        TEXT.replace("(lr)", "(lr, count)"),
+        TEXT.replace("Mul (power, start)", "Mul (power, nothing)"),
+        TEXT.replace("Mul (", "com.Mul ("),
+        TEXT.replace("(step)", "<a: float = 0.5> (step)"),
+    ],
+    ids=["empty", "no function", "two inputs", "two outputs", "unknown name", "domain", "kept"],
 )
 def test_bad_text(text):
     with pytest.raises(ValueError, match="text"):

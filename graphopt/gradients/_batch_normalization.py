@@ -17,11 +17,13 @@ class RunningStatistic:
         name: The initializer that holds it.
         batch: The name of the value that holds the statistic of the batch.
         momentum: How much of the old value stays: ``momentum * old + (1 - momentum) * batch``.
+        parameter: The trained scale or bias, whose group it belongs to, if there is one.
     """
 
     name: str
     batch: str
     momentum: float
+    parameter: str | None
 
 
 def rewrite_batch_normalization(
@@ -29,8 +31,8 @@ def rewrite_batch_normalization(
 ) -> list[RunningStatistic]:
     """Prepare one node; returns the running statistics that it moves."""
     scale, bias, mean, variance = node.inputs[1:5]
-    names = {value.name for value in (scale, bias) if value is not None}
-    if not node.attributes.get_int("training_mode", 0) and names.isdisjoint(trained):
+    names = [str(value.name) for value in (scale, bias) if value and value.name in trained]
+    if not node.attributes.get_int("training_mode", 0) and not names:
         _write_out(op, node)
         return []
     add_outputs(op, node, 3)
@@ -48,7 +50,12 @@ def rewrite_batch_normalization(
                 "expected them to be outputs of batch normalization alone"
             )
         statistics.append(
-            RunningStatistic(str(value.name), str(node.outputs[index - 2].name), momentum)
+            RunningStatistic(
+                str(value.name),
+                str(node.outputs[index - 2].name),
+                momentum,
+                names[0] if names else None,
+            )
         )
         # The runtime's kernel writes the new statistic over its input. It gets zeros of its own
         # instead, and with momentum 0 what it writes is the statistic of the batch.

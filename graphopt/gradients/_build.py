@@ -23,13 +23,13 @@ class GradientGraph:
         model: The forward graph, the loss and the backward pass.
         parameters: The graph's input of each parameter.
         gradients: The gradient of each parameter.
-        statistics: The statistic of the batch for each running statistic, with its momentum.
+        statistics: The running statistics, by name, each with that of the batch.
     """
 
     model: ir.Model
     parameters: dict[str, ir.Value]
     gradients: dict[str, ir.Value]
-    statistics: dict[str, tuple[ir.Value, float]]
+    statistics: dict[str, tuple[RunningStatistic, ir.Value]]
 
 
 def build_gradients(
@@ -72,7 +72,7 @@ def build_gradients(
         result,
         {name: values[name] for name in names},
         {name: values[f"{name}_grad"] for name in names},
-        {s.name: (values[s.batch], s.momentum) for s in statistics},
+        {s.name: (s, values[s.batch]) for s in statistics},
     )
 
 

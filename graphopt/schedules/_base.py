@@ -1,11 +1,12 @@
 """What every learning rate is: a value at a step, in NumPy and in ONNX."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx import reference
 
@@ -43,20 +44,58 @@ class LearningRateSchedule(ABC):
             The value at that step, a floating-point scalar.
         """
 
+    def checked_emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
+        """What `emit` returns; a plain number becomes a constant.
+
+        Raises:
+            TypeError: It is neither a value of the graph nor a number.
+        """
+        value = self.emit(op, step)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return op.constant(np.float64(value))
+        if not isinstance(value, ir.Value):
+            raise TypeError(
+                f"{type(self).__name__}.emit returned {type(value).__name__}, expected the value "
+                "of the graph that op.Mul(...) or the like returns"
+            )
+        return value
+
     def value(self, step: int) -> float:
         """The value at a step; by default what the nodes of `emit` give in NumPy."""
         graph = ir.Graph([], [], nodes=[], opset_imports={"": 17}, name="schedule")
         op = GraphBuilder(graph)
-        op.output(self.emit(op, op.input("step", np.float64, [])), "value")
+        op.output(self.checked_emit(op, op.input("step", np.float64, [])), "value")
         model = ir.to_proto(ir.Model(graph, ir_version=8))
+        model.functions.extend(local_functions(graph))
         (value,) = reference.ReferenceEvaluator(model).run(None, {"step": np.float64(step)})
-        return float(np.asarray(value))
+        array = np.asarray(value)
+        if array.size != 1 or not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(
+                f"{type(self).__name__}: its value is {array.dtype.name}{list(array.shape)}, "
+                "expected a floating-point scalar"
+            )
+        return float(array.reshape(()))
 
     def describe(self) -> Mapping[str, Any]:
         """What the metadata of a graph says about it: its kind and its arguments."""
         return {"schedule": type(self).__name__} | {
             key: value for key, value in vars(self).items() if isinstance(value, int | float)
         }
+
+
+_LOCAL_FUNCTIONS = "graphopt.local_functions"
+
+
+def add_local_function(graph: ir.Graph, function: onnx.FunctionProto) -> None:
+    """Let the model that is made of a graph have this function, once."""
+    graph.opset_imports.setdefault(function.domain, 1)
+    graph.meta.setdefault(_LOCAL_FUNCTIONS, {})[function.domain, function.name] = function
+
+
+def local_functions(graph: ir.Graph) -> Iterable[onnx.FunctionProto]:
+    """The functions that were added to a graph."""
+    functions: dict[tuple[str, str], onnx.FunctionProto] = graph.meta.get(_LOCAL_FUNCTIONS, {})
+    return functions.values()
 
 
 @dataclass(frozen=True)
@@ -81,9 +120,13 @@ class Listed(LearningRateSchedule):
     values: tuple[float, ...]
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
-        """Gather, which the runtime refuses past the end."""
+        """Gather; past the end a Reshape to more elements than there are, which fails."""
         values = op.constant(np.array(self.values, np.float32), name="learning_rates")
-        return op.Gather(values, op.Cast(step, to=ir.DataType.INT64), axis=0)
+        last = len(self.values) - 1
+        index = op.Reshape(op.Cast(step, to=ir.DataType.INT64), [1])
+        value = op.Gather(values, op.Min(index, last), axis=0)
+        beyond = op.Max(op.Sub(index, last), 0)
+        return op.Squeeze(op.Reshape(value, op.Add(beyond, 1)))
 
     def value(self, step: int) -> float:
         """The value of a step.

@@ -1,15 +1,17 @@
 """Schedules made of other things: of schedules, of ONNX text, of a value that the caller feeds."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import onnx_ir as ir
-from onnx import parser
+from onnx import defs, parser
 
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
-from graphopt.schedules._base import LearningRateSchedule
+from graphopt.schedules._base import LearningRateSchedule, add_local_function
 
 _FROM_CALLER = "graphopt.from_caller"
 
@@ -30,7 +32,7 @@ class SequentialLR(LearningRateSchedule):
         >>> from graphopt.schedules import CosineDecayLR, WarmUpLR
         >>> warm_up_then_cosine = SequentialLR(
         ...     [WarmUpLR(0.1, 10), CosineDecayLR(0.0, 0.1, 90)], milestones=[10])
-        >>> [warm_up_then_cosine.value(step) for step in (0, 5, 10, 55, 100)]
+        >>> [round(warm_up_then_cosine.value(step), 6) for step in (0, 5, 10, 55, 100)]
         [0.0, 0.05, 0.1, 0.05, 0.0]
     """
 
@@ -41,6 +43,9 @@ class SequentialLR(LearningRateSchedule):
         self, schedules: Sequence[LearningRateSchedule], milestones: Sequence[int]
     ) -> None:
         """See the class."""
+        for name, value in (("schedules", schedules), ("milestones", milestones)):
+            if not isinstance(value, list | tuple):
+                raise TypeError(f"{name}: got {type(value).__name__}, expected a list")
         object.__setattr__(self, "schedules", tuple(schedules))
         object.__setattr__(self, "milestones", tuple(milestones))
         for schedule in self.schedules:
@@ -60,10 +65,10 @@ class SequentialLR(LearningRateSchedule):
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
         """The schedule whose turn it is; all are computed."""
-        value = op.Cast(self.schedules[0].emit(op, step), to=ir.DataType.DOUBLE)
+        value = op.Cast(self.schedules[0].checked_emit(op, step), to=ir.DataType.DOUBLE)
         for milestone, schedule in zip(self.milestones, self.schedules[1:], strict=True):
             # Clipped, because a schedule need not be defined before its own step 0.
-            later = schedule.emit(op, op.Max(op.Sub(step, milestone), 0.0))
+            later = schedule.checked_emit(op, op.Max(op.Sub(step, milestone), 0.0))
             later = op.Cast(later, to=ir.DataType.DOUBLE)
             value = op.Where(op.Less(step, milestone), value, later)
         return value
@@ -111,33 +116,39 @@ class OnnxSchedule(LearningRateSchedule):
     text: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"text: got {type(self.text).__name__}, expected ONNX text")
         try:
             function = parser.parse_function(self.text)
         except parser.ParseError as error:
             raise ValueError(f"text: not an ONNX function: {error}") from None
-        if len(function.input) != 1 or len(function.output) != 1 or function.attribute:
+        attributes = [*function.attribute, *(a.name for a in function.attribute_proto)]
+        if len(function.input) != 1 or len(function.output) != 1 or attributes:
             raise ValueError(
-                f"text: function '{function.name}' has {len(function.input)} inputs and "
-                f"{len(function.output)} outputs, expected one of each and no attributes"
+                f"text: function '{function.name}' has {len(function.input)} inputs, "
+                f"{len(function.output)} outputs and {len(attributes)} attributes, "
+                "expected one input, one output and no attributes"
             )
+        foreign = sorted({node.domain for node in function.node if node.domain})
+        if foreign:
+            raise ValueError(f"text: it calls domain '{foreign[0]}', expected ONNX operators only")
+        try:
+            self.value(0)
+        except Exception as error:  # noqa: BLE001 - whatever its operators raise in NumPy
+            raise ValueError(f"text: '{function.name}' has no value at step 0: {error}") from None
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
-        """The nodes of the function, copied into the graph."""
+        """A call of the function."""
         function = parser.parse_function(self.text)
-        values: dict[str, ir.Value | None] = {"": None, function.input[0]: step}
-        for proto in function.node:
-            attributes = [ir.from_proto(attribute) for attribute in proto.attribute]
-            outputs = op.node(
-                proto.op_type,
-                [values[name] for name in proto.input],
-                domain=proto.domain,
-                outputs=len(proto.output),
-                **{attribute.name: attribute for attribute in attributes},
-            )
-            values.update(zip(proto.output, outputs, strict=True))
-        result = values[function.output[0]]
-        assert result is not None
-        return result
+        function.name = f"{function.name}_{zlib.crc32(self.text.encode()):08x}"
+        function.domain = "graphopt.schedules"
+        opset = op.graph.opset_imports[""]
+        for entry in function.opset_import:
+            if not entry.domain:
+                _check_opset(function, entry.version, opset)
+                entry.version = opset
+        add_local_function(op.graph, function)
+        return op.node(function.name, [step], domain=function.domain)[0]
 
     def describe(self) -> Mapping[str, Any]:
         """The text."""
@@ -161,6 +172,12 @@ class FromCaller(LearningRateSchedule):
 
     name: str = "learning_rate"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: got {self.name!r}, expected a string")
+        if not self.name:
+            raise ValueError("name: got an empty string, expected the name of an input")
+
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:  # noqa: ARG002
         """An input of the graph, the same wherever it is read."""
         for value in op.graph.inputs:
@@ -181,3 +198,16 @@ class FromCaller(LearningRateSchedule):
     def describe(self) -> Mapping[str, Any]:
         """The name of the input."""
         return {"schedule": "FromCaller", "input": self.name}
+
+
+def _check_opset(function: onnx.FunctionProto, written: int, opset: int) -> None:
+    """Refuse operators that changed between the opset of the text and that of the graph."""
+    for node in function.node:
+        versions = [
+            defs.get_schema(node.op_type, version, "").since_version for version in (written, opset)
+        ]
+        if versions[0] != versions[1]:
+            raise ValueError(
+                f"OnnxSchedule: {node.op_type} of opset {written} is not that of opset {opset}, "
+                f"which the graph has; write the text for opset {opset}"
+            )

@@ -24,7 +24,7 @@ def learning_rate(name: str, value: Any) -> LearningRateSchedule:
             one dimension.
     """
     if isinstance(value, LearningRateSchedule):
-        return value
+        return checked_schedule(name, value)
     if isinstance(value, str | bytes):
         raise ValueError(f"{name}: got {value!r}, expected {_EXPECTED}")
     if isinstance(value, int | float):
@@ -43,12 +43,44 @@ def learning_rate(name: str, value: Any) -> LearningRateSchedule:
     return Listed(_checked_list(name, list(value)))
 
 
+def checked_schedule(name: str, schedule: LearningRateSchedule) -> LearningRateSchedule:
+    """A schedule, which must be hashable and, if a user wrote it, have a value.
+
+    Raises:
+        TypeError: It is not hashable, or `emit` does not return a value.
+        ValueError: Its value at step 0 cannot be computed.
+    """
+    kind = type(schedule)
+    try:
+        hash(schedule)
+    except TypeError:
+        raise TypeError(
+            f"{name}: {kind.__name__} is not hashable; make it a frozen dataclass of numbers, "
+            "text and tuples"
+        ) from None
+    if kind.value is LearningRateSchedule.value:
+        try:
+            schedule.value(0)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        except Exception as error:  # noqa: BLE001 - whatever a user's operators raise in NumPy
+            raise ValueError(f"{name}: {kind.__name__} has no value at step 0: {error}") from None
+    return schedule
+
+
 def emit(schedule: LearningRateSchedule, op: GraphBuilder, global_step: ir.Value) -> ir.Value:
     """The value of a schedule at the global step, an int64 scalar, as a float32 scalar."""
     if isinstance(schedule, Fixed):
         return schedule.emit(op, global_step)
-    value = schedule.emit(op, op.Cast(global_step, to=ir.DataType.DOUBLE))
-    return value if value.dtype == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
+    step = op.Cast(global_step, to=ir.DataType.DOUBLE)
+    value = schedule.checked_emit(op, step)
+    cast = step.producer()
+    if cast is not None and not step.uses():
+        op.graph.remove(cast)
+    if value.dtype != ir.DataType.FLOAT:
+        value = op.Cast(value, to=ir.DataType.FLOAT)
+    # Whatever a schedule of a user's own returns is a scalar from here on, or the step fails.
+    return value if value.is_graph_input() else op.Reshape(value, np.zeros(0, np.int64))
 
 
 def _array(value: Any) -> np.ndarray | None:

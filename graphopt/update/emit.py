@@ -5,7 +5,7 @@ and learning rates computed. Then the gate opens (see `gate`), and what is carri
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,22 @@ from graphopt.update.gate import Gate
 from graphopt.update.layout import Bucket, plan
 
 
+class Statistic(Protocol):
+    """A running statistic: an input of the graph that moves towards a value of the batch."""
+
+    @property
+    def name(self) -> str:
+        """The name of the input."""
+
+    @property
+    def momentum(self) -> float:
+        """How much of the old value stays."""
+
+    @property
+    def parameter(self) -> str | None:
+        """The parameter whose group it belongs to."""
+
+
 def append_update(
     op: GraphBuilder,
     optimizer: RMSProp,
@@ -29,7 +45,7 @@ def append_update(
     gradients: Mapping[str, ir.Value],
     *,
     initial: Mapping[str, Array] | None = None,
-    statistics: Mapping[str, tuple[ir.Value, float]] | None = None,
+    statistics: Iterable[tuple[Statistic, ir.Value]] = (),
     group_mask: bool = False,
 ) -> list[Carried]:
     """Append the update, the counter of steps and the output ``updated``.
@@ -40,15 +56,14 @@ def append_update(
         parameters: The graph's input of each parameter, by parameter name.
         gradients: The gradient of each, of the same shape and dtype.
         initial: Values of parameters and running statistics before the first step.
-        statistics: The statistic of the batch, and the part of the old value that stays, by the
-            name of the input that holds a running statistic.
+        statistics: The running statistics of batch normalization, each with that of the batch.
         group_mask: Add the input ``group_mask``, which says which groups are updated.
 
     Returns:
         Everything that the graph carries from step to step.
     """
     update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
-    return update.append(statistics or {})
+    return update.append(statistics)
 
 
 class _Update:
@@ -73,9 +88,13 @@ class _Update:
         self.mask = (
             op.input("group_mask", np.bool_, [len(optimizer.groups)]) if group_mask else None
         )
+        self.group_of: dict[str | None, int] = {
+            parameter.name: rule.group
+            for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
+        }
         self.scheduled: dict[LearningRateSchedule, ir.Value] = {}
 
-    def append(self, statistics: Mapping[str, tuple[ir.Value, float]]) -> list[Carried]:
+    def append(self, statistics: Iterable[tuple[Statistic, ir.Value]]) -> list[Carried]:
         op, gate = self.op, self.gate
         rules = self.optimizer.rules
         buckets = plan(zip(self.optimizer.params, rules, strict=True))
@@ -94,15 +113,23 @@ class _Update:
         carried = []
         for bucket, gradient in zip(buckets, gradients, strict=True):
             carried += self._update_bucket(bucket, gradient)
-        for name, (batch, momentum) in statistics.items():
-            statistic = next(v for v in op.graph.inputs if v.name == name)
-            dtype = statistic.dtype.numpy().name if statistic.dtype is not None else "float32"
-            old, new = (self._float32(v, dtype) for v in (statistic, gate.flatten(batch)))
-            moved = self._call("MovingAverage", [old, new], decay=momentum)
-            carried.append(self._carry(statistic, self._as(moved, dtype)))
+        for statistic, batch in statistics:
+            carried.append(self._update_statistic(statistic, batch))
         step = op.Sub(self.global_step, passed)
         carried.append(self._carry(self.global_step, step, initial=0))
         return carried
+
+    def _update_statistic(self, statistic: Statistic, batch: ir.Value) -> Carried:
+        old = next(v for v in self.op.graph.inputs if v.name == statistic.name)
+        dtype = old.dtype.numpy().name if old.dtype is not None else "float32"
+        average = self._float32(old, dtype)
+        value = self._float32(self.gate.flatten(batch), dtype)
+        moved = self._call("MovingAverage", [average, value], decay=statistic.momentum)
+        new = self._as(moved, dtype)
+        group = self.group_of.get(statistic.parameter)
+        if self.mask is not None and group is not None:
+            new = self._call("Mask", [self.op.Gather(self.mask, group, axis=0), old, new])
+        return self._carry(old, new)
 
     def _schedule(self, schedule: LearningRateSchedule) -> ir.Value:
         """The value of a schedule at this step, computed once."""
