@@ -321,7 +321,9 @@ def test_a_checkpoint_belongs_to_its_graph(tmp_path):
     assert_same_state(before, session.state)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, None], ids=str)
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x00" * 100, None], ids=["empty", "text", "zeros", "missing"]
+)
 def test_loading_what_is_no_checkpoint(tmp_path, content):
     path = tmp_path / "checkpoint.safetensors"
     if content is not None:
