@@ -56,7 +56,7 @@ def checked_feeds(
     """
     if not isinstance(feeds, Mapping):
         raise TypeError(f"feeds: got {type(feeds).__name__}, expected a dict of arrays by name")
-    names = [feed.name for feed in inputs]
+    names = dict.fromkeys(feed.name for feed in inputs)
     feeds = {**defaults, **feeds}
     problems = [f"'{name}' is missing" for name in names if name not in feeds]
     problems += [f"'{name}' is not a feed" for name in feeds if name not in names]
@@ -68,7 +68,7 @@ def checked_feeds(
     arrays = {}
     for feed in inputs:
         array = _as_array(feed, feeds[feed.name])
-        if array.dtype.name != feed.dtype:
+        if array.dtype != np.dtype(feed.dtype):
             raise TypeError(
                 f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
                 f"convert it, for example with .astype('{feed.dtype}')"
