@@ -33,6 +33,13 @@ def onnxruntime() -> ModuleType:
         raise ImportError(f"ONNX Runtime is needed to run a graph: {_INSTALL}") from error
 
 
+def session_options(runtime: Any) -> Any:
+    """Options for a session that reports errors only."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = _ERROR
+    return options
+
+
 @contextmanager
 def _hidden(package: str) -> Iterator[None]:
     """Let a package seem not to be installed, unless it has been imported already.
@@ -64,8 +71,7 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
             f"building gradients needs onnxruntime-training, but onnxruntime {runtime.__version__} "
             "is installed: uninstall it and install graphopt[training-cpu]"
         )
-    options = runtime.SessionOptions()
-    options.log_severity_level = _ERROR
+    options = session_options(runtime)
     try:
         optimized = native.get_optimized_model(forward, names, options)
         builder = native.GradientGraphBuilder(optimized, {loss}, names, loss, options)
@@ -99,8 +105,7 @@ def keeps_order(runtime: Any) -> bool:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with tempfile.TemporaryDirectory() as folder:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options(runtime)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,6 @@ def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:
     return values
 
 
-def _entry(entries: "onnx.internal_containers", key: str, value: str) -> None:  # type: ignore[name-defined]
+def _entry(entries: Any, key: str, value: str) -> None:
     entry = entries.add()
     entry.key, entry.value = key, value

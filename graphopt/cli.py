@@ -25,6 +25,9 @@ from graphopt._files import existing_file
 _DEFAULT_BATCH_SIZE = 32
 
 Batch = dict[str, np.ndarray]
+_Graph = Annotated[
+    Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
+]
 
 
 class _ErrorsInOneLine(TyperGroup):
@@ -123,9 +126,7 @@ def build(
     epilog="Example:\n\ngraphopt train train.onnx --data digits.npz --epochs 20 --export model.onnx"
 )
 def train(
-    graph: Annotated[
-        Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
-    ],
+    graph: _Graph,
     data: Annotated[
         Path,
         typer.Option(
@@ -207,9 +208,7 @@ def train(
     epilog="Example:\n\ngraphopt export train.onnx --checkpoint state.safetensors -o model.onnx"
 )
 def export(
-    graph: Annotated[
-        Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
-    ],
+    graph: _Graph,
     checkpoint: Annotated[
         Path, typer.Option(metavar="CKPT", help="A checkpoint of it.", show_default=False)
     ],

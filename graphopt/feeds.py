@@ -94,7 +94,7 @@ def check_labels(labels: ClassLabels, array: np.ndarray) -> None:
         )
 
 
-def native(array: np.ndarray) -> np.ndarray:
+def in_native_byte_order(array: np.ndarray) -> np.ndarray:
     """In the byte order of the machine, which is what the runtime takes an array to be in."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -106,7 +106,7 @@ def _as_array(feed: Feed, value: Any) -> np.ndarray:
     if value is None or isinstance(value, onnx.TensorProto):
         raise TypeError(f"feed '{feed.name}': got {type(value).__name__}, expected an array")
     try:
-        return native(np.asarray(value))
+        return in_native_byte_order(np.asarray(value))
     except ValueError as error:
         raise ValueError(f"feed '{feed.name}': not an array: {error}") from None
 

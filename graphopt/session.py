@@ -12,7 +12,7 @@ import onnx
 from graphopt import _runtime, checkpoint, in_place
 from graphopt._files import PathLike
 from graphopt.carried import Carried, View
-from graphopt.feeds import check_labels, checked_feeds, feed_of, native
+from graphopt.feeds import check_labels, checked_feeds, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, load, save_model
 
 
@@ -279,8 +279,7 @@ def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any]) -> Any:
     model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options = _runtime.session_options(runtime)
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
@@ -314,7 +313,9 @@ def _initial_state(
     state = {}
     for value in carried:
         if value.input in given:
-            state[value.input] = _checked_parameter(value, native(np.asarray(given[value.input])))
+            state[value.input] = _checked_parameter(
+                value, in_native_byte_order(np.asarray(given[value.input]))
+            )
         elif isinstance(value.initial, np.ndarray):
             state[value.input] = value.initial
         else:

@@ -10,9 +10,7 @@ import onnx_ir as ir
 from graphopt import _runtime
 from graphopt.gradients._batch_normalization import RunningStatistic
 
-# The newest formats that onnxruntime-training 1.19.2 reads.
-MAX_IR_VERSION = 10
-MAX_OPSET = 21
+_MAX_IR_VERSION = 10  # the newest that onnxruntime-training 1.19.2 reads
 
 
 @dataclass
@@ -53,7 +51,7 @@ def build_gradients(
     inner = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.extend(inner[statistic.batch] for statistic in statistics)
     initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})
-    model.ir_version = MAX_IR_VERSION
+    model.ir_version = _MAX_IR_VERSION
     try:
         built = _runtime.gradient_model(
             ir.to_proto(model).SerializeToString(), set(names), str(loss.name)

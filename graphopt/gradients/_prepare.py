@@ -4,6 +4,7 @@ Each rewrite leaves what the model computes as it is, save one: batch normalizat
 bias is trained normalizes by the statistics of the batch, as training means.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 import onnx
@@ -90,14 +91,13 @@ def _check_subgraphs(graph: ir.Graph, trained: Collection[str]) -> None:
 
 
 def _check_statistics(statistics: list[RunningStatistic], trained: Collection[str]) -> None:
-    names = [statistic.name for statistic in statistics]
-    for name in names:
+    for name, count in Counter(statistic.name for statistic in statistics).items():
         if name in trained:
             raise ValueError(
                 f"parameter '{name}' is a running statistic of batch normalization, which moves "
                 "by itself; leave it out of the optimizer"
             )
-        if names.count(name) > 1:
+        if count > 1:
             raise ValueError(
                 f"'{name}' is the running statistic of two batch normalizations in training mode; "
                 "give each its own"

@@ -1,13 +1,21 @@
 """The seven functions that make a list of learning rates, one for each step.
 
 With i the step, ``e = floor(i / step_per_epoch)`` the epoch and E ``decay_epoch``. Each returns
-``total_step`` floats.
+``total_step`` floats: the values of the schedule of that name, with epochs for its steps.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 from graphopt import _checks
+from graphopt.schedules._decays import (
+    CosineDecayLR,
+    ExponentialDecayLR,
+    InverseDecayLR,
+    NaturalExpDecayLR,
+    PolynomialDecayLR,
+    WarmUpLR,
+)
 
 
 def exponential_decay_lr(
@@ -28,12 +36,9 @@ def exponential_decay_lr(
         >>> exponential_decay_lr(0.1, 0.5, total_step=4, step_per_epoch=2, decay_epoch=1)
         [0.1, 0.1, 0.05, 0.05]
     """
-    _check_decay(learning_rate, decay_rate, decay_epoch, is_stair)
-    return _by_epoch(
-        lambda e: learning_rate * decay_rate ** _periods(e, decay_epoch, is_stair),
-        total_step,
-        step_per_epoch,
-    )
+    _checks.steps("decay_epoch", decay_epoch)
+    schedule = ExponentialDecayLR(learning_rate, decay_rate, decay_epoch, is_stair)
+    return _by_epoch(schedule.value, total_step, step_per_epoch)
 
 
 def natural_exp_decay_lr(
@@ -54,15 +59,9 @@ def natural_exp_decay_lr(
         >>> natural_exp_decay_lr(0.1, 0.9, 3, 1, 3, is_stair=True)
         [0.1, 0.1, 0.1]
     """
-    _check_decay(learning_rate, decay_rate, decay_epoch, is_stair)
-    return _by_epoch(
-        lambda e: (
-            learning_rate
-            * math.exp(-decay_rate * (e // decay_epoch * decay_epoch if is_stair else e))
-        ),
-        total_step,
-        step_per_epoch,
-    )
+    _checks.steps("decay_epoch", decay_epoch)
+    schedule = NaturalExpDecayLR(learning_rate, decay_rate, decay_epoch, is_stair)
+    return _by_epoch(schedule.value, total_step, step_per_epoch)
 
 
 def inverse_decay_lr(
@@ -83,12 +82,9 @@ def inverse_decay_lr(
         >>> inverse_decay_lr(0.1, 1.0, total_step=2, step_per_epoch=1, decay_epoch=1)
         [0.1, 0.05]
     """
-    _check_decay(learning_rate, decay_rate, decay_epoch, is_stair)
-    return _by_epoch(
-        lambda e: learning_rate / (1 + decay_rate * _periods(e, decay_epoch, is_stair)),
-        total_step,
-        step_per_epoch,
-    )
+    _checks.steps("decay_epoch", decay_epoch)
+    schedule = InverseDecayLR(learning_rate, decay_rate, decay_epoch, is_stair)
+    return _by_epoch(schedule.value, total_step, step_per_epoch)
 
 
 def cosine_decay_lr(
@@ -104,19 +100,15 @@ def cosine_decay_lr(
         >>> cosine_decay_lr(0.0, 0.1, total_step=3, step_per_epoch=1, decay_epoch=2)
         [0.1, 0.05, 0.0]
     """
-    _checks.rate("min_lr", min_lr, allow_zero=True)
-    _checks.rate("max_lr", max_lr)
     _checks.steps("decay_epoch", decay_epoch)
-    if min_lr >= max_lr:
-        raise ValueError(f"min_lr: got {min_lr}, expected less than max_lr={max_lr}")
-    return _by_epoch(
-        lambda e: (
-            min_lr
-            + (max_lr - min_lr) / 2 * (1 + math.cos(math.pi * min(e, decay_epoch) / decay_epoch))
-        ),
-        total_step,
-        step_per_epoch,
-    )
+    CosineDecayLR(min_lr, max_lr, decay_epoch)  # checks the rates
+
+    def value(epoch: int) -> float:
+        # As MindSpore's list has it; the schedule's own form rounds differently.
+        cosine = math.cos(math.pi * min(epoch, decay_epoch) / decay_epoch)
+        return min_lr + (max_lr - min_lr) / 2 * (1 + cosine)
+
+    return _by_epoch(value, total_step, step_per_epoch)
 
 
 def polynomial_decay_lr(
@@ -140,20 +132,12 @@ def polynomial_decay_lr(
         >>> polynomial_decay_lr(0.1, 0.0, 3, 1, decay_epoch=2, power=1.0)
         [0.1, 0.05, 0.0]
     """
-    _checks.rate("learning_rate", learning_rate)
-    _checks.rate("end_learning_rate", end_learning_rate, allow_zero=True)
     _checks.steps("decay_epoch", decay_epoch)
-    _checks.rate("power", power)
     _checks.boolean("update_decay_epoch", update_decay_epoch)
-
-    def value(e: int) -> float:
-        end = (
-            decay_epoch * max(math.ceil(e / decay_epoch), 1) if update_decay_epoch else decay_epoch
-        )
-        part = 1 - min(e, end) / end
-        return float((learning_rate - end_learning_rate) * part**power + end_learning_rate)
-
-    return _by_epoch(value, total_step, step_per_epoch)
+    schedule = PolynomialDecayLR(
+        learning_rate, end_learning_rate, decay_epoch, power, update_decay_epoch
+    )
+    return _by_epoch(schedule.value, total_step, step_per_epoch)
 
 
 def warmup_lr(
@@ -169,11 +153,8 @@ def warmup_lr(
         >>> warmup_lr(0.1, total_step=4, step_per_epoch=2, warmup_epoch=1)
         [0.0, 0.0, 0.1, 0.1]
     """
-    _checks.rate("learning_rate", learning_rate, allow_zero=True)
     _checks.steps("warmup_epoch", warmup_epoch)
-    return _by_epoch(
-        lambda e: learning_rate * min(e, warmup_epoch) / warmup_epoch, total_step, step_per_epoch
-    )
+    return _by_epoch(WarmUpLR(learning_rate, warmup_epoch).value, total_step, step_per_epoch)
 
 
 def piecewise_constant_lr(milestone: Sequence[int], learning_rates: Sequence[float]) -> list[float]:
@@ -209,18 +190,8 @@ def piecewise_constant_lr(milestone: Sequence[int], learning_rates: Sequence[flo
     return values
 
 
-def _check_decay(learning_rate: float, decay_rate: float, decay_epoch: int, is_stair: bool) -> None:
-    _checks.rate("learning_rate", learning_rate)
-    _checks.rate("decay_rate", decay_rate)
-    _checks.steps("decay_epoch", decay_epoch)
-    _checks.boolean("is_stair", is_stair)
-
-
-def _periods(epoch: int, decay_epoch: int, is_stair: bool) -> float:
-    return epoch // decay_epoch if is_stair else epoch / decay_epoch
-
-
 def _by_epoch(value: Callable[[int], float], total_step: int, step_per_epoch: int) -> list[float]:
+    """A value for each step, which depends on its epoch."""
     _checks.steps("total_step", total_step)
     _checks.steps("step_per_epoch", step_per_epoch)
     return [value(step // step_per_epoch) for step in range(total_step)]

@@ -113,14 +113,14 @@ class _Update:
         carried = []
         for bucket, gradient in zip(buckets, gradients, strict=True):
             carried += self._update_bucket(bucket, gradient)
+        inputs = {value.name: value for value in op.graph.inputs}
         for statistic, batch in statistics:
-            carried.append(self._update_statistic(statistic, batch))
+            carried.append(self._update_statistic(statistic, inputs[statistic.name], batch))
         step = op.Sub(self.global_step, passed)
         carried.append(self._carry(self.global_step, step, initial=0))
         return carried
 
-    def _update_statistic(self, statistic: Statistic, batch: ir.Value) -> Carried:
-        old = next(v for v in self.op.graph.inputs if v.name == statistic.name)
+    def _update_statistic(self, statistic: Statistic, old: ir.Value, batch: ir.Value) -> Carried:
         dtype = old.dtype.numpy().name if old.dtype is not None else "float32"
         average = self._float32(old, dtype)
         value = self._float32(self.gate.flatten(batch), dtype)
