@@ -15,7 +15,7 @@ from graphopt.forward import ForwardModel, read_proto, to_ir
 from graphopt.gradients import build_gradients, convert_opset, given_gradients, prepare
 from graphopt.graph import TrainingGraph, assemble
 from graphopt.labels import remembered
-from graphopt.losses import LossFunction, append_loss
+from graphopt.losses import LossFunction, append_loss, report_loss
 from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
@@ -182,7 +182,13 @@ def _with_gradients(
                 f"loss: got {type(loss).__name__}, expected the name of a scalar output: with "
                 "gradients=... the model computes its loss itself"
             )
-        append_loss(op, loss, None, "labels")
+        outputs = {str(value.name): value for value in prepared.graph.outputs}
+        if loss not in outputs:
+            raise ValueError(
+                f"loss: got '{loss}', expected a scalar output of the model "
+                f"({', '.join(repr(name) for name in outputs)}), which computes it itself"
+            )
+        report_loss(op, outputs[loss])
     initial = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     carried = append_update(
         op, optimizer, built.parameters, built.gradients, initial=initial, group_mask=group_mask

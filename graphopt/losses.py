@@ -111,6 +111,15 @@ def append_loss(
             )
     else:
         raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
+    return report_loss(op, value)
+
+
+def report_loss(op: GraphBuilder, value: ir.Value) -> ir.Value:
+    """Make a value of the graph its output ``loss``.
+
+    Raises:
+        ValueError: It is not a floating-point scalar.
+    """
     value = _scalar(op, value)
     return value if value.name == "loss" else op.output(value, "loss")
 

@@ -92,6 +92,12 @@ ERRORS = {
     "missing": ({}, "mean", ValueError, "'w' has no gradient"),
     "unknown": ({"w": "dw", "v": "dw"}, "mean", ValueError, "'v' is not a parameter"),
     "loss": ({"w": "dw"}, "hinge", ValueError, "loss: got 'hinge'"),
+    "one of the four": (
+        {"w": "dw"},
+        "mse",
+        ValueError,
+        "loss: got 'mse', expected a scalar output",
+    ),
     "function": ({"w": "dw"}, lambda _op, y: y, TypeError, "computes its loss itself"),
 }
 
