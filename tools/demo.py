@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import typer
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -166,6 +166,7 @@ def _plot(history: History, path: Path) -> None:
     lower.set_ylabel("test accuracy")
     lower.set_xlabel("epoch")
     lower.set_xlim(0, epochs)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
