@@ -12,7 +12,14 @@ from onnx import numpy_helper
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
 from graphopt.forward import ForwardModel, read_proto, to_ir
-from graphopt.gradients import build_gradients, convert_opset, given_gradients, prepare
+from graphopt.gradients import (
+    MIN_OPSET,
+    convert_opset,
+    differentiate,
+    given_gradients,
+    prepare,
+)
+from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
 from graphopt.labels import remembered
 from graphopt.losses import LossFunction, append_loss, report_loss
@@ -20,7 +27,7 @@ from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
 
-_UPDATE_OPSET, _UPDATE_IR_VERSION = 17, 8
+_UPDATE_IR_VERSION = 8
 _STATES = ("mean_square.", "mean_grad.", "moment.")
 
 
@@ -33,6 +40,7 @@ def training_graph(
     output: str | None = None,
     labels: str = "labels",
     group_mask: bool = False,
+    portable: bool = True,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
 
@@ -62,10 +70,12 @@ def training_graph(
         group_mask: Add the input ``group_mask``, bool [groups]: in a step, a group whose entry is
             False keeps its parameters, their states and the running statistics of its batch
             normalizations bit for bit.
+        portable: Compute the gradients in standard ONNX operators, by graphopt's own rules. False
+            lets onnxruntime-training build them, with operators that only it can run.
 
     Raises:
         FileNotFoundError: The path does not exist.
-        ImportError: onnxruntime-training is not installed.
+        ImportError: ``portable=False``, and onnxruntime-training is not installed.
         TypeError: An argument has the wrong type.
         ValueError: The file is not an ONNX model; the loss is unknown or not a scalar; a parameter
             of the optimizer is not in the model, or no gradient reaches it; an operator has no
@@ -82,6 +92,7 @@ def training_graph(
     """
     optimizer = _checked_optimizer(optimizer)
     _checks.boolean("group_mask", group_mask)
+    _checks.boolean("portable", portable)
     if gradients is not None:
         return _with_gradients(read_proto(model), loss, optimizer, gradients, group_mask)
     if loss is None:
@@ -94,13 +105,14 @@ def training_graph(
     forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer.params)
-    prepared, statistics = prepare(forward, names)
+    prepared, statistics = (prepare if portable else prepare_for_builder)(forward, names)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
     value = append_loss(op, loss, output, labels)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
-    built = build_gradients(prepared, names, value, statistics)
+    build = differentiate if portable else build_gradients
+    built = build(prepared, names, value, statistics)
     initial = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in forward.graph.initializer
@@ -144,7 +156,7 @@ def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGra
     """
     optimizer = _checked_optimizer(optimizer)
     _checks.boolean("group_mask", group_mask)
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": _UPDATE_OPSET}, name="update")
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET}, name="update")
     op = GraphBuilder(graph)
     gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
     values = {p.name: op.input(p.name, p.dtype, p.shape) for p in optimizer.params}
@@ -172,7 +184,7 @@ def _with_gradients(
     inputs = {value.name for value in model.graph.input}
     stored = [parameter for parameter in optimizer.params if parameter.name not in inputs]
     _check_parameters(model, stored)
-    prepared = to_ir(convert_opset(model, _UPDATE_OPSET, onnx.defs.onnx_opset_version()))
+    prepared = to_ir(convert_opset(model, MIN_OPSET, onnx.defs.onnx_opset_version()))
     built = given_gradients(prepared, {name: gradients[name] for name in names})
     op = GraphBuilder(prepared.graph)
     _free_names(op, {"loss", "updated", "global_step", "group_mask"}, (), set(gradients.values()))

@@ -3,10 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 Operand = ir.Value | npt.ArrayLike | None
@@ -40,6 +42,9 @@ class GraphBuilder:
         ...                          keepdims=0)
     """
 
+    scope: str | None
+    """What the names of the nodes begin with that are appended next; None leaves them unnamed."""
+
     def __init__(self, graph: ir.Graph) -> None:
         """A builder that appends to ``graph``."""
         self.graph = graph
@@ -49,7 +54,14 @@ class GraphBuilder:
             self._names.update(value.name for value in subgraph.inputs)
             self._names.update(subgraph.initializers)
         self._last_number: Counter[str] = Counter()
+        self.scope: str | None = None
+        self._node_numbers: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's operators that the graph uses."""
+        return self.graph.opset_imports[""]
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
         """A function that appends a node of this operator and returns its first output."""
@@ -85,9 +97,13 @@ class GraphBuilder:
         for value in node.outputs:
             value.name = self.fresh_name(op_type)
         if op_type == "Cast" and isinstance(attributes["to"], int):
-            node.outputs[0].dtype = ir.DataType(attributes["to"])
-        elif dtype is not None and op_type in _KEEPS_DTYPE:
+            dtype = ir.DataType(attributes["to"])
+        elif op_type not in _KEEPS_DTYPE:
+            dtype = None if domain else _result_dtype(op_type, self.opset, node.inputs)
+        if dtype is not None:
             node.outputs[0].dtype = dtype
+        if self.scope is not None:
+            node.name = self._node_name(op_type)
         self.graph.append(node)
         return tuple(node.outputs)
 
@@ -127,7 +143,7 @@ class GraphBuilder:
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
-            initializer = ir.val(tensor.name, const_value=tensor)
+            initializer = ir.val(tensor.name, tensor.dtype, tensor.shape, const_value=tensor)
             self.graph.register_initializer(initializer)
             self._constants[key] = initializer
         return self._constants[key]
@@ -144,6 +160,12 @@ class GraphBuilder:
     def release_name(self, name: str) -> None:
         """Make a name available that no value has any more."""
         self._names.discard(name)
+
+    def _node_name(self, op_type: str) -> str:
+        hint = f"{self.scope}/{op_type}"
+        number = self._node_numbers[hint]
+        self._node_numbers[hint] += 1
+        return f"{hint}_{number}" if number else hint
 
     def _reserve(self, name: str) -> None:
         if name in self._names:
@@ -164,6 +186,34 @@ class GraphBuilder:
                 )
             return self.constant(np.array(operand, dtype.numpy()))
         return self.constant(operand)
+
+
+def _result_dtype(
+    op_type: str, opset: int, operands: Sequence[ir.Value | None]
+) -> ir.DataType | None:
+    """The dtype of a node's first output, if that of an operand or the operator determines it."""
+    source = _source_of_dtype(op_type, opset)
+    if isinstance(source, int):
+        operand = operands[source] if source < len(operands) else None
+        return None if operand is None else operand.dtype
+    return source
+
+
+@cache
+def _source_of_dtype(op_type: str, opset: int) -> int | ir.DataType | None:
+    """The index of the operand that has the dtype of the first output, or that dtype itself."""
+    try:
+        schema = onnx.defs.get_schema(op_type, opset)
+    except onnx.defs.SchemaError:
+        return None
+    kind = schema.outputs[0].type_str
+    for index, formal in enumerate(schema.inputs):
+        if formal.type_str == kind:
+            return index
+    allowed = next((c.allowed_type_strs for c in schema.type_constraints
+                    if c.type_param_str == kind), [kind])
+    fixed = {"tensor(int64)": ir.DataType.INT64, "tensor(bool)": ir.DataType.BOOL}
+    return fixed.get(allowed[0]) if len(allowed) == 1 else None
 
 
 def _dtype(operands: Sequence[Operand]) -> ir.DataType | None:

@@ -1,15 +1,18 @@
 """From a forward graph with a loss to a graph that also computes the gradients."""
 
 from graphopt.gradients._batch_normalization import RunningStatistic
-from graphopt.gradients._build import GradientGraph, build_gradients
+from graphopt.gradients._differentiate import differentiate
 from graphopt.gradients._given import given_gradients
-from graphopt.gradients._prepare import convert_opset, prepare
+from graphopt.gradients._graph import GradientGraph
+from graphopt.gradients._prepare import MAX_OPSET, MIN_OPSET, convert_opset, prepare
 
 __all__ = [
+    "MAX_OPSET",
+    "MIN_OPSET",
     "GradientGraph",
     "RunningStatistic",
-    "build_gradients",
     "convert_opset",
+    "differentiate",
     "given_gradients",
     "prepare",
 ]

@@ -1,12 +1,19 @@
-"""Batch normalization: in training mode where it is trained, written out where it is frozen."""
+"""Batch normalization that is trained: it normalizes by the statistics of the batch.
 
-from collections.abc import Collection
+They are computed by nodes of their own, because the CUDA kernel of ONNX Runtime has no training
+mode; the rule of the operator knows them by `BATCH_STATISTICS`.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import add_outputs, describe, replace
+from graphopt.gradients._rewrite import describe, mean_over
+
+BATCH_STATISTICS = "graphopt.batch_statistics"
+"""Metadata of a node whose mean and variance are those of its input: input minus mean."""
 
 
 @dataclass(frozen=True)
@@ -30,55 +37,59 @@ def rewrite_batch_normalization(
     op: GraphBuilder, node: ir.Node, trained: Collection[str]
 ) -> list[RunningStatistic]:
     """Prepare one node; returns the running statistics that it moves."""
-    scale, bias, mean, variance = node.inputs[1:5]
-    names = [str(value.name) for value in (scale, bias) if value and value.name in trained]
-    if not node.attributes.get_int("training_mode", 0) and not names:
-        _write_out(op, node)
+    x = node.inputs[0]
+    assert x is not None
+    names = {value.name for value in node.inputs[1:3] if value}
+    if not node.attributes.get_int("training_mode", 0) and not names & set(trained):
         return []
-    add_outputs(op, node, 3)
+    if x.shape is None:
+        raise ValueError(
+            f"{describe(node)}: the rank of its input is unknown; "
+            "declare the shapes of the model's inputs"
+        )
+    axes = [0, *range(2, len(x.shape))]
+    mean = mean_over(op, x, axes, keepdims=True)
+    centered = op.Sub(x, mean)
+    flat_mean = op.Reshape(mean, [-1])
+    variance = mean_over(op, op.Mul(centered, centered), axes, keepdims=False)
     momentum = node.attributes.get_float("momentum", 0.9)
+    statistics = running_statistics(node, trained, (flat_mean, variance), momentum)
+    node.replace_input_with(3, flat_mean)
+    node.replace_input_with(4, variance)
+    node.resize_outputs(1)
+    node.attributes.pop("training_mode", None)
+    node.attributes.pop("momentum", None)
+    node.meta[BATCH_STATISTICS] = centered
+    return statistics
+
+
+def running_statistics(
+    node: ir.Node, trained: Collection[str], batch: Sequence[ir.Value], momentum: float
+) -> list[RunningStatistic]:
+    """The running statistics of a node, each with the statistic of the batch.
+
+    Raises:
+        ValueError: One is not an initializer, or the model reads the new one.
+    """
+    scale, bias = node.inputs[1:3]
+    names = [str(value.name) for value in (scale, bias) if value and value.name in trained]
     statistics = []
-    for index, value in ((3, mean), (4, variance)):
-        if value is None or not value.is_initializer():
+    for index, value in zip((3, 4), batch, strict=True):
+        running = node.inputs[index]
+        if running is None or not running.is_initializer():
             raise ValueError(
                 f"{describe(node)}: a running statistic of it is not an initializer; "
                 "export the model so that it is"
             )
-        if node.outputs[index - 2].uses() or node.outputs[index - 2].is_graph_output():
+        moved = node.outputs[index - 2] if index - 2 < len(node.outputs) else None
+        if moved is not None and (moved.uses() or moved.is_graph_output()):
             raise ValueError(
                 f"{describe(node)}: its running statistics are read in the model, "
                 "expected them to be outputs of batch normalization alone"
             )
         statistics.append(
             RunningStatistic(
-                str(value.name),
-                str(node.outputs[index - 2].name),
-                momentum,
-                names[0] if names else None,
+                str(running.name), str(value.name), momentum, names[0] if names else None
             )
         )
-        # The runtime's kernel writes the new statistic over its input. It gets zeros of its own
-        # instead, and with momentum 0 what it writes is the statistic of the batch.
-        zeros = op.Mul(value, 0.0)
-        op.graph.remove(zeros.producer())  # type: ignore[arg-type]
-        op.graph.insert_before(node, zeros.producer())  # type: ignore[arg-type]
-        node.replace_input_with(index, zeros)
-    node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
-    node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
     return statistics
-
-
-def _write_out(op: GraphBuilder, node: ir.Node) -> None:
-    """Write out y = x * k + (bias - mean * k); the builder would put it into training mode."""
-    x, scale, bias, mean, variance = node.inputs[:5]
-    if x is None or x.shape is None:
-        raise ValueError(
-            f"{describe(node)}: the rank of its input is unknown; "
-            "declare the shapes of the model's inputs"
-        )
-    per_channel = [-1] + [1] * (len(x.shape) - 2)
-    epsilon = node.attributes.get_float("epsilon", 1e-5)
-    k = op.Div(scale, op.Sqrt(op.Add(variance, epsilon)))
-    shift = op.Sub(bias, op.Mul(mean, k))
-    y = op.Add(op.Mul(x, op.Reshape(k, per_channel)), op.Reshape(shift, per_channel))
-    replace(op, node, y)

@@ -3,12 +3,12 @@
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import add_outputs, describe
+from graphopt.gradients._rewrite import describe
 from graphopt.labels import checked_labels
 
 
 def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node) -> None:
-    """Add the output that its gradient reads, and check its labels."""
+    """Check its labels."""
     logits, labels = node.inputs[:2]
     assert logits is not None
     assert labels is not None
@@ -17,6 +17,5 @@ def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node) -> None:
             f"{describe(node)}: the model reads its second output, log_prob, which would have no "
             "gradient; compute it with LogSoftmax"
         )
-    add_outputs(op, node, 2)
     ignored = node.attributes.get_int("ignore_index") if "ignore_index" in node.attributes else None
     node.replace_input_with(1, checked_labels(op, logits, labels, ignored))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from graphopt.gradients._build import GradientGraph, initializers_to_inputs
+from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 
 
 def given_gradients(model: ir.Model, gradients: Mapping[str, str]) -> GradientGraph:

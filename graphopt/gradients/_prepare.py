@@ -1,4 +1,4 @@
-"""Rewriting a forward model so that ONNX Runtime's builder can differentiate it, exactly.
+"""Rewriting a forward model so that it can be differentiated, exactly.
 
 Each rewrite leaves what the model computes as it is, save one: batch normalization whose scale or
 bias is trained normalizes by the statistics of the batch, as training means.
@@ -14,21 +14,21 @@ from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
 from graphopt.forward import to_ir
-from graphopt.gradients._average_pool import rewrite_average_pool
 from graphopt.gradients._batch_normalization import (
     RunningStatistic,
     rewrite_batch_normalization,
 )
 from graphopt.gradients._cross_entropy import rewrite_cross_entropy
 from graphopt.gradients._dropout import rewrite_dropout
-from graphopt.gradients._layer_normalization import rewrite_layer_normalization
-from graphopt.gradients._matmul import rewrite_matmul
-from graphopt.gradients._padding import write_out_pads
+from graphopt.gradients._inline import inline_schema_functions
+from graphopt.gradients._recurrent import rewrite_recurrent
 from graphopt.gradients._rewrite import describe
-from graphopt.gradients._transpose import rewrite_transpose
+from graphopt.gradients._shapes import infer_shapes
+from graphopt.gradients.backward import RULES, ZERO_GRADIENT
 
-# Older operators lack gradients or what the update needs; newer ones onnxruntime-training.
-_MIN_OPSET, _MAX_OPSET = 17, 21
+# Older operators are not what the rules know; newer ones are not in the runtimes of many users.
+MIN_OPSET, MAX_OPSET = 17, 21
+_MAX_IR_VERSION = 10  # the newest that ONNX Runtime 1.19 reads
 
 
 def prepare(
@@ -41,14 +41,11 @@ def prepare(
         trained: The names of the trained parameters.
 
     Raises:
-        ValueError: The model cannot be brought to an opset that the builder knows, or an operator
+        ValueError: The model cannot be brought to an opset that the rules know, or an operator
             cannot be rewritten.
     """
-    proto = convert_opset(proto, _MIN_OPSET, _MAX_OPSET)
-    model = to_ir(proto)
-    passes.InlinePass()(model)
-    passes.RemoveInitializersFromInputsPass()(model)
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
+    known = RULES.keys() | ZERO_GRADIENT | {"LSTM", "GRU", "RNN"}
+    model = open_model(proto, known)
     op = GraphBuilder(model.graph)
     statistics: list[RunningStatistic] = []
     for node in list(model.graph):
@@ -59,26 +56,36 @@ def prepare(
                 statistics += rewrite_batch_normalization(op, node, trained)
             case "Dropout":
                 rewrite_dropout(op, node)
-            case "LayerNormalization":
-                rewrite_layer_normalization(op, node)
-            case "MatMul":
-                rewrite_matmul(op, node)
-            case "SoftmaxCrossEntropyLoss":
+            case "SoftmaxCrossEntropyLoss" | "NegativeLogLikelihoodLoss":
                 rewrite_cross_entropy(op, node)
-            case "Transpose":
-                rewrite_transpose(node)
-            case "AveragePool":
-                write_out_pads(node)
-                rewrite_average_pool(op, node)
-            case "Conv" | "ConvTranspose" | "MaxPool":
-                write_out_pads(node)
+            case "LSTM" | "GRU" | "RNN":
+                rewrite_recurrent(op, node)
     model.graph.sort()
-    _check_subgraphs(model.graph, trained)
-    _check_statistics(statistics, trained)
+    check_trained(model.graph, trained, statistics)
     return model, statistics
 
 
-def _check_subgraphs(graph: ir.Graph, trained: Collection[str]) -> None:
+def open_model(proto: onnx.ModelProto, known: Collection[str]) -> ir.Model:
+    """A model without functions, at an opset of ours, whose shapes are known.
+
+    Args:
+        proto: The forward model.
+        known: Operators that stay as they are; others that ONNX defines by simpler ones are
+            written out.
+    """
+    proto = convert_opset(proto, MIN_OPSET, MAX_OPSET)
+    model = to_ir(inline_schema_functions(proto, known))
+    passes.InlinePass()(model)
+    passes.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
+    infer_shapes(model)
+    return model
+
+
+def check_trained(
+    graph: ir.Graph, trained: Collection[str], statistics: Collection[RunningStatistic]
+) -> None:
+    """Refuse parameters that cannot be trained because of where they are read."""
     for node in graph.all_nodes():
         if node.graph is graph:
             continue
@@ -88,9 +95,6 @@ def _check_subgraphs(graph: ir.Graph, trained: Collection[str]) -> None:
                     f"parameter '{value.name}' is read inside a branch or loop ({describe(node)}), "
                     "where it has no gradient; leave it out of the optimizer"
                 )
-
-
-def _check_statistics(statistics: list[RunningStatistic], trained: Collection[str]) -> None:
     for name, count in Counter(statistic.name for statistic in statistics).items():
         if name in trained:
             raise ValueError(

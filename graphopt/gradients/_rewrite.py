@@ -25,3 +25,10 @@ def replace(op: GraphBuilder, node: ir.Node, value: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
     op.graph.remove(node, safe=False)
     value.name = name
+
+
+def mean_over(op: GraphBuilder, x: ir.Value, axes: list[int], *, keepdims: bool) -> ir.Value:
+    """The mean over these axes, which are an input of the operator from opset 18 on."""
+    if op.opset >= 18:
+        return op.ReduceMean(x, axes, keepdims=int(keepdims))
+    return op.ReduceMean(x, axes=axes, keepdims=int(keepdims))

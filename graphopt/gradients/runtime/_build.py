@@ -2,32 +2,20 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
 from graphopt.gradients._batch_normalization import RunningStatistic
+from graphopt.gradients._graph import (
+    GradientGraph,
+    initializers_to_inputs,
+    operands,
+    unreached,
+)
 
 _MAX_IR_VERSION = 10  # the newest that onnxruntime-training 1.19.2 reads
-
-
-@dataclass
-class GradientGraph:
-    """A graph whose inputs include the parameters, with everything that the update needs.
-
-    Attributes:
-        model: The forward graph, the loss and the backward pass.
-        parameters: The graph's input of each parameter.
-        gradients: The gradient of each parameter.
-        statistics: The running statistics, by name, each with that of the batch.
-    """
-
-    model: ir.Model
-    parameters: dict[str, ir.Value]
-    gradients: dict[str, ir.Value]
-    statistics: dict[str, tuple[RunningStatistic, ir.Value]]
 
 
 def build_gradients(
@@ -64,7 +52,7 @@ def build_gradients(
     values.update((str(value.name), value) for node in graph for value in node.outputs)
     without = [name for name in names if f"{name}_grad" not in values]
     if without:
-        raise ValueError(_unreached(without))
+        raise ValueError(unreached(without))
     graph.outputs[:] = [values[name] for name in kept]
     return GradientGraph(
         result,
@@ -77,7 +65,7 @@ def build_gradients(
 def _in_plain_words(message: str) -> str:
     """What the runtime's builder says, where it is known; otherwise its own words."""
     if found := re.search(r"partial derivative for '(.+?)' as it's unreachable", message):
-        return _unreached([found[1]])
+        return unreached([found[1]])
     if found := re.search(r"has not been registered: (\S+) for node (\S*)", message):
         return (
             f"operator {found[1]} (node '{found[2].rstrip()}') has no gradient; "
@@ -87,6 +75,7 @@ def _in_plain_words(message: str) -> str:
 
 
 def _check_reached(model: ir.Model, names: Collection[str], loss: ir.Value) -> None:
+    """Refuse a loss that does not depend on every parameter."""
     reached: set[ir.Value] = set()
     waiting: list[ir.Value] = [loss]
     while waiting:
@@ -96,39 +85,8 @@ def _check_reached(model: ir.Model, names: Collection[str], loss: ir.Value) -> N
         reached.add(value)
         node = value.producer()
         if node is not None:
-            waiting += [operand for operand in node.inputs if operand is not None]
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.GRAPH:
-                    waiting += _outer_values(attribute.as_graph())
+            waiting += operands(node)
     initializers = model.graph.initializers
-    unreached = [name for name in names if initializers[name] not in reached]
-    if unreached:
-        raise ValueError(_unreached(unreached))
-
-
-def _outer_values(graph: ir.Graph) -> list[ir.Value]:
-    return [value for node in graph.all_nodes() for value in node.inputs if value is not None]
-
-
-def _unreached(names: Collection[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names)
-    return (
-        f"no gradient of the loss reaches {listed}: the loss does not depend on "
-        f"{'it' if len(names) == 1 else 'them'} in a differentiable way; "
-        "leave out of the optimizer what is not trained"
-    )
-
-
-def initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
-    """Turn these initializers into inputs of the graph."""
-    graph = model.graph
-    for name in [name for name in graph.initializers if name in names]:
-        value = graph.initializers.pop(name)
-        assert value.const_value is not None
-        value.dtype, value.shape = (
-            value.const_value.dtype,
-            ir.Shape(value.const_value.shape.numpy()),
-        )
-        value.const_value = None
-        if value not in graph.inputs:
-            graph.inputs.append(value)
+    missing = [name for name in names if initializers[name] not in reached]
+    if missing:
+        raise ValueError(unreached(missing))

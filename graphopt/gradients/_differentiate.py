@@ -1,0 +1,163 @@
+"""Reverse-mode differentiation of an ONNX graph, in standard ONNX operators.
+
+The nodes are visited from the loss backwards; at each, the rule of its operator turns the
+gradients of its outputs into those of its inputs. Which operators have one, `rules` says.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from graphopt.builder import GraphBuilder
+from graphopt.gradients import rules  # noqa: F401 - fills the tables of rules
+from graphopt.gradients._batch_normalization import RunningStatistic
+from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, operands, unreached
+from graphopt.gradients._rewrite import describe
+from graphopt.gradients._shapes import infer_shapes
+from graphopt.gradients.backward import RULES, ZERO_GRADIENT, Backward
+
+
+def differentiate(
+    model: ir.Model,
+    names: Collection[str],
+    loss: ir.Value,
+    statistics: Collection[RunningStatistic],
+) -> GradientGraph:
+    """Append the gradients of ``loss`` with respect to the initializers called ``names``.
+
+    Raises:
+        ValueError: No gradient reaches a parameter, or operators have none.
+    """
+    graph = model.graph
+    infer_shapes(model)
+    parameters = {name: graph.initializers[name] for name in names}
+    path = _Path(graph, parameters.values(), loss)
+    if missing := [name for name, value in parameters.items() if value not in path.values]:
+        raise ValueError(unreached(missing))
+    path.check_rules()
+    op = GraphBuilder(graph)
+    gradients = _backward(op, path, loss)
+    if missing := [name for name, value in parameters.items() if value not in gradients]:
+        raise ValueError(unreached(missing))
+    named = _name(op, {name: gradients[value] for name, value in parameters.items()})
+    inner = {value.name: value for node in graph for value in node.outputs}
+    batch = {s.name: (s, inner[s.batch]) for s in statistics}
+    initializers_to_inputs(model, {*names, *batch})
+    kept = list(graph.outputs)
+    graph.outputs.extend([*named.values(), *(value for _, value in batch.values())])
+    graph.sort()
+    passes.RemoveUnusedNodesPass()(model)
+    graph.outputs[:] = kept
+    return GradientGraph(model, parameters, named, batch)
+
+
+class _Path:
+    """The part of a graph that lies between the parameters and the loss.
+
+    Attributes:
+        nodes: Its nodes, in the order of the graph.
+        values: Its values: they depend on a parameter, and the loss depends on them.
+    """
+
+    def __init__(self, graph: ir.Graph, parameters: Iterable[ir.Value], loss: ir.Value) -> None:
+        depends = set(parameters)
+        for node in graph:
+            if _has_gradient(node) and any(value in depends for value in operands(node)):
+                depends.update(value for value in node.outputs if _is_differentiable(value))
+        self.values: set[ir.Value] = set()
+        self.nodes: list[ir.Node] = []
+        wanted = {loss} & depends
+        for node in reversed(graph):
+            if wanted.isdisjoint(node.outputs):
+                continue
+            self.nodes.append(node)
+            wanted.update(value for value in operands(node) if value in depends)
+        self.nodes.reverse()
+        self.values = wanted
+
+    def check_rules(self) -> None:
+        """Name all operators without a rule at once, and where they stand."""
+        without: defaultdict[str, list[str]] = defaultdict(list)
+        for node in self.nodes:
+            if node.domain or node.op_type not in RULES:
+                name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+                without[name].append(node.name or str(node.outputs[0].name))
+        if not without:
+            return
+        listed = "; ".join(
+            f"{op_type} ({', '.join(f'{name!r}' for name in names[:3])}"
+            + (f" and {len(names) - 3} more)" if len(names) > 3 else ")")
+            for op_type, names in sorted(without.items())
+        )
+        raise ValueError(
+            f"these operators have no gradient: {listed}. Write them with operators that have one, "
+            "or leave the parameters before them out of the optimizer"
+        )
+
+
+def _has_gradient(node: ir.Node) -> bool:
+    return bool(node.domain) or node.op_type not in ZERO_GRADIENT
+
+
+def _is_differentiable(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _backward(op: GraphBuilder, path: _Path, loss: ir.Value) -> dict[ir.Value, ir.Value]:
+    """The gradient of every value on the path into which one flows."""
+    contributions: defaultdict[ir.Value, list[ir.Value]] = defaultdict(list)
+    op.scope = "backward"
+    one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
+    contributions[loss].append(one)
+    gradients: dict[ir.Value, ir.Value] = {}
+
+    def gradient(value: ir.Value) -> ir.Value | None:
+        if value not in gradients and contributions[value]:
+            first, *others = contributions.pop(value)
+            for other in others:
+                first = _like(op.Add(first, other), value)
+            gradients[value] = first
+        return gradients.get(value)
+
+    for node in reversed(path.nodes):
+        op.scope = f"backward/{node.name or node.outputs[0].name}"
+        incoming = [gradient(value) for value in node.outputs]
+        if not any(incoming):
+            continue
+        needed = [i for i, value in enumerate(node.inputs) if value in path.values]
+        backward = Backward(op, node, incoming, needed)
+        result = RULES[node.op_type](backward)
+        outgoing = [result] if isinstance(result, ir.Value) else result or ()
+        for index, (value, part) in enumerate(zip(backward.inputs, outgoing, strict=False)):
+            if index in needed and value is not None and part is not None:
+                contributions[value].append(_like(part, value))
+    op.scope = "backward"
+    for value in list(contributions):
+        gradient(value)
+    op.scope = None
+    return gradients
+
+
+def _like(gradient: ir.Value, value: ir.Value) -> ir.Value:
+    """A gradient has the shape and the dtype of its value."""
+    if gradient.dtype is None and value.dtype is not None:
+        gradient.dtype = value.dtype
+    if gradient.shape is None:
+        gradient.shape = value.shape
+    return gradient
+
+
+def _name(op: GraphBuilder, gradients: dict[str, ir.Value]) -> dict[str, ir.Value]:
+    """The same, each a value of its own called ``<parameter>_grad``."""
+    uses = Counter(gradients.values())
+    named = {}
+    for name, value in gradients.items():
+        if uses[value] > 1 or value.producer() is None or value.is_graph_output():
+            value = _like(op.Identity(value), value)  # noqa: PLW2901
+        op.release_name(str(value.name))
+        value.name = op.fresh_name(f"{name}_grad")
+        named[name] = value
+    return named

@@ -1,0 +1,252 @@
+"""What a gradient rule gets, and how it is registered.
+
+A rule turns the gradients of a node's outputs into the gradients of its inputs, by appending nodes
+in standard ONNX. This one is all there is to the sine:
+
+    @rule("Sin")
+    def sin(b: Backward) -> ir.Value:
+        return b.op.Mul(b.dy, b.op.Cos(b.x))
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder, Operand
+from graphopt.gradients._rewrite import describe, mean_over
+
+Gradients = ir.Value | Sequence[ir.Value | None] | None
+Rule = Callable[["Backward"], Gradients]
+Dim = int | str | None
+
+RULES: dict[str, Rule] = {}
+"""The rule of each operator of ONNX's own domain."""
+
+ZERO_GRADIENT: set[str] = set()
+"""Operators whose result does not change with a small change of their operands."""
+
+
+def rule(*op_types: str) -> Callable[[Rule], Rule]:
+    """Register a rule under the names of its operators.
+
+    The rule returns a gradient for each input, in their order, None for an input that has none; or
+    one gradient, of the first input. It need not leave out what nobody asked for: nodes that
+    nothing reads are removed. `Backward.needs` tells where that would be costly or could fail.
+    """
+
+    def register(function: Rule) -> Rule:
+        for op_type in op_types:
+            assert op_type not in RULES, op_type
+            RULES[op_type] = function
+        return function
+
+    return register
+
+
+class Backward:
+    """One node, and the gradients of its outputs.
+
+    Attributes:
+        op: Appends nodes to the graph.
+        node: The node of the forward pass; a rule may replace it by nodes that compute the same.
+        inputs: Its inputs, None where an optional one is left out.
+        outputs: Its outputs.
+    """
+
+    def __init__(
+        self,
+        op: GraphBuilder,
+        node: ir.Node,
+        gradients: Sequence[ir.Value | None],
+        needed: Iterable[int],
+    ) -> None:
+        self.op = op
+        self.node = node
+        self.inputs = tuple(node.inputs)
+        self.outputs = tuple(node.outputs)
+        self._gradients = tuple(gradients)
+        self._needed = frozenset(needed)
+
+    # What the node has -----------------------------------------------------------------------
+
+    @property
+    def x(self) -> ir.Value:
+        """The first input."""
+        return self.input(0)
+
+    @property
+    def y(self) -> ir.Value:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def dy(self) -> ir.Value:
+        """The gradient of the first output, of its shape and dtype."""
+        return self.gradient(0)
+
+    def input(self, index: int) -> ir.Value:
+        """An input that is not left out."""
+        value = self.inputs[index]
+        assert value is not None
+        return value
+
+    def optional(self, index: int) -> ir.Value | None:
+        """An input that may be left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def gradient(self, index: int) -> ir.Value:
+        """The gradient of an output; zeros where none flows into it."""
+        gradient = self._gradients[index]
+        return self.zeros_like(self.outputs[index]) if gradient is None else gradient
+
+    def has_gradient(self, index: int) -> bool:
+        """Whether a gradient flows into this output."""
+        return index < len(self._gradients) and self._gradients[index] is not None
+
+    def needs(self, index: int) -> bool:
+        """Whether the gradient of this input is asked for."""
+        return index in self._needed
+
+    def error(self, problem: str) -> ValueError:
+        """An error that names the node."""
+        return ValueError(f"{describe(self.node)}: {problem}")
+
+    # Shapes ----------------------------------------------------------------------------------
+
+    def shape(self, value: ir.Value) -> list[Dim]:
+        """The dimensions of a value of the forward pass: a size, a symbol, or None if unknown.
+
+        Raises:
+            ValueError: Not even its rank is known.
+        """
+        if value.shape is None:
+            raise self.error(
+                f"its gradient needs the rank of '{value.name}', which shape inference does not "
+                "find; declare the shapes of the model's inputs"
+            )
+        return [d if isinstance(d, int) else d.value for d in value.shape]
+
+    def rank(self, value: ir.Value) -> int:
+        """The number of dimensions; raises as `shape` does."""
+        return len(self.shape(value))
+
+    def sizes(self, value: ir.Value, axes: Iterable[int] | None = None) -> list[int]:
+        """The sizes of these axes, or of all.
+
+        Raises:
+            ValueError: One is not known before the graph runs.
+        """
+        shape = self.shape(value)
+        sizes = [shape[axis] for axis in (range(len(shape)) if axes is None else axes)]
+        if not all(isinstance(size, int) for size in sizes):
+            raise self.error(
+                f"its gradient needs sizes of '{value.name}', whose shape is {shape}; "
+                "declare the model's inputs so that only the batch is dynamic"
+            )
+        return [size for size in sizes if isinstance(size, int)]
+
+    def axis(self, value: ir.Value, default: int) -> int:
+        """The node's attribute ``axis``, counted from the front."""
+        axis = self.node.attributes.get_int("axis", default)
+        return axis + self.rank(value) if axis < 0 else axis
+
+    def shape_of(self, value: ir.Value) -> Operand:
+        """The shape as an operand: a constant where it is known."""
+        shape = value.shape
+        if shape is not None and all(isinstance(size, int) for size in shape):
+            return np.array(shape.numpy(), np.int64)
+        return self.op.Shape(value)
+
+    def count(self, value: ir.Value, axes: Sequence[int]) -> Operand:
+        """How many elements these axes have together, as a float scalar operand."""
+        shape = self.shape(value)
+        sizes = [shape[axis] for axis in axes]
+        if all(isinstance(size, int) for size in sizes):
+            return float(math.prod(size for size in sizes if isinstance(size, int)))
+        counts = self.op.Gather(self.op.Shape(value), np.array(axes, np.int64))
+        return self.op.CastLike(self.op.ReduceProd(counts, keepdims=0), value)
+
+    # Nodes that many rules append ------------------------------------------------------------
+
+    def constant(self, operand: ir.Value | None) -> np.ndarray | None:
+        """The value of an operand that is known before the graph runs."""
+        tensor = None if operand is None else ir.convenience.get_const_tensor(operand)
+        return None if tensor is None else tensor.numpy()
+
+    def sum(self, x: ir.Value, axes: Sequence[int], *, keepdims: bool = False) -> ir.Value:
+        """Sum over these axes; over none, nothing is done."""
+        return self.op.ReduceSum(x, list(axes), keepdims=int(keepdims)) if axes else x
+
+    def mean(self, x: ir.Value, axes: Sequence[int], *, keepdims: bool = False) -> ir.Value:
+        """Mean over these axes; over none, nothing is done."""
+        return mean_over(self.op, x, list(axes), keepdims=keepdims) if axes else x
+
+    def reshape_like(self, x: ir.Value, value: ir.Value) -> ir.Value:
+        """``x`` in the shape of ``value``; a batch alone may be unknown before the graph runs."""
+        shape = self.shape(value)
+        sizes = [size if isinstance(size, int) else -1 for size in shape]
+        if sizes.count(-1) <= 1 and 0 not in sizes:
+            return self.op.Reshape(x, np.array(sizes, np.int64))
+        return self.op.Reshape(x, self.shape_of(value), allowzero=1)
+
+    def where(self, condition: ir.Value, x: ir.Value, *, dtype_of: ir.Value) -> ir.Value:
+        """``x`` where the condition holds, otherwise 0, as a product."""
+        return self.op.Mul(x, self.op.CastLike(condition, dtype_of))
+
+    def zeros(self, shape: Operand, dtype: ir.DataType | None) -> ir.Value:
+        """Zeros of a shape and a dtype."""
+        array = np.zeros(1, (dtype or ir.DataType.FLOAT).numpy())
+        zeros = self.op.ConstantOfShape(shape, value=ir.tensor(array))
+        if dtype is not None:
+            zeros.dtype = dtype
+        return zeros
+
+    def zeros_like(self, value: ir.Value) -> ir.Value:
+        """Zeros of a value's shape and dtype."""
+        return self.zeros(self.shape_of(value), value.dtype)
+
+    def unbroadcast(
+        self, gradient: ir.Value, operand: ir.Value, wide: Sequence[Dim] | None = None
+    ) -> ir.Value:
+        """Sum a gradient over the axes along which an operand was broadcast.
+
+        Where an unknown size may have been 1, the graph finds out when it runs.
+
+        Args:
+            gradient: Has the shape to which the operand was broadcast.
+            operand: The result has its shape.
+            wide: The dimensions of ``gradient``; those of the first output if left out.
+        """
+        wide = self.shape(self.y) if wide is None else wide
+        narrow = self.shape(operand)
+        lead = len(wide) - len(narrow)
+        axes = list(range(lead))
+        unknown = False
+        for axis, size in enumerate(narrow, start=lead):
+            if size == 1 and wide[axis] != 1:
+                axes.append(axis)
+            elif not isinstance(size, int) and (size is None or size != wide[axis]):
+                unknown = True
+        if unknown:
+            return self._unbroadcast_at_run_time(gradient, operand, len(wide))
+        if len(axes) == lead:
+            return self.sum(gradient, axes)
+        if not lead:
+            return self.sum(gradient, axes, keepdims=True)
+        return self.reshape_like(self.sum(gradient, axes), operand)
+
+    def _unbroadcast_at_run_time(
+        self, gradient: ir.Value, operand: ir.Value, rank: int
+    ) -> ir.Value:
+        op = self.op
+        lead = rank - self.rank(operand)
+        shape = op.Shape(operand)
+        padded = op.Concat(np.ones(lead, np.int64), shape, axis=0) if lead else shape
+        differs = op.Not(op.Equal(padded, op.Shape(gradient)))
+        # An axis in front is summed in any case: without axes, ONNX Runtime 1.19 sums all of an
+        # empty tensor.
+        axes = op.Compress(np.arange(rank + 1), op.Concat([True], differs, axis=0), axis=0)
+        summed = op.ReduceSum(op.Unsqueeze(gradient, [0]), axes, keepdims=0)
+        return op.Reshape(summed, shape, allowzero=1)

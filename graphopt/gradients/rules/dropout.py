@@ -1,0 +1,21 @@
+"""Dropout in training mode."""
+
+import onnx_ir as ir
+
+from graphopt.gradients._rewrite import add_outputs
+from graphopt.gradients.backward import Backward, rule
+
+
+@rule("Dropout")
+def dropout(b: Backward) -> ir.Value:
+    """dx = dy mask / (1 - ratio)."""
+    add_outputs(b.op, b.node, 2)
+    mask = b.node.outputs[1]
+    ratio = b.optional(1)
+    kept = b.where(mask, b.dy, dtype_of=b.dy)
+    if ratio is None:
+        return b.op.Mul(kept, 2.0)
+    known = b.constant(ratio)
+    if known is not None:
+        return b.op.Mul(kept, 1.0 / (1.0 - float(known.item())))
+    return b.op.Div(kept, b.op.Sub(1.0, b.op.CastLike(ratio, b.dy)))

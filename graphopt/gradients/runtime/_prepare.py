@@ -1,0 +1,66 @@
+"""Rewriting a forward model so that ONNX Runtime's builder can differentiate it, exactly."""
+
+from collections.abc import Collection
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+from graphopt.gradients._batch_normalization import RunningStatistic, rewrite_batch_normalization
+from graphopt.gradients._cross_entropy import rewrite_cross_entropy
+from graphopt.gradients._dropout import rewrite_dropout
+from graphopt.gradients._prepare import check_trained, open_model
+from graphopt.gradients._recurrent import rewrite_recurrent
+from graphopt.gradients._rewrite import add_outputs
+from graphopt.gradients.runtime._average_pool import rewrite_average_pool
+from graphopt.gradients.runtime._batch_normalization import rewrite_for_builder
+from graphopt.gradients.runtime._layer_normalization import rewrite_layer_normalization
+from graphopt.gradients.runtime._matmul import rewrite_matmul
+from graphopt.gradients.runtime._padding import write_out_pads
+from graphopt.gradients.runtime._transpose import rewrite_transpose
+
+# Operators that ONNX defines by simpler ones, for which the builder has no gradient.
+_WITHOUT_GRADIENT = frozenset(
+    (
+        *("CastLike", "Celu", "Elu", "GroupNormalization", "HardSigmoid", "HardSwish", "Mish"),
+        *("MeanVarianceNormalization", "NegativeLogLikelihoodLoss", "PRelu", "ReduceL1"),
+        *("ReduceLogSum", "ReduceSumSquare", "Selu", "Shrink", "Softplus", "Softsign"),
+        "ThresholdedRelu",
+    )
+)
+
+
+def prepare_for_builder(
+    proto: onnx.ModelProto, trained: Collection[str]
+) -> tuple[ir.Model, list[RunningStatistic]]:
+    """As `prepare`, for the builder of onnxruntime-training."""
+    model = open_model(proto, {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT)
+    op = GraphBuilder(model.graph)
+    statistics: list[RunningStatistic] = []
+    for node in list(model.graph):
+        if node.domain != "":
+            continue
+        match node.op_type:
+            case "BatchNormalization":
+                statistics += rewrite_for_builder(op, node, trained)
+            case "Dropout":
+                rewrite_dropout(op, node)
+            case "LayerNormalization":
+                rewrite_layer_normalization(op, node)
+            case "LSTM" | "GRU" | "RNN":
+                rewrite_recurrent(op, node)
+            case "MatMul":
+                rewrite_matmul(op, node)
+            case "SoftmaxCrossEntropyLoss":
+                rewrite_cross_entropy(op, node)
+                add_outputs(op, node, 2)  # which the gradient reads
+            case "Transpose":
+                rewrite_transpose(node)
+            case "AveragePool":
+                write_out_pads(node)
+                rewrite_average_pool(op, node)
+            case "Conv" | "ConvTranspose" | "MaxPool":
+                write_out_pads(node)
+    model.graph.sort()
+    check_trained(model.graph, trained, statistics)
+    return model, statistics

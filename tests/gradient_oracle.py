@@ -1,0 +1,182 @@
+"""Gradients of one operator from ONNX Runtime, against PyTorch in float64.
+
+A case is a line of ONNX text. Its loss is a random weighting of all its outputs, so that every
+output gets a gradient that is not 1. Each case runs with static shapes and, unless it says
+otherwise, with shapes that only the running graph knows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from graphopt.gradients import differentiate, prepare
+
+STANDARD = {""}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator with its inputs.
+
+    Attributes:
+        node: ONNX text, such as ``y = Gemm<alpha=0.5>(a, b)``; several lines for several nodes.
+        inputs: The arrays that the text names. Gradients are those of the float32 ones.
+        torch: The same in PyTorch: takes the inputs in their order (floats in float64), returns
+            the outputs ``y``, or a tuple for several.
+        outputs: The float outputs of the text.
+        opset: Of the model.
+        constants: Inputs that are float but constant: they get no gradient.
+        dynamic: The axes whose size is unknown in the second run of the case: "all", those of the
+            "batch" (axis 0), or "none", where there is no second run.
+        tolerance: Largest error, relative to the largest element of the gradient.
+    """
+
+    node: str
+    inputs: Mapping[str, np.ndarray]
+    torch: Callable[..., object]
+    outputs: Sequence[str] = ("y",)
+    opset: int = 17
+    constants: Sequence[str] = ()
+    dynamic: str = "all"
+    tolerance: float = 5e-6
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normally distributed float32; another seed gives other values."""
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+def distinct(*shape: int, seed: int = 0) -> np.ndarray:
+    """Float32 values between -2 and 2, no two closer than rounding errors: there are no ties."""
+    count = int(np.prod(shape))
+    order = np.random.default_rng([seed, *shape]).permutation(count)
+    return ((order + 0.5) / max(count, 1) * 4 - 2).astype(np.float32).reshape(shape)
+
+
+def cases(table: Mapping[str, Case]) -> pytest.MarkDecorator:
+    """Parametrize a test by the cases of a table, each static and, where it can be, dynamic."""
+    both = {
+        f"{name}{suffix}": (case, is_dynamic)
+        for name, case in table.items()
+        for suffix, is_dynamic in (("", False), (" (dynamic)", True))
+        if not is_dynamic or case.dynamic != "none"
+    }
+    return pytest.mark.parametrize(("case", "dynamic"), both.values(), ids=both)
+
+
+def check(case: Case, dynamic: bool) -> None:
+    """Compare the gradients of a case with PyTorch's."""
+    names = [
+        name
+        for name, array in case.inputs.items()
+        if array.dtype == np.float32 and name not in case.constants
+    ]
+    expected = torch_gradients(case, names)
+    got = onnx_gradients(case, names, dynamic=dynamic)
+    for name in names:
+        assert got[name].shape == case.inputs[name].shape, name
+        scale = float(np.abs(expected[name]).max(initial=0))
+        np.testing.assert_allclose(
+            got[name], expected[name], rtol=0, atol=case.tolerance * scale + 1e-30, err_msg=name
+        )
+
+
+def torch_outputs(case: Case, names: Sequence[str]) -> tuple[dict[str, torch.Tensor], list]:
+    """The inputs, and the outputs, in float64."""
+    inputs = {
+        name: torch.tensor(array).double().requires_grad_(name in names)
+        if array.dtype == np.float32
+        else torch.tensor(array)
+        for name, array in case.inputs.items()
+    }
+    result = case.torch(*inputs.values())
+    return inputs, list(result) if isinstance(result, tuple | list) else [result]
+
+
+def weights(case: Case, names: Sequence[str]) -> list[np.ndarray]:
+    _, outputs = torch_outputs(case, names)
+    return [normal(*output.shape, seed=7 + i) for i, output in enumerate(outputs)]
+
+
+def torch_gradients(case: Case, names: Sequence[str]) -> dict[str, np.ndarray]:
+    inputs, outputs = torch_outputs(case, names)
+    loss = sum(
+        (y * torch.tensor(w).double()).sum()
+        for y, w in zip(outputs, weights(case, names), strict=True)
+    )
+    gradients = torch.autograd.grad(
+        loss, [inputs[name] for name in names], allow_unused=True, materialize_grads=True
+    )
+    return {name: g.numpy() for name, g in zip(names, gradients, strict=True)}
+
+
+def onnx_model(case: Case, names: Sequence[str], *, dynamic: bool) -> onnx.ModelProto:
+    """The forward graph with its loss; where dynamic, inputs come from a Reshape."""
+    lines, infos, initializers = [], [], []
+    for name, array in case.inputs.items():
+        if dynamic and name in names:
+            lines.append(f"{name} = Reshape<allowzero=1>(p_{name}, shape_{name})")
+            shape = [
+                None if case.dynamic == "all" or axis == 0 else size
+                for axis, size in enumerate(array.shape)
+            ]
+            infos.append(helper.make_tensor_value_info(name, 1, shape))
+            initializers.append(numpy_helper.from_array(array.reshape(-1), f"p_{name}"))
+        else:
+            initializers.append(numpy_helper.from_array(array, name))
+    lines.append(case.node)
+    for i, (output, w) in enumerate(zip(case.outputs, weights(case, names), strict=True)):
+        lines.append(f"wy{i} = Mul({output}, weight{i})")
+        lines.append(f"part{i} = ReduceSum<keepdims=0>(wy{i})")
+        initializers.append(numpy_helper.from_array(w, f"weight{i}"))
+    parts = [f"part{i}" for i in range(len(case.outputs))]
+    lines.append(f"loss = Sum({', '.join(parts)})")
+    feeds = ", ".join(f"int64[{case.inputs[name].ndim}] shape_{name}" for name in names)
+    text = f"m ({feeds if dynamic else ''}) => (float loss) {{ {' '.join(lines)} }}"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {case.opset}]> {text}'
+    )
+    model.graph.initializer.extend(initializers)
+    model.graph.value_info.extend(infos)
+    onnx.checker.check_model(model)
+    return model
+
+
+def onnx_gradients(
+    case: Case, names: Sequence[str], *, dynamic: bool
+) -> dict[str, np.ndarray]:
+    """The gradients that our graph computes in ONNX Runtime."""
+    forward = onnx_model(case, names, dynamic=dynamic)
+    trained = [f"p_{name}" if dynamic else name for name in names]
+    model, statistics = prepare(forward, trained)
+    loss = model.graph.outputs[0]
+    built = differentiate(model, trained, loss, statistics, **case.options)
+    model.graph.outputs.extend(built.gradients.values())
+    proto = ir.to_proto(model)
+    assert {node.domain for node in proto.graph.node} <= STANDARD
+    onnx.checker.check_model(proto)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds = {f"shape_{name}": np.array(case.inputs[name].shape, np.int64) for name in names}
+    feeds = feeds if dynamic else {}
+    feeds |= {
+        parameter: case.inputs[name].reshape(-1) if dynamic else case.inputs[name]
+        for name, parameter in zip(names, trained, strict=True)
+    }
+    results = session.run([f"{parameter}_grad" for parameter in trained], feeds)
+    return {
+        name: result.reshape(case.inputs[name].shape)
+        for name, result in zip(names, results, strict=True)
+    }
