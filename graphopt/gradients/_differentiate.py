@@ -25,8 +25,16 @@ def differentiate(
     names: Collection[str],
     loss: ir.Value,
     statistics: Collection[RunningStatistic],
+    provider: str = "CPUExecutionProvider",
 ) -> GradientGraph:
     """Append the gradients of ``loss`` with respect to the initializers called ``names``.
+
+    Args:
+        model: The prepared forward graph with its loss; changed in place.
+        names: The trained parameters, which become inputs of the graph.
+        loss: A floating-point scalar of the graph.
+        statistics: The running statistics of the graph, which become inputs too.
+        provider: The execution provider for which formulations are chosen.
 
     Raises:
         ValueError: No gradient reaches a parameter, or operators have none.
@@ -39,7 +47,7 @@ def differentiate(
         raise ValueError(unreached(missing))
     path.check_rules()
     op = GraphBuilder(graph)
-    gradients = _backward(op, path, loss)
+    gradients = _backward(op, path, loss, provider)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
         raise ValueError(unreached(missing))
     named = _name(op, {name: gradients[value] for name, value in parameters.items()})
@@ -106,7 +114,9 @@ def _is_differentiable(value: ir.Value) -> bool:
     return value.dtype is None or value.dtype.is_floating_point()
 
 
-def _backward(op: GraphBuilder, path: _Path, loss: ir.Value) -> dict[ir.Value, ir.Value]:
+def _backward(
+    op: GraphBuilder, path: _Path, loss: ir.Value, provider: str
+) -> dict[ir.Value, ir.Value]:
     """The gradient of every value on the path into which one flows."""
     contributions: defaultdict[ir.Value, list[ir.Value]] = defaultdict(list)
     op.scope = "backward"
@@ -128,7 +138,7 @@ def _backward(op: GraphBuilder, path: _Path, loss: ir.Value) -> dict[ir.Value, i
         if not any(incoming):
             continue
         needed = [i for i, value in enumerate(node.inputs) if value in path.values]
-        backward = Backward(op, node, incoming, needed)
+        backward = Backward(op, node, incoming, needed, provider)
         result = RULES[node.op_type](backward)
         outgoing = [result] if isinstance(result, ir.Value) else result or ()
         for index, (value, part) in enumerate(zip(backward.inputs, outgoing, strict=False)):

@@ -53,6 +53,7 @@ class Backward:
         node: The node of the forward pass; a rule may replace it by nodes that compute the same.
         inputs: Its inputs, None where an optional one is left out.
         outputs: Its outputs.
+        provider: The execution provider for which the fastest of several formulations is chosen.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Backward:
         node: ir.Node,
         gradients: Sequence[ir.Value | None],
         needed: Iterable[int],
+        provider: str,
     ) -> None:
         self.op = op
         self.node = node
         self.inputs = tuple(node.inputs)
         self.outputs = tuple(node.outputs)
+        self.provider = provider
         self._gradients = tuple(gradients)
         self._needed = frozenset(needed)
 
