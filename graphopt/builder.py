@@ -143,7 +143,7 @@ class GraphBuilder:
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
-            initializer = ir.val(tensor.name, tensor.dtype, tensor.shape, const_value=tensor)
+            initializer = ir.val(tensor.name, tensor.dtype, array.shape, const_value=tensor)
             self.graph.register_initializer(initializer)
             self._constants[key] = initializer
         return self._constants[key]

@@ -28,4 +28,6 @@ def _is_function(op_type: str, opset: int) -> bool:
         schema = onnx.defs.get_schema(op_type, opset)
     except onnx.defs.SchemaError:
         return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return any(
+        getattr(schema, name) for name in ("has_function", "has_context_dependent_function")
+    )
