@@ -4,6 +4,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# The last release of ONNX Runtime's training package: the oldest runtime that is supported, and
+# what portable=False is built with. It installs the same module as onnxruntime.
+TRAINING := .venv-training
 CACHE := $(CURDIR)/.cache
 
 export TMPDIR := $(CACHE)/tmp
@@ -16,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check format clean
+.PHONY: help demo test check bench format clean
 $(shell mkdir -p $(TMPDIR))
 
 help: ## list the targets
@@ -25,26 +28,34 @@ help: ## list the targets
 demo: $(VENV)/demo.stamp ## train the digits network; results in build/demo/
 	$(BIN)/python -m tools.demo
 
-test: $(VENV)/test.stamp ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/test.stamp $(TRAINING)/test.stamp ## run the tests, on today's ONNX Runtime and on 1.19
+	GRAPHOPT_OTHER_PYTHON=$(CURDIR)/$(TRAINING)/bin/python $(BIN)/python -m pytest
+	GRAPHOPT_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(TRAINING)/bin/python -m pytest
 
 check: $(VENV)/test.stamp ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: $(VENV)/test.stamp $(TRAINING)/test.stamp ## measure; results in bench/results.json
+	$(BIN)/python -m tools.bench
+
 format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TRAINING) .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp's name is the extra: demo.stamp installs `demo`, test.stamp installs `test`.
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --editable '.[training-cpu,$*]'
+	$(BIN)/python -m pip install --quiet --editable '.[runtime,$*]'
 	@touch $@
 
-$(VENV)/pyvenv.cfg:
-	$(PYTHON) -m venv $(VENV)
+$(TRAINING)/%.stamp: pyproject.toml | $(TRAINING)/pyvenv.cfg
+	$(TRAINING)/bin/python -m pip install --quiet --editable '.[training-cpu,$*]'
+	@touch $@
+
+$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg: %/pyvenv.cfg:
+	$(PYTHON) -m venv $*

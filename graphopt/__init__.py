@@ -6,6 +6,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph, load
 from graphopt.parameters import Parameter, Parameters, parameters
+from graphopt.requirements import Requirements, requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
 
@@ -15,11 +16,13 @@ __all__ = [
     "Parameter",
     "Parameters",
     "RMSProp",
+    "Requirements",
     "Session",
     "TrainingGraph",
     "load",
     "parameters",
     "reference",
+    "requirements",
     "schedules",
     "training_graph",
     "update_graph",

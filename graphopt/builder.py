@@ -210,8 +210,9 @@ def _source_of_dtype(op_type: str, opset: int) -> int | ir.DataType | None:
     for index, formal in enumerate(schema.inputs):
         if formal.type_str == kind:
             return index
-    allowed = next((c.allowed_type_strs for c in schema.type_constraints
-                    if c.type_param_str == kind), [kind])
+    allowed = next(
+        (c.allowed_type_strs for c in schema.type_constraints if c.type_param_str == kind), [kind]
+    )
     fixed = {"tensor(int64)": ir.DataType.INT64, "tensor(bool)": ir.DataType.BOOL}
     return fixed.get(allowed[0]) if len(allowed) == 1 else None
 

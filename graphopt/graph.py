@@ -19,6 +19,7 @@ from graphopt._files import PathLike, write_atomically
 from graphopt.carried import Carried, declare, declared
 from graphopt.forward import read_proto
 from graphopt.labels import ClassLabels
+from graphopt.requirements import METADATA_KEY, requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed, local_functions
 from graphopt.update import core, functions
@@ -172,6 +173,7 @@ def assemble(
         metadata[_LABELS] = json.dumps([asdict(label) for label in labels])
     if forward is not None:
         metadata[_FORWARD] = _pack(forward, proto.graph, carried)
+    metadata[METADATA_KEY] = requirements(proto).to_json()
     helper.set_model_props(proto, metadata)
     declare(proto, carried)
     return TrainingGraph(proto)

@@ -28,6 +28,8 @@ class Session:
         parameters: Values to start from, by name; the others start from the model's own.
         providers: Execution providers in order of preference, as ONNX Runtime takes them, for
             example ``["CUDAExecutionProvider", "CPUExecutionProvider"]``; the CPU by default.
+        session_options: An ``onnxruntime.SessionOptions`` of your own, for example with a number
+            of threads or with profiling switched on.
 
     Attributes:
         inputs: What a step must be given, a list of `Feed`.
@@ -56,6 +58,8 @@ class Session:
         graph: TrainingGraph | onnx.ModelProto | PathLike,
         parameters: Mapping[str, Any] | None = None,
         providers: Sequence[Any] | None = None,
+        *,
+        session_options: Any = None,
     ) -> None:
         """See the class."""
         self.graph = _as_graph(graph)
@@ -63,7 +67,7 @@ class Session:
         self._runtime = _runtime.onnxruntime()
         providers = _checked_providers(providers)
         self._device = _device(providers)
-        self._session = _load(self._runtime, self.graph, providers)
+        self._session = _load(self._runtime, self.graph, providers, session_options)
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels = self.graph.class_labels
@@ -266,7 +270,9 @@ def _device(providers: Sequence[Any]) -> tuple[str, int]:
     return ("cuda", int(options.get("device_id", 0))) if name.startswith("CUDA") else ("cpu", 0)
 
 
-def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any]) -> Any:
+def _load(
+    runtime: Any, graph: TrainingGraph, providers: Sequence[Any], session_options: Any
+) -> Any:
     available = runtime.get_available_providers()
     for provider in providers:
         name = provider[0] if isinstance(provider, tuple) else provider
@@ -279,7 +285,13 @@ def _load(runtime: Any, graph: TrainingGraph, providers: Sequence[Any]) -> Any:
     model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
-    options = _runtime.session_options(runtime)
+    options = session_options
+    if options is None:
+        options = _runtime.session_options(runtime)
+    elif not isinstance(options, runtime.SessionOptions):
+        raise TypeError(
+            f"session_options: got {type(options).__name__}, expected onnxruntime.SessionOptions"
+        )
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base

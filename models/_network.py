@@ -21,6 +21,7 @@ class Network:
     def __init__(self, name: str, seed: int, opset: int = 17) -> None:
         self.op = GraphBuilder(ir.Graph([], [], nodes=[], opset_imports={"": opset}, name=name))
         self._rng = np.random.default_rng(seed)
+        self._parameters: set[str] = set()
 
     def input(
         self, name: str, shape: Sequence[int | str], dtype: ir.DataType = ir.DataType.FLOAT
@@ -30,6 +31,7 @@ class Network:
 
     def finish(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> onnx.ModelProto:
         """The checked model, whose output is ``value``."""
+        self._constants_to_nodes()
         output = self.op.output(value, name)
         output.dtype, output.shape = ir.DataType.FLOAT, ir.Shape(shape)
         model = ir.to_proto(ir.Model(self.op.graph, ir_version=8, producer_name="graphopt"))
@@ -41,6 +43,7 @@ class Network:
         tensor = ir.tensor(values.astype(np.float32), name=name)
         value = ir.val(name, ir.DataType.FLOAT, values.shape, const_value=tensor)
         self.op.graph.register_initializer(value)
+        self._parameters.add(name)
         return value
 
     def normal(self, name: str, shape: Sequence[int], scale: float) -> ir.Value:
@@ -122,3 +125,16 @@ class Network:
     def _bias(self, name: str, size: int) -> ir.Value:
         # Not zeros: a gradient that forgets the bias should be seen.
         return self.normal(f"{name}.bias", (size,), 0.05)
+
+    def _constants_to_nodes(self) -> None:
+        """What is no parameter is a Constant, as exporters write it."""
+        graph = self.op.graph
+        for name, value in list(graph.initializers.items()):
+            if name in self._parameters:
+                continue
+            node = ir.node("Constant", [], {"value": value.const_value})
+            del graph.initializers[name]
+            ir.convenience.replace_all_uses_with(value, node.outputs[0])
+            node.outputs[0].name = name
+            first = next(iter(graph))
+            graph.insert_before(first, node)

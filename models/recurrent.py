@@ -31,7 +31,12 @@ def build(batch: int | None = None, seed: int = 0, cell: str = "LSTM") -> onnx.M
         net.uniform("cell.bias", (1, 2 * rows), bound),
     )
     # PyTorch's GRU resets after the product with the recurrent weights.
-    outputs = op.node(cell, [x, *weights], outputs=2, hidden_size=HIDDEN,
-                      linear_before_reset=1 if cell == "GRU" else None)
+    outputs = op.node(
+        cell,
+        [x, *weights],
+        outputs=2,
+        hidden_size=HIDDEN,
+        linear_before_reset=1 if cell == "GRU" else None,
+    )
     last = op.Squeeze(outputs[1], [0])
     return net.finish(net.dense(last, "dense", HIDDEN, OUTPUTS), "logits", [n, OUTPUTS])

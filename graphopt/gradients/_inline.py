@@ -1,6 +1,7 @@
 """Operators that ONNX itself defines by simpler ones."""
 
 from collections.abc import Collection
+from typing import Any
 
 import onnx
 from onnx import inliner
@@ -24,10 +25,13 @@ def inline_schema_functions(proto: onnx.ModelProto, known: Collection[str]) -> o
 
 
 def _is_function(op_type: str, opset: int) -> bool:
+    """Whether ONNX defines an operator by others, which an opset has."""
     try:
-        schema = onnx.defs.get_schema(op_type, opset)
+        schema: Any = onnx.defs.get_schema(op_type, opset)  # lacks type information
     except onnx.defs.SchemaError:
         return False
-    return any(
-        getattr(schema, name) for name in ("has_function", "has_context_dependent_function")
-    )
+    versions = [
+        *schema.function_opset_versions,
+        *schema.context_dependent_function_opset_versions,
+    ]
+    return any(version <= opset for version in versions)

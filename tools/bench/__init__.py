@@ -1,0 +1,1 @@
+"""Measurements of graphopt against its peers: ``make bench``."""
