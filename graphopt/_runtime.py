@@ -13,10 +13,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-_INSTALL = (
-    "install one of graphopt[training-cpu] (builds gradients and runs), "
-    "graphopt[runtime] or graphopt[cuda] (run only)"
-)
+_INSTALL = "install graphopt[runtime] (ONNX Runtime for the CPU) or graphopt[cuda]"
 _ERROR = 3  # ONNX Runtime's level of severity
 
 
@@ -68,8 +65,9 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
     native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
     if not hasattr(native, "GradientGraphBuilder"):
         raise ImportError(
-            f"building gradients needs onnxruntime-training, but onnxruntime {runtime.__version__} "
-            "is installed: uninstall it and install graphopt[training-cpu]"
+            "portable=False needs onnxruntime-training, but onnxruntime "
+            f"{runtime.__version__} is installed: leave it out for gradients in standard ONNX, "
+            "or install graphopt[training-cpu] in an environment of its own"
         )
     options = session_options(runtime)
     try:

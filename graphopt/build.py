@@ -41,6 +41,7 @@ def training_graph(
     labels: str = "labels",
     group_mask: bool = False,
     portable: bool = True,
+    provider: str = "CPUExecutionProvider",
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
 
@@ -72,6 +73,8 @@ def training_graph(
             normalizations bit for bit.
         portable: Compute the gradients in standard ONNX operators, by graphopt's own rules. False
             lets onnxruntime-training build them, with operators that only it can run.
+        provider: The execution provider on which the graph shall be fast, as ONNX Runtime calls it:
+            the gradients of convolutions are formulated for it. The graph runs on any.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -93,6 +96,7 @@ def training_graph(
     optimizer = _checked_optimizer(optimizer)
     _checks.boolean("group_mask", group_mask)
     _checks.boolean("portable", portable)
+    _check_provider(provider)
     if gradients is not None:
         return _with_gradients(read_proto(model), loss, optimizer, gradients, group_mask)
     if loss is None:
@@ -105,14 +109,19 @@ def training_graph(
     forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer.params)
-    prepared, statistics = (prepare if portable else prepare_for_builder)(forward, names)
+    if portable:
+        prepared, statistics = prepare(forward, names)
+    else:
+        prepared, statistics = prepare_for_builder(forward, names)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
     value = append_loss(op, loss, output, labels)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
-    build = differentiate if portable else build_gradients
-    built = build(prepared, names, value, statistics)
+    if portable:
+        built = differentiate(prepared, names, value, statistics, provider)
+    else:
+        built = build_gradients(prepared, names, value, statistics)
     initial = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in forward.graph.initializer
@@ -213,6 +222,16 @@ def _checked_optimizer(optimizer: Any) -> RMSProp:
     if not isinstance(optimizer, RMSProp):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected a graphopt.RMSProp")
     return optimizer
+
+
+def _check_provider(provider: Any) -> None:
+    if not isinstance(provider, str):
+        raise TypeError(f"provider: got {type(provider).__name__}, expected a string")
+    if not provider.endswith("ExecutionProvider"):
+        raise ValueError(
+            f"provider: got '{provider}', expected the name of an execution provider, such as "
+            "'CPUExecutionProvider' or 'CUDAExecutionProvider'"
+        )
 
 
 def _check_parameters(forward: onnx.ModelProto, params: Iterable[Parameter]) -> None:

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -42,9 +43,6 @@ class GraphBuilder:
         ...                          keepdims=0)
     """
 
-    scope: str | None
-    """What the names of the nodes begin with that are appended next; None leaves them unnamed."""
-
     def __init__(self, graph: ir.Graph) -> None:
         """A builder that appends to ``graph``."""
         self.graph = graph
@@ -54,8 +52,9 @@ class GraphBuilder:
             self._names.update(value.name for value in subgraph.inputs)
             self._names.update(subgraph.initializers)
         self._last_number: Counter[str] = Counter()
-        self.scope: str | None = None
-        self._node_numbers: Counter[str] = Counter()
+        self._prefix = ""
+        self._node_names = {node.name for node in graph.all_nodes()}
+        self._last_node_number: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     @property
@@ -102,10 +101,19 @@ class GraphBuilder:
             dtype = None if domain else _result_dtype(op_type, self.opset, node.inputs)
         if dtype is not None:
             node.outputs[0].dtype = dtype
-        if self.scope is not None:
-            node.name = self._node_name(op_type)
+        node.name = self._node_name(op_type)
         self.graph.append(node)
         return tuple(node.outputs)
+
+    @contextmanager
+    def named(self, prefix: str) -> Iterator[None]:
+        """Let the names of the nodes that are appended meanwhile begin with ``prefix/``."""
+        before = self._prefix
+        self._prefix = f"{prefix}/"
+        try:
+            yield
+        finally:
+            self._prefix = before
 
     def input(
         self,
@@ -162,10 +170,12 @@ class GraphBuilder:
         self._names.discard(name)
 
     def _node_name(self, op_type: str) -> str:
-        hint = f"{self.scope}/{op_type}"
-        number = self._node_numbers[hint]
-        self._node_numbers[hint] += 1
-        return f"{hint}_{number}" if number else hint
+        hint = name = self._prefix + op_type
+        while name in self._node_names:
+            self._last_node_number[hint] += 1
+            name = f"{hint}_{self._last_node_number[hint]}"
+        self._node_names.add(name)
+        return name
 
     def _reserve(self, name: str) -> None:
         if name in self._names:

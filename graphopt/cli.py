@@ -102,6 +102,9 @@ def build(
             metavar="PATTERN", help="Parameters to leave as they are, e.g. 'conv1.*'; repeatable."
         ),
     ] = None,
+    provider: Annotated[
+        str, typer.Option(metavar="NAME", help="The execution provider to be fast on.")
+    ] = "CPUExecutionProvider",
 ) -> None:
     """Build the training graph of a forward model."""
     parameters = graphopt.parameters(forward)
@@ -117,7 +120,9 @@ def build(
         loss_scale=loss_scale,
         weight_decay=weight_decay,
     )
-    graph = graphopt.training_graph(forward, loss=loss, optimizer=optimizer, output=loss_output)
+    graph = graphopt.training_graph(
+        forward, loss=loss, optimizer=optimizer, output=loss_output, provider=provider
+    )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")
 

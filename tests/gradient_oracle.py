@@ -175,8 +175,27 @@ def onnx_gradients(
         parameter: case.inputs[name].reshape(-1) if dynamic else case.inputs[name]
         for name, parameter in zip(names, trained, strict=True)
     }
+    feeds |= {name: case.inputs[name] for name in built.statistics}
     results = session.run([f"{parameter}_grad" for parameter in trained], feeds)
     return {
         name: result.reshape(case.inputs[name].shape)
         for name, result in zip(names, results, strict=True)
     }
+
+
+def check_types(case: Case, dtype: type[np.floating]) -> None:
+    """The gradients have types throughout when all floats of the case are of another dtype."""
+    names = [name for name, array in case.inputs.items() if array.dtype == np.float32]
+    forward = onnx_model(case, names, dynamic=False)
+    for tensor in forward.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(dtype), tensor.name))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    forward.graph.output[0].type.tensor_type.elem_type = kind
+    trained = [name for name in names if name not in case.constants]
+    model, statistics = prepare(forward, trained)
+    built = differentiate(model, trained, model.graph.outputs[0], statistics)
+    model.graph.outputs.extend(built.gradients.values())
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert {value.dtype for value in built.gradients.values()} == {ir.DataType(kind)}

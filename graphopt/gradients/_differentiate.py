@@ -119,7 +119,6 @@ def _backward(
 ) -> dict[ir.Value, ir.Value]:
     """The gradient of every value on the path into which one flows."""
     contributions: defaultdict[ir.Value, list[ir.Value]] = defaultdict(list)
-    op.scope = "backward"
     one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
     contributions[loss].append(one)
     gradients: dict[ir.Value, ir.Value] = {}
@@ -133,21 +132,20 @@ def _backward(
         return gradients.get(value)
 
     for node in reversed(path.nodes):
-        op.scope = f"backward/{node.name or node.outputs[0].name}"
-        incoming = [gradient(value) for value in node.outputs]
-        if not any(incoming):
-            continue
-        needed = [i for i, value in enumerate(node.inputs) if value in path.values]
-        backward = Backward(op, node, incoming, needed, provider)
-        result = RULES[node.op_type](backward)
+        with op.named(f"backward/{node.name or node.outputs[0].name}"):
+            incoming = [gradient(value) for value in node.outputs]
+            if not any(incoming):
+                continue
+            needed = [i for i, value in enumerate(node.inputs) if value in path.values]
+            backward = Backward(op, node, incoming, needed, provider)
+            result = RULES[node.op_type](backward)
         outgoing = [result] if isinstance(result, ir.Value) else result or ()
         for index, (value, part) in enumerate(zip(backward.inputs, outgoing, strict=False)):
             if index in needed and value is not None and part is not None:
                 contributions[value].append(_like(part, value))
-    op.scope = "backward"
-    for value in list(contributions):
-        gradient(value)
-    op.scope = None
+    with op.named("backward"):
+        for value in list(contributions):
+            gradient(value)
     return gradients
 
 

@@ -62,8 +62,9 @@ def append_update(
     Returns:
         Everything that the graph carries from step to step.
     """
-    update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
-    return update.append(statistics)
+    with op.named("update"):
+        update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
+        return update.append(statistics)
 
 
 class _Update:

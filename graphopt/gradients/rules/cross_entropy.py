@@ -17,68 +17,82 @@ from graphopt.gradients.backward import Backward, rule
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     """dx = (softmax(x) - onehot(label)) w dL / Σw."""
     op = b.op
-    logarithms = op.LogSoftmax(b.x, axis=1)
+    with b.named_as_node():
+        logarithms = op.LogSoftmax(b.x, axis=1)
     logarithms.shape = b.x.shape
-    picked = _pick(b, logarithms)
-    return op.Mul(op.Sub(op.Exp(logarithms), picked.one_hot), picked.share)
+    forward = _replace_loss(b, logarithms)
+    return op.Mul(op.Sub(op.Exp(logarithms), _one_hot(b, forward)), _share(b, forward))
 
 
 @rule("NegativeLogLikelihoodLoss")
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
     """dx = -onehot(label) w dL / Σw."""
-    picked = _pick(b, b.x)
-    return b.op.Neg(b.op.Mul(picked.one_hot, picked.share))
+    forward = _replace_loss(b, b.x)
+    return b.op.Neg(b.op.Mul(_one_hot(b, forward), _share(b, forward)))
 
 
 @dataclass(frozen=True)
-class _Picked:
-    """What the classes of the labels are.
+class _Forward:
+    """What the forward pass computes, and the gradient reads.
 
     Attributes:
-        one_hot: 1 at the label, along axis 1 of the logarithms.
-        share: How much of the gradient each example gets, of size 1 along axis 1, or a scalar.
+        labels: The classes, int64; 0 where they are ignored.
+        weight: The weight of each example, None where all have 1.
+        total: The sum of the weights, by which a mean is divided.
     """
 
-    one_hot: ir.Value
-    share: ir.Value
+    labels: ir.Value
+    weight: ir.Value | None
+    total: ir.Value | None
 
 
-def _pick(b: Backward, logarithms: ir.Value) -> _Picked:
+def _replace_loss(b: Backward, logarithms: ir.Value) -> _Forward:
     """Replace the loss by nodes that pick the logarithm of each label."""
-    op, dy = b.op, b.dy
-    labels, weights = b.input(1), b.optional(2)
-    reduction = b.node.attributes.get_string("reduction", "mean")
-    if labels.dtype != ir.DataType.INT64:
-        labels = op.Cast(labels, to=ir.DataType.INT64)
-    weight: ir.Value | None = None
-    if "ignore_index" in b.node.attributes:
-        used = op.Not(op.Equal(labels, b.node.attributes.get_int("ignore_index")))
-        labels = op.Where(used, labels, op.constant(0))
-        weight = op.CastLike(used, logarithms)
-    if weights is not None:
-        of_class = op.Gather(weights, labels, axis=0)
-        weight = of_class if weight is None else op.Mul(of_class, weight)
-    index = op.Unsqueeze(labels, [1])
-    loss = op.Neg(op.Squeeze(op.GatherElements(logarithms, index, axis=1), [1]))
-    if weight is not None:
-        loss = op.Mul(loss, weight)
-    total = None
-    match reduction:
-        case "none":
-            share = op.Unsqueeze(dy, [1])
-        case "sum":
-            loss, share = op.ReduceSum(loss, keepdims=0), dy
-        case _:
+    op, attributes = b.op, b.node.attributes
+    labels, class_weights = b.input(1), b.optional(2)
+    weight = total = None
+    with b.named_as_node():
+        if labels.dtype != ir.DataType.INT64:
+            labels = op.Cast(labels, to=ir.DataType.INT64)
+        if "ignore_index" in attributes:
+            used = op.Not(op.Equal(labels, attributes.get_int("ignore_index")))
+            labels = op.Where(used, labels, op.constant(0))
+            weight = op.CastLike(used, logarithms)
+        if class_weights is not None:
+            of_class = op.Gather(class_weights, labels, axis=0)
+            weight = of_class if weight is None else op.Mul(of_class, weight)
+        picked = op.GatherElements(logarithms, op.Unsqueeze(labels, [1]), axis=1)
+        loss = op.Neg(op.Squeeze(picked, [1]))
+        if weight is not None:
+            loss = op.Mul(loss, weight)
+        reduction = attributes.get_string("reduction", "mean")
+        if reduction != "none":
+            loss = op.ReduceSum(loss, keepdims=0)
+        if reduction == "mean":
             if weight is None:
                 total = op.CastLike(op.Size(labels), logarithms)
             else:
                 total = op.ReduceSum(weight, keepdims=0)
-            loss, share = op.Div(op.ReduceSum(loss, keepdims=0), total), op.Div(dy, total)
-    if weight is not None:
-        share = op.Mul(op.Unsqueeze(weight, [1]), share)
+            loss = op.Div(loss, total)
     replace(op, b.node, loss)
-    classes = b.shape(logarithms)[1]
-    depth = classes if isinstance(classes, int) else op.Gather(op.Shape(logarithms), 1, axis=0)
-    dtype = (logarithms.dtype or ir.DataType.FLOAT).numpy()
-    one_hot = op.OneHot(labels, depth, np.array([0, 1], dtype), axis=1)
-    return _Picked(one_hot, share)
+    return _Forward(labels, weight, total)
+
+
+def _one_hot(b: Backward, forward: _Forward) -> ir.Value:
+    """1 at the label, along axis 1."""
+    classes = b.shape(b.x)[1]
+    depth = classes if isinstance(classes, int) else b.op.Gather(b.op.Shape(b.x), 1, axis=0)
+    dtype = (b.x.dtype or ir.DataType.FLOAT).numpy()
+    return b.op.OneHot(forward.labels, depth, np.array([0, 1], dtype), axis=1)
+
+
+def _share(b: Backward, forward: _Forward) -> ir.Value:
+    """How much of the gradient each example gets: of size 1 along axis 1, or a scalar."""
+    op, share = b.op, b.dy
+    if b.node.attributes.get_string("reduction", "mean") == "none":
+        share = op.Unsqueeze(share, [1])
+    if forward.total is not None:
+        share = op.Div(share, forward.total)
+    if forward.weight is None:
+        return share
+    return op.Mul(op.Unsqueeze(forward.weight, [1]), share)

@@ -1,0 +1,55 @@
+"""The gradient of dropout, whose mask is random: known from its output."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from graphopt.gradients import differentiate, prepare
+
+
+def gradient_and_output(ratio, dtype="float"):
+    """Of ``Dropout(x)`` at x = 1, with weights 1, 2, 3, ... in the loss."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        m ({dtype} r) => ({dtype} loss) {{
+            on = Constant <value = bool {{1}}> ()
+            y = Dropout ({"x, " + ratio + ", on" if ratio else "x, , on"})
+            w = Mul (y, c)
+            loss = ReduceSum <keepdims = 0> (w)
+        }}"""
+    model = onnx.parser.parse_model(text)
+    numpy_dtype = {"float": np.float32, "double": np.float64}[dtype]
+    weights = np.arange(1, 1001, dtype=numpy_dtype)
+    arrays = {"x": np.ones(1000, numpy_dtype), "c": weights, "fixed": numpy_dtype(0.25)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()
+    )
+    prepared, statistics = prepare(model, ["x"])
+    built = differentiate(prepared, ["x"], prepared.graph.outputs[0], statistics)
+    y = next(node for node in prepared.graph if node.op_type == "Dropout").outputs[0]
+    prepared.graph.outputs.extend([built.gradients["x"], y])
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(prepared).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    _, gradient, output = session.run(None, {"x": arrays["x"], "r": numpy_dtype(0.25)})
+    return gradient, weights * output
+
+
+@pytest.mark.parametrize(
+    ("ratio", "share"), [("fixed", 0.25), ("r", 0.25), ("", 0.5)], ids=["fixed", "input", "default"]
+)
+def test_what_was_dropped_has_no_gradient(ratio, share):
+    gradient, expected = gradient_and_output(ratio)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    # Four standard deviations of a binomial distribution around its mean.
+    deviation = 4 * np.sqrt(1000 * share * (1 - share))
+    assert abs(np.sum(gradient == 0) - 1000 * share) < deviation
+
+
+def test_float64():
+    gradient, expected = gradient_and_output("fixed", "double")
+    assert gradient.dtype == np.float64
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
