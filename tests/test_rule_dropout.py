@@ -34,7 +34,7 @@ def gradient_and_output(ratio, dtype="float"):
     session = onnxruntime.InferenceSession(
         ir.to_proto(prepared).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    _, gradient, output = session.run(None, {"x": arrays["x"], "r": numpy_dtype(0.25)})
+    _, gradient, output = session.run(None, {"x": arrays["x"], "r": np.asarray(0.25, numpy_dtype)})
     return gradient, weights * output
 
 
