@@ -164,7 +164,8 @@ def parameters(model: ForwardModel) -> Parameters:
     """The floating-point initializers of a forward model, in graph order.
 
     Left out is what has no gradient: the running mean and variance of batch normalization, which a
-    training graph carries along, and settings such as the ratio of Dropout or the bounds of Clip.
+    training graph carries along, settings such as the ratio of Dropout or the bounds of Clip, and
+    what PyTorch's exporter marks as a buffer or as a constant.
 
     Args:
         model: A path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
@@ -196,6 +197,7 @@ def parameters(model: ForwardModel) -> Parameters:
         for value in graph.initializers.values()
         if value.const_value is not None
         and value.name not in settings
+        and not _is_exported_constant(value)
         and value.const_value.dtype.is_floating_point()
         and value.const_value.dtype.numpy().name in _FLOATING
     )
@@ -213,6 +215,15 @@ def _not_trained(node: ir.Node) -> Iterator[ir.Value]:
         for index in _SETTING_INPUTS.get(node.op_type, ()):
             if index < len(node.inputs) and (value := node.inputs[index]) is not None:
                 yield value
+
+
+def _is_exported_constant(value: ir.Value) -> bool:
+    """Whether PyTorch's exporter notes that it is a buffer, or a number of the program."""
+    kind = value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER")
+    if kind != "PARAMETER":
+        return True
+    folded = "pkg.onnxscript.optimizer.folded_from" in value.metadata_props
+    return folded and value.const_value is not None and value.const_value.size == 1
 
 
 def _weight_of(value: ir.Value) -> str | None:

@@ -20,6 +20,7 @@ from graphopt.gradients._batch_normalization import (
 )
 from graphopt.gradients._cross_entropy import rewrite_cross_entropy
 from graphopt.gradients._dropout import rewrite_dropout
+from graphopt.gradients._exporter import check_export
 from graphopt.gradients._inline import inline_schema_functions
 from graphopt.gradients._recurrent import rewrite_recurrent
 from graphopt.gradients._rewrite import describe
@@ -45,7 +46,7 @@ def prepare(
             cannot be rewritten.
     """
     known = RULES.keys() | ZERO_GRADIENT | {"LSTM", "GRU", "RNN"}
-    model = open_model(proto, known)
+    model = open_model(proto, known, trained)
     op = GraphBuilder(model.graph)
     statistics: list[RunningStatistic] = []
     for node in list(model.graph):
@@ -65,15 +66,20 @@ def prepare(
     return model, statistics
 
 
-def open_model(proto: onnx.ModelProto, known: Collection[str]) -> ir.Model:
+def open_model(
+    proto: onnx.ModelProto, known: Collection[str], trained: Collection[str], least: int = MIN_OPSET
+) -> ir.Model:
     """A model without functions, at an opset of ours, whose shapes are known.
 
     Args:
         proto: The forward model.
         known: Operators that stay as they are; others that ONNX defines by simpler ones are
             written out.
+        trained: The names of the trained parameters.
+        least: The opset that the model has at least.
     """
-    proto = convert_opset(proto, MIN_OPSET, MAX_OPSET)
+    check_export(proto, set(trained))
+    proto = convert_opset(proto, least, MAX_OPSET)
     model = to_ir(inline_schema_functions(proto, known))
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)

@@ -1,0 +1,118 @@
+"""What PyTorch's exporter does to a model, and what is said about it."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphopt
+
+
+class Network(nn.Module):
+    """Batch normalization behind a convolution, and two layers with equal weights."""
+
+    def __init__(self, *, tied=False):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.first, self.second = nn.Linear(4, 2, bias=False), nn.Linear(4, 2, bias=False)
+        if tied:
+            self.second.weight = self.first.weight
+        else:
+            with torch.no_grad():
+                self.second.weight.copy_(self.first.weight)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        return self.first(y) + 2 * self.second(torch.tanh(y))
+
+
+def export(module, shape=(3, 8, 8), **options):
+    module = module.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of training mode, and on its own account
+        program = torch.onnx.export(
+            module, (torch.randn(4, *shape),), dynamo=True, verbose=False, **options
+        )
+    return program.model_proto
+
+
+def build(model, names=None):
+    trained = [p for p in graphopt.parameters(model) if names is None or p.name in names]
+    return graphopt.training_graph(model, "mse", graphopt.RMSProp(trained, learning_rate=0.01))
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    torch.manual_seed(0)
+    return export(Network())
+
+
+def test_folded_batch_normalization_is_refused(optimized):
+    with pytest.raises(ValueError, match=r"folded batch normalization into it.*optimize=False"):
+        build(optimized)
+
+
+def test_merged_parameters_are_refused(optimized):
+    with pytest.raises(ValueError, match=r"'first.weight' in place of one of its own"):
+        build(optimized, {"first.weight"})
+
+
+def test_what_was_not_touched_trains(optimized):
+    other = [p.name for p in graphopt.parameters(optimized)]
+    assert other == ["conv.weight", "conv.bias", "first.weight"]
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    assert build(export(layers, shape=(3,)))
+
+
+def test_tied_parameters_are_one():
+    model = export(Network(tied=True), optimize=False)
+    names = {p.name for p in graphopt.parameters(model)}
+    assert len(names & {"first.weight", "second.weight"}) == 1
+    assert names & {"first.weight", "second.weight"} <= {c.input for c in build(model).carried}
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense, self.share = nn.Linear(3, 2), nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("offset", torch.tensor([0.5, 0.25]))
+
+    def forward(self, x):
+        return self.share * (3 * self.dense(x) - self.offset)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_numbers_and_buffers_of_the_program_are_no_parameters(optimize):
+    model = export(Scaled(), shape=(3,), optimize=optimize)
+    names = {p.name for p in graphopt.parameters(model)}
+    assert names == {"dense.weight", "dense.bias", "share"}
+
+
+def test_an_export_that_was_not_optimized_trains_as_in_pytorch():
+    torch.manual_seed(1)
+    module = Network()
+    model = export(module, optimize=False)
+    session = graphopt.Session(build(model))
+    module = module.double().train()
+    oracle = graphopt.reference.ReferenceRMSProp(
+        graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01),
+        {name: value.detach().numpy() for name, value in module.named_parameters()},
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x, y = rng.normal(size=(4, 3, 8, 8)), rng.normal(size=(4, 2))
+        module.zero_grad()
+        loss = nn.functional.mse_loss(module(torch.tensor(x)), torch.tensor(y))
+        loss.backward()
+        feeds = {session.inputs[0].name: x.astype("f"), "labels": y.astype("f")}
+        assert abs(float(session.step(feeds)["loss"]) - loss.item()) < 1e-5
+        oracle.step({name: value.grad.numpy() for name, value in module.named_parameters()})
+        with torch.no_grad():
+            for name, value in module.named_parameters():
+                value.copy_(torch.tensor(oracle.state[name]))
+    state = session.state
+    for name, value in oracle.state.items():
+        if name in state and name != "conv.bias":  # whose gradient is noise before the norm
+            np.testing.assert_allclose(state[name], value, rtol=0, atol=1e-5, err_msg=name)
