@@ -203,10 +203,10 @@ def _result_dtype(
 ) -> ir.DataType | None:
     """The dtype of a node's first output, if that of an operand or the operator determines it."""
     source = _source_of_dtype(op_type, opset)
-    if isinstance(source, int):
-        operand = operands[source] if source < len(operands) else None
-        return None if operand is None else operand.dtype
-    return source
+    if source is None or isinstance(source, ir.DataType):
+        return source
+    operand = operands[source] if source < len(operands) else None
+    return None if operand is None else operand.dtype
 
 
 @cache

@@ -240,3 +240,31 @@ def test_a_model_whose_subgraphs_use_names_of_operators_trains():
     feeds = {"x": np.ones(2, np.float32), "labels": np.ones(2, np.float32)}
     outputs = session.step({**feeds, "c": np.array(True)})
     np.testing.assert_allclose(outputs["loss"], np.log1p(np.exp(-2)), rtol=1e-5)
+
+
+def test_names_of_nodes(op):
+    x = op.input("x", np.float32, [3])
+    with op.named("outer"):
+        op.Neg(x)
+        with op.named("inner"):
+            op.Neg(x)
+        op.Neg(x)
+    op.Neg(x)
+    assert [node.name for node in op.graph] == ["outer/Neg", "inner/Neg", "outer/Neg_1", "Neg"]
+
+
+def test_dtypes_of_results(op):
+    x, i = op.input("x", np.float64, [3]), op.input("i", np.int64, [3])
+    dtypes = {
+        "Reshape": op.Reshape(x, [-1]),
+        "ReduceSum": op.ReduceSum(x, [0]),
+        "MatMul": op.MatMul(x, x),
+        "Gather": op.Gather(x, i),
+        "OneHot": op.OneHot(i, 3, np.array([0.0, 1.0])),
+        "CastLike": op.CastLike(i, x),
+    }
+    assert {name: value.dtype for name, value in dtypes.items()} == dict.fromkeys(
+        dtypes, ir.DataType.DOUBLE
+    )
+    assert op.Shape(x).dtype == ir.DataType.INT64
+    assert op.Less(x, 0.0).dtype == ir.DataType.BOOL

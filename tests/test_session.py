@@ -429,3 +429,20 @@ def test_without_locking_a_second_thread_is_refused():
             with pytest.raises(RuntimeError, match="use_locking=True"):
                 use()
     session.step(GOOD)
+
+
+def test_session_options(tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = graphopt.Session(digits_graph(), session_options=options)
+    session.step(*batches(1))
+    session._session.end_profiling()
+    (profile,) = tmp_path.iterdir()
+    assert "backward/dense1/Gemm" in profile.read_text()
+
+
+def test_session_options_of_the_wrong_type():
+    with pytest.raises(TypeError, match="session_options: got dict"):
+        graphopt.Session(digits_graph(), session_options={"threads": 2})
