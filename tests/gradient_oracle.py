@@ -36,6 +36,7 @@ class Case:
         constants: Inputs that are float but constant: they get no gradient.
         dynamic: The axes whose size is unknown in the second run of the case: "all", those of the
             "batch" (axis 0), or "none", where there is no second run.
+        known: Inputs whose whole shape is known in the second run too, such as weights.
         tolerance: Largest error, relative to the largest element of the gradient.
     """
 
@@ -46,6 +47,7 @@ class Case:
     opset: int = 17
     constants: Sequence[str] = ()
     dynamic: str = "all"
+    known: Sequence[str] = ()
     tolerance: float = 5e-6
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -126,7 +128,7 @@ def onnx_model(case: Case, names: Sequence[str], *, dynamic: bool) -> onnx.Model
         if dynamic and name in names:
             lines.append(f"{name} = Reshape<allowzero=1>(p_{name}, shape_{name})")
             shape = [
-                None if case.dynamic == "all" or axis == 0 else size
+                size if name in case.known or (case.dynamic != "all" and axis) else None
                 for axis, size in enumerate(array.shape)
             ]
             infos.append(helper.make_tensor_value_info(name, 1, shape))

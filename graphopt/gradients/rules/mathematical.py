@@ -1,5 +1,7 @@
 """Functions of one number."""
 
+import math
+
 import onnx_ir as ir
 
 from graphopt.gradients.backward import Backward, rule
@@ -9,6 +11,11 @@ from graphopt.gradients.backward import Backward, rule
 def abs_(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.op.Mul(b.dy, b.op.Sign(b.x))
+
+
+@rule("Neg")
+def neg(b: Backward) -> ir.Value:
+    return b.op.Neg(b.dy)
 
 
 @rule("Exp")
@@ -21,16 +28,84 @@ def log(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.x)
 
 
-@rule("Neg")
-def neg(b: Backward) -> ir.Value:
-    return b.op.Neg(b.dy)
-
-
 @rule("Sqrt")
 def sqrt(b: Backward) -> ir.Value:
+    """Infinite at 0."""
     return b.op.Div(b.op.Mul(b.dy, 0.5), b.y)
 
 
 @rule("Reciprocal")
 def reciprocal(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))
+
+
+@rule("Erf")
+def erf(b: Backward) -> ir.Value:
+    """dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
+    exponent = b.op.Sub(math.log(2 / math.sqrt(math.pi)), b.op.Mul(b.x, b.x))
+    return b.op.Mul(b.dy, b.op.Exp(exponent))
+
+
+@rule("Sin")
+def sin(b: Backward) -> ir.Value:
+    return b.op.Mul(b.dy, b.op.Cos(b.x))
+
+
+@rule("Cos")
+def cos(b: Backward) -> ir.Value:
+    return b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x)))
+
+
+@rule("Tan")
+def tan(b: Backward) -> ir.Value:
+    return b.op.Mul(b.dy, b.op.Add(b.op.Mul(b.y, b.y), 1.0))
+
+
+@rule("Asin")
+def asin(b: Backward) -> ir.Value:
+    """Infinite at -1 and 1."""
+    return b.op.Div(b.dy, b.op.Sqrt(_one_minus_square(b)))
+
+
+@rule("Acos")
+def acos(b: Backward) -> ir.Value:
+    """Infinite at -1 and 1."""
+    return b.op.Neg(asin(b))
+
+
+@rule("Atan")
+def atan(b: Backward) -> ir.Value:
+    return b.op.Div(b.dy, b.op.Add(b.op.Mul(b.x, b.x), 1.0))
+
+
+@rule("Sinh")
+def sinh(b: Backward) -> ir.Value:
+    return b.op.Mul(b.dy, b.op.Cosh(b.x))
+
+
+@rule("Cosh")
+def cosh(b: Backward) -> ir.Value:
+    return b.op.Mul(b.dy, b.op.Sinh(b.x))
+
+
+@rule("Asinh")
+def asinh(b: Backward) -> ir.Value:
+    return b.op.Div(b.dy, b.op.Sqrt(b.op.Add(b.op.Mul(b.x, b.x), 1.0)))
+
+
+@rule("Acosh")
+def acosh(b: Backward) -> ir.Value:
+    """Infinite at 1."""
+    square_minus_one = b.op.Mul(b.op.Sub(b.x, 1.0), b.op.Add(b.x, 1.0))
+    return b.op.Div(b.dy, b.op.Sqrt(square_minus_one))
+
+
+@rule("Atanh")
+def atanh(b: Backward) -> ir.Value:
+    """Infinite at -1 and 1."""
+    return b.op.Div(b.dy, _one_minus_square(b))
+
+
+def _one_minus_square(b: Backward) -> ir.Value:
+    """1 - x² as a product, which keeps its digits where x is near 1."""
+    return b.op.Mul(b.op.Sub(1.0, b.x), b.op.Add(b.x, 1.0))

@@ -5,8 +5,8 @@ from graphopt.gradients.backward import ZERO_GRADIENT
 ZERO_GRADIENT.update(
     (
         *("And", "Not", "Or", "Xor"),
-        *("ArgMax", "ArgMin", "Hardmax", "NonZero", "OneHot", "Shape", "Size", "Unique"),
-        *("Bernoulli", "Ceil", "Floor", "Multinomial", "Round", "Sign"),
+        *("ArgMax", "ArgMin", "Hardmax", "NonZero", "Shape", "Size"),
+        *("Bernoulli", "Ceil", "Floor", "Multinomial", "QuantizeLinear", "Round", "Sign"),
         *("ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike"),
         *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
         *("IsInf", "IsNaN"),
