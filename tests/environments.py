@@ -27,3 +27,10 @@ needs_other_runtime = pytest.mark.skipif(
     reason="NOT RUN: GRAPHOPT_OTHER_PYTHON names no Python with another ONNX Runtime; "
     "make test sets it",
 )
+
+both_gradients = pytest.mark.parametrize(
+    "portable",
+    [True, pytest.param(False, marks=needs_training_package)],
+    ids=["portable", "onnxruntime-training"],
+)
+"""The test runs with graphopt's own gradients and with those of onnxruntime-training."""

@@ -8,6 +8,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
+from environments import both_gradients
 from onnx import numpy_helper
 from torch.nn import functional
 
@@ -29,10 +30,10 @@ def model(text, **initializers):
     return parsed
 
 
-def build(forward, loss, names=None, output=None, **settings):
+def build(forward, loss, names=None, output=None, portable=True, **settings):
     params = [p for p in graphopt.parameters(forward) if names is None or p.name in names]
     optimizer = graphopt.RMSProp(params, **({"learning_rate": 0.01} | settings))
-    return graphopt.training_graph(forward, loss, optimizer, output=output)
+    return graphopt.training_graph(forward, loss, optimizer, output=output, portable=portable)
 
 
 def gradients(graph, feeds):
@@ -104,15 +105,16 @@ FORWARD = {
 }  # fmt: skip
 
 
+@both_gradients
 @pytest.mark.parametrize(("forward", "loss"), FORWARD.values(), ids=FORWARD)
-def test_gradients(forward, loss):
+def test_gradients(forward, loss, portable):
     values = {
         t.name: torch.tensor(numpy_helper.to_array(t)).double().requires_grad_()
         for t in forward.graph.initializer
         if t.name in "wvg"
     }
     expected = torch.autograd.grad(loss(values), list(values.values()))
-    got = gradients(build(forward, "loss", values), {"x": X})
+    got = gradients(build(forward, "loss", values, portable=portable), {"x": X})
     for name, gradient in zip(values, expected, strict=True):
         scale = gradient.abs().max().item()
         np.testing.assert_allclose(got[name], gradient, atol=1e-5 * scale, err_msg=name)

@@ -10,6 +10,7 @@ import onnx.parser
 import onnx_ir
 import pytest
 import torch
+from environments import both_gradients
 from onnx import helper, numpy_helper
 from torch.nn import functional
 
@@ -163,10 +164,11 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(("text", "forward"), LAYERS.values(), ids=LAYERS)
-def test_layers_train_as_in_pytorch(text, forward):
+@both_gradients
+def test_layers_train_as_in_pytorch(text, forward, portable):
     model = parse(text)
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01, momentum=0.5)
-    graph = graphopt.training_graph(model, "mse", optimizer)
+    graph = graphopt.training_graph(model, "mse", optimizer, portable=portable)
     session = graphopt.Session(graph)
     values = tensors(model)
     peer = TorchRMSProp(optimizer, values)
@@ -200,11 +202,12 @@ def feeds_for(shape, target, seed):
     }
 
 
-def test_batch_normalization_trains_and_carries_its_running_statistics():
+@both_gradients
+def test_batch_normalization_trains_and_carries_its_running_statistics(portable):
     model = parse(NORMALIZED)
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01)
     assert [p.name for p in optimizer.params] == ["w", "g", "b"]
-    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer, portable=portable))
     values = tensors(model)
     mean, var = values["mean"].detach().numpy().copy(), values["var"].detach().numpy().copy()
     peer = TorchRMSProp(optimizer, values)
@@ -222,11 +225,12 @@ def test_batch_normalization_trains_and_carries_its_running_statistics():
         np.testing.assert_allclose(session.state[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_frozen_batch_normalization_stays_as_it_is():
+@both_gradients
+def test_frozen_batch_normalization_stays_as_it_is(portable):
     model = parse(NORMALIZED)
     (w,) = (p for p in graphopt.parameters(model) if p.name == "w")
     optimizer = graphopt.RMSProp([w], learning_rate=0.01)
-    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer, portable=portable))
     assert set(session.state) == {"w", "mean_square.w", "global_step"}
     values = tensors(model)
     mean, var = values["mean"].detach(), values["var"].detach()
@@ -307,25 +311,27 @@ def test_opsets(opset):
     np.testing.assert_allclose(session.state["w"], other.state["w"], atol=1e-6)
 
 
-def test_model_with_local_functions():
+@both_gradients
+def test_model_with_local_functions(portable):
     text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
     m (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) { y = local.linear(x, w, b) }
     <domain: "local", opset_import: ["" : 17]>
     linear (x, w, b) => (y) { h = MatMul(x, w) y = Add(h, b) }"""
     model = random_initializers(onnx.parser.parse_model(text))
     optimizer = graphopt.RMSProp(graphopt.parameters(model))
-    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer, portable=portable))
     assert float(session.step(feeds_for((5, 4), (5, 3), 0))["loss"]) > 0
 
 
-def test_names_of_the_forward_model_may_be_those_of_the_training_graph():
+@both_gradients
+def test_names_of_the_forward_model_may_be_those_of_the_training_graph(portable):
     text = (
         "m (float[N,4] x, float[4,3] w) => (float[N,3] y) "
         "{ loss = MatMul(x, w) w_grad = Tanh(loss) labels = Relu(w_grad) y = Neg(labels) }"
     )
     model = parse(text)
     optimizer = graphopt.RMSProp(graphopt.parameters(model))
-    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer, portable=portable))
     feeds = feeds_for((5, 4), (5, 3), 0)
     outputs = session.step(feeds)
     np.testing.assert_allclose(
@@ -333,7 +339,8 @@ def test_names_of_the_forward_model_may_be_those_of_the_training_graph():
     )
 
 
-def test_dropout_in_training_mode_is_active():
+@both_gradients
+def test_dropout_in_training_mode_is_active(portable):
     text = (
         "m (float[N,400] x, float[400] w) => (float[N,400] y) { h = Mul(x, w) "
         "r = Constant<value_float: float = 0.5>() t = Constant<value = bool {1}>() "
@@ -341,7 +348,7 @@ def test_dropout_in_training_mode_is_active():
     )
     model = parse(text)
     optimizer = graphopt.RMSProp(graphopt.parameters(model))
-    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer, portable=portable))
     y = session.step(feeds_for((5, 400), (5, 400), 0))["y"]
     assert 0.4 < np.mean(y == 0) < 0.6
 

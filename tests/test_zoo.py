@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from environments import needs_training_package
 from onnx import numpy_helper
 
 import graphopt
@@ -151,3 +152,23 @@ def test_only_standard_operators(name):
     domains |= {node.domain for function in model.functions for node in function.node}
     assert domains <= {"", "graphopt"}
     onnx.checker.check_model(model, full_check=True)
+
+
+@needs_training_package
+@every_batch
+@every_model
+def test_gradients_of_the_training_package_train_alike(name, batch):
+    model = ZOO[name].build(batch=batch)
+    own, other = (
+        graphopt.Session(
+            graphopt.training_graph(
+                model, ZOO[name].loss, optimizer_for(model, momentum=0.9), portable=portable
+            )
+        )
+        for portable in (True, False)
+    )
+    rng = np.random.default_rng(6)
+    for _ in range(10):
+        feeds = ZOO[name].feeds(rng, BATCH)
+        losses = [float(session.step(feeds)["loss"]) for session in (own, other)]
+        assert abs(losses[0] - losses[1]) <= 1e-5 * max(1, abs(losses[1]))
