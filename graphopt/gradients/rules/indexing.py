@@ -1,1 +1,410 @@
-"""To do."""
+"""Operators that pick elements, put them somewhere, or surround them.
+
+ScatterND with reduction="add" would be the fastest way to add rows up, but on the CPU, ONNX Runtime
+adds from several threads at once and loses rows where indices repeat. ScatterElements does not.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.builder import Operand
+from graphopt.gradients.backward import Backward, rule
+
+_FLOATS_WITH_SCATTER = (ir.DataType.FLOAT, ir.DataType.DOUBLE, None)
+_SMALL_TABLE = 128
+_INT64 = int(ir.DataType.INT64)
+_TO_THE_START = np.iinfo(np.int64).min
+
+
+@rule("Gather")
+def gather(b: Backward) -> Sequence[ir.Value | None]:
+    """Rows are put back in their place; those that were taken twice are added up."""
+    axis = b.axis(b.x, 0)
+    indices = b.input(1)
+    dy, shape = _one_axis_of_indices(b, axis)
+    size = b.shape(b.x)[axis]
+    known = b.constant(indices)
+    is_unique = False
+    if known is not None:
+        flat = known.reshape(-1).astype(np.int64)
+        if isinstance(size, int):
+            flat = np.where(flat < 0, flat + size, flat)
+        is_signed_alike = (flat >= 0).all() or (flat < 0).all()
+        if flat.size and is_signed_alike and (np.diff(flat) == 1).all():
+            return [_unsliced(b, dy, shape, {axis: int(flat[0])}, {axis: 1}), None]
+        is_unique = bool(is_signed_alike) and np.unique(flat).size == flat.size
+        if is_unique and flat.size == size:
+            return [b.op.Gather(dy, np.argsort(flat), axis=axis), None]
+    vector = b.op.Reshape(indices, [-1])
+    if _is_small_table(b, size):
+        vector = b.op.Cast(vector, to=_INT64)
+        one_hot = b.op.OneHot(vector, np.array(size), np.array([0, 1], np.float32), axis=0)
+        return [b.op.MatMul(one_hot, dy), None]
+    return [_scatter(b, b.zeros_like(b.x), vector, dy, axis, add=not is_unique), None]
+
+
+def _is_small_table(b: Backward, size: int | str | None) -> bool:
+    """Whether a product with a matrix of zeros and ones is faster than adding up the rows."""
+    return (
+        b.rank(b.x) == 2
+        and b.axis(b.x, 0) == 0
+        and isinstance(size, int)
+        and 0 < size <= _SMALL_TABLE
+        and b.x.dtype == ir.DataType.FLOAT
+        and b.provider == "CPUExecutionProvider"
+    )
+
+
+def _one_axis_of_indices(b: Backward, axis: int) -> tuple[ir.Value, Operand]:
+    """The gradient of a Gather, with the axes of the indices as one; and its shape."""
+    rank = b.rank(b.x)
+    indices = b.input(1)
+    dims = b.rank(indices)
+    if dims == 1:
+        return b.dy, b.shape_of(b.y)
+    sizes = [b.size(b.x, i) for i in range(rank)]
+    if dims == 0:
+        sizes[axis] = np.ones(1, np.int64)
+        return b.op.Unsqueeze(b.dy, [axis]), b.concat(sizes)
+    count = b.shape_of(indices)
+    if isinstance(count, np.ndarray):
+        sizes[axis] = np.array([count.prod()])
+    else:
+        sizes[axis] = b.op.ReduceProd(count)
+    shape = b.concat(sizes)
+    return b.op.Reshape(b.dy, shape, allowzero=1), shape
+
+
+def _scatter(
+    b: Backward, onto: ir.Value, indices: ir.Value, updates: ir.Value, axis: int, *, add: bool
+) -> ir.Value:
+    """Put slices along an axis of zeros in the shape of the first input, one for each index."""
+    op, rank = b.op, b.rank(b.x)
+    if axis == 0 and not add:
+        return op.ScatterND(onto, op.Unsqueeze(op.Cast(indices, to=_INT64), [1]), updates)
+    if rank > 1:
+        column = op.Reshape(indices, [-1 if i == axis else 1 for i in range(rank)])
+        indices = op.Expand(column, op.Shape(updates))
+    if not add:
+        return op.ScatterElements(onto, indices, updates, axis=axis)
+    return _scatter_add(b, onto, indices, updates, axis)
+
+
+def _scatter_add(
+    b: Backward, onto: ir.Value, indices: ir.Value, updates: ir.Value, axis: int
+) -> ir.Value:
+    """ScatterElements with addition, for which the CPU knows no 16-bit floats."""
+    op = b.op
+    if onto.dtype in _FLOATS_WITH_SCATTER:
+        return op.ScatterElements(onto, indices, updates, axis=axis, reduction="add")
+    wide = [op.Cast(value, to=int(ir.DataType.FLOAT)) for value in (onto, updates)]
+    total = op.ScatterElements(wide[0], indices, wide[1], axis=axis, reduction="add")
+    return op.Cast(total, to=int(onto.dtype))
+
+
+@rule("GatherElements")
+def gather_elements(b: Backward) -> ir.Value:
+    """Elements that were taken twice are added up."""
+    return _scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
+
+
+@rule("GatherND")
+def gather_nd(b: Backward) -> ir.Value:
+    """Added up in a table of one row for each place that the indices can name."""
+    op = b.op
+    indices = b.input(1)
+    batch = b.node.attributes.get_int("batch_dims", 0)
+    depth = b.sizes(indices, [b.rank(indices) - 1])[0]
+    sizes = [b.size(b.x, axis) for axis in range(b.rank(b.x))]
+    named, row = sizes[batch : batch + depth], sizes[batch + depth :]
+    dims = b.concat(named)
+    places = op.Where(op.Less(indices, np.array(0, np.int64)), op.Add(indices, dims), indices)
+    strides = b.concat([_product(b, named[i + 1 :]) for i in range(depth)])
+    places = op.ReduceSum(op.Mul(places, strides), [-1], keepdims=0)
+    if batch:
+        batches = _product(b, sizes[:batch])
+        starts = op.Range(np.array(0), _scalar(b, batches), np.array(1))
+        starts = op.Unsqueeze(op.Mul(starts, _product(b, named)), [1])
+        places = op.Add(op.Reshape(places, b.concat([batches, np.array([-1])])), starts)
+    places = op.Reshape(places, [-1])
+    width = _product(b, row)
+    table = b.zeros(b.concat([_product(b, sizes[: batch + depth]), width]), b.x.dtype)
+    updates = op.Reshape(b.dy, op.Concat(op.Shape(places), width, axis=0), allowzero=1)
+    columns = op.Expand(op.Unsqueeze(places, [1]), op.Shape(updates))
+    return b.reshape_like(_scatter_add(b, table, columns, updates, 0), b.x)
+
+
+def _product(b: Backward, sizes: Sequence[Operand]) -> Operand:
+    """The product of sizes, as a vector of one."""
+    vector = b.concat(sizes)
+    if isinstance(vector, np.ndarray):
+        return np.array([vector.prod()], np.int64)
+    return b.op.ReduceProd(vector)
+
+
+def _scalar(b: Backward, size: Operand) -> Operand:
+    return size.reshape(()) if isinstance(size, np.ndarray) else b.op.Squeeze(size, [0])
+
+
+@rule("ScatterElements")
+def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
+    """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
+    axis = b.axis(b.x, 0)
+    indices, updates = b.input(1), b.input(2)
+    d_updates = b.op.GatherElements(b.dy, indices, axis=axis)
+    if _adds(b):
+        return [b.dy, None, d_updates]
+    return [b.op.ScatterElements(b.dy, indices, b.zeros_like(updates), axis=axis), None, d_updates]
+
+
+@rule("ScatterND")
+def scatter_nd(b: Backward) -> Sequence[ir.Value | None]:
+    """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
+    indices, updates = b.input(1), b.input(2)
+    d_updates = b.op.GatherND(b.dy, indices)
+    if _adds(b):
+        return [b.dy, None, d_updates]
+    return [b.op.ScatterND(b.dy, indices, b.zeros_like(updates)), None, d_updates]
+
+
+def _adds(b: Backward) -> bool:
+    reduction = b.node.attributes.get_string("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise b.error(
+            f"reduction '{reduction}' has no gradient here, only 'none' and 'add' have; "
+            "leave the parameters before it out of the optimizer or choose one of these"
+        )
+    return reduction == "add"
+
+
+@rule("Slice")
+def slice_(b: Backward) -> ir.Value:
+    """Zeros where nothing was taken."""
+    starts = b.constant(b.input(1))
+    steps = _constant_vector(b, 4, "steps")
+    axes = _constant_vector(b, 3, "axes")
+    length = b.sizes(b.input(1), [0])[0]
+    rank = b.rank(b.x)
+    named = range(length) if axes is None else [axis % rank for axis in axes]
+    by_axis = dict(zip(named, steps or [1] * length, strict=True))
+    if starts is None:
+        vector = b.op.Cast(b.input(1), to=_INT64)
+        begins: Mapping[int, int | ir.Value] = {
+            axis: b.op.Slice(vector, [i], [i + 1], [0]) for i, axis in enumerate(by_axis)
+        }
+    else:
+        begins = dict(zip(by_axis, starts.reshape(-1).tolist(), strict=True))
+    return _unsliced(b, b.dy, b.shape_of(b.y), begins, by_axis)
+
+
+def _constant_vector(b: Backward, index: int, what: str) -> list[int] | None:
+    value = b.optional(index)
+    if value is None:
+        return None
+    known = b.constant(value)
+    if known is None:
+        raise b.error(f"its gradient needs the {what}, but '{value.name}' is not a constant")
+    return [int(element) for element in known.reshape(-1)]
+
+
+def _unsliced(
+    b: Backward,
+    dy: ir.Value,
+    shape: Operand,
+    starts: Mapping[int, int | ir.Value],
+    steps: Mapping[int, int],
+) -> ir.Value:
+    """A gradient where a slice of the input was taken, zeros elsewhere.
+
+    Args:
+        b: Its first input was sliced.
+        dy: The gradient of the slice.
+        shape: That of ``dy``.
+        starts: Where the slice starts, by axis; a value is a vector of one.
+        steps: Its steps along these axes.
+    """
+    op = b.op
+    if backwards := [axis for axis, step in steps.items() if step < 0]:
+        count = len(backwards)
+        dy = op.Slice(dy, [-1] * count, [_TO_THE_START] * count, backwards, [-1] * count)
+    before: list[Operand] = [np.zeros(1, np.int64)] * b.rank(b.x)
+    after = list(before)
+    for axis, step in steps.items():
+        size, taken = b.size(b.x, axis), _at(b, shape, axis)
+        start = starts[axis]
+        begin: Operand = np.array([start]) if isinstance(start, int) else start
+        begin = _clamped(b, begin, size, step)
+        if step < 0:  # from the last element that was taken, which now is the first
+            begin = _minus(b, begin, _times(b, _minus(b, taken, np.array([1])), -step))
+        before[axis] = begin
+        after[axis] = _minus(b, _minus(b, size, begin), _times(b, taken, abs(step)))
+    for axis, step in steps.items():
+        if abs(step) > 1:
+            dy, shape = _stretched(b, dy, shape, axis, abs(step))
+    pads = b.concat([*before, *after])
+    if isinstance(pads, np.ndarray) and not pads.any():
+        return dy
+    return op.Pad(dy, pads)
+
+
+def _stretched(
+    b: Backward, dy: ir.Value, shape: Operand, axis: int, step: int
+) -> tuple[ir.Value, Operand]:
+    """Zeros after each element; and the new shape."""
+    op = b.op
+    factors = np.ones(b.rank(b.x), np.int64)
+    factors[axis] = step
+    wide = _times(b, shape, factors)
+    column = op.Unsqueeze(dy, [axis + 1])
+    sizes = [_at(b, shape, i) for i in range(b.rank(b.x))]
+    sizes.insert(axis + 1, np.array([step - 1]))
+    stretched = op.Concat(column, b.zeros(b.concat(sizes), b.x.dtype), axis=axis + 1)
+    return op.Reshape(stretched, wide, allowzero=1), wide
+
+
+def _clamped(b: Backward, start: Operand, size: Operand, step: int) -> Operand:
+    """Where a slice starts, from the front."""
+    if isinstance(start, np.ndarray) and isinstance(size, np.ndarray):
+        begin, _, _ = slice(int(start[0]), None, step).indices(int(size[0]))
+        return np.array([begin])
+    op = b.op
+    if isinstance(start, np.ndarray):
+        counted = op.Add(size, start) if start[0] < 0 else start
+    else:
+        counted = op.Where(op.Less(start, 0), op.Add(start, size), start)
+    last = _minus(b, size, np.array([1])) if step < 0 else size
+    return op.Max(op.Min(counted, last), np.zeros(1, np.int64))
+
+
+def _at(b: Backward, shape: Operand, axis: int) -> Operand:
+    if isinstance(shape, np.ndarray):
+        return shape[axis : axis + 1]
+    return b.op.Slice(shape, [axis], [axis + 1])
+
+
+def _minus(b: Backward, left: Operand, right: Operand) -> Operand:
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left - right
+    return b.op.Sub(left, right)
+
+
+def _times(b: Backward, size: Operand, factor: int | np.ndarray) -> Operand:
+    if isinstance(size, np.ndarray):
+        return np.asarray(size * factor)
+    return size if isinstance(factor, int) and factor == 1 else b.op.Mul(size, factor)
+
+
+@rule("Pad")
+def pad(b: Backward) -> Sequence[ir.Value | None]:
+    """Without the pads; what these copied is added to where it came from."""
+    mode = b.node.attributes.get_string("mode", "constant")
+    if b.needs(2):
+        raise b.error("the value that it fills in has no gradient; make that a constant")
+    pads = b.constant(b.input(1))
+    axes = _constant_vector(b, 3, "axes") if pads is not None or mode != "constant" else None
+    rank = b.rank(b.x)
+    named = range(rank) if axes is None else [axis % rank for axis in axes]
+    if pads is None:
+        if mode != "constant":
+            raise b.error(
+                f"its gradient in mode '{mode}' needs the pads, but '{b.input(1).name}' is not a "
+                "constant"
+            )
+        return [_cropped_at_run_time(b)]
+    count = len(named)
+    widths = {axis: (int(pads[i]), int(pads[i + count])) for i, axis in enumerate(named)}
+    if mode == "constant":
+        return [_cropped(b, b.dy, widths)]
+    dy = b.dy
+    for axis, (before, after) in widths.items():
+        if before or after:
+            dy = _folded(b, dy, mode, axis, before, after)
+    return [dy]
+
+
+def _cropped(b: Backward, dy: ir.Value, widths: Mapping[int, tuple[int, int]]) -> ir.Value:
+    """Without the pads; where these are negative, with zeros."""
+    crops = {
+        axis: (max(before, 0), -after if after > 0 else np.iinfo(np.int64).max)
+        for axis, (before, after) in widths.items()
+        if before > 0 or after > 0
+    }
+    if crops:
+        starts, ends = zip(*crops.values(), strict=True)
+        dy = b.op.Slice(dy, list(starts), list(ends), list(crops))
+    zeros = np.zeros((2, b.rank(b.x)), np.int64)
+    for axis, width in widths.items():
+        zeros[:, axis] = np.maximum(np.negative(width), 0)
+    return b.op.Pad(dy, zeros.reshape(-1)) if zeros.any() else dy
+
+
+def _cropped_at_run_time(b: Backward) -> ir.Value:
+    op, pads, axes = b.op, b.op.Cast(b.input(1), to=_INT64), b.optional(3)
+    zero = np.array(0, np.int64)
+    halves = op.Reshape(op.Max(pads, zero), [2, -1])
+    before, after = (op.Gather(halves, np.array(half)) for half in (0, 1))
+    sizes = op.Shape(b.dy)
+    if axes is not None:
+        sizes = op.Gather(sizes, axes)
+    dy = op.Slice(b.dy, before, op.Sub(sizes, after), axes)
+    return op.Pad(dy, op.Neg(op.Min(pads, zero)), None, axes)
+
+
+def _folded(b: Backward, dy: ir.Value, mode: str, axis: int, before: int, after: int) -> ir.Value:
+    """The gradient of the middle, and those of the pads where they were copied from."""
+    if min(before, after) < 0:
+        raise b.error(f"its gradient in mode '{mode}' needs pads that are not negative; use Slice")
+    op = b.op
+    size = b.size(b.x, axis)
+    dx = _cropped(b, dy, {axis: (before, after)})
+    least = before + after if mode == "edge" else max(before, after)
+    if mode == "reflect":
+        least += 1
+    if mode != "edge" and isinstance(size, np.ndarray) and size[0] < least:
+        raise b.error(f"its gradient in mode '{mode}' needs pads within the size of the axis")
+    for width, is_front in ((before, True), (after, False)):
+        if not width:
+            continue
+        if is_front:
+            part = op.Slice(dy, [0], [width], [axis])
+        else:
+            part = op.Slice(dy, [-width], [np.iinfo(np.int64).max], [axis])
+        # How far from its end of the input the copied part lies.
+        distance = np.zeros(1, np.int64)
+        if mode == "edge":
+            part = b.sum(part, [axis], keepdims=True)
+            width = 1  # noqa: PLW2901
+        elif mode == "reflect":
+            part = op.Slice(part, [-1], [_TO_THE_START], [axis], [-1])
+            distance = np.ones(1, np.int64)
+        rest = _minus(b, size, distance + width)
+        near_front = is_front != (mode == "wrap")
+        zeros = [np.zeros(1, np.int64)] * b.rank(b.x)
+        first: list[Operand] = list(zeros)
+        last: list[Operand] = list(zeros)
+        first[axis], last[axis] = (distance, rest) if near_front else (rest, distance)
+        dx = op.Add(dx, op.Pad(part, b.concat([*first, *last])))
+    return dx
+
+
+@rule("Compress")
+def compress(b: Backward) -> ir.Value:
+    """Zeros where nothing was taken."""
+    op = b.op
+    chosen = op.Squeeze(op.NonZero(b.input(1)), [0])
+    if "axis" in b.node.attributes:
+        axis = b.axis(b.x, 0)
+        return _scatter(b, b.zeros_like(b.x), chosen, b.dy, axis, add=False)
+    flat = op.Reshape(b.zeros_like(b.x), [-1])
+    return b.reshape_like(op.ScatterND(flat, op.Unsqueeze(chosen, [1]), b.dy), b.x)
+
+
+@rule("TopK")
+def top_k(b: Backward) -> ir.Value:
+    """Of the values; at ties, for those elements that the forward pass chose."""
+    indices = b.outputs[1]
+    if not indices.name:
+        indices.name = b.op.fresh_name("TopK")
+    return b.op.ScatterElements(b.zeros_like(b.x), indices, b.dy, axis=b.axis(b.x, -1))

@@ -1,10 +1,12 @@
 """Matrix products."""
 
 from collections.abc import Sequence
+from string import ascii_letters
 
+import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.backward import Backward, Dim, rule
 
 
 @rule("MatMul")
@@ -77,3 +79,115 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
         if beta != 1:
             d_bias = op.Mul(d_bias, beta)
     return [d_left, d_right, d_bias]
+
+
+@rule("Einsum")
+def einsum(b: Backward) -> Sequence[ir.Value | None]:
+    """The gradient of each operand is an Einsum of dy and the other operands."""
+    terms, output, batch = _letters(b)
+    for letter in set(output) - set(batch):
+        sizes = [b.shape(b.input(i))[t.index(letter)] for i, t in enumerate(terms) if letter in t]
+        static = {size for size in sizes if isinstance(size, int)}
+        if len(static) > 1:
+            raise b.error(
+                f"the letter '{letter}' has sizes {sorted(static)}; write an ellipsis in place of "
+                "what is broadcast, whose result shape inference knows"
+            )
+    return [
+        _of_operand(b, index, terms, output, batch) if b.needs(index) else None
+        for index in range(len(terms))
+    ]
+
+
+def _letters(b: Backward) -> tuple[list[str], str, str]:
+    """The letters of each operand, of the output, and those that stand for an ellipsis."""
+    equation = b.node.attributes.get_string("equation", "").replace(" ", "")
+    left, arrow, output = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        output = "..." if "..." in left else ""
+        output += "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    hidden = [
+        b.rank(b.input(index)) - len(term.replace("...", "")) for index, term in enumerate(terms)
+    ]
+    batch = "".join([c for c in ascii_letters if c not in equation][: max(hidden)])
+    terms = [
+        term.replace("...", batch[len(batch) - count :])
+        for term, count in zip(terms, hidden, strict=True)
+    ]
+    return terms, output.replace("...", batch), batch
+
+
+def _of_operand(b: Backward, index: int, terms: Sequence[str], output: str, batch: str) -> ir.Value:
+    op, term, x = b.op, terms[index], b.input(index)
+    sizes = dict(zip(term, b.shape(x), strict=True))
+    letters = "".join(sizes)
+    factors = [(t, b.input(i)) for i, t in enumerate(terms) if i != index]
+    factors.append((output, b.dy))
+    dims = [dict(zip(t, b.shape(b.input(i)), strict=True)) for i, t in enumerate(terms)]
+    others = dims[:index] + dims[index + 1 :]
+    # The output's, too, follow from the operands.
+    others.append({c: _widest([d[c] for d in dims if c in d]) for c in output})
+    wide = {c: _widest([d[c] for d in others if c in d]) for c in letters}
+    # Along an axis of size 1 that was broadcast, the gradient is summed. It is repeated along one
+    # that only this operand has, or that the others have with size 1.
+    kept = "".join(c for c in letters if (sizes[c] == 1) == (wide[c] == 1))
+    gradient = _product(b, factors, kept)
+    if missing := [i for i, c in enumerate(letters) if c not in kept]:
+        gradient = op.Unsqueeze(gradient, missing)
+    if any(sizes[letters[i]] != 1 for i in missing):
+        target = [
+            b.size(x, term.index(c)) if i in missing else np.ones(1, np.int64)
+            for i, c in enumerate(letters)
+        ]
+        gradient = op.Expand(gradient, b.concat(target))
+    if len(letters) < len(term):
+        gradient = _on_diagonals(b, gradient, term, x)
+    # Under an ellipsis, and only there, sizes that are unknown here may turn out to be broadcast.
+    unknown = [c for c in letters if c in batch and not isinstance(sizes[c], int)]
+    if any(sum(c in t for t in terms) > 1 and not _same(sizes[c], wide[c]) for c in unknown):
+        gradient = b.unbroadcast(gradient, x, [wide[c] if c in kept else sizes[c] for c in term])
+    return gradient
+
+
+def _widest(sizes: Sequence[Dim]) -> Dim:
+    """The size that results from broadcasting; 1 if there are none."""
+    known = [size for size in sizes if isinstance(size, int) and size != 1]
+    unknown = [size for size in sizes if not isinstance(size, int)]
+    return [*known, *unknown, 1][0]
+
+
+def _same(left: Dim, right: Dim) -> bool:
+    return left is not None and left == right
+
+
+def _product(b: Backward, factors: Sequence[tuple[str, ir.Value]], output: str) -> ir.Value:
+    """The Einsum of these; a scalar has no letters."""
+    scalars = [value for term, value in factors if not term]
+    tensors = [(term, value) for term, value in factors if term]
+    if not tensors:
+        product, *scalars = scalars
+    elif [term for term, _ in tensors] == [output]:
+        product = tensors[0][1]
+    else:
+        equation = ",".join(term for term, _ in tensors) + "->" + output
+        product = b.op.Einsum(*(value for _, value in tensors), equation=equation)
+    for scalar in scalars:
+        product = b.op.Mul(product, scalar)
+    return product
+
+
+def _on_diagonals(b: Backward, gradient: ir.Value, term: str, x: ir.Value) -> ir.Value:
+    """The gradient of an operand, some of whose letters repeat, from one of its diagonal."""
+    op = b.op
+    for axis, letter in enumerate(term):
+        first = term.index(letter)
+        if first == axis:
+            continue
+        size = b.size(x, axis)
+        identity = op.EyeLike(b.zeros(b.concat([size, size]), ir.DataType.FLOAT))
+        rank = len(term[: axis + 1]) + len(set(term[axis + 1 :]) - set(term[: axis + 1]))
+        others = [i for i in range(rank) if i not in (first, axis)]
+        mask = op.CastLike(op.Unsqueeze(identity, others) if others else identity, gradient)
+        gradient = op.Mul(op.Unsqueeze(gradient, [axis]), mask)
+    return gradient

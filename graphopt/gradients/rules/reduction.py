@@ -1,45 +1,162 @@
 """Reductions over axes."""
 
+import math
+from collections.abc import Callable
+
+import numpy as np
 import onnx_ir as ir
 
+from graphopt.builder import Operand
 from graphopt.gradients.backward import Backward, rule
 
 
 @rule("ReduceSum")
 def reduce_sum(b: Backward) -> ir.Value:
-    axes = reduced_axes(b)
-    return b.op.Expand(_with_axes(b, b.dy, axes), b.shape_of(b.x)) if axes else b.dy
+    """Each element has the gradient of the sum."""
+    return _spread(b, b.dy)
 
 
 @rule("ReduceMean")
 def reduce_mean(b: Backward) -> ir.Value:
-    axes = reduced_axes(b)
-    if not axes:
-        return b.dy
-    share = b.op.Div(b.dy, b.count(b.x, axes))
-    return b.op.Expand(_with_axes(b, share, axes), b.shape_of(b.x))
+    """Each element has its share."""
+    axes = _known_axes(b)
+    if axes is None:
+        op = b.op
+        count: Operand = op.CastLike(op.Div(op.Size(b.x), op.Size(b.y)), b.dy)
+    else:
+        count = b.count(b.x, axes)
+    return b.dy if axes == [] else _spread(b, b.op.Div(b.dy, count))
 
 
-def reduced_axes(b: Backward) -> list[int]:
-    """The axes that a reduction reduces, counted from the front.
+@rule("ReduceMax", "ReduceMin")
+def reduce_max(b: Backward) -> ir.Value:
+    """Elements that tie share evenly, as with torch.amax."""
+    chosen = b.op.CastLike(b.op.Equal(b.x, _kept(b, b.y)), b.x)
+    share = b.op.Div(_kept(b, b.dy), _reduced(b, "ReduceSum", chosen))
+    return b.op.Mul(chosen, share)
 
-    Raises:
-        ValueError: They are not known before the graph runs.
+
+@rule("ReduceProd")
+def reduce_prod(b: Backward) -> ir.Value:
+    """The product of the others: y / x, save where there are zeros.
+
+    A single zero gets the product of the rest, and the rest gets 0, as it does beside two zeros.
     """
+    op, x = b.op, b.x
+    is_zero = op.CastLike(op.Equal(x, 0.0), x)
+    rest = op.Add(x, is_zero)
+    others = op.Sub(_reduced(b, "ReduceSum", is_zero), is_zero)
+    product = op.Mul(_kept(b, b.dy), _reduced(b, "ReduceProd", rest))
+    # A choice, not a product: the product of the rest may overflow.
+    return op.Where(op.Equal(others, 0.0), op.Div(product, rest), 0.0)
+
+
+@rule("ReduceL1")
+def reduce_l1(b: Backward) -> ir.Value:
+    """0 at 0, as with torch.norm."""
+    _refuse_none(b)
+    return b.op.Mul(_kept(b, b.dy), b.op.Sign(b.x))
+
+
+@rule("ReduceL2")
+def reduce_l2(b: Backward) -> ir.Value:
+    """With the norm y, dx = dy x / y; 0 at the zero vector, as with torch.norm."""
+    _refuse_none(b)
+    norm = b.op.Where(b.op.Equal(b.y, 0.0), 1.0, b.y)
+    return b.op.Mul(b.x, _kept(b, b.op.Div(b.dy, norm)))
+
+
+@rule("ReduceSumSquare")
+def reduce_sum_square(b: Backward) -> ir.Value:
+    """As with x², dx = 2 x dy."""
+    _refuse_none(b)
+    return b.op.Mul(b.x, _kept(b, b.op.Mul(b.dy, 2.0)))
+
+
+@rule("ReduceLogSum")
+def reduce_log_sum(b: Backward) -> ir.Value:
+    """As dy over the sum, which is exp(y)."""
+    _refuse_none(b)
+    return _spread(b, b.op.Div(b.dy, b.op.Exp(b.y)))
+
+
+@rule("ReduceLogSumExp")
+def reduce_log_sum_exp(b: Backward) -> ir.Value:
+    """By shares, dx = dy exp(x - y); 0 where all of x is -inf."""
+    op = b.op
+    y = op.Where(op.Equal(b.y, -math.inf), 0.0, b.y)
+    return op.Mul(op.Exp(op.Sub(b.x, _kept(b, y))), _kept(b, b.dy))
+
+
+@rule("CumSum")
+def cum_sum(b: Backward) -> ir.Value:
+    """The same from the other end."""
+    attributes = b.node.attributes
+    return b.op.CumSum(
+        b.dy,
+        b.input(1),
+        exclusive=attributes.get_int("exclusive", 0),
+        reverse=1 - attributes.get_int("reverse", 0),
+    )
+
+
+def _known_axes(b: Backward) -> list[int] | None:
+    """The axes that a reduction reduces, from the front; None if only the running graph knows."""
     rank = b.rank(b.x)
     axes = b.optional(1)
     if axes is not None:
         known = b.constant(axes)
         if known is None:
-            raise b.error(f"its gradient needs the axes, but '{axes.name}' is not a constant")
+            return None
         given = [int(axis) for axis in known.reshape(-1)]
     else:
         given = list(b.node.attributes.get_ints("axes", ()))
     if not given:
         return [] if b.node.attributes.get_int("noop_with_empty_axes", 0) else list(range(rank))
-    return sorted(axis % rank for axis in given)
+    return sorted({axis % rank for axis in given}) if rank else []
 
 
-def _with_axes(b: Backward, value: ir.Value, axes: list[int]) -> ir.Value:
+def _kept(b: Backward, value: ir.Value) -> ir.Value:
     """A value of the output's shape, with the reduced axes kept as 1."""
-    return value if b.node.attributes.get_int("keepdims", 1) else b.op.Unsqueeze(value, axes)
+    if b.node.attributes.get_int("keepdims", 1):
+        return value
+    axes = _known_axes(b)
+    if axes is not None:
+        return b.op.Unsqueeze(value, axes) if axes else value
+    return b.op.Reshape(value, _kept_shape(b), allowzero=1)
+
+
+def _kept_shape(b: Backward) -> ir.Value:
+    op, axes, ones = b.op, b.input(1), np.ones(b.rank(b.x), np.int64)
+    shape = op.ScatterElements(op.Shape(b.x), axes, op.Expand(ones[:1], op.Shape(axes)))
+    if b.node.attributes.get_int("noop_with_empty_axes", 0):
+        return shape
+    return op.Where(op.Equal(op.Size(axes), 0), ones, shape)
+
+
+def _spread(b: Backward, value: ir.Value) -> ir.Value:
+    """A value of the output's shape in the shape of the input."""
+    return value if _known_axes(b) == [] else b.op.Expand(_kept(b, value), b.shape_of(b.x))
+
+
+def _reduced(b: Backward, op_type: str, value: ir.Value) -> ir.Value:
+    """Another reduction over the axes of the node, which are kept as 1."""
+    axes = _known_axes(b)
+    if axes == []:
+        return value
+    reduce: Callable[..., ir.Value] = getattr(b.op, op_type)
+    if axes is None:
+        noop = b.node.attributes.get_int("noop_with_empty_axes", 0)
+        return reduce(value, b.input(1), noop_with_empty_axes=noop)
+    if op_type == "ReduceSum" or b.op.opset >= 18:
+        return reduce(value, axes)
+    return reduce(value, axes=axes)
+
+
+def _refuse_none(b: Backward) -> None:
+    """Over no axes, some runtimes leave the elements as they are, others take |x|, x², log x."""
+    if b.rank(b.x) and _known_axes(b) == []:
+        raise b.error(
+            "it reduces over no axes (noop_with_empty_axes), which runtimes compute differently; "
+            "replace it by Identity, or by the operator on single elements that is meant"
+        )

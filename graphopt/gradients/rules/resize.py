@@ -1,1 +1,150 @@
-"""To do."""
+"""Resampling of images.
+
+Resize is linear, and each axis is resampled by itself: y = A x, and dx = Aᵀ dy. The operator itself
+makes Aᵀ, from an identity matrix, so that all its modes are as the runtime has them.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.builder import Operand
+from graphopt.gradients.backward import Backward, rule
+
+# Of these, an enlargement by a whole number repeats each element.
+_REPEATING = {
+    ("asymmetric", "floor"),
+    ("half_pixel", "round_prefer_floor"),
+    ("half_pixel", "round_prefer_ceil"),
+    ("pytorch_half_pixel", "round_prefer_floor"),
+    ("pytorch_half_pixel", "round_prefer_ceil"),
+}
+
+
+@rule("Resize")
+def resize(b: Backward) -> ir.Value:
+    """Along each resized axis, the product with the matrix of the resampling."""
+    _check(b)
+    op, rank = b.op, b.rank(b.x)
+    if (factors := _repeats(b)) is not None:
+        mean = op.AveragePool(b.dy, kernel_shape=factors, strides=factors)
+        return op.Mul(mean, float(np.prod(factors)))
+    dx = b.dy
+    for position, axis in reversed(list(enumerate(_axes(b)))):
+        if _keeps(b, position, axis):
+            continue
+        if axis == rank - 1:
+            dx = op.MatMul(dx, _matrix(b, position, axis, transposed=False))
+        elif axis == rank - 2:
+            dx = op.MatMul(_matrix(b, position, axis, transposed=True), dx)
+        else:
+            perm = list(range(rank))
+            perm[axis], perm[-1] = perm[-1], perm[axis]
+            last = op.Transpose(dx, perm=perm)
+            product = op.MatMul(last, _matrix(b, position, axis, transposed=False))
+            dx = op.Transpose(product, perm=perm)
+    return dx
+
+
+def _check(b: Backward) -> None:
+    attributes = b.node.attributes
+    mode = attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    policy = attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    if mode == "tf_crop_and_resize":
+        raise b.error(
+            f"coordinate_transformation_mode '{mode}' has no gradient here; crop with Slice, then "
+            "resize in another mode"
+        )
+    if policy != "stretch" and _sizes(b) is not None:
+        raise b.error(
+            f"keep_aspect_ratio_policy '{policy}' has no gradient here; give the sizes that result "
+            "and leave the policy out"
+        )
+    same = [before == after for before, after in zip(b.shape(b.x), b.shape(b.y), strict=True)]
+    for position, axis in enumerate(_axes(b)):
+        is_static = isinstance(b.shape(b.x)[axis], int)
+        if is_static and same[axis] and not all(same) and not _keeps(b, position, axis):
+            raise b.error(
+                f"the scale of axis {axis} is not 1 but keeps the size {b.shape(b.x)[axis]}; "
+                "give sizes, or the scale 1"
+            )
+
+
+def _axes(b: Backward) -> list[int]:
+    rank = b.rank(b.x)
+    return [axis % rank for axis in b.node.attributes.get_ints("axes", range(rank))]
+
+
+def _sizes(b: Backward) -> ir.Value | None:
+    return b.optional(3)
+
+
+def _scales(b: Backward) -> np.ndarray | None:
+    """The scales, if they are given as a constant."""
+    return None if _sizes(b) is not None else b.constant(b.optional(2))
+
+
+def _keeps(b: Backward, position: int, axis: int) -> bool:
+    """Whether it leaves this axis as it is."""
+    if _sizes(b) is None:
+        scales = _scales(b)
+        return scales is not None and float(scales[position]) == 1
+    before, after = b.shape(b.x)[axis], b.shape(b.y)[axis]
+    return before is not None and before == after
+
+
+def _repeats(b: Backward) -> list[int] | None:
+    """How often it repeats the elements of an image, if that is all it does."""
+    attributes, rank = b.node.attributes, b.rank(b.x)
+    transformation = attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    rounding = attributes.get_string("nearest_mode", "round_prefer_floor")
+    is_nearest = attributes.get_string("mode", "nearest") == "nearest"
+    if not is_nearest or (transformation, rounding) not in _REPEATING or rank not in (3, 4, 5):
+        return None
+    factors = [1.0] * rank
+    for position, axis in enumerate(_axes(b)):
+        factor = _factor(b, position, axis)
+        if factor is None or factor < 1 or factor % 1:
+            return None
+        factors[axis] = factor
+    return [int(factor) for factor in factors[2:]] if factors[:2] == [1, 1] else None
+
+
+def _factor(b: Backward, position: int, axis: int) -> float | None:
+    """How much it enlarges an axis; None where that is unknown."""
+    if _keeps(b, position, axis):
+        return 1.0
+    scales = _scales(b)
+    if scales is not None:
+        return float(scales[position])
+    before, after = b.shape(b.x)[axis], b.shape(b.y)[axis]
+    if _sizes(b) is None or not isinstance(before, int) or not isinstance(after, int):
+        return None
+    return after / before if before else None
+
+
+def _matrix(b: Backward, position: int, axis: int, *, transposed: bool) -> ir.Value:
+    """What Resize makes of an identity matrix: the matrix A, or its transpose."""
+    op = b.op
+    size = b.size(b.x, axis)
+    identity = op.EyeLike(b.zeros(b.concat([size, size]), ir.DataType.FLOAT))
+    arguments: list[Operand]
+    if (sizes := _sizes(b)) is not None:
+        resized = op.Slice(sizes, [position], [position + 1])
+        arguments = [None, None, _pair(b, resized, size, transposed)]
+    else:
+        scale = op.Slice(b.input(2), [position], [position + 1])
+        arguments = [None, _pair(b, scale, np.ones(1, np.float32), transposed)]
+    kept: dict[str, Any] = {
+        name: attribute.value
+        for name, attribute in b.node.attributes.items()
+        if name not in ("axes", "keep_aspect_ratio_policy")
+    }
+    matrix = op.Resize(identity, *arguments, **kept)
+    return matrix if b.x.dtype in (None, ir.DataType.FLOAT) else op.CastLike(matrix, b.x)
+
+
+def _pair(b: Backward, resized: ir.Value, other: Operand, transposed: bool) -> ir.Value:
+    pair = (other, resized) if transposed else (resized, other)
+    return b.op.Concat(*pair, axis=0)

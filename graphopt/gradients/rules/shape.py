@@ -1,27 +1,133 @@
 """Operators that move elements, or let them be."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx_ir as ir
 
+from graphopt.builder import Operand
 from graphopt.gradients.backward import Backward, rule
 
 
 @rule("Identity")
 def identity(b: Backward) -> ir.Value:
+    """The same."""
     return b.dy
 
 
 @rule("Cast", "CastLike")
 def cast(b: Backward) -> ir.Value:
-    return b.dy if b.x.dtype == b.y.dtype else b.op.CastLike(b.dy, b.x)
+    """In the dtype of the operand."""
+    if b.x.dtype is None:
+        return b.op.CastLike(b.dy, b.x)
+    return b.dy if b.x.dtype == b.y.dtype else b.op.Cast(b.dy, to=int(b.x.dtype))
 
 
 @rule("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 def reshape(b: Backward) -> ir.Value:
+    """In the shape of the operand."""
+    if b.x.shape is None:
+        return b.op.Reshape(b.dy, b.op.Shape(b.x), allowzero=1)
     return b.reshape_like(b.dy, b.x)
 
 
 @rule("Transpose")
 def transpose(b: Backward) -> ir.Value:
+    """By the inverse permutation."""
     rank = b.rank(b.x)
     perm = list(b.node.attributes.get_ints("perm", range(rank - 1, -1, -1)))
     return b.op.Transpose(b.dy, perm=[perm.index(axis) for axis in range(rank)])
+
+
+@rule("Concat")
+def concat(b: Backward) -> Sequence[ir.Value | None]:
+    """Each its part."""
+    axis = b.axis(b.y, 0)
+    inputs = [b.input(index) for index in range(len(b.inputs))]
+    if len(inputs) == 1:
+        return [b.dy]
+    sizes = [b.shape(value)[axis] for value in inputs]
+    static = [size for size in sizes if isinstance(size, int)]
+    needed = [index for index in range(len(inputs)) if b.needs(index)]
+    if len(static) == len(sizes) and len(needed) == 1:
+        start = sum(static[: needed[0]])
+        part = b.op.Slice(b.dy, [start], [start + static[needed[0]]], [axis])
+        return [part if index == needed[0] else None for index in range(len(inputs))]
+    split: Operand = np.array(static, np.int64)
+    if len(static) < len(sizes):
+        split = b.op.Concat(*(b.size(value, axis) for value in inputs), axis=0)
+    return b.op.node("Split", [b.dy, split], outputs=len(inputs), axis=axis)
+
+
+@rule("Split")
+def split(b: Backward) -> ir.Value:
+    """The parts together."""
+    gradients = [b.gradient(index) for index in range(len(b.outputs))]
+    return b.op.Concat(*gradients, axis=b.axis(b.x, 0))
+
+
+@rule("Expand")
+def expand(b: Backward) -> ir.Value:
+    """The sum over the copies."""
+    return b.unbroadcast(b.dy, b.x)
+
+
+@rule("Tile")
+def tile(b: Backward) -> ir.Value:
+    """The sum over the copies, each repeated axis seen as two."""
+    op, rank = b.op, b.rank(b.x)
+    repeats = b.constant(b.input(1))
+    if repeats is None:
+        pairs = op.Concat(
+            op.Unsqueeze(b.input(1), [1]),
+            op.Unsqueeze(op.Shape(b.x), [1]),
+            axis=1,
+        )
+        copies = op.Reshape(b.dy, op.Reshape(pairs, [-1]), allowzero=1)
+        return b.sum(copies, range(0, 2 * rank, 2))
+    parts: list[Operand] = []
+    axes = []
+    for axis, count in enumerate(repeats.reshape(-1).tolist()):
+        if count != 1:
+            axes.append(len(parts))
+            parts.append(np.array([count], np.int64))
+        parts.append(b.size(b.x, axis))
+    if not axes:
+        return b.dy
+    return b.sum(op.Reshape(b.dy, b.concat(parts), allowzero=1), axes)
+
+
+@rule("DepthToSpace")
+def depth_to_space(b: Backward) -> ir.Value:
+    """The inverse."""
+    block = b.node.attributes.get_int("blocksize", 1)
+    if b.node.attributes.get_string("mode", "DCR") == "DCR":
+        return b.op.SpaceToDepth(b.dy, blocksize=block)
+    # SpaceToDepth puts the block before the channels.
+    channels = b.sizes(b.y, [1])[0]
+    order = np.arange(block * block * channels).reshape(block * block, channels)
+    return b.op.Gather(b.op.SpaceToDepth(b.dy, blocksize=block), order.T.reshape(-1), axis=1)
+
+
+@rule("SpaceToDepth")
+def space_to_depth(b: Backward) -> ir.Value:
+    """The inverse."""
+    return b.op.DepthToSpace(b.dy, blocksize=b.node.attributes.get_int("blocksize", 1))
+
+
+@rule("Trilu")
+def trilu(b: Backward) -> ir.Value:
+    """The same triangle."""
+    upper = b.node.attributes.get_int("upper", 1)
+    return b.op.Trilu(b.dy, b.optional(1), upper=upper)
+
+
+@rule("ReverseSequence")
+def reverse_sequence(b: Backward) -> ir.Value:
+    """To reverse is its own inverse."""
+    return b.op.ReverseSequence(
+        b.dy,
+        b.input(1),
+        batch_axis=b.node.attributes.get_int("batch_axis", 1),
+        time_axis=b.node.attributes.get_int("time_axis", 0),
+    )
