@@ -1,9 +1,16 @@
 """Gradients of reductions and of cumulative sums."""
 
 import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from gradient_oracle import Case, cases, check, distinct, normal, onnx_gradients
+from onnx import numpy_helper
+
+from graphopt.gradients import differentiate, prepare
 
 SHAPES = (
     ((2, 3, 4), None),
@@ -218,3 +225,33 @@ def test_reduction_over_no_axes_is_refused(op_type):
     )
     with pytest.raises(ValueError, match=rf"{op_type} 'y'.*over no axes.*replace it by Identity"):
         onnx_gradients(case, ["x"], dynamic=False)
+
+
+@pytest.mark.parametrize("op_type", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceL2"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_total_of_an_input_of_unknown_rank(op_type, keepdims):
+    """``x`` is a Reshape to a shape whose length only the running graph knows."""
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        m (int64[K] s) => (float loss) {{
+            x = Reshape (p, s)
+            y = {op_type} <keepdims = {keepdims}> (x)
+            shape = Constant <value_ints = [0]> ()
+            none = Slice (shape, shape, shape)
+            loss = Reshape (y, none)
+        }}""")
+    x = normal(2, 3)
+    model.graph.initializer.append(numpy_helper.from_array(x, "p"))
+    prepared, statistics = prepare(model, ["p"])
+    built = differentiate(prepared, ["p"], prepared.graph.outputs[0], statistics)
+    prepared.graph.outputs.append(built.gradients["p"])
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(prepared).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    expected = {
+        "ReduceSum": np.ones_like(x),
+        "ReduceMean": np.full_like(x, 1 / 6),
+        "ReduceMax": (x == x.max()).astype("f"),
+        "ReduceL2": x / np.linalg.norm(x),
+    }[op_type]
+    _, gradient = session.run(None, {"p": x, "s": np.array([3, 1, 2])})
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)

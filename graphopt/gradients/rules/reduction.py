@@ -101,8 +101,10 @@ def cum_sum(b: Backward) -> ir.Value:
 
 
 def _known_axes(b: Backward) -> list[int] | None:
-    """The axes that a reduction reduces, from the front; None if only the running graph knows."""
-    rank = b.rank(b.x)
+    """The axes that a reduction reduces; None if only the running graph knows.
+
+    They are counted from the front where the rank is known.
+    """
     axes = b.optional(1)
     if axes is not None:
         known = b.constant(axes)
@@ -111,8 +113,13 @@ def _known_axes(b: Backward) -> list[int] | None:
         given = [int(axis) for axis in known.reshape(-1)]
     else:
         given = list(b.node.attributes.get_ints("axes", ()))
+    if not given and b.node.attributes.get_int("noop_with_empty_axes", 0):
+        return []
+    if b.x.shape is None:
+        return given or None
+    rank = b.rank(b.x)
     if not given:
-        return [] if b.node.attributes.get_int("noop_with_empty_axes", 0) else list(range(rank))
+        return list(range(rank))
     return sorted({axis % rank for axis in given}) if rank else []
 
 
@@ -123,6 +130,8 @@ def _kept(b: Backward, value: ir.Value) -> ir.Value:
     axes = _known_axes(b)
     if axes is not None:
         return b.op.Unsqueeze(value, axes) if axes else value
+    if b.optional(1) is None:  # a scalar, for an input of unknown rank
+        return value
     return b.op.Reshape(value, _kept_shape(b), allowzero=1)
 
 
@@ -145,6 +154,8 @@ def _reduced(b: Backward, op_type: str, value: ir.Value) -> ir.Value:
     if axes == []:
         return value
     reduce: Callable[..., ir.Value] = getattr(b.op, op_type)
+    if axes is None and b.optional(1) is None:
+        return reduce(value)
     if axes is None:
         noop = b.node.attributes.get_int("noop_with_empty_axes", 0)
         return reduce(value, b.input(1), noop_with_empty_axes=noop)
@@ -155,7 +166,7 @@ def _reduced(b: Backward, op_type: str, value: ir.Value) -> ir.Value:
 
 def _refuse_none(b: Backward) -> None:
     """Over no axes, some runtimes leave the elements as they are, others take |x|, x², log x."""
-    if b.rank(b.x) and _known_axes(b) == []:
+    if _known_axes(b) == [] and b.rank(b.x):
         raise b.error(
             "it reduces over no axes (noop_with_empty_axes), which runtimes compute differently; "
             "replace it by Identity, or by the operator on single elements that is meant"
