@@ -6,9 +6,9 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
+from environments import needs_cuda
 
 import graphopt
-from environments import needs_cuda
 from models.zoo import ZOO
 
 # Without TF32, which rounds the operands of products to 10 bits.

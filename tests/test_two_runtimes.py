@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from environments import OTHER_PYTHON, needs_other_runtime
 
 import graphopt
-from environments import OTHER_PYTHON, needs_other_runtime
 from models.zoo import ZOO
 
 STEPS, BATCH = 10, 4
