@@ -1,1 +1,142 @@
-"""To do."""
+"""Convolution and its transpose, in any number of dimensions."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.rules._convolution_weight import Layer, weight_gradient
+from graphopt.gradients.rules._window import Window, from_windows, known, window_of
+
+
+@rule("Conv")
+def conv(b: Backward) -> Sequence[ir.Value | None]:
+    """The gradients of input and weight are convolutions themselves."""
+    x, weight = b.x, b.input(1)
+    window = window_of(b, _kernel(b), b.shape(x)[2:])
+    group = b.node.attributes.get_int("group", 1)
+    d_x = _input_gradient(b, window, group) if b.needs(0) else None
+    d_weight = None
+    if b.needs(1):
+        sizes, counts = known(b.shape(x)[2:]), known(b.shape(b.y)[2:])
+        outputs, channels = b.shape(weight)[:2]
+        layer = Layer(b.op, x, b.dy, window, group, outputs, channels, sizes, counts)
+        d_weight = weight_gradient(b, layer)
+    return [d_x, d_weight, _bias_gradient(b, window)]
+
+
+@rule("ConvTranspose")
+def conv_transpose(b: Backward) -> Sequence[ir.Value | None]:
+    """It is the gradient of a convolution's input: Conv leads back to its own input."""
+    op, x, dy, weight = b.op, b.x, b.dy, b.input(1)
+    window = _transposed_window(b)
+    group = b.node.attributes.get_int("group", 1)
+    d_x = d_weight = None
+    if b.needs(0):
+        d_x = op.Conv(dy, weight, group=group, **window.attributes())
+        if _may_end_behind(b, window):
+            d_x = op.Slice(d_x, [0] * len(window.kernel), op.Shape(x, start=2), window.axes)
+    if b.needs(1):
+        sizes, counts = known(b.shape(b.y)[2:]), known(b.shape(x)[2:])
+        outputs, channels = b.shape(weight)[:2]
+        layer = Layer(b.op, dy, x, window, group, outputs, channels, sizes, counts)
+        d_weight = weight_gradient(b, layer)
+    return [d_x, d_weight, _bias_gradient(b, window)]
+
+
+def _kernel(b: Backward) -> list[int]:
+    weight = b.input(1)
+    given = list(b.node.attributes.get_ints("kernel_shape", ()))
+    return given or b.sizes(weight, range(2, b.rank(weight)))
+
+
+def _bias_gradient(b: Backward, window: Window) -> ir.Value | None:
+    return b.sum(b.dy, [0, *window.axes]) if b.needs(2) else None
+
+
+def _input_gradient(b: Backward, window: Window, group: int) -> ir.Value:
+    """A convolution with the kernel turned around, or one transposed."""
+    op, dy, weight = b.op, b.dy, b.input(1)
+    if _is_faster_turned(b, window, group):
+        begin = [reach - pad for reach, pad in zip(window.reach, window.begin, strict=True)]
+        end = [reach - pad for reach, pad in zip(window.reach, window.end, strict=True)]
+        return op.Conv(
+            dy,
+            _turned(b, weight, window, group),
+            group=group,
+            kernel_shape=window.kernel,
+            dilations=window.dilations,
+            pads=[*begin, *end],
+        )
+    return from_windows(b, dy, weight, window, group)
+
+
+def _is_faster_turned(b: Backward, window: Window, group: int) -> bool:
+    """Whether the input's gradient is a convolution, and a faster one than the transposed."""
+    if not window.is_dense or any(
+        pad > reach for pad, reach in zip(window.pads, window.reach * 2, strict=True)
+    ):
+        return False
+    outputs, channels = b.shape(b.input(1))[:2]
+    if not isinstance(outputs, int) or not isinstance(channels, int):
+        return group == 1
+    if b.provider != "CPUExecutionProvider" or window.is_pointwise or len(window.kernel) != 2:
+        return True
+    # The convolution gathers windows of the outputs, the transposed one adds up those of inputs.
+    return channels * group >= outputs
+
+
+def _turned(b: Backward, weight: ir.Value, window: Window, group: int) -> ir.Value:
+    """The weight with its kernel turned around, and inputs and outputs of each group swapped."""
+    op, axes, rank = b.op, window.axes, len(window.kernel)
+    if any(size > 1 for size in window.kernel):
+        least = [np.iinfo(np.int64).min] * rank
+        weight = op.Slice(weight, [-1] * rank, least, axes, [-1] * rank)
+    if group == 1:
+        return op.Transpose(weight, perm=[1, 0, *axes])
+    outputs, channels = b.sizes(b.input(1), [0, 1])
+    if channels == 1 and outputs == group:
+        return weight
+    split = op.Reshape(weight, [group, outputs // group, channels, *window.kernel])
+    split = op.Transpose(split, perm=[0, 2, 1, *(axis + 1 for axis in axes)])
+    return op.Reshape(split, [group * channels, outputs // group, *window.kernel])
+
+
+def _transposed_window(b: Backward) -> Window:
+    """The windows over the output, of which the input has one element each."""
+    kernel = _kernel(b)
+    mode = b.node.attributes.get_string("auto_pad", "NOTSET")
+    output_shape = list(b.node.attributes.get_ints("output_shape", ()))
+    if not output_shape and mode not in ("SAME_UPPER", "SAME_LOWER"):
+        return window_of(b, kernel, b.shape(b.y)[2:])
+    plain = window_of(b, kernel, [1] * len(kernel))
+    sizes = b.sizes(b.x, plain.axes)
+    wanted = output_shape[-len(kernel) :] or [
+        size * stride for size, stride in zip(sizes, plain.strides, strict=True)
+    ]
+    extra = list(b.node.attributes.get_ints("output_padding", [0] * len(kernel)))
+    totals = [
+        stride * (size - 1) + reach + 1 + more - target
+        for stride, size, reach, more, target in zip(
+            plain.strides, sizes, plain.reach, extra, wanted, strict=True
+        )
+    ]
+    if output_shape and min(totals) < 0:
+        raise b.error(f"output_shape={wanted} is more than its windows cover; export it with pads")
+    totals = [max(total, 0) for total in totals]
+    smaller = [total // 2 for total in totals]
+    larger = [total - half for total, half in zip(totals, smaller, strict=True)]
+    begin, end = (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
+    return replace(plain, begin=begin, end=end)
+
+
+def _may_end_behind(b: Backward, window: Window) -> bool:
+    """Whether the output is so long that more windows fit than the input has elements."""
+    sizes, counts = known(b.shape(b.y)[2:]), known(b.shape(b.x)[2:])
+    if sizes is None or counts is None:
+        extra = b.node.attributes.get_ints("output_padding", ())
+        return any(more >= stride for more, stride in zip(extra, window.strides, strict=False))
+    rests = window.rest(sizes, counts)
+    return any(rest >= stride for rest, stride in zip(rests, window.strides, strict=True))

@@ -10,18 +10,89 @@ from graphopt.gradients.backward import Backward, rule
 
 @rule("LayerNormalization")
 def layer_normalization(b: Backward) -> Sequence[ir.Value | None]:
-    """With n = (x - mean) / σ and g = dy scale: dx = (g - mean(g) - n mean(g n)) / σ."""
-    op, dy, x = b.op, b.dy, b.x
+    """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std."""
+    op, dy, x, scale, bias = b.op, b.dy, b.x, b.input(1), b.optional(2)
     if b.has_gradient(1) or b.has_gradient(2):
         raise b.error("its second or third output is read, which would have no gradient")
     if b.node.attributes.get_int("stash_type", 1) != 1 and x.dtype != ir.DataType.FLOAT:
         raise b.error("expected stash_type=1")
     add_outputs(op, b.node, 3)
     mean, inverse = (op.CastLike(value, x) for value in b.node.outputs[1:3])
+    normalized = op.Mul(op.Sub(x, mean), inverse)
+    axes = list(range(b.axis(x, -1), b.rank(x)))
+    d_x = _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
+    d_scale = b.unbroadcast(op.Mul(dy, normalized), scale, b.shape(x)) if b.needs(1) else None
+    d_bias = b.unbroadcast(dy, bias, b.shape(x)) if bias is not None and b.needs(2) else None
+    return [d_x, d_scale, d_bias]
+
+
+@rule("InstanceNormalization")
+def instance_normalization(b: Backward) -> Sequence[ir.Value | None]:
+    """As `layer_normalization`, over the spatial axes of each channel."""
+    op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
+    rank = b.rank(x)
+    axes = list(range(2, rank))
+    centered = op.Sub(x, b.mean(x, axes, keepdims=True))
+    variance = b.mean(op.Mul(centered, centered), axes, keepdims=True)
+    epsilon = b.node.attributes.get_float("epsilon", 1e-5)
+    inverse = op.Reciprocal(op.Sqrt(op.Add(variance, epsilon)))
+    normalized = op.Mul(centered, inverse)
+    per_channel = op.Reshape(scale, [1, -1, *[1] * (rank - 2)])
+    # The scale is the same for all elements of a mean: it is multiplied in at the end.
+    d_x = _input_gradient(b, dy, normalized, op.Mul(inverse, per_channel), axes)
+    return [d_x, b.sum(op.Mul(dy, normalized), [0, *axes]), b.sum(dy, [0, *axes])]
+
+
+def _input_gradient(
+    b: Backward, gradient: ir.Value, normalized: ir.Value, factor: ir.Value, axes: list[int]
+) -> ir.Value:
+    """The product factor (g - mean(g) - n mean(g n)) for the gradient g of normalized n."""
+    op = b.op
+    along = b.mean(op.Mul(gradient, normalized), axes, keepdims=True)
+    centered = op.Sub(gradient, b.mean(gradient, axes, keepdims=True))
+    return op.Mul(op.Sub(centered, op.Mul(normalized, along)), factor)
+
+
+@rule("LRN")
+def lrn(b: Backward) -> ir.Value:
+    """With s = bias + alpha mean(x²) over nearby channels, y = x / s^beta.
+
+    dx = dy / s^beta - 2 alpha beta x mean(dy y / s), a mean over the channels whose s contains x.
+    """
+    op, dy, x, y, attributes = b.op, b.dy, b.x, b.y, b.node.attributes
+    size = attributes.get_int("size")
+    alpha = attributes.get_float("alpha", 1e-4)
+    beta = attributes.get_float("beta", 0.75)
+    before, behind = (size - 1) // 2, size // 2
+    squares = _mean_of_channels(b, op.Mul(x, x), size, before, behind)
+    s = op.Add(op.Mul(squares, alpha), attributes.get_float("bias", 1.0))
+    back = _mean_of_channels(b, op.Div(op.Mul(dy, y), s), size, behind, before)
+    direct = op.Mul(dy, op.Pow(s, -beta))
+    return op.Sub(direct, op.Mul(op.Mul(x, back), 2 * alpha * beta))
+
+
+def _mean_of_channels(b: Backward, x: ir.Value, size: int, before: int, behind: int) -> ir.Value:
+    """The sum over so many channels before and behind, divided by ``size``."""
+    op = b.op
+    image = op.Reshape(op.Unsqueeze(x, [1]), [0, 1, 0, -1])
+    pads = [before, 0, behind, 0]
+    mean = op.AveragePool(image, kernel_shape=[size, 1], pads=pads, count_include_pad=1)
+    return b.reshape_like(mean, b.x)
+
+
+@rule("LpNormalization")
+def lp_normalization(b: Backward) -> ir.Value:
+    """p=2: dx = (dy - y Σ dy y) / |x|; p=1: sign(x) in place of the first y; 0 where |x| is 0."""
+    op, dy, x, y = b.op, b.dy, b.x, b.y
     axis = b.axis(x, -1)
-    lead, normalized = list(range(axis)), list(range(axis, b.rank(x)))
-    n = op.Mul(op.Sub(x, mean), inverse)
-    d_n = op.Mul(dy, b.input(1))
-    drift = op.Mul(n, b.mean(op.Mul(d_n, n), normalized, keepdims=True))
-    d_x = op.Mul(op.Sub(op.Sub(d_n, b.mean(d_n, normalized, keepdims=True)), drift), inverse)
-    return [d_x, b.sum(op.Mul(dy, n), lead), b.sum(dy, lead)]
+    is_l1 = b.node.attributes.get_int("p", 2) == 1
+    if is_l1:
+        direction = op.Sign(x)
+        norm = b.sum(op.Abs(x), [axis], keepdims=True)
+    else:
+        direction = y
+        norm = op.Sqrt(b.sum(op.Mul(x, x), [axis], keepdims=True))
+    is_zero = op.Equal(norm, 0.0)
+    inverse = op.Where(is_zero, 0.0, op.Reciprocal(op.Where(is_zero, 1.0, norm)))
+    along = b.sum(op.Mul(dy, y), [axis], keepdims=True)
+    return op.Mul(op.Sub(dy, op.Mul(direction, along)), inverse)

@@ -1,1 +1,225 @@
-"""To do."""
+"""Pooling."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.builder import Operand
+from graphopt.gradients._rewrite import add_outputs
+from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.rules._window import Window, from_windows, known, window_of
+
+
+@rule("MaxPool")
+def max_pool(b: Backward) -> ir.Value:
+    """To the first of the largest elements of a window."""
+    if b.node.attributes.get_int("storage_order", 0):
+        raise b.error("storage_order=1 has no gradient; export it with storage_order=0")
+    if b.has_gradient(1):
+        raise b.error("its second output has no gradient")
+    window = _window(b)
+    sizes = known(b.shape(b.x)[2:])
+    if (
+        b.provider == "CPUExecutionProvider"
+        and sizes is not None
+        and math.prod(window.kernel) <= 4
+        and _tiles(b, window)
+        and not any(size % width for size, width in zip(sizes, window.kernel, strict=True))
+    ):
+        return _by_comparison(b, window, sizes)
+    return _by_indices(b, window)
+
+
+def _by_comparison(b: Backward, window: Window, sizes: list[int]) -> ir.Value:
+    """Elements that equal the largest of their window are numbered, and the first is found.
+
+    On the CPU, pooling is five times slower where it has to return indices.
+    """
+    op, x = b.op, b.x
+    assert x.dtype is not None
+    elements = math.prod(window.kernel)
+    numbers = np.arange(elements, 0, -1, dtype=x.dtype.numpy()).reshape(window.kernel)
+    tiles = [size // width for size, width in zip(sizes, window.kernel, strict=True)]
+    is_largest = op.CastLike(op.Equal(x, _enlarged(b, b.y, window)), x)
+    number = op.Mul(is_largest, np.tile(numbers, tiles))
+    first = op.MaxPool(number, kernel_shape=window.kernel, strides=window.strides)
+    is_first = op.Equal(number, _enlarged(b, first, window))
+    return b.where(is_first, _enlarged(b, b.dy, window), dtype_of=x)
+
+
+def _by_indices(b: Backward, window: Window) -> ir.Value:
+    op, x = b.op, b.x
+    add_outputs(op, b.node, 2)
+    sizes = known(b.shape(x))
+    total: Operand = [math.prod(sizes)] if sizes is not None else op.Reshape(op.Size(x), [1])
+    gradient = op.ScatterElements(
+        b.zeros(total, x.dtype),
+        op.Reshape(b.node.outputs[1], [-1]),
+        op.Reshape(b.dy, [-1]),
+        axis=0,
+        reduction="add" if window.overlaps else None,
+    )
+    return b.reshape_like(gradient, x)
+
+
+@rule("AveragePool")
+def average_pool(b: Backward) -> ir.Value:
+    """To each element of a window dy / the number of elements that were counted."""
+    window = _window(b)
+    return _sum_of_windows(b, b.op.Div(b.dy, _counted(b, window)), window)
+
+
+@rule("LpPool")
+def lp_pool(b: Backward) -> ir.Value:
+    """See `_norm_gradient`."""
+    window = _window(b)
+    return _norm_gradient(b, lambda factor: _sum_of_windows(b, factor, window))
+
+
+@rule("GlobalAveragePool")
+def global_average_pool(b: Backward) -> ir.Value:
+    """To each element dy / the number of elements of a channel."""
+    share = b.op.Div(b.dy, b.count(b.x, range(2, b.rank(b.x))))
+    return b.op.Expand(share, b.shape_of(b.x))
+
+
+@rule("GlobalMaxPool")
+def global_max_pool(b: Backward) -> ir.Value:
+    """To the first of the largest elements of a channel."""
+    op, x = b.op, b.x
+    flat = op.Reshape(x, [0, 0, -1])
+    index = op.ArgMax(flat, axis=2)
+    zeros = b.zeros(op.Shape(flat), x.dtype)
+    dy = op.Reshape(b.dy, [0, 0, 1])
+    return b.reshape_like(op.ScatterElements(zeros, index, dy, axis=2), x)
+
+
+@rule("GlobalLpPool")
+def global_lp_pool(b: Backward) -> ir.Value:
+    """See `_norm_gradient`."""
+    return _norm_gradient(b, lambda factor: factor)
+
+
+def _norm_gradient(b: Backward, spread: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    """To each element sign(x) |x|^(p - 1) times the dy / y^(p - 1) of its windows.
+
+    0 where the norm y is 0.
+    """
+    op, x, y = b.op, b.x, b.y
+    power = b.node.attributes.get_int("p", 2)
+    if power == 1:
+        return op.Mul(op.Sign(x), spread(b.dy))
+    is_zero = op.Equal(y, 0.0)
+    inverse = op.Where(is_zero, 0.0, op.Reciprocal(op.Where(is_zero, 1.0, y)))
+    if power == 2:
+        return op.Mul(x, spread(op.Mul(b.dy, inverse)))
+    exponent = float(power - 1)
+    factor = op.Mul(b.dy, op.Pow(inverse, exponent))
+    return op.Mul(op.Mul(op.Sign(x), op.Pow(op.Abs(x), exponent)), spread(factor))
+
+
+def _window(b: Backward) -> Window:
+    sizes = b.shape(b.x)[2:]
+    window = window_of(b, b.node.attributes.get_ints("kernel_shape"), sizes)
+    known_sizes = known(sizes)
+    if _is_ceiled(b) and known_sizes is not None:
+        rests = window.rest(known_sizes, [1] * len(known_sizes))
+        for size, begin, stride, rest in zip(
+            known_sizes, window.begin, window.strides, rests, strict=True
+        ):
+            if math.ceil(rest / stride) * stride >= size + begin:
+                raise b.error(
+                    "with ceil_mode=1, its last window would lie behind the input, which not all "
+                    "versions of ONNX Runtime leave out; export it with ceil_mode=0"
+                )
+    return window
+
+
+def _is_ceiled(b: Backward) -> bool:
+    return bool(b.node.attributes.get_int("ceil_mode", 0))
+
+
+def _tiles(b: Backward, window: Window) -> bool:
+    """Whether the windows lie side by side, and `_enlarged` can be used."""
+    return (
+        window.kernel == window.strides
+        and all(dilation == 1 for dilation in window.dilations)
+        and not any(window.pads)
+        and b.x.dtype == ir.DataType.FLOAT
+    )
+
+
+def _enlarged(b: Backward, value: ir.Value, window: Window) -> ir.Value:
+    """A value of the output's shape, repeated for each element of its window."""
+    return b.op.Resize(
+        value,
+        None,
+        np.array([1, 1, *window.kernel], np.float32),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+
+
+def _sum_of_windows(b: Backward, dy: ir.Value, window: Window) -> ir.Value:
+    """For each element of the input, the sum of ``dy`` over the windows that contain it."""
+    op, rank = b.op, len(window.kernel)
+    if _tiles(b, window) and not _is_ceiled(b):
+        sum_ = _enlarged(b, dy, window)
+        sizes, counts = known(b.shape(b.x)[2:]), known(b.shape(b.y)[2:])
+        if sizes is None or counts is None:
+            rest = op.Sub(op.Shape(b.x, start=2), op.Shape(sum_, start=2))
+            return op.Pad(sum_, op.Concat([0] * (rank + 4), rest, axis=0))
+        rests = window.rest(sizes, counts)
+        return op.Pad(sum_, [0] * (rank + 4) + rests) if any(rests) else sum_
+    pads = [reach - pad for reach, pad in zip(window.reach * 2, window.pads, strict=True)]
+    is_box = window.is_dense and all(dilation == 1 for dilation in window.dilations)
+    if is_box and min(pads) >= 0 and max(window.pads) < min(window.kernel):
+        mean = op.AveragePool(dy, kernel_shape=window.kernel, pads=pads, count_include_pad=1)
+        return op.Mul(mean, float(math.prod(window.kernel)))
+    dtype = b.x.dtype or ir.DataType.FLOAT
+    ones = np.ones([1, 1, *window.kernel], dtype.numpy())
+    spatial = known(b.shape(b.y)[2:])
+    shape: Operand = (
+        [-1, 1, *spatial]
+        if spatial is not None
+        else op.Concat([-1, 1], op.Shape(dy, start=2), axis=0)
+    )
+    return b.reshape_like(from_windows(b, op.Reshape(dy, shape), ones, window), b.x)
+
+
+def _counted(b: Backward, window: Window) -> Operand:
+    """By how many elements each window was divided: a number, or one for each window."""
+    includes_pads = bool(b.node.attributes.get_int("count_include_pad", 0))
+    if not _is_ceiled(b) and (includes_pads or not any(window.pads)):
+        return float(math.prod(window.kernel))
+    sizes, counts = known(b.shape(b.x)[2:]), known(b.shape(b.y)[2:])
+    if sizes is None or counts is None:
+        return _counted_at_run_time(b, window, includes_pads=includes_pads)
+    product = np.ones([], (b.x.dtype or ir.DataType.FLOAT).numpy())
+    for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        low, behind = (-window.begin[axis], window.end[axis]) if includes_pads else (0, 0)
+        start = window.strides[axis] * np.arange(count) - window.begin[axis]
+        index = start[:, None] + window.dilations[axis] * np.arange(window.kernel[axis])
+        inside = (low <= index) & (index < size + behind)
+        product = product[..., None] * inside.sum(axis=1).astype(product.dtype)
+    return product
+
+
+def _counted_at_run_time(b: Backward, window: Window, *, includes_pads: bool) -> ir.Value:
+    """As `_counted`, where sizes are unknown."""
+    op, product = b.op, None
+    for axis in range(len(window.kernel)):
+        low, behind = (-window.begin[axis], window.end[axis]) if includes_pads else (0, 0)
+        count = op.Squeeze(op.Shape(b.y, start=2 + axis, end=3 + axis), [0])
+        size = op.Add(op.Shape(b.x, start=2 + axis, end=3 + axis), behind)
+        first = np.arange(window.kernel[axis]) * window.dilations[axis] - window.begin[axis]
+        start = op.Mul(op.Range(np.int64(0), count, np.int64(1)), window.strides[axis])
+        index = op.Add(op.Unsqueeze(start, [1]), first)
+        inside = op.And(op.GreaterOrEqual(index, low), op.Less(index, size))
+        along = op.ReduceSum(op.CastLike(inside, b.dy), [1], keepdims=0)
+        product = along if product is None else op.Mul(op.Unsqueeze(product, [-1]), along)
+    assert product is not None
+    return product
