@@ -4,27 +4,38 @@ from collections.abc import Collection
 from typing import Any
 
 import onnx
-from onnx import inliner
+from onnx import helper, inliner
 
 
 def inline_schema_functions(proto: onnx.ModelProto, known: Collection[str]) -> onnx.ModelProto:
     """Replace operators that are not ``known`` by their definition, where ONNX has one."""
     opset = next(entry.version for entry in proto.opset_import if not entry.domain)
+    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
     unknown = {
         node.op_type
-        for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node))
-        if not node.domain and node.op_type not in known and _is_function(node.op_type, opset)
+        for node in nodes
+        if not node.domain and node.op_type not in known and _is_defined(node.op_type, opset)
     }
     if not unknown:
         return proto
+    proto = _with_types(proto)
+    for node in proto.graph.node:
+        if not node.domain and node.op_type in unknown:
+            _write_defaults(node, opset)
+    try:
+        inlined = inliner.inline_selected_functions(
+            proto, [("", op_type) for op_type in sorted(unknown)], inline_schema_functions=True
+        )
+    except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
+        raise ValueError(
+            f"operators {', '.join(sorted(unknown))} have no gradient of their own, and writing "
+            f"them out failed: {error}; declare the shapes of the model's inputs"
+        ) from None
     # A definition may use operators that have one themselves.
-    inlined = inliner.inline_selected_functions(
-        proto, [("", op_type) for op_type in sorted(unknown)], inline_schema_functions=True
-    )
     return inline_schema_functions(inlined, known)
 
 
-def _is_function(op_type: str, opset: int) -> bool:
+def _is_defined(op_type: str, opset: int) -> bool:
     """Whether ONNX defines an operator by others, which an opset has."""
     try:
         schema: Any = onnx.defs.get_schema(op_type, opset)  # lacks type information
@@ -35,3 +46,25 @@ def _is_function(op_type: str, opset: int) -> bool:
         *schema.context_dependent_function_opset_versions,
     ]
     return any(version <= opset for version in versions)
+
+
+def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that states the type of every value: some definitions depend on types."""
+    typed = onnx.shape_inference.infer_shapes(proto)
+    stated = {value.name for value in (*typed.graph.value_info, *typed.graph.input)}
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in typed.graph.initializer
+        if tensor.name not in stated
+    )
+    return typed
+
+
+def _write_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """Write out the defaults of a node's attributes, which the inliner forgets."""
+    given = {attribute.name for attribute in node.attribute}
+    node.attribute.extend(
+        attribute.default_value
+        for name, attribute in onnx.defs.get_schema(node.op_type, opset).attributes.items()
+        if name not in given and attribute.default_value.type
+    )

@@ -113,7 +113,8 @@ def _known_axes(b: Backward) -> list[int] | None:
         given = [int(axis) for axis in known.reshape(-1)]
     else:
         given = list(b.node.attributes.get_ints("axes", ()))
-    if not given and b.node.attributes.get_int("noop_with_empty_axes", 0):
+    noop = b.node.attributes.get_int("noop_with_empty_axes", 0)
+    if not given and noop:
         return []
     if b.x.shape is None:
         return given or None
