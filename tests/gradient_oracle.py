@@ -144,18 +144,14 @@ def onnx_model(case: Case, names: Sequence[str], *, dynamic: bool) -> onnx.Model
     lines.append(f"loss = Sum({', '.join(parts)})")
     feeds = ", ".join(f"int64[{case.inputs[name].ndim}] shape_{name}" for name in names)
     text = f"m ({feeds if dynamic else ''}) => (float loss) {{ {' '.join(lines)} }}"
-    model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : {case.opset}]> {text}'
-    )
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {case.opset}]> {text}')
     model.graph.initializer.extend(initializers)
     model.graph.value_info.extend(infos)
     onnx.checker.check_model(model)
     return model
 
 
-def onnx_gradients(
-    case: Case, names: Sequence[str], *, dynamic: bool
-) -> dict[str, np.ndarray]:
+def onnx_gradients(case: Case, names: Sequence[str], *, dynamic: bool) -> dict[str, np.ndarray]:
     """The gradients that our graph computes in ONNX Runtime."""
     forward = onnx_model(case, names, dynamic=dynamic)
     trained = [f"p_{name}" if dynamic else name for name in names]

@@ -5,11 +5,11 @@ import onnx
 import onnx.parser
 import pytest
 import torch
+from environments import both_gradients
 from onnx import numpy_helper
 from torch.nn import functional
 
 import graphopt
-from environments import both_gradients
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(4, 3, 3, 3)).astype("f")
@@ -25,9 +25,9 @@ def mean_variance(h, axes=(0, 2, 3)):
 
 OPERATORS = {
     "MeanVarianceNormalization": (
-        17, "MeanVarianceNormalization(h)", lambda h, s, b: mean_variance(h)),
+        17, "MeanVarianceNormalization(h)", lambda h, _s, _b: mean_variance(h)),
     "MeanVarianceNormalization axes": (
-        17, "MeanVarianceNormalization<axes=[1,2]>(h)", lambda h, s, b: mean_variance(h, (1, 2))),
+        17, "MeanVarianceNormalization<axes=[1,2]>(h)", lambda h, _s, _b: mean_variance(h, (1, 2))),
     "GroupNormalization 18": (
         18, "GroupNormalization<num_groups=2, epsilon=0.01>(h, s2, b2)",
         lambda h, s, b: functional.group_norm(

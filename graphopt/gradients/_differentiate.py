@@ -15,7 +15,6 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients import rules  # noqa: F401 - fills the tables of rules
 from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, operands, unreached
-from graphopt.gradients._rewrite import describe
 from graphopt.gradients._shapes import infer_shapes
 from graphopt.gradients.backward import RULES, ZERO_GRADIENT, Backward
 
