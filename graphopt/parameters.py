@@ -222,8 +222,7 @@ def _is_exported_constant(value: ir.Value) -> bool:
     kind = value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER")
     if kind != "PARAMETER":
         return True
-    folded = "pkg.onnxscript.optimizer.folded_from" in value.metadata_props
-    return folded and value.const_value is not None and value.const_value.size == 1
+    return "pkg.onnxscript.optimizer.folded_from" in value.metadata_props
 
 
 def _weight_of(value: ir.Value) -> str | None:

@@ -7,6 +7,8 @@ import onnx
 
 _RULE = "pkg.onnxscript.rewriter.rule_name"
 _FX_NODE = "pkg.torch.onnx.fx_node"
+_FOLDED = "pkg.onnxscript.optimizer.folded_from"
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _REMEDY = (
     "export the model again with torch.onnx.export(..., optimize=False), or with dynamo=False, "
     "training=torch.onnx.TrainingMode.TRAINING and do_constant_folding=False"
@@ -17,8 +19,8 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
     """Refuse a model whose trained parameters are no longer those of the exported network.
 
     Raises:
-        ValueError: Batch normalization was folded into a layer that is trained, or two parameters
-            that were equal have become one.
+        ValueError: Batch normalization was folded into a layer that is trained, two parameters
+            that were equal have become one, or parameters have become constants.
     """
     metadata = [
         (node, {entry.key: entry.value for entry in node.metadata_props})
@@ -33,6 +35,7 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
                 f"the folded weights as they are, remove '{_RULE}' from the metadata of the node"
             )
     _check_merged(metadata, proto.graph, trained)
+    _check_folded(proto.graph)
 
 
 def _check_merged(
@@ -58,6 +61,20 @@ def _check_merged(
                 f"in place of one of its own ('{gone[0]}'): the exporter merges parameters that "
                 f"are equal, and they would be trained as one; {_REMEDY}, or give them different "
                 "values before the export"
+            )
+
+
+def _check_folded(graph: onnx.GraphProto) -> None:
+    """The exporter notes what a constant was computed from; a name with a dot is a parameter's."""
+    floats = {t.name for t in graph.initializer if t.data_type in _FLOATS}
+    for value in graph.value_info:
+        entries = {entry.key: entry.value for entry in value.metadata_props}
+        sources = re.findall(r"'([^']*\.[^']*)'", entries.get(_FOLDED, ""))
+        if sources and value.name in floats:
+            listed = ", ".join(f"'{name}'" for name in sources)
+            raise ValueError(
+                f"the exporter has computed the constant '{value.name}' from {listed}, "
+                f"which would not be trained; {_REMEDY}"
             )
 
 

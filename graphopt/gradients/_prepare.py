@@ -18,6 +18,7 @@ from graphopt.gradients._batch_normalization import (
     RunningStatistic,
     rewrite_batch_normalization,
 )
+from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._cross_entropy import rewrite_cross_entropy
 from graphopt.gradients._dropout import rewrite_dropout
 from graphopt.gradients._exporter import check_export
@@ -85,6 +86,7 @@ def open_model(
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
     infer_shapes(model)
+    propagate_constants(model.graph, trained)
     return model
 
 

@@ -193,8 +193,10 @@ class Backward:
     # Nodes that many rules append ------------------------------------------------------------
 
     def constant(self, operand: ir.Value | None) -> np.ndarray | None:
-        """The value of an operand that is known before the graph runs."""
-        tensor = None if operand is None else ir.convenience.get_const_tensor(operand)
+        """The value of an operand that is known before the graph runs, and is not trained."""
+        if operand is None or any(operand is self.inputs[index] for index in self._needed):
+            return None
+        tensor = ir.convenience.get_const_tensor(operand)
         return None if tensor is None else tensor.numpy()
 
     def sum(self, x: ir.Value, axes: Sequence[int], *, keepdims: bool = False) -> ir.Value:

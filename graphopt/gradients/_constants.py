@@ -1,0 +1,73 @@
+"""Values that are known before the graph runs, though nodes compute them.
+
+Exporters write axes, shapes and repeats as nodes on constants; rules want to know them.
+"""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+_MAX_ELEMENTS = 4096  # shapes and axes, not weights
+_RANDOM = {"Bernoulli", "Dropout", "Multinomial"}
+
+
+def propagate_constants(graph: ir.Graph, trained: Collection[str]) -> None:
+    """Set ``const_value`` of small values that depend on constants and static shapes alone.
+
+    Args:
+        graph: Its shapes are known as far as they can be.
+        trained: Initializers that are no constants.
+    """
+    for node in graph:
+        if node.domain or node.op_type == "Constant" or len(node.outputs) != 1:
+            continue
+        result = _static_shape(node)
+        if result is None and _is_evaluated(node, trained):
+            result = _evaluate(node, graph.opset_imports[""])
+        if result is not None and result.size <= _MAX_ELEMENTS:
+            node.outputs[0].const_value = ir.tensor(result)
+
+
+def _static_shape(node: ir.Node) -> np.ndarray | None:
+    """What a Shape or a Size computes, where the shape of its input is known."""
+    x = node.inputs[0] if node.inputs else None
+    if node.op_type not in ("Shape", "Size") or x is None or x.shape is None:
+        return None
+    start = node.attributes.get_int("start", 0)
+    end = node.attributes.get_int("end", len(x.shape)) if "end" in node.attributes else None
+    sizes = list(x.shape)[start:end]
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) < len(sizes):
+        return None
+    return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
+
+
+def _is_evaluated(node: ir.Node, trained: Collection[str]) -> bool:
+    if node.op_type in _RANDOM or node.op_type.startswith("Random") or not node.inputs:
+        return False
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+           for a in node.attributes.values()):  # fmt: skip
+        return False
+    operands = [value for value in node.inputs if value is not None]
+    tensors = [ir.convenience.get_const_tensor(value) for value in operands]
+    return all(
+        tensor is not None and tensor.size <= _MAX_ELEMENTS and value.name not in trained
+        for value, tensor in zip(operands, tensors, strict=True)
+    )
+
+
+def _evaluate(node: ir.Node, opset: int) -> np.ndarray | None:
+    from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
+    feeds = {
+        str(value.name): tensor.numpy()
+        for value in node.inputs
+        if value is not None and (tensor := ir.convenience.get_const_tensor(value)) is not None
+    }
+    try:
+        (result,) = ReferenceEvaluator(ir.to_proto(node), opsets={"": opset}).run(None, feeds)
+    except Exception:  # noqa: BLE001 - then it is left to the running graph
+        return None
+    return np.asarray(result)
