@@ -29,8 +29,8 @@ demo: $(VENV)/demo.stamp ## train the digits network; results in build/demo/
 	$(BIN)/python -m tools.demo
 
 test: $(VENV)/test.stamp $(TRAINING)/test.stamp ## run the tests, on today's ONNX Runtime and on 1.19
-	GRAPHOPT_OTHER_PYTHON=$(CURDIR)/$(TRAINING)/bin/python $(BIN)/python -m pytest
-	GRAPHOPT_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(TRAINING)/bin/python -m pytest
+	GRAPHOPT_OTHER_PYTHON=$(CURDIR)/$(TRAINING)/bin/python $(BIN)/python -m pytest -n auto
+	GRAPHOPT_OTHER_PYTHON=$(CURDIR)/$(BIN)/python $(TRAINING)/bin/python -m pytest -n auto
 
 check: $(VENV)/test.stamp ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Gradients of one operator from ONNX Runtime, against PyTorch in float64.
 
-A case is a line of ONNX text. Its loss is a random weighting of all its outputs, so that every
+A case is a line of ONNX text; in it, ``nought`` is an int64 0 that only the running graph knows:
+what it is added to is unknown before. The loss is a random weighting of all outputs, so that every
 output gets a gradient that is not 1. Each case runs with static shapes and, unless it says
 otherwise, with shapes that only the running graph knows.
 """
@@ -142,8 +143,10 @@ def onnx_model(case: Case, names: Sequence[str], *, dynamic: bool) -> onnx.Model
         initializers.append(numpy_helper.from_array(w, f"weight{i}"))
     parts = [f"part{i}" for i in range(len(case.outputs))]
     lines.append(f"loss = Sum({', '.join(parts)})")
-    feeds = ", ".join(f"int64[{case.inputs[name].ndim}] shape_{name}" for name in names)
-    text = f"m ({feeds if dynamic else ''}) => (float loss) {{ {' '.join(lines)} }}"
+    feeds = [f"int64[{case.inputs[name].ndim}] shape_{name}" for name in names if dynamic]
+    if "nought" in case.node:
+        feeds.append("int64 nought")
+    text = f"m ({', '.join(feeds)}) => (float loss) {{ {' '.join(lines)} }}"
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {case.opset}]> {text}')
     model.graph.initializer.extend(initializers)
     model.graph.value_info.extend(infos)
@@ -169,6 +172,8 @@ def onnx_gradients(case: Case, names: Sequence[str], *, dynamic: bool) -> dict[s
     )
     feeds = {f"shape_{name}": np.array(case.inputs[name].shape, np.int64) for name in names}
     feeds = feeds if dynamic else {}
+    if "nought" in case.node:
+        feeds["nought"] = np.array(0)
     feeds |= {
         parameter: case.inputs[name].reshape(-1) if dynamic else case.inputs[name]
         for name, parameter in zip(names, trained, strict=True)

@@ -30,7 +30,10 @@ GATHER = {
         {"x": normal(*shape), "i": np.asarray(indices)},
         take(axis % len(shape)),
     )
-    for at, node, operand in (("", "", "i"), (" at run time", "j = Identity(i)", "j"))
+    for at, node, operand in (
+        ("", "", "i"),
+        (" at run time", "nil = CastLike(nought, i) j = Add(i, nil)", "j"),
+    )
     for shape, axis, name, indices in (
         ((7, 3), 0, "repeated", REPEATING),
         ((7, 3), 0, "int32", REPEATING.astype(np.int32)),
@@ -54,6 +57,8 @@ GATHER = {
         ((1, 3), 0, "a table of one row", [0, 0, -1]),
         ((7, 0), 0, "rows of nothing", [1, 1]),
     )
+    # ONNX Runtime computes no Expand to a batch that is known to be empty.
+    if at == "" or name != "an empty batch"
 }
 PICKED = {
     **{
@@ -85,7 +90,7 @@ PICKED = {
         lambda x, i, _: x[i[0], i[1]][None],
     ),
     "GatherND at run time": Case(
-        "j = Identity(i) y = GatherND(x, j)",
+        "nil = CastLike(nought, i) j = Add(i, nil) y = GatherND(x, j)",
         {"x": normal(3, 4, 2), "i": np.array([[0, 1], [-1, -1], [2, 3], [0, 1]])},
         lambda x, i: x[i[:, 0], i[:, 1]],
     ),
@@ -218,7 +223,11 @@ SLICE = {
     )
     for at, node, operands in (
         ("", "", "x, b, e, a, s"),
-        (" at run time", "c = Identity(b) d = Identity(e)", "x, c, d, a, s"),
+        (
+            " at run time",
+            "nil = CastLike(nought, b) c = Add(b, nil) d = Add(e, nil)",
+            "x, c, d, a, s",
+        ),
     )
     for shape, starts, ends, axes, steps in (
         ((7,), (2,), (5,), (0,), (1,)),
@@ -252,7 +261,7 @@ SLICE = {
         lambda x, *_: x[1:3, ::2],
     ),
     "Slice by int32": Case(
-        "c = Identity(b) y = Slice(x, c, e, a)",
+        "nil = CastLike(nought, b) c = Add(b, nil) y = Slice(x, c, e, a)",
         {
             "x": normal(4, 5),
             "b": np.array([-2], np.int32),
@@ -306,7 +315,7 @@ PAD = {
     )
     for at, node, operands in (
         ("", "", "x, p" if mode != "constant" else "x, p, v"),
-        (" at run time", "q = Identity(p)", "x, q, v"),
+        (" at run time", "nil = CastLike(nought, p) q = Add(p, nil)", "x, q, v"),
     )
     if mode == "constant" or not at
 } | {
@@ -323,7 +332,10 @@ PAD = {
         opset=18,
     )
     for mode in ("constant", "reflect", "edge")
-    for at, node, pads in (("", "", "p"), (" at run time", "q = Identity(p)", "q"))
+    for at, node, pads in (
+        ("", "", "p"),
+        (" at run time", "nil = CastLike(nought, p) q = Add(p, nil)", "q"),
+    )
     if mode == "constant" or not at
 }
 
@@ -347,17 +359,22 @@ def test_pad(case, dynamic):
 def test_many_repeated_indices(rows):
     """Rows that several threads might add to at once."""
     indices = np.random.default_rng(1).integers(0, 5, 4096)
-    case = Case("j = Identity(i) y = Gather(x, j)", {"x": normal(rows, 64), "i": indices}, take(0))
+    case = Case(
+        "nil = CastLike(nought, i) j = Add(i, nil) y = Gather(x, j)",
+        {"x": normal(rows, 64), "i": indices},
+        take(0),
+    )
     check(case, dynamic=False)
     rows_of = np.stack([indices, indices % 3], 1)
-    node = "j = Identity(i) y = GatherND(x, j)"
+    node = "nil = CastLike(nought, i) j = Add(i, nil) y = GatherND(x, j)"
     case = Case(node, {"x": normal(5, 3, 64), "i": rows_of}, lambda x, i: x[i[:, 0], i[:, 1]])
     check(case, dynamic=False)
 
 
 HALVES = {
     f"{node} in float16": Case(
-        f"h = Cast<to=10>(x) j = Identity(i) g = {node} y = Cast<to=1>(g)",
+        f"h = Cast<to=10>(x) nil = CastLike(nought, i) j = Add(i, nil) "
+        f"g = {node} y = Cast<to=1>(g)",
         {"x": normal(3, 4), "i": indices},
         function,
         tolerance=2e-3,
@@ -378,7 +395,7 @@ def test_float16(case, dynamic):
 @pytest.mark.parametrize("provider", ["CPUExecutionProvider", "CUDAExecutionProvider"])
 def test_gather_formulated_for_a_provider(provider):
     case = Case(
-        "j = Identity(i) y = Gather(x, j)",
+        "nil = CastLike(nought, i) j = Add(i, nil) y = Gather(x, j)",
         {"x": normal(7, 3), "i": REPEATING},
         take(0),
         options={"provider": provider},
@@ -395,12 +412,15 @@ def test_gather_formulated_for_a_provider(provider):
         ),
         ('y = ScatterND<reduction="max">(x, n, r)', r"ScatterND 'y'.*'max'"),
         (
-            "t = Identity(s) y = Slice(x, s, s, s, t)",
+            "nil = CastLike(nought, s) t = Add(s, nil) y = Slice(x, s, s, s, t)",
             r"Slice 'y'.*steps, but 't' is not a constant",
         ),
-        ("t = Identity(s) y = Slice(x, s, s, t)", r"Slice 'y'.*axes, but 't' is not a constant"),
         (
-            'q = Identity(p) y = Pad<mode="edge">(x, q)',
+            "nil = CastLike(nought, s) t = Add(s, nil) y = Slice(x, s, s, t)",
+            r"Slice 'y'.*axes, but 't' is not a constant",
+        ),
+        (
+            'nil = CastLike(nought, p) q = Add(p, nil) y = Pad<mode="edge">(x, q)',
             r"Pad 'y'.*'edge' needs the pads, but 'q' is not a constant",
         ),
         ('y = Pad<mode="edge">(x, m)', r"Pad 'y'.*not negative; use Slice"),

@@ -94,13 +94,13 @@ AS_PYTORCH = {
         constants=("s",),
     ),
     "scales at run time": Case(
-        "t = Identity(s) " + node("linear", "half_pixel", "x,, t"),
+        "n = CastLike(nought, s) t = Add(s, n) " + node("linear", "half_pixel", "x,, t"),
         {"x": normal(2, 3, 4, 5), "s": scales(1, 1, 2, 0.4)},
         interpolated("bilinear", (8, 2), False),
         constants=("s",),
     ),
     "sizes at run time": Case(
-        "t = Identity(s) " + node("linear", "half_pixel", "x,,, t"),
+        "n = CastLike(nought, s) t = Add(s, n) " + node("linear", "half_pixel", "x,,, t"),
         {"x": normal(2, 3, 4, 5), "s": sizes(2, 3, 8, 2)},
         interpolated("bilinear", (8, 2), False),
     ),
