@@ -14,6 +14,8 @@ import graphopt
 from graphopt.cli import app
 from models import digits, digits_cnn
 
+pytestmark = pytest.mark.any_runtime
+
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])

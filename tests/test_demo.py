@@ -15,6 +15,8 @@ import graphopt
 from models import digits
 from tools import demo
 
+pytestmark = pytest.mark.any_runtime
+
 ROOT = Path(__file__).parents[1]
 EPOCHS = 20  # what `make demo` does
 

@@ -18,6 +18,8 @@ import graphopt
 import models
 from models import digits, digits_cnn
 
+pytestmark = pytest.mark.any_runtime
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

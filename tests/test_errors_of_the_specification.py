@@ -13,6 +13,8 @@ from onnx import numpy_helper
 from graphopt import Parameter, RMSProp, Session, update_graph
 from graphopt.schedules import PolynomialDecayLR, WarmUpLR
 
+pytestmark = pytest.mark.any_runtime
+
 ROWS = json.loads((Path(__file__).parent / "reference" / "errors.json").read_text())
 KINDS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 ERRORS = {kind.__name__: kind for kind in KINDS}

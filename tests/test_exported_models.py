@@ -9,6 +9,8 @@ from torch import nn
 
 import graphopt
 
+pytestmark = pytest.mark.any_runtime
+
 
 class Network(nn.Module):
     """Batch normalization behind a convolution, and two layers with equal weights."""

@@ -9,6 +9,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 import graphopt
 from graphopt import Parameter
 
+pytestmark = pytest.mark.any_runtime
+
 LAYERS = """<ir_version: 8, opset_import: ["": 17]>
 net (float[N,3,8,8] x, int64[M] ids) => (float[N,K] y, float[M,2] e)
 {

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 import graphopt
 
+pytestmark = pytest.mark.any_runtime
+
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "pytorch.md").read_text("utf-8")
 FORWARD, TRAIN_FORWARD, JOINT, TRAIN_JOINT, CONVOLUTION = re.findall(
     r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL

@@ -8,6 +8,8 @@ import pytest
 
 from graphopt import Parameter, RMSProp
 
+pytestmark = pytest.mark.any_runtime
+
 W, B = Parameter("w", (3, 5)), Parameter("b", (5,))
 NAN, INF = float("nan"), float("inf")
 

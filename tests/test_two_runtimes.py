@@ -11,6 +11,8 @@ from environments import OTHER_PYTHON, needs_other_runtime
 import graphopt
 from models.zoo import ZOO
 
+pytestmark = pytest.mark.any_runtime
+
 STEPS, BATCH = 10, 4
 
 

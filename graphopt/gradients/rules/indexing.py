@@ -23,6 +23,8 @@ def gather(b: Backward) -> Sequence[ir.Value | None]:
     """Rows are put back in their place; those that were taken twice are added up."""
     axis = b.axis(b.x, 0)
     indices = b.input(1)
+    if 0 in b.shape(indices):  # a product over nothing is not always 0 in ONNX Runtime 1.19
+        return [b.zeros_like(b.x), None]
     dy, shape = _one_axis_of_indices(b, axis)
     size = b.shape(b.x)[axis]
     known = b.constant(indices)
