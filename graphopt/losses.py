@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
+from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
 from graphopt.labels import checked_labels
 
@@ -162,20 +162,17 @@ def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
 
 def _inferred(
     graph: ir.Graph, value: ir.Value
-) -> tuple[ir.DataType | None, list[int | str] | None]:
+) -> tuple[ir.DataType | None, list[int | str | None] | None]:
     """The dtype and the shape of a value, as far as shape inference can tell."""
     is_output = value.is_graph_output()
     if not is_output:
         graph.outputs.append(value)
-    model = ir.to_proto(ir.Model(graph, ir_version=8))
+    infer_shapes(ir.Model(graph, ir_version=8))
     if not is_output:
         graph.outputs.remove(value)
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    tensor = next(v for v in model.graph.output if v.name == value.name).type.tensor_type
-    dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
-    if not tensor.HasField("shape"):
-        return dtype, None
-    return dtype, [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
+    if value.shape is None:
+        return value.dtype, None
+    return value.dtype, [dim if isinstance(dim, int) else dim.value for dim in value.shape]
 
 
 def _listed(names: Iterable[str]) -> str:

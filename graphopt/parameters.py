@@ -1,6 +1,7 @@
 """The trainable tensors of a forward model."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -222,7 +223,13 @@ def _is_exported_constant(value: ir.Value) -> bool:
     kind = value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER")
     if kind != "PARAMETER":
         return True
-    return "pkg.onnxscript.optimizer.folded_from" in value.metadata_props
+    if "pkg.onnxscript.optimizer.folded_from" in value.metadata_props:
+        return True
+    graph = value.graph
+    by_exporter = graph is not None and any(
+        key.startswith("pkg.torch.export") for key in graph.metadata_props
+    )
+    return by_exporter and re.fullmatch(r"val_\d+", str(value.name)) is not None
 
 
 def _weight_of(value: ir.Value) -> str | None:

@@ -57,7 +57,9 @@ def test_folded_batch_normalization_is_refused(optimized):
 
 
 def test_merged_parameters_are_refused(optimized):
-    with pytest.raises(ValueError, match=r"'first.weight' in place of one of its own"):
+    with pytest.raises(
+        ValueError, match=r"removed the parameters.*'second.weight'.*optimize=False"
+    ):
         build(optimized, {"first.weight"})
 
 
@@ -73,6 +75,27 @@ def test_tied_parameters_are_one():
     names = {p.name for p in graphopt.parameters(model)}
     assert len(names & {"first.weight", "second.weight"}) == 1
     assert names & {"first.weight", "second.weight"} <= {c.input for c in build(model).carried}
+
+
+def test_a_bias_of_zeros_that_was_left_out_is_refused():
+    layer = nn.Linear(3, 2)
+    nn.init.zeros_(layer.bias)
+    with pytest.raises(ValueError, match=r"removed the parameters 'bias'.*optimize=False"):
+        build(export(layer, shape=(3,)))
+    assert build(export(layer, shape=(3,), optimize=False))
+
+
+def test_attention_is_not_trained_by_its_scale():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(4, 2, bias=False)
+
+        def forward(self, x):
+            return self.inner(x, x, x, need_weights=False)[0]
+
+    names = {p.name for p in graphopt.parameters(export(Attention(), shape=(3, 4)))}
+    assert names <= {"inner.in_proj_weight", "inner.out_proj.weight"}
 
 
 class Scaled(nn.Module):
@@ -137,7 +160,9 @@ class Recurrent(nn.Module):
 def test_weights_that_have_become_constants_are_refused():
     model = export(Recurrent(), shape=(3, 4))
     assert {p.name for p in graphopt.parameters(model)} == {"dense.weight", "dense.bias"}
-    with pytest.raises(ValueError, match=r"from 'cell.weight_ih_l0.*optimize=False"):
+    with pytest.raises(
+        ValueError, match=r"removed the parameters 'cell.weight_ih_l0'.* and 3 more"
+    ):
         build(model)
 
 

@@ -4,7 +4,8 @@ from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._differentiate import differentiate
 from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph
-from graphopt.gradients._prepare import MAX_OPSET, MIN_OPSET, convert_opset, prepare
+from graphopt.gradients._opset import MAX_OPSET, MIN_OPSET, convert_opset
+from graphopt.gradients._prepare import prepare
 
 __all__ = [
     "MAX_OPSET",

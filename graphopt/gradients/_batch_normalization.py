@@ -39,8 +39,7 @@ def rewrite_batch_normalization(
     """Prepare one node; returns the running statistics that it moves."""
     x = node.inputs[0]
     assert x is not None
-    names = {value.name for value in node.inputs[1:3] if value}
-    if not node.attributes.get_int("training_mode", 0) and not names & set(trained):
+    if not is_trained(node, trained):
         return []
     if x.shape is None:
         raise ValueError(
@@ -63,6 +62,29 @@ def rewrite_batch_normalization(
     return statistics
 
 
+def is_trained(node: ir.Node, trained: Collection[str]) -> bool:
+    """Whether a node is in training mode, or its scale or bias depends on a parameter."""
+    return bool(node.attributes.get_int("training_mode", 0) or _trained_names(node, trained))
+
+
+def _trained_names(node: ir.Node, trained: Collection[str]) -> list[str]:
+    """The parameters on which the scale and the bias depend."""
+    waiting = [value for value in reversed(node.inputs[1:3]) if value is not None]
+    seen: set[ir.Value] = set()
+    names = []
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.name in trained and value.is_initializer():
+            names.append(str(value.name))
+        producer = value.producer()
+        if producer is not None:
+            waiting += [operand for operand in producer.inputs if operand is not None]
+    return names
+
+
 def running_statistics(
     node: ir.Node, trained: Collection[str], batch: Sequence[ir.Value], momentum: float
 ) -> list[RunningStatistic]:
@@ -71,8 +93,7 @@ def running_statistics(
     Raises:
         ValueError: One is not an initializer, or the model reads the new one.
     """
-    scale, bias = node.inputs[1:3]
-    names = [str(value.name) for value in (scale, bias) if value and value.name in trained]
+    names = _trained_names(node, trained)
     statistics = []
     for index, value in zip((3, 4), batch, strict=True):
         running = node.inputs[index]

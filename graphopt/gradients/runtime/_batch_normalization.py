@@ -5,7 +5,11 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._batch_normalization import RunningStatistic, running_statistics
+from graphopt.gradients._batch_normalization import (
+    RunningStatistic,
+    is_trained,
+    running_statistics,
+)
 from graphopt.gradients._rewrite import add_outputs, describe, replace
 
 
@@ -14,9 +18,7 @@ def rewrite_for_builder(
 ) -> list[RunningStatistic]:
     """Prepare one node; returns the running statistics that it moves."""
     momentum = node.attributes.get_float("momentum", 0.9)
-    if not node.attributes.get_int("training_mode", 0) and not (
-        {value.name for value in node.inputs[1:3] if value} & set(trained)
-    ):
+    if not is_trained(node, trained):
         _write_out(op, node)
         return []
     add_outputs(op, node, 3)

@@ -9,7 +9,9 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._cross_entropy import rewrite_cross_entropy
 from graphopt.gradients._dropout import rewrite_dropout
-from graphopt.gradients._prepare import MIN_OPSET, check_trained, open_model
+from graphopt.gradients._open import open_model
+from graphopt.gradients._opset import MIN_OPSET
+from graphopt.gradients._prepare import check_trained
 from graphopt.gradients._recurrent import rewrite_recurrent
 from graphopt.gradients._rewrite import add_outputs
 from graphopt.gradients.runtime._average_pool import rewrite_average_pool
@@ -34,7 +36,7 @@ def prepare_for_builder(
     proto: onnx.ModelProto, trained: Collection[str]
 ) -> tuple[ir.Model, list[RunningStatistic]]:
     """As `prepare`, for the builder of onnxruntime-training."""
-    known = {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT
+    known = {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT | {"Range"}
     # HardSigmoid and others have a definition from opset 18 on.
     undefined = any(node.op_type in _WITHOUT_GRADIENT for node in proto.graph.node)
     model = open_model(proto, known, trained, least=18 if undefined else MIN_OPSET)

@@ -1,0 +1,102 @@
+"""Opening a forward model: without functions, at an opset of ours, with shapes."""
+
+from collections.abc import Collection
+
+import onnx
+import onnx_ir as ir
+from onnx import inliner
+from onnx_ir.passes import common as passes
+
+from graphopt._shapes import infer_shapes
+from graphopt.builder import GraphBuilder
+from graphopt.forward import to_ir
+from graphopt.gradients._constants import propagate_constants
+from graphopt.gradients._exporter import check_export
+from graphopt.gradients._inline import inline_schema_functions
+from graphopt.gradients._opset import MAX_OPSET, MIN_OPSET, convert_opset
+
+_MIN_IR_VERSION, _MAX_IR_VERSION = 8, 10  # functions; the newest that ONNX Runtime 1.19 reads
+_ROUNDS = 10
+
+
+def open_model(
+    proto: onnx.ModelProto, known: Collection[str], trained: Collection[str], least: int = MIN_OPSET
+) -> ir.Model:
+    """A model without functions, at an opset of ours, whose shapes are known.
+
+    Args:
+        proto: The forward model, which is left as it is.
+        known: Operators that stay as they are; others that ONNX defines by simpler ones are
+            written out.
+        trained: The names of the trained parameters.
+        least: The opset that the model has at least.
+
+    Raises:
+        ValueError: An exporter has changed what is to be trained; the model contradicts itself, or
+            cannot be brought to such an opset.
+    """
+    check_export(proto, set(trained))
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    if own.functions:
+        own = _without_functions(own)
+    # Before the conversion, which knows no newer operators, and after it: HardSigmoid has a
+    # definition from opset 18 on.
+    own = inline_schema_functions(own, known)
+    own = inline_schema_functions(convert_opset(own, least, MAX_OPSET), known)
+    model = to_ir(own)
+    passes.InlinePass()(model)
+    passes.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = min(max(model.ir_version, _MIN_IR_VERSION), _MAX_IR_VERSION)
+    _drop_transposes(model.graph)
+    infer_shapes(model, symbols=False)
+    # What the shapes determine may determine shapes.
+    for _ in range(_ROUNDS):
+        propagate_constants(model.graph, trained)
+        if not _has_unknown_rank(model.graph) or not _fold_integers(model.graph):
+            break
+        infer_shapes(model)
+    return model
+
+
+def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Before its opset is converted, which loses functions."""
+    try:
+        return inliner.inline_local_functions(proto, convert_version=True)
+    except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
+        raise ValueError(f"the functions of the model cannot be inlined: {error}") from None
+
+
+def _drop_transposes(graph: ir.Graph) -> None:
+    """Those that move nothing: ONNX Runtime 1.19 fuses them with a Gemm as if they did."""
+    for node in list(graph):
+        perm = list(node.attributes.get_ints("perm", ()))
+        if node.op_type == "Transpose" and not node.domain and perm == list(range(len(perm))):
+            if not perm:
+                continue
+            node.attributes.clear()
+            node.op_type = "Identity"
+
+
+def _has_unknown_rank(graph: ir.Graph) -> bool:
+    return any(value.shape is None for node in graph for value in node.outputs)
+
+
+def _fold_integers(graph: ir.Graph) -> bool:
+    """Replace nodes whose integer result is known; whether there were any."""
+    op = GraphBuilder(graph)
+    folded = False
+    for node in list(graph):
+        value = node.outputs[0] if len(node.outputs) == 1 else None
+        if (
+            value is None
+            or node.op_type == "Constant"
+            or value.const_value is None
+            or value.is_graph_output()
+            or value.dtype not in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+        ):
+            continue
+        ir.convenience.replace_all_uses_with(value, op.constant(value.const_value.numpy()))
+        graph.remove(node)
+        folded = True
+    return folded
