@@ -17,6 +17,10 @@ from tools.bench.measure import Record, measure
 ROOT = Path(__file__).parents[2]
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     models: Annotated[list[str] | None, typer.Option(help="Networks of the zoo; all.")] = None,
     contenders: Annotated[list[str] | None, typer.Option(help="Who is measured; all.")] = None,
@@ -70,4 +74,4 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -81,15 +81,18 @@ class _Worker:
 
     def __init__(self, contender: str, case: str, threads: int, root: Path) -> None:
         python = root / CONTENDERS[contender].environment / "bin" / "python"
-        command = [str(python), "-m", "tools.bench.worker", contender, case, str(threads)]
         self._name = f"{contender} in {case}"
         self._process = subprocess.Popen(
-            command, cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [str(python), "-m", "tools.bench.worker", contender, case, str(threads)],
+            cwd=root,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
-        self._answer()
 
     def warm_up(self) -> int:
-        """Run for a while; returns how many runs make a round."""
+        """Wait until it is ready, and run for a while; returns how many runs make a round."""
+        self._answer()
         spent, last = 0.0, 0.0
         while spent < _WARM_UP_MS:
             (last,) = self.run(1)
@@ -114,6 +117,4 @@ class _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.communicate(timeout=60)  # closes its input, at which it ends
