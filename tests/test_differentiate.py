@@ -105,6 +105,23 @@ def test_all_operators_without_a_gradient_are_named_at_once():
     assert "own.Kernel ('f')" in str(caught.value)
 
 
+def test_a_rule_that_gives_no_gradient_is_found_out(monkeypatch):
+    def forgets(b):
+        return [b.dy, None]
+
+    forward = model("m () => (float loss) { a = Exp(v) y = Mul(w, a) "
+                    "loss = ReduceSum<keepdims=0>(y) }", v=W, w=W)  # fmt: skip
+    monkeypatch.setitem(RULES, "Mul", forgets)
+    with pytest.raises(ValueError, match=r"Mul 'y': its input 'a' \(number 1\).*no gradient; make"):
+        gradients(forward, "v", "w")
+
+
+def test_what_does_not_change_the_result_has_no_gradient():
+    forward = model("m () => (float loss) { a = Exp(w) b = CastLike(w, a) y = Mul(b, b) "
+                    "loss = ReduceSum<keepdims=0>(y) }", w=W)  # fmt: skip
+    np.testing.assert_allclose(values(forward, "w")[0], 2 * W)
+
+
 def test_a_branch_that_depends_on_a_parameter_is_refused():
     forward = model("""m (bool c) => (float loss) {
         a = Exp(w)

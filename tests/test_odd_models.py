@@ -282,12 +282,6 @@ REFUSED = {
               s=(3,), b=(3,), mean=(3,), var=np.ones(3, "f")),
         "'mean' is the running statistic of two",
     ),
-    "log_prob is read": (
-        model("m (float[N,3] x, int64[N] t) => (float y) { h = MatMul(x, w) "
-              "l, p = SoftmaxCrossEntropyLoss(h, t) q = ReduceMean<keepdims=0>(p) y = Add(l, q) }",
-              w=(3, 3)),
-        "log_prob",
-    ),
     "training mode is fed": (
         model("m (float[N,3] x, bool on) => (float[N,3] y) { h = MatMul(x, w) "
               "y = Dropout(h, r, on) }", w=(3, 3), r=np.float32(0.5).reshape(())),

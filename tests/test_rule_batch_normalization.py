@@ -43,11 +43,11 @@ TRAINED = {
 }
 FROZEN = {
     f"given {shape}": Case(
-        "one = Constant<value = float {1.0}>() f = Mul(s, one) "
-        "y = BatchNormalization<epsilon=0.001>(x, f, b2, m2, v2) "
-        .replace("y =", "b2 = Mul(b, one) m2 = Mul(m, one) v2 = Mul(v, one) y ="),
+        "one = Constant<value = float {1.0}>() m2 = Mul(m, one) v2 = Mul(v, one) "
+        "y = BatchNormalization<epsilon=0.001>(x, s, b, m2, v2)",
         {"x": normal(*shape), **parameters(shape[1])},
         by_given,
+        constants=("s", "b"),
         dynamic="batch",
     )
     for shape in SHAPES

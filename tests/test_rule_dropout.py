@@ -49,6 +49,22 @@ def test_what_was_dropped_has_no_gradient(ratio, share):
     assert abs(np.sum(gradient == 0) - 1000 * share) < deviation
 
 
+@pytest.mark.parametrize("ratio", [1.0, -0.1])
+def test_a_ratio_that_onnx_runtime_does_not_know(ratio):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        m () => (float loss) {
+            on = Constant <value = bool {1}> ()
+            y = Dropout (x, ratio, on)
+            loss = ReduceSum <keepdims = 0> (y)
+        }""")
+    for name, value in (("x", np.ones(3)), ("ratio", np.float64(ratio))):
+        array = np.asarray(value, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    prepared, statistics = prepare(model, ["x"])
+    with pytest.raises(ValueError, match=rf"Dropout 'y': its ratio is {ratio:g}.*less than 1"):
+        differentiate(prepared, ["x"], prepared.graph.outputs[0], statistics)
+
+
 def test_float64():
     gradient, expected = gradient_and_output("fixed", "double")
     assert gradient.dtype == np.float64

@@ -260,6 +260,18 @@ SLICE = {
         {"x": normal(4, 5, 2), "b": ints(1, 0), "e": ints(3, 5), "s": ints(1, 2)},
         lambda x, *_: x[1:3, ::2],
     ),
+    **{
+        f"Slice backwards from before the front of {size} to {end}{at}": Case(
+            f"{node} y = Slice(x, {operands})",
+            {"x": normal(size, 2), "b": ints(-10), "e": ints(end), "a": ints(0), "s": ints(step)},
+            lambda x, *_, taken=taken: x[:taken],
+        )
+        for at, node, operands in (
+            ("", "", "b, e, a, s"),
+            (" at run time", "nil = CastLike(nought, b) c = Add(b, nil)", "c, e, a, s"),
+        )
+        for size, end, step, taken in ((4, -100, -1, 1), (4, -100, -2, 1), (4, 0, -1, 0))
+    },
     "Slice by int32": Case(
         "nil = CastLike(nought, b) c = Add(b, nil) y = Slice(x, c, e, a)",
         {

@@ -212,6 +212,20 @@ def test_max_pooling_without_indices():
     assert "ScatterElements" in operators(POOLS["MaxPool ties, overlapping"])
 
 
+@pytest.mark.parametrize("strides", [1, 2])
+def test_max_pool_in_float16(strides):
+    node = f"MaxPool<kernel_shape=[2, 2], strides=[{strides}, {strides}]>(h)"
+    x = distinct(1, 2, 4, 4)
+    case = Case(
+        f"h = Cast<to=10>(x) g = {node} y = Cast<to=1>(g)",
+        {"x": x},
+        lambda x: functional.max_pool2d(x, 2, strides),
+        tolerance=2e-3,
+    )
+    check(case, dynamic=False)
+    check(case, dynamic=True)
+
+
 def test_norm_of_zeros():
     for node in ("LpPool<kernel_shape=[2, 2]>(x)", "GlobalLpPool(x)", "GlobalLpPool<p=3>(x)"):
         zeros = np.zeros((1, 1, 2, 2), np.float32)

@@ -1,9 +1,21 @@
 """Gradients of operators that move elements, or let them be."""
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
-from gradient_oracle import Case, cases, check, normal, onnx_gradients
+from gradient_oracle import (
+    Case,
+    cases,
+    check,
+    normal,
+    onnx_gradients,
+    onnx_model,
+    torch_gradients,
+)
+
+from graphopt.gradients import differentiate, prepare
 
 I64 = np.int64
 
@@ -264,6 +276,50 @@ def test_reshape_where_the_rank_is_unknown():
     text = "u = NonZero(t) m = Constant<value_ints=[-1]>() f = Reshape(u, m)"
     text += " g = Gather(t, f) q = Reshape(x, g) v = Reshape(q, s) y = Mul(v, w)"
     check(Case(text, case.inputs, case.torch, constants=("w",)), dynamic=False)
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs"),
+    [
+        ("a = Transpose<perm=[0, 1]>(x) y = Gemm(a, w)", {"x": normal(4, 3), "w": normal(3, 2)}),
+        ("a = Transpose(x) y = Mul(a, w)", {"x": normal(), "w": normal()}),
+    ],
+    ids=["matrix", "scalar"],
+)
+def test_a_transpose_that_moves_nothing_has_none_behind_it(node, inputs):
+    """Beside a Gemm, ONNX Runtime 1.19 takes it for the transpose."""
+    case = Case(node, inputs, lambda x, w: x @ w if x.ndim else x * w, constants=("w",))
+    prepared, statistics = prepare(onnx_model(case, ["x"], dynamic=False), ["x"])
+    built = differentiate(prepared, ["x"], prepared.graph.outputs[0], statistics)
+    behind = [node for node in built.model.graph if node.name and node.name.startswith("backward/")]
+    assert "Transpose" not in {node.op_type for node in behind}
+
+
+@pytest.mark.parametrize("is_dynamic", [False, True])
+@pytest.mark.parametrize("cast", ["", "d = Cast<to=11>(x) "])
+def test_split_with_an_output_that_is_left_out(is_dynamic, cast):
+    x = "d" if cast else "x"
+    to_float = "y = Cast<to=1>(f)" if cast else "y = Identity(f)"
+    case = Case(
+        f"{cast}e, nobody, g = Split<axis=0>({x}, s) f = Mul(e, e) {to_float} z = Identity(e)",
+        {"x": normal(6, 2), "s": ints(2, 1, 3)},
+        lambda x, *_: x[:2] ** 2,
+    )
+    names = ["x"]
+    model = onnx_model(case, names, dynamic=is_dynamic)
+    split = next(node for node in model.graph.node if node.op_type == "Split")
+    split.output[1] = split.output[2] = ""
+    prepared, statistics = prepare(model, ["p_x" if is_dynamic else "x"])
+    trained = ["p_x" if is_dynamic else "x"]
+    built = differentiate(prepared, trained, prepared.graph.outputs[0], statistics)
+    prepared.graph.outputs.extend(built.gradients.values())
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(prepared).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    array = case.inputs["x"]
+    feeds = {"p_x": array.reshape(-1), "shape_x": ints(6, 2)} if is_dynamic else {"x": array}
+    got = session.run([f"{trained[0]}_grad"], feeds)[0].reshape(6, 2)
+    np.testing.assert_allclose(got, torch_gradients(case, names)["x"], rtol=1e-5)
 
 
 def test_depth_to_space_with_unknown_channels():

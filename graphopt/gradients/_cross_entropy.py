@@ -3,7 +3,6 @@
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import describe
 from graphopt.labels import checked_labels
 
 
@@ -12,10 +11,5 @@ def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node) -> None:
     logits, labels = node.inputs[:2]
     assert logits is not None
     assert labels is not None
-    if len(node.outputs) > 1 and node.outputs[1].uses():
-        raise ValueError(
-            f"{describe(node)}: the model reads its second output, log_prob, which would have no "
-            "gradient; compute it with LogSoftmax"
-        )
     ignored = node.attributes.get_int("ignore_index") if "ignore_index" in node.attributes else None
     node.replace_input_with(1, checked_labels(op, logits, labels, ignored))

@@ -11,12 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
 from graphopt.gradients import rules  # noqa: F401 - fills the tables of rules
 from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, operands, unreached
-from graphopt.gradients._shapes import infer_shapes
-from graphopt.gradients.backward import RULES, ZERO_GRADIENT, Backward
+from graphopt.gradients._steep import steep_values
+from graphopt.gradients.backward import RULES, ZERO_GRADIENT, Backward, NoGradient
 
 
 def differentiate(
@@ -39,14 +40,16 @@ def differentiate(
         ValueError: No gradient reaches a parameter, or operators have none.
     """
     graph = model.graph
+    op = GraphBuilder(graph)
+    _name_parts(op)
     infer_shapes(model)
     parameters = {name: graph.initializers[name] for name in names}
     path = _Path(graph, parameters.values(), loss)
     if missing := [name for name, value in parameters.items() if value not in path.values]:
         raise ValueError(unreached(missing))
     path.check_rules()
-    op = GraphBuilder(graph)
-    gradients = _backward(op, path, loss, provider)
+    steep = steep_values(path.nodes, path.values, parameters.values())
+    gradients = _backward(op, path, steep, loss, provider)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
         raise ValueError(unreached(missing))
     named = _name(op, {name: gradients[value] for name, value in parameters.items()})
@@ -59,6 +62,14 @@ def differentiate(
     passes.RemoveUnusedNodesPass()(model)
     graph.outputs[:] = kept
     return GradientGraph(model, parameters, named, batch)
+
+
+def _name_parts(op: GraphBuilder) -> None:
+    """Name the parts of each Split: one without a name has no shape, and may get lost."""
+    for node in op.graph.all_nodes():
+        if node.op_type == "Split":
+            for value in node.outputs:
+                value.name = value.name or op.fresh_name("Split")
 
 
 class _Path:
@@ -114,7 +125,7 @@ def _is_differentiable(value: ir.Value) -> bool:
 
 
 def _backward(
-    op: GraphBuilder, path: _Path, loss: ir.Value, provider: str
+    op: GraphBuilder, path: _Path, steep: set[ir.Value], loss: ir.Value, provider: str
 ) -> dict[ir.Value, ir.Value]:
     """The gradient of every value on the path into which one flows."""
     contributions: defaultdict[ir.Value, list[ir.Value]] = defaultdict(list)
@@ -136,11 +147,19 @@ def _backward(
             if not any(incoming):
                 continue
             needed = [i for i, value in enumerate(node.inputs) if value in path.values]
-            backward = Backward(op, node, incoming, needed, provider)
+            is_steep = not steep.isdisjoint(node.outputs)
+            backward = Backward(op, node, incoming, needed, provider, is_steep=is_steep)
             result = RULES[node.op_type](backward)
-        outgoing = [result] if isinstance(result, ir.Value) else result or ()
-        for index, (value, part) in enumerate(zip(backward.inputs, outgoing, strict=False)):
-            if index in needed and value is not None and part is not None:
+        outgoing = [result] if isinstance(result, ir.Value) else list(result or ())
+        for index in needed:
+            value, part = backward.input(index), outgoing[index] if index < len(outgoing) else None
+            if part is None:
+                raise backward.error(
+                    f"its input '{value.name}' (number {index}) depends on a parameter, but has no "
+                    "gradient; make it a constant, or leave the parameters before it out of the "
+                    "optimizer"
+                )
+            if not isinstance(part, NoGradient):
                 contributions[value].append(_like(part, value))
     with op.named("backward"):
         for value in list(contributions):

@@ -18,13 +18,16 @@ def add_outputs(op: GraphBuilder, node: ir.Node, count: int) -> None:
         value.name = op.fresh_name(f"{node.outputs[0].name}/{node.op_type}")
 
 
-def replace(op: GraphBuilder, node: ir.Node, value: ir.Value) -> None:
-    """Let ``value`` stand for the first output of a node, and remove the node."""
-    old = node.outputs[0]
-    name, value.type, value.shape = old.name, old.type, old.shape
-    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+def replace(op: GraphBuilder, node: ir.Node, *values: ir.Value) -> None:
+    """Let values stand for the first outputs of a node, and remove the node."""
+    replaced = list(zip(node.outputs, values, strict=False))
+    names = [old.name for old, _ in replaced]
+    for old, value in replaced:
+        value.type, value.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
     op.graph.remove(node, safe=False)
-    value.name = name
+    for name, value in zip(names, values, strict=False):
+        value.name = name
 
 
 def mean_over(op: GraphBuilder, x: ir.Value, axes: list[int], *, keepdims: bool) -> ir.Value:

@@ -11,6 +11,7 @@ in standard ONNX. This one is all there is to the sine:
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from enum import Enum
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +19,15 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.gradients._rewrite import describe, mean_over
 
-Gradients = ir.Value | Sequence[ir.Value | None] | None
+
+class NoGradient(Enum):
+    """Why an input that depends on a parameter gets no gradient from a rule."""
+
+    ZERO = "the result does not change with a small change of it"
+    ELSEWHERE = "the gradient of another input contains it"
+
+
+Gradients = ir.Value | Sequence[ir.Value | NoGradient | None] | None
 Rule = Callable[["Backward"], Gradients]
 Dim = int | str | None
 
@@ -32,9 +41,10 @@ ZERO_GRADIENT: set[str] = set()
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
     """Register a rule under the names of its operators.
 
-    The rule returns a gradient for each input, in their order, None for an input that has none; or
-    one gradient, of the first input. It need not leave out what nobody asked for: nodes that
-    nothing reads are removed. `Backward.needs` tells where that would be costly or could fail.
+    The rule returns a gradient for each input, in their order, or one gradient, of the first input.
+    It need not leave out what nobody asked for: nodes that nothing reads are removed.
+    `Backward.needs` tells where that would be costly or could fail. If it returns None for what was
+    asked for, that is an error; a `NoGradient` says why there is none.
     """
 
     def register(function: Rule) -> Rule:
@@ -55,6 +65,8 @@ class Backward:
         inputs: Its inputs, None where an optional one is left out.
         outputs: Its outputs.
         provider: The execution provider for which the fastest of several formulations is chosen.
+        is_steep: Whether the gradients of its outputs may be infinite, or not a number. Then 0
+            times such a gradient is not 0, and a rule must not mask it by a product.
     """
 
     def __init__(
@@ -64,12 +76,15 @@ class Backward:
         gradients: Sequence[ir.Value | None],
         needed: Iterable[int],
         provider: str,
+        *,
+        is_steep: bool = False,
     ) -> None:
         self.op = op
         self.node = node
         self.inputs = tuple(node.inputs)
         self.outputs = tuple(node.outputs)
         self.provider = provider
+        self.is_steep = is_steep
         self._gradients = tuple(gradients)
         self._needed = frozenset(needed)
 
@@ -215,20 +230,14 @@ class Backward:
             return self.op.Reshape(x, np.array(sizes, np.int64))
         return self.op.Reshape(x, self.shape_of(value), allowzero=1)
 
-    def where(self, condition: ir.Value, x: ir.Value, *, dtype_of: ir.Value) -> ir.Value:
-        """``x`` where the condition holds, otherwise 0, as a product."""
-        return self.op.Mul(x, self.op.CastLike(condition, dtype_of))
-
     def masked(self, gradient: ir.Value, condition: ir.Value) -> ir.Value:
-        """A gradient that comes from the first output where a condition holds, otherwise 0.
+        """A gradient that comes from the outputs where a condition holds, otherwise 0.
 
-        On a CPU a product is up to four times as fast as Where, but 0 times infinity is not 0: a
-        root or a power that reads the output may have an infinite gradient.
+        On a CPU a product is up to four times as fast as Where.
         """
-        is_root = any(usage.node.op_type in ("Pow", "Sqrt") for usage in self.y.uses())
-        if is_root or self.provider != "CPUExecutionProvider":
+        if self.is_steep or self.provider != "CPUExecutionProvider":
             return self.op.Where(condition, gradient, 0.0)
-        return self.where(condition, gradient, dtype_of=gradient)
+        return self.op.Mul(gradient, self.op.CastLike(condition, gradient))
 
     def zeros(self, shape: Operand, dtype: ir.DataType | None) -> ir.Value:
         """Zeros of a shape and a dtype."""

@@ -46,8 +46,11 @@ def p_relu(b: Backward) -> Sequence[ir.Value]:
     op, slope = b.op, b.input(1)
     positive = op.CastLike(op.Greater(b.x, 0.0), b.x)
     factor = op.Add(op.Mul(positive, op.Sub(1.0, slope)), slope)
-    d_slope = b.unbroadcast(op.Mul(b.dy, op.Min(b.x, 0.0)), slope)
-    return [op.Mul(b.dy, factor), d_slope]
+    if b.is_steep:
+        below = op.Where(op.Less(b.x, 0.0), op.Mul(b.dy, b.x), 0.0)
+    else:
+        below = op.Mul(b.dy, op.Min(b.x, 0.0))
+    return [op.Mul(b.dy, factor), b.unbroadcast(below, slope)]
 
 
 @rule("Elu")
@@ -119,7 +122,8 @@ def hard_swish(b: Backward) -> ir.Value:
     op = b.op
     one_minus = op.Sub(0.5, op.Div(b.x, 3.0))
     slope = op.Sub(1.0, op.ThresholdedRelu(one_minus, alpha=-0.5))
-    return op.Mul(b.dy, op.ThresholdedRelu(slope, alpha=-0.5))
+    d_x = op.Mul(b.dy, op.ThresholdedRelu(slope, alpha=-0.5))
+    return op.Where(op.Greater(b.x, -3.0), d_x, 0.0) if b.is_steep else d_x
 
 
 @rule("Mish")

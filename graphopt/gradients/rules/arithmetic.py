@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.backward import Backward, NoGradient, rule
 
 
 @rule("Add")
@@ -150,12 +150,14 @@ def where(b: Backward) -> Sequence[ir.Value | None]:
 
 
 @rule("OneHot")
-def one_hot(b: Backward) -> Sequence[ir.Value | None]:
+def one_hot(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """Of the two values, off and on."""
     op = b.op
     axis = b.node.attributes.get_int("axis", -1)
     values = np.array([0, 1], (b.dy.dtype or ir.DataType.FLOAT).numpy())
     is_on = op.OneHot(b.input(0), b.input(1), values, axis=axis)
-    on = op.Reshape(op.ReduceSum(op.Mul(b.dy, is_on), keepdims=0), [1])
-    total = op.Reshape(op.ReduceSum(b.dy, keepdims=0), [1])
-    return [None, None, op.Concat(op.Sub(total, on), on, axis=0)]
+    on, off = (
+        op.Reshape(op.ReduceSum(b.masked(b.dy, op.Equal(is_on, value)), keepdims=0), [1])
+        for value in (1.0, 0.0)
+    )
+    return [NoGradient.ZERO, NoGradient.ZERO, op.Concat(off, on, axis=0)]

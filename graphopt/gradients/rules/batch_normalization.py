@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphopt.gradients._batch_normalization import BATCH_STATISTICS
-from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.backward import Backward, NoGradient, rule
 
 
 @rule("BatchNormalization")
-def batch_normalization(b: Backward) -> Sequence[ir.Value | None]:
+def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """With k = scale / √(var + epsilon), per channel.
 
     By given statistics: dx = k dy. By those of the batch of M elements, the mean and the variance
@@ -39,4 +39,4 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | None]:
     k1 = op.Div(op.Mul(op.Mul(k, inverse), d_scale), count)
     drift = op.Mul(centered, op.Reshape(k1, per_channel))
     d_x = op.Sub(d_x, op.Add(drift, op.Reshape(k0, per_channel)))
-    return [d_x, d_scale, d_bias]
+    return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]

@@ -15,20 +15,29 @@ from graphopt.gradients.backward import Backward, rule
 
 @rule("SoftmaxCrossEntropyLoss")
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
-    """dx = (softmax(x) - onehot(label)) w dL / Σw."""
+    """dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
     op = b.op
     with b.named_as_node():
         logarithms = op.LogSoftmax(b.x, axis=1)
     logarithms.shape = b.x.shape
     forward = _replace_loss(b, logarithms)
-    return op.Mul(op.Sub(op.Exp(logarithms), _one_hot(b, forward)), _share(b, forward))
+    softmax = op.Exp(logarithms)
+    d_x = op.Mul(op.Sub(softmax, _one_hot(b, forward)), _share(b, forward))
+    if not b.has_gradient(1):
+        return d_x
+    total = b.sum(b.gradient(1), [1], keepdims=True)
+    d_logarithms = op.Sub(b.gradient(1), op.Mul(softmax, total))
+    return op.Add(d_x, d_logarithms) if b.has_gradient(0) else d_logarithms
 
 
 @rule("NegativeLogLikelihoodLoss")
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
     """dx = -onehot(label) w dL / Σw."""
     forward = _replace_loss(b, b.x)
-    return b.op.Neg(b.op.Mul(_one_hot(b, forward), _share(b, forward)))
+    one_hot, share = _one_hot(b, forward), _share(b, forward)
+    if b.is_steep:
+        return b.op.Where(b.op.Equal(one_hot, 1.0), b.op.Neg(share), 0.0)
+    return b.op.Neg(b.op.Mul(one_hot, share))
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,13 @@ class _Forward:
 
     Attributes:
         labels: The classes, int64; 0 where they are ignored.
+        used: Whether they are not ignored, None where all are used.
         weight: The weight of each example, None where all have 1.
         total: The sum of the weights, by which a mean is divided.
     """
 
     labels: ir.Value
+    used: ir.Value | None
     weight: ir.Value | None
     total: ir.Value | None
 
@@ -50,7 +61,7 @@ def _replace_loss(b: Backward, logarithms: ir.Value) -> _Forward:
     """Replace the loss by nodes that pick the logarithm of each label."""
     op, attributes = b.op, b.node.attributes
     labels, class_weights = b.input(1), b.optional(2)
-    weight = total = None
+    used = weight = total = None
     with b.named_as_node():
         if labels.dtype != ir.DataType.INT64:
             labels = op.Cast(labels, to=ir.DataType.INT64)
@@ -74,25 +85,34 @@ def _replace_loss(b: Backward, logarithms: ir.Value) -> _Forward:
             else:
                 total = op.ReduceSum(weight, keepdims=0)
             loss = op.Div(loss, total)
-    replace(op, b.node, loss)
-    return _Forward(labels, weight, total)
+    has_log_prob = len(b.outputs) > 1 and b.outputs[1].name
+    replace(op, b.node, loss, *([logarithms] if has_log_prob else []))
+    return _Forward(labels, used, weight, total)
 
 
 def _one_hot(b: Backward, forward: _Forward) -> ir.Value:
     """1 at the label, along axis 1."""
     classes = b.shape(b.x)[1]
     depth = classes if isinstance(classes, int) else b.op.Gather(b.op.Shape(b.x), 1, axis=0)
-    dtype = (b.x.dtype or ir.DataType.FLOAT).numpy()
-    return b.op.OneHot(forward.labels, depth, np.array([0, 1], dtype), axis=1)
+    one_hot = b.op.OneHot(forward.labels, depth, np.array([0, 1], np.float32), axis=1)
+    # On the CPU, ONNX Runtime has no other kernel.
+    return one_hot if b.x.dtype == ir.DataType.FLOAT else b.op.CastLike(one_hot, b.x)
 
 
 def _share(b: Backward, forward: _Forward) -> ir.Value:
     """How much of the gradient each example gets: of size 1 along axis 1, or a scalar."""
     op, share = b.op, b.dy
+    total = forward.total
     if b.node.attributes.get_string("reduction", "mean") == "none":
         share = op.Unsqueeze(share, [1])
-    if forward.total is not None:
-        share = op.Div(share, forward.total)
+    if total is not None and forward.weight is not None:
+        # Where no example counts, the loss is not a number, but the gradient is 0.
+        total = op.Where(op.Equal(total, 0.0), 1.0, total)
+    if total is not None:
+        share = op.Div(share, total)
     if forward.weight is None:
         return share
-    return op.Mul(op.Unsqueeze(forward.weight, [1]), share)
+    share = op.Mul(op.Unsqueeze(forward.weight, [1]), share)
+    if b.is_steep and forward.used is not None:
+        return op.Where(op.Unsqueeze(forward.used, [1]), share, 0.0)
+    return share

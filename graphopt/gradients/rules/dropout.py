@@ -12,10 +12,15 @@ def dropout(b: Backward) -> ir.Value:
     add_outputs(b.op, b.node, 2)
     mask = b.node.outputs[1]
     ratio = b.optional(1)
-    kept = b.where(mask, b.dy, dtype_of=b.dy)
+    known = None if ratio is None else b.constant(ratio)
+    if known is not None and not 0 <= known.item() < 1:
+        raise b.error(
+            f"its ratio is {known.item():g}, expected at least 0 and less than 1: ONNX Runtime "
+            "does not compute others"
+        )
+    kept = b.masked(b.dy, mask)
     if ratio is None:
         return b.op.Mul(kept, 2.0)
-    known = b.constant(ratio)
     if known is not None:
         return b.op.Mul(kept, 1.0 / (1.0 - float(known.item())))
     return b.op.Div(kept, b.op.Sub(1.0, b.op.CastLike(ratio, b.dy)))

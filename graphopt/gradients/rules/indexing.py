@@ -1,8 +1,4 @@
-"""Operators that pick elements, put them somewhere, or surround them.
-
-ScatterND with reduction="add" would be the fastest way to add rows up, but on the CPU, ONNX Runtime
-adds from several threads at once and loses rows where indices repeat. ScatterElements does not.
-"""
+"""Operators that pick elements, put them somewhere, or surround them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +7,8 @@ import onnx_ir as ir
 
 from graphopt.builder import Operand
 from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.rules._scatter import scatter_add
 
-_FLOATS_WITH_SCATTER = (ir.DataType.FLOAT, ir.DataType.DOUBLE, None)
 _SMALL_TABLE = 128
 _INT64 = int(ir.DataType.INT64)
 _TO_THE_START = np.iinfo(np.int64).min
@@ -56,6 +52,7 @@ def _is_small_table(b: Backward, size: int | str | None) -> bool:
         and 0 < size <= _SMALL_TABLE
         and b.x.dtype == ir.DataType.FLOAT
         and b.provider == "CPUExecutionProvider"
+        and not b.is_steep
     )
 
 
@@ -91,25 +88,13 @@ def _scatter(
         indices = op.Expand(column, op.Shape(updates))
     if not add:
         return op.ScatterElements(onto, indices, updates, axis=axis)
-    return _scatter_add(b, onto, indices, updates, axis)
-
-
-def _scatter_add(
-    b: Backward, onto: ir.Value, indices: ir.Value, updates: ir.Value, axis: int
-) -> ir.Value:
-    """ScatterElements with addition, for which the CPU knows no 16-bit floats."""
-    op = b.op
-    if onto.dtype in _FLOATS_WITH_SCATTER:
-        return op.ScatterElements(onto, indices, updates, axis=axis, reduction="add")
-    wide = [op.Cast(value, to=int(ir.DataType.FLOAT)) for value in (onto, updates)]
-    total = op.ScatterElements(wide[0], indices, wide[1], axis=axis, reduction="add")
-    return op.Cast(total, to=int(onto.dtype))
+    return scatter_add(b, onto, indices, updates, axis)
 
 
 @rule("GatherElements")
 def gather_elements(b: Backward) -> ir.Value:
     """Elements that were taken twice are added up."""
-    return _scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
+    return scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
 
 
 @rule("GatherND")
@@ -135,7 +120,7 @@ def gather_nd(b: Backward) -> ir.Value:
     table = b.zeros(b.concat([_product(b, sizes[: batch + depth]), width]), b.x.dtype)
     updates = op.Reshape(b.dy, op.Concat(op.Shape(places), width, axis=0), allowzero=1)
     columns = op.Expand(op.Unsqueeze(places, [1]), op.Shape(updates))
-    return b.reshape_like(_scatter_add(b, table, columns, updates, 0), b.x)
+    return b.reshape_like(scatter_add(b, table, columns, updates, 0), b.x)
 
 
 def _product(b: Backward, sizes: Sequence[Operand]) -> Operand:
@@ -270,7 +255,7 @@ def _clamped(b: Backward, start: Operand, size: Operand, step: int) -> Operand:
     """Where a slice starts, from the front."""
     if isinstance(start, np.ndarray) and isinstance(size, np.ndarray):
         begin, _, _ = slice(int(start[0]), None, step).indices(int(size[0]))
-        return np.array([begin])
+        return np.array([max(begin, 0)])
     op = b.op
     if isinstance(start, np.ndarray):
         counted = op.Add(size, start) if start[0] < 0 else start

@@ -131,7 +131,8 @@ def _of_operand(b: Backward, index: int, terms: Sequence[str], output: str, batc
     wide = {c: _widest([d[c] for d in others if c in d]) for c in letters}
     # Along an axis of size 1 that was broadcast, the gradient is summed. It is repeated along one
     # that only this operand has, or that the others have with size 1.
-    kept = "".join(c for c in letters if (sizes[c] == 1) == (wide[c] == 1))
+    is_given = set().union(*others, output)
+    kept = "".join(c for c in letters if c in is_given and (sizes[c] == 1) == (wide[c] == 1))
     gradient = _product(b, factors, kept)
     if missing := [i for i, c in enumerate(letters) if c not in kept]:
         gradient = op.Unsqueeze(gradient, missing)
@@ -188,6 +189,8 @@ def _on_diagonals(b: Backward, gradient: ir.Value, term: str, x: ir.Value) -> ir
         identity = op.EyeLike(b.zeros(b.concat([size, size]), ir.DataType.FLOAT))
         rank = len(term[: axis + 1]) + len(set(term[axis + 1 :]) - set(term[: axis + 1]))
         others = [i for i in range(rank) if i not in (first, axis)]
-        mask = op.CastLike(op.Unsqueeze(identity, others) if others else identity, gradient)
-        gradient = op.Mul(op.Unsqueeze(gradient, [axis]), mask)
+        is_diagonal = op.Cast(identity, to=int(ir.DataType.BOOL))
+        if others:
+            is_diagonal = op.Unsqueeze(is_diagonal, others)
+        gradient = b.masked(op.Unsqueeze(gradient, [axis]), is_diagonal)
     return gradient

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from graphopt.builder import Operand
 from graphopt.gradients._rewrite import add_outputs
 from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.rules._scatter import scatter_add
 from graphopt.gradients.rules._window import Window, from_windows, known, window_of
 
 
@@ -23,6 +24,7 @@ def max_pool(b: Backward) -> ir.Value:
     sizes = known(b.shape(b.x)[2:])
     if (
         b.provider == "CPUExecutionProvider"
+        and not b.is_steep
         and sizes is not None
         and math.prod(window.kernel) <= 4
         and _tiles(b, window)
@@ -46,7 +48,7 @@ def _by_comparison(b: Backward, window: Window, sizes: list[int]) -> ir.Value:
     number = op.Mul(is_largest, np.tile(numbers, tiles))
     first = op.MaxPool(number, kernel_shape=window.kernel, strides=window.strides)
     is_first = op.Equal(number, _enlarged(b, first, window))
-    return b.where(is_first, _enlarged(b, b.dy, window), dtype_of=x)
+    return b.masked(_enlarged(b, b.dy, window), is_first)
 
 
 def _by_indices(b: Backward, window: Window) -> ir.Value:
@@ -54,13 +56,12 @@ def _by_indices(b: Backward, window: Window) -> ir.Value:
     add_outputs(op, b.node, 2)
     sizes = known(b.shape(x))
     total: Operand = [math.prod(sizes)] if sizes is not None else op.Reshape(op.Size(x), [1])
-    gradient = op.ScatterElements(
-        b.zeros(total, x.dtype),
-        op.Reshape(b.node.outputs[1], [-1]),
-        op.Reshape(b.dy, [-1]),
-        axis=0,
-        reduction="add" if window.overlaps else None,
-    )
+    zeros = b.zeros(total, x.dtype)
+    indices, dy = op.Reshape(b.node.outputs[1], [-1]), op.Reshape(b.dy, [-1])
+    if window.overlaps:
+        gradient = scatter_add(b, zeros, indices, dy, 0)
+    else:
+        gradient = op.ScatterElements(zeros, indices, dy, axis=0)
     return b.reshape_like(gradient, x)
 
 

@@ -31,9 +31,10 @@ def reduce_mean(b: Backward) -> ir.Value:
 @rule("ReduceMax", "ReduceMin")
 def reduce_max(b: Backward) -> ir.Value:
     """Elements that tie share evenly, as with torch.amax."""
-    chosen = b.op.CastLike(b.op.Equal(b.x, _kept(b, b.y)), b.x)
+    equal = b.op.Equal(b.x, _kept(b, b.y))
+    chosen = b.op.CastLike(equal, b.x)
     share = b.op.Div(_kept(b, b.dy), _reduced(b, "ReduceSum", chosen))
-    return b.op.Mul(chosen, share)
+    return b.op.Where(equal, share, 0.0) if b.is_steep else b.op.Mul(chosen, share)
 
 
 @rule("ReduceProd")

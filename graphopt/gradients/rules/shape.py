@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients.backward import Backward, rule
+from graphopt.gradients.backward import Backward, NoGradient, rule
 
 
 @rule("Identity")
@@ -16,11 +16,13 @@ def identity(b: Backward) -> ir.Value:
 
 
 @rule("Cast", "CastLike")
-def cast(b: Backward) -> ir.Value:
+def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """In the dtype of the operand."""
     if b.x.dtype is None:
-        return b.op.CastLike(b.dy, b.x)
-    return b.dy if b.x.dtype == b.y.dtype else b.op.Cast(b.dy, to=int(b.x.dtype))
+        d_x = b.op.CastLike(b.dy, b.x)
+    else:
+        d_x = b.dy if b.x.dtype == b.y.dtype else b.op.Cast(b.dy, to=int(b.x.dtype))
+    return [d_x, NoGradient.ZERO]
 
 
 @rule("Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -36,6 +38,8 @@ def transpose(b: Backward) -> ir.Value:
     """By the inverse permutation."""
     rank = b.rank(b.x)
     perm = list(b.node.attributes.get_ints("perm", range(rank - 1, -1, -1)))
+    if perm == list(range(rank)):  # beside a Gemm, ONNX Runtime 1.19 takes it for the transpose
+        return b.dy
     return b.op.Transpose(b.dy, perm=[perm.index(axis) for axis in range(rank)])
 
 
