@@ -164,8 +164,9 @@ class Backward:
         shape = self.shape(value)
         sizes = [shape[axis] for axis in (range(len(shape)) if axes is None else axes)]
         if not all(isinstance(size, int) for size in sizes):
+            known = ", ".join(str(size) if isinstance(size, int) else "?" for size in shape)
             raise self.error(
-                f"its gradient needs sizes of '{value.name}', whose shape is {shape}; "
+                f"its gradient needs sizes of '{value.name}', whose shape is [{known}]; "
                 "declare the model's inputs so that only the batch is dynamic"
             )
         return [size for size in sizes if isinstance(size, int)]
