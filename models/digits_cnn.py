@@ -16,7 +16,7 @@ _WEIGHTS = {
     "dense2": (10, 64),
 }
 
-# ONNX Runtime 1.19, which computes the gradients, reads IR versions up to 10 and opsets up to 21.
+# ONNX Runtime 1.19 reads IR versions up to 10 and opsets up to 21.
 _GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
 digits_cnn (float[{batch}, 1, 8, 8] x) => (float[{batch}, 10] logits) {{
