@@ -35,13 +35,10 @@ def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
     inferred = _inferred(proto)
     additions = _missing(inferred, declared, symbols)
     if additions:
-        proto.graph.value_info.extend(
-            info for info in additions if info.name not in {v.name for v in proto.graph.output}
-        )
         for output in proto.graph.output:
-            for info in additions:
-                if info.name == output.name:
-                    output.CopyFrom(info)
+            if output.name in additions:
+                output.CopyFrom(additions.pop(output.name))
+        proto.graph.value_info.extend(additions.values())
         inferred = _inferred(proto)
     values = _values(model.graph)
     for info in (*inferred.graph.value_info, *inferred.graph.output):
@@ -72,7 +69,7 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _missing(
     inferred: onnx.ModelProto, declared: dict[str, ir.Shape], symbols: bool
-) -> list[onnx.ValueInfoProto]:
+) -> dict[str, onnx.ValueInfoProto]:
     """The declarations of values with sizes that inference does not find, as far as it agrees."""
 
     def given(size: int | ir.SymbolicDim) -> int | str | None:
@@ -81,14 +78,14 @@ def _missing(
         return size.value if symbols else None
 
     found = {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
-    additions = []
+    additions = {}
     for name, shape in declared.items():
         tensor = found[name].type.tensor_type if name in found else None
         if tensor is None or not tensor.elem_type:
             continue
         if not tensor.HasField("shape"):
             sizes = [given(size) for size in shape]
-            additions.append(onnx.helper.make_tensor_value_info(name, tensor.elem_type, sizes))
+            additions[name] = onnx.helper.make_tensor_value_info(name, tensor.elem_type, sizes)
             continue
         dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param
                 for dim in tensor.shape.dim]  # fmt: skip
@@ -99,7 +96,7 @@ def _missing(
             for dim, size in zip(dims, shape, strict=True)
         ]
         if merged != [dim or None for dim in dims]:
-            additions.append(onnx.helper.make_tensor_value_info(name, tensor.elem_type, merged))
+            additions[name] = onnx.helper.make_tensor_value_info(name, tensor.elem_type, merged)
     return additions
 
 

@@ -101,7 +101,7 @@ class GraphBuilder:
             dtype = None if domain else _result_dtype(op_type, self.opset, node.inputs)
         if dtype is not None:
             node.outputs[0].dtype = dtype
-        node.name = self._node_name(op_type)
+        node.name = _unused(self._prefix + op_type, self._node_names, self._last_node_number)
         self.graph.append(node)
         return tuple(node.outputs)
 
@@ -158,24 +158,11 @@ class GraphBuilder:
 
     def fresh_name(self, hint: str) -> str:
         """A name that no value of the graph has yet."""
-        name = hint
-        while name in self._names:
-            self._last_number[hint] += 1
-            name = f"{hint}_{self._last_number[hint]}"
-        self._names.add(name)
-        return name
+        return _unused(hint, self._names, self._last_number)
 
     def release_name(self, name: str) -> None:
         """Make a name available that no value has any more."""
         self._names.discard(name)
-
-    def _node_name(self, op_type: str) -> str:
-        hint = name = self._prefix + op_type
-        while name in self._node_names:
-            self._last_node_number[hint] += 1
-            name = f"{hint}_{self._last_node_number[hint]}"
-        self._node_names.add(name)
-        return name
 
     def _reserve(self, name: str) -> None:
         if name in self._names:
@@ -196,6 +183,16 @@ class GraphBuilder:
                 )
             return self.constant(np.array(operand, dtype.numpy()))
         return self.constant(operand)
+
+
+def _unused(hint: str, names: set[str | None], last_number: Counter[str]) -> str:
+    """A name that is not among these, of which it is one from now on."""
+    name = hint
+    while name in names:
+        last_number[hint] += 1
+        name = f"{hint}_{last_number[hint]}"
+    names.add(name)
+    return name
 
 
 def _result_dtype(

@@ -17,7 +17,7 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node) -> None:
                 "export the model with a fixed one"
             )
         if constant.numpy().item():
-            add_outputs(op, node, 2)
+            add_outputs(op, node, 2)  # the gradient reads the mask
             return
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
         raise ValueError(f"{describe(node)}: the mask of a Dropout that drops nothing is read")

@@ -71,9 +71,8 @@ def _drop_transposes(graph: ir.Graph) -> None:
     """Those that move nothing: ONNX Runtime 1.19 fuses them with a Gemm as if they did."""
     for node in list(graph):
         perm = list(node.attributes.get_ints("perm", ()))
-        if node.op_type == "Transpose" and not node.domain and perm == list(range(len(perm))):
-            if not perm:
-                continue
+        moves_nothing = perm and perm == list(range(len(perm)))
+        if node.op_type == "Transpose" and not node.domain and moves_nothing:
             node.attributes.clear()
             node.op_type = "Identity"
 

@@ -1,12 +1,12 @@
 """The windows that convolution and pooling slide over an input of shape [batch, channels, ...]."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graphopt.builder import Operand
+from graphopt.gradients._padding import same_padding
 from graphopt.gradients.backward import Backward, Dim
 
 
@@ -105,36 +105,19 @@ def window_of(b: Backward, kernel: Sequence[int], sizes: Sequence[Dim]) -> Windo
     ]
     mode = attributes.get_string("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        smaller, larger = _same_padding(b, kernel, strides, dilations, sizes)
+        halves = same_padding(kernel, strides, dilations, sizes)
+        if halves is None:
+            raise b.error(
+                "its gradient needs the padding that auto_pad stands for, which depends on a "
+                "size that is not known; export the model with explicit pads or static sizes"
+            )
+        smaller, larger = halves
         begin, end = (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
     else:
         pads = [] if mode == "VALID" else list(attributes.get_ints("pads", ()))
         pads = pads or [0] * (2 * len(kernel))
         begin, end = pads[: len(kernel)], pads[len(kernel) :]
     return Window(list(kernel), strides, dilations, begin, end)
-
-
-def _same_padding(
-    b: Backward,
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    sizes: Sequence[Dim],
-) -> tuple[list[int], list[int]]:
-    """The padding with which there are as many windows as input elements / stride, in halves."""
-    smaller, larger = [], []
-    for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        total = dilation * (width - 1)
-        if stride > 1:
-            if not isinstance(size, int):
-                raise b.error(
-                    "its gradient needs the padding that auto_pad stands for, which depends on a "
-                    "size that is not known; export the model with explicit pads or static sizes"
-                )
-            total = max((math.ceil(size / stride) - 1) * stride + total + 1 - size, 0)
-        smaller.append(total // 2)
-        larger.append(total - total // 2)
-    return smaller, larger
 
 
 def from_windows(

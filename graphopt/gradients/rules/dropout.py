@@ -2,15 +2,12 @@
 
 import onnx_ir as ir
 
-from graphopt.gradients._rewrite import add_outputs
 from graphopt.gradients.backward import Backward, rule
 
 
 @rule("Dropout")
 def dropout(b: Backward) -> ir.Value:
     """dx = dy mask / (1 - ratio)."""
-    add_outputs(b.op, b.node, 2)
-    mask = b.node.outputs[1]
     ratio = b.optional(1)
     known = None if ratio is None else b.constant(ratio)
     if known is not None and not 0 <= known.item() < 1:
@@ -18,7 +15,7 @@ def dropout(b: Backward) -> ir.Value:
             f"its ratio is {known.item():g}, expected at least 0 and less than 1: ONNX Runtime "
             "does not compute others"
         )
-    kept = b.masked(b.dy, mask)
+    kept = b.masked(b.dy, b.outputs[1])
     if ratio is None:
         return b.op.Mul(kept, 2.0)
     if known is not None:

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from graphopt.gradients._padding import same_padding
 from graphopt.gradients._rewrite import describe
 
 
@@ -38,19 +39,14 @@ def _kernel(node: ir.Node) -> list[int] | None:
 
 def _same_pads(node: ir.Node, kernel: list[int], *, larger_at_end: bool) -> list[int] | None:
     ones = [1] * len(kernel)
-    strides = node.attributes.get_ints("strides", ones)
-    dilations = node.attributes.get_ints("dilations", ones)
     x = node.inputs[0]
-    sizes = list(x.shape[2:]) if x is not None and x.shape is not None else [None] * len(kernel)
-    smaller, larger = [], []
-    for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        reach = dilation * (width - 1)
-        if stride == 1:
-            total = reach
-        elif isinstance(size, int):
-            total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
-        else:
-            return None
-        smaller.append(total // 2)
-        larger.append(total - total // 2)
+    halves = same_padding(
+        kernel,
+        node.attributes.get_ints("strides", ones),
+        node.attributes.get_ints("dilations", ones),
+        list(x.shape[2:]) if x is not None and x.shape is not None else [None] * len(kernel),
+    )
+    if halves is None:
+        return None
+    smaller, larger = halves
     return smaller + larger if larger_at_end else larger + smaller
