@@ -1,6 +1,7 @@
 """Checks of arguments: the type first (TypeError), then the value (ValueError)."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -29,6 +30,16 @@ def boolean(name: str, value: Any) -> bool:
     """True or False themselves, not something that is merely truthy."""
     if not isinstance(value, bool):
         raise TypeError(_expected(name, value, "True or False"))
+    return value
+
+
+def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
+    """One of these strings."""
+    expected = " or ".join(f"'{choice}'" for choice in allowed)
+    if not isinstance(value, str):
+        raise TypeError(_expected(name, value, expected))
+    if value not in allowed:
+        raise ValueError(_expected(name, value, expected))
     return value
 
 

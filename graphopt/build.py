@@ -26,6 +26,7 @@ from graphopt.losses import LossFunction, append_loss, report_loss
 from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
+from graphopt.update.layout import LayoutName, check_layout
 
 _UPDATE_IR_VERSION = 8
 _STATES = ("mean_square.", "mean_grad.", "moment.")
@@ -42,6 +43,7 @@ def training_graph(
     group_mask: bool = False,
     portable: bool = True,
     provider: str = "CPUExecutionProvider",
+    layout: LayoutName = "auto",
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
 
@@ -74,7 +76,13 @@ def training_graph(
         portable: Compute the gradients in standard ONNX operators, by graphopt's own rules. False
             lets onnxruntime-training build them, with operators that only it can run.
         provider: The execution provider on which the graph shall be fast, as ONNX Runtime calls it:
-            the gradients of convolutions are formulated for it. The graph runs on any.
+            the gradients of convolutions are formulated for it, and the layout suits it. The graph
+            runs on any.
+        layout: What is updated together. "chunks": small parameters are carried as one flat tensor,
+            a bucket, and large ones are cut into chunks that stay in the processor's cache;
+            "buckets": the same, with large ones in one piece; "separate": each parameter is an
+            input of its own shape; "auto": chunks for the CPU, otherwise buckets. The results, the
+            names in `Session.state` and checkpoints are the same.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -97,8 +105,11 @@ def training_graph(
     _checks.boolean("group_mask", group_mask)
     _checks.boolean("portable", portable)
     _check_provider(provider)
+    check_layout(layout)
     if gradients is not None:
-        return _with_gradients(read_proto(model), loss, optimizer, gradients, group_mask)
+        return _with_gradients(
+            read_proto(model), loss, optimizer, gradients, group_mask, provider, layout
+        )
     if loss is None:
         raise TypeError("loss: got NoneType, expected a string or a function")
     for name, text in (("output", output), ("labels", labels)):
@@ -127,21 +138,27 @@ def training_graph(
         for tensor in forward.graph.initializer
         if tensor.name in built.parameters or tensor.name in built.statistics
     }
-    carried = append_update(
+    update = append_update(
         GraphBuilder(built.model.graph),
         optimizer,
         built.parameters,
         built.gradients,
+        layout=layout,
+        provider=provider,
         initial=initial,
         statistics=built.statistics.values(),
         group_mask=group_mask,
     )
-    return assemble(
-        built.model, optimizer, carried, forward, remembered(prepared.graph), group_mask
-    )
+    return assemble(built.model, optimizer, update, forward, remembered(prepared.graph), group_mask)
 
 
-def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGraph:
+def update_graph(
+    optimizer: RMSProp,
+    *,
+    group_mask: bool = False,
+    provider: str = "CPUExecutionProvider",
+    layout: LayoutName = "auto",
+) -> TrainingGraph:
     """The update alone, for gradients that something else computes.
 
     Its inputs are the gradients, called ``<parameter>_grad``, the parameters, their states and
@@ -151,6 +168,8 @@ def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGra
     Args:
         optimizer: Whose parameters are updated.
         group_mask: Add the input ``group_mask``; see `training_graph`.
+        provider: The execution provider on which the update shall be fast.
+        layout: What is updated together; see `training_graph`.
 
     Raises:
         TypeError: ``optimizer`` is not an optimizer.
@@ -165,13 +184,23 @@ def update_graph(optimizer: RMSProp, *, group_mask: bool = False) -> TrainingGra
     """
     optimizer = _checked_optimizer(optimizer)
     _checks.boolean("group_mask", group_mask)
+    _check_provider(provider)
+    check_layout(layout)
     graph = ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET}, name="update")
     op = GraphBuilder(graph)
     gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
     values = {p.name: op.input(p.name, p.dtype, p.shape) for p in optimizer.params}
-    carried = append_update(op, optimizer, values, gradients, group_mask=group_mask)
+    update = append_update(
+        op,
+        optimizer,
+        values,
+        gradients,
+        layout=layout,
+        provider=provider,
+        group_mask=group_mask,
+    )
     model = ir.Model(graph, ir_version=_UPDATE_IR_VERSION)
-    return assemble(model, optimizer, carried, group_mask=group_mask)
+    return assemble(model, optimizer, update, group_mask=group_mask)
 
 
 def _with_gradients(
@@ -180,6 +209,8 @@ def _with_gradients(
     optimizer: RMSProp,
     gradients: Mapping[str, str],
     group_mask: bool,
+    provider: str,
+    layout: LayoutName,
 ) -> TrainingGraph:
     """The update, appended to a model that computes its gradients itself."""
     names = [parameter.name for parameter in optimizer.params]
@@ -211,11 +242,18 @@ def _with_gradients(
             )
         report_loss(op, outputs[loss])
     initial = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    carried = append_update(
-        op, optimizer, built.parameters, built.gradients, initial=initial, group_mask=group_mask
+    update = append_update(
+        op,
+        optimizer,
+        built.parameters,
+        built.gradients,
+        layout=layout,
+        provider=provider,
+        initial=initial,
+        group_mask=group_mask,
     )
     forward = model if len(stored) == len(names) else None
-    return assemble(prepared, optimizer, carried, forward, group_mask=group_mask)
+    return assemble(prepared, optimizer, update, forward, group_mask=group_mask)
 
 
 def _checked_optimizer(optimizer: Any) -> RMSProp:

@@ -53,6 +53,7 @@ class GraphBuilder:
             self._names.update(subgraph.initializers)
         self._last_number: Counter[str] = Counter()
         self._prefix = ""
+        self._before: ir.Node | None = None
         self._node_names = {node.name for node in graph.all_nodes()}
         self._last_node_number: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -102,7 +103,10 @@ class GraphBuilder:
         if dtype is not None:
             node.outputs[0].dtype = dtype
         node.name = _unused(self._prefix + op_type, self._node_names, self._last_node_number)
-        self.graph.append(node)
+        if self._before is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self._before, node)
         return tuple(node.outputs)
 
     @contextmanager
@@ -114,6 +118,15 @@ class GraphBuilder:
             yield
         finally:
             self._prefix = before
+
+    @contextmanager
+    def at_front(self) -> Iterator[None]:
+        """Put the nodes that are appended meanwhile before those that are there now."""
+        self._before = next(iter(self.graph), None)
+        try:
+            yield
+        finally:
+            self._before = None
 
     def input(
         self,

@@ -9,7 +9,7 @@ because that is all that a runtime shows to its clients.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,29 @@ class Carried:
     dtype: str
     views: tuple[View, ...]
     initial: Array | float | None = field(default=None, compare=False)
+
+
+def parts(value: Carried, array: Array) -> Iterator[tuple[View, Array]]:
+    """The views of a carried value, each with its part of an array of it, which it shares."""
+    flat = array.reshape(-1)
+    for view in value.views:
+        yield view, flat[view.offset : view.offset + view.size].reshape(view.shape)
+
+
+def joined(value: Carried, by_name: Mapping[str, Array]) -> Array:
+    """The array of a carried value, from those of its views."""
+    flat = np.concatenate([by_name[view.name].ravel() for view in value.views])
+    return flat.reshape(value.shape)
+
+
+def initial_values(carried: Iterable[Carried]) -> dict[str, Array]:
+    """The arrays before the first step, by name; not those that are one number throughout."""
+    return {
+        view.name: part
+        for value in carried
+        if isinstance(value.initial, np.ndarray)
+        for view, part in parts(value, value.initial)
+    }
 
 
 def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:

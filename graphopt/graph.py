@@ -16,17 +16,19 @@ from onnx import helper, numpy_helper
 from onnx_ir.passes import common as passes
 
 from graphopt._files import PathLike, write_atomically
-from graphopt.carried import Carried, declare, declared
+from graphopt.carried import Carried, declare, declared, initial_values
 from graphopt.forward import read_proto
 from graphopt.labels import ClassLabels
 from graphopt.requirements import METADATA_KEY, requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed, local_functions
 from graphopt.update import core, functions
+from graphopt.update.emit import Update
 
 _FORWARD = "graphopt.forward"
 _GROUPS = "graphopt.groups"
 _LABELS = "graphopt.class_labels"
+_LAYOUT = "graphopt.layout"
 _OPTIMIZER = "graphopt.optimizer"
 _PARAMETERS = "graphopt.parameters"
 _TWO_GIB = 2**31
@@ -58,6 +60,17 @@ class TrainingGraph:
     def carried(self) -> tuple[Carried, ...]:
         """The values that one step hands to the next."""
         return self._carried
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """What is updated together.
+
+        ``name`` ("chunks", "buckets" or "separate") and ``buckets``, a list of dicts with ``name``,
+        ``function`` (the ONNX function that updates it), ``shape`` (in which it is updated and
+        its states are carried), ``group`` (an index) and ``parameters`` (their names, in order).
+        """
+        layout: dict[str, Any] = self._metadata(_LAYOUT, {"name": "unknown", "buckets": []})
+        return layout
 
     @property
     def use_locking(self) -> bool:
@@ -103,10 +116,10 @@ class TrainingGraph:
             raise ValueError("this graph is an update alone, it holds no forward model to export")
         proto = onnx.load_model_from_string(zlib.decompress(base64.b64decode(packed)))
         here = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        initial = {value.input: value.initial for value in self.carried}
+        initial = initial_values(self.carried)
         for tensor in proto.graph.initializer:
             array = values.get(tensor.name, initial.get(tensor.name))
-            if isinstance(array, np.ndarray):
+            if array is not None:
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
             elif _is_stripped(tensor):
                 tensor.CopyFrom(here[tensor.name])
@@ -147,7 +160,7 @@ def load(path: PathLike) -> TrainingGraph:
 def assemble(
     model: ir.Model,
     optimizer: RMSProp,
-    carried: Sequence[Carried],
+    update: Update,
     forward: onnx.ModelProto | None = None,
     labels: Sequence[ClassLabels] = (),
     group_mask: bool = False,
@@ -156,18 +169,20 @@ def assemble(
     model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
     passes.RemoveUnusedOpsetsPass()(model)
     model.producer_name = "graphopt"
+    carried = update.carried
     _order_interface(model.graph, carried)
     proto = ir.to_proto(model)
     called = {node.op_type for node in model.graph if node.domain == functions.DOMAIN}
-    texts = [functions.stage(name) for name in called - {core.name(optimizer)}]
-    texts.append(core.text(optimizer))
-    proto.functions.extend(functions.load(texts, model.graph.opset_imports[""]))
+    stages = called - {variant.name for variant in update.variants}
+    opset = model.graph.opset_imports[""]
+    proto.functions.extend(core.load(update.variants, stages, opset))
     proto.functions.extend(local_functions(model.graph))
     _check_names(carried)
     metadata = {
         _OPTIMIZER: json.dumps(_describe(optimizer) | {"group_mask": group_mask}),
         _GROUPS: json.dumps(_describe_groups(optimizer)),
         _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
+        _LAYOUT: json.dumps(_describe_layout(update)),
     }
     if labels:
         metadata[_LABELS] = json.dumps([asdict(label) for label in labels])
@@ -256,6 +271,20 @@ def _describe_parameters(optimizer: RMSProp) -> list[dict[str, object]]:
     ]
 
 
+def _describe_layout(update: Update) -> dict[str, object]:
+    buckets = [
+        {
+            "name": bucket.name,
+            "function": variant.name,
+            "shape": bucket.shape,
+            "group": bucket.rule.group,
+            "parameters": [parameter.name for parameter in bucket],
+        }
+        for bucket, variant in zip(update.layout.buckets, update.variants, strict=True)
+    ]
+    return {"name": update.layout.name, "buckets": buckets}
+
+
 def _describe_schedule(schedule: LearningRateSchedule) -> object:
     """A number where it is fixed, otherwise a dict."""
     return schedule.constant if isinstance(schedule, Fixed) else dict(schedule.describe())
@@ -264,7 +293,7 @@ def _describe_schedule(schedule: LearningRateSchedule) -> object:
 def _pack(forward: onnx.ModelProto, graph: onnx.GraphProto, carried: Sequence[Carried]) -> str:
     """The forward model as text, without the values that stand in the training graph anyway."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    stored |= {c.input: c.initial for c in carried if isinstance(c.initial, np.ndarray)}
+    stored |= initial_values(carried)
     packed = onnx.ModelProto()
     packed.CopyFrom(forward)
     for tensor in packed.graph.initializer:

@@ -6,7 +6,7 @@ that is, if the writer depends on each reader. A reader may also be the writer i
 works element by element. An input that is reported as an output is read after the run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import inliner
@@ -42,8 +42,13 @@ def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]
     Returns:
         The names of the inputs for which this is proven.
     """
-    carried = list(carried)
-    nodes = list(_without_functions(model).graph.node)
+    graph = _without_functions(model).graph
+    return _proven(graph, {value.input: value.output for value in carried})
+
+
+def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str]) -> set[str]:
+    """The inputs that the outputs of these pairs may overwrite."""
+    nodes = list(graph.node)
     writer: dict[str, int] = {}
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
@@ -51,22 +56,44 @@ def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]
         for name in _read(node):
             readers.setdefault(name, []).append(index)
 
-    reported = {value.name for value in model.graph.output} - {c.output for c in carried}
-    reads = {value.input: _all_readers(value.input, nodes, readers) for value in carried}
+    reported = {value.name for value in graph.output} - set(pairs.values())
+    names_of = {name: _names_of(name, nodes, readers) for name in pairs}
+    reads = {
+        name: {index for alias in names for index in readers.get(alias, ())}
+        for name, names in names_of.items()
+    }
     bit = {node: 1 << k for k, node in enumerate(sorted(set().union(*reads.values(), ())))}
     depends_on = _dependencies(nodes, writer, bit)
     proven = set()
-    for value in carried:
-        last = writer.get(value.output)
-        if last is None or _names_of(value.input, nodes, readers) & reported:
+    for name, output in pairs.items():
+        last = writer.get(output)
+        if last is None or names_of[name] & reported:
             continue
-        before = depends_on[last]
         if all(
-            before & bit[node] or (node == last and nodes[node].op_type in _ELEMENTWISE)
-            for node in reads[value.input]
+            depends_on[last] & bit[node]
+            or (node == last and _in_step(nodes[node], names_of[name], output))
+            for node in reads[name]
         ):
-            proven.add(value.input)
+            proven.add(name)
     return proven
+
+
+def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
+    """Whether a node writes an element of the output after it has read that of the input."""
+    if node.op_type in _ELEMENTWISE:
+        return True
+    if node.op_type != "Scan" or any(name.startswith("scan_") for name in _attributes(node)):
+        return False
+    # Row by row, if the body reads nothing but the row that it overwrites.
+    attributes = _attributes(node)
+    states = len(node.input) - attributes["num_scan_inputs"].i
+    places = [place for place, name in enumerate(node.input) if name in names]
+    to = list(node.output).index(output)
+    if len(places) != 1 or places[0] < states or to < states or _captured(node) & names:
+        return False
+    body = attributes["body"].g
+    row = body.input[places[0]].name
+    return row in _proven(body, {row: body.output[to].name})
 
 
 def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -85,9 +112,18 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     return inliner.inline_local_functions(bare)
 
 
+def _attributes(node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
+    return {attribute.name: attribute for attribute in node.attribute}
+
+
 def _read(node: onnx.NodeProto) -> set[str]:
     """What a node reads, its subgraphs included."""
-    names = {name for name in node.input if name}
+    return {name for name in node.input if name} | _captured(node)
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """What the subgraphs of a node read of the graph around them."""
+    names: set[str] = set()
     for attribute in node.attribute:
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
             own = {value.name for value in (*graph.input, *graph.initializer)}
@@ -95,12 +131,6 @@ def _read(node: onnx.NodeProto) -> set[str]:
             read = {name for inner in graph.node for name in _read(inner)}
             names |= (read | {value.name for value in graph.output}) - own
     return names
-
-
-def _all_readers(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[int]:
-    """The nodes that read a value, directly or through views of it."""
-    names = _names_of(name, nodes, readers)
-    return {index for name in names for index in readers.get(name, ())}
 
 
 def _names_of(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[str]:

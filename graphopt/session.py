@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import inliner
 
-from graphopt import _runtime, checkpoint, in_place
+from graphopt import _checks, _runtime, checkpoint, in_place, kernels as fused
 from graphopt._files import PathLike
-from graphopt.carried import Carried, View
-from graphopt.feeds import check_labels, checked_feeds, feed_of, in_native_byte_order
+from graphopt.carried import Carried, View, initial_values, joined, parts
+from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, load, save_model
 
 
@@ -29,16 +30,23 @@ class Session:
         providers: Execution providers in order of preference, as ONNX Runtime takes them, for
             example ``["CUDAExecutionProvider", "CPUExecutionProvider"]``; the CPU by default.
         session_options: An ``onnxruntime.SessionOptions`` of your own, for example with a number
-            of threads or with profiling switched on.
+            of threads or with profiling switched on. Where kernels are used, they are registered
+            with it, once; a later session of the same options may still do without them.
+        kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
+            bodies.
 
     Attributes:
         inputs: What a step must be given, a list of `Feed`.
         graph: The `TrainingGraph`.
+        kernels: The names of the graph's functions that run as kernels, a sorted tuple; empty
+            where their bodies run: without a compiler at installation, or with any provider but
+            the CPU.
 
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: ONNX Runtime is not installed.
-        TypeError: ``graph`` is none of these, or a parameter has the wrong dtype.
+        TypeError: ``graph`` is none of these, a parameter has the wrong dtype, or ``kernels`` is
+            not a bool.
         ValueError: The file is not a training graph; a parameter is unknown, missing or of the
             wrong shape; a provider is not available; the installed ONNX Runtime cannot run the
             graph.
@@ -60,30 +68,36 @@ class Session:
         providers: Sequence[Any] | None = None,
         *,
         session_options: Any = None,
+        kernels: bool = True,
     ) -> None:
         """See the class."""
+        _checks.boolean("kernels", kernels)
         self.graph = _as_graph(graph)
         initial = _initial_state(self.graph.carried, parameters)
         self._runtime = _runtime.onnxruntime()
         providers = _checked_providers(providers)
         self._device = _device(providers)
-        self._session = _load(self._runtime, self.graph, providers, session_options)
+        self._session, self.kernels = _load(
+            self._runtime, self.graph, providers, session_options, kernels
+        )
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels = self.graph.class_labels
         self._steps, self._step = self.graph.steps, 0
         self.inputs = [feed_of(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
-        self._defaults = {
+        defaults = {
             feed.name: np.ones([dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_)
             for feed in self.inputs
             if feed.name == "group_mask" and self.graph.group_mask
         }
+        self._feeds = Feeds(self.inputs, defaults)
         self._reported = [v.name for v in model.output if v.name not in carried_outputs]
         self._in_place: set[str] = set()
         if _runtime.keeps_order(self._runtime):
             self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
         self._binding = self._session.io_binding()
+        self._bound: dict[str, np.ndarray] = {}
         self._values: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
         for value in self.graph.carried:
@@ -118,13 +132,15 @@ class Session:
             >>> session.state["w"]
             array(4., dtype=float32)
         """
-        arrays = checked_feeds(self.inputs, feeds, self._defaults)
+        arrays = self._feeds.checked(feeds)
         for labels in self._class_labels:
             check_labels(labels, arrays[labels.name])
         with self._exclusively():
             self._check_steps()
             for name, array in arrays.items():
-                self._binding.bind_cpu_input(name, array)
+                if self._bound.get(name) is not array:
+                    self._binding.bind_cpu_input(name, array)
+                    self._bound[name] = array
             for name in self._reported:
                 self._binding.bind_output(name, "cpu")
             try:
@@ -150,9 +166,9 @@ class Session:
         """
         with self._exclusively():
             return {
-                view.name: part
+                view.name: part.copy()
                 for value in self.graph.carried
-                for view, part in _parts(value, np.array(self._values[value.input].numpy()))
+                for view, part in parts(value, self._values[value.input].numpy())
             }
 
     def save_checkpoint(self, path: PathLike) -> None:
@@ -178,7 +194,7 @@ class Session:
         with self._exclusively():
             self._step = step
             for value in self.graph.carried:
-                self._place(value, _joined(value, state))
+                self._place(value, joined(value, state))
 
     def export(self, path: PathLike) -> None:
         """Write the forward model with the trained parameters and running statistics, atomically.
@@ -190,8 +206,9 @@ class Session:
         save_model(self.graph.forward(self.state), path)
 
     def __repr__(self) -> str:
-        """The graph and the provider."""
-        return f"Session({self.graph!r}, providers={self._session.get_providers()})"
+        """The graph, the provider and the kernels."""
+        used = f", kernels={list(self.kernels)}" if self.kernels else ""
+        return f"Session({self.graph!r}, providers={self._session.get_providers()}{used})"
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
@@ -271,8 +288,13 @@ def _device(providers: Sequence[Any]) -> tuple[str, int]:
 
 
 def _load(
-    runtime: Any, graph: TrainingGraph, providers: Sequence[Any], session_options: Any
-) -> Any:
+    runtime: Any,
+    graph: TrainingGraph,
+    providers: Sequence[Any],
+    session_options: Any,
+    kernels: bool,
+) -> tuple[Any, tuple[str, ...]]:
+    """The session of the runtime, and the functions that it runs as kernels."""
     available = runtime.get_available_providers()
     for provider in providers:
         name = provider[0] if isinstance(provider, tuple) else provider
@@ -281,89 +303,94 @@ def _load(
                 f"providers: '{name}' is not available, "
                 f"onnxruntime {runtime.__version__} has {', '.join(available)}"
             )
+    if not isinstance(session_options, runtime.SessionOptions | None):
+        raise TypeError(
+            f"session_options: got {type(session_options).__name__}, "
+            "expected onnxruntime.SessionOptions"
+        )
     source = graph.model  # without training_info and metadata, which the runtime does not read
     model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
+    called = fused.called(model, providers) if kernels else ()
+    if called:
+        session = _with_kernels(runtime, model, providers, session_options)
+        if session is not None:
+            return session, called
     options = session_options
     if options is None:
         options = _runtime.session_options(runtime)
-    elif not isinstance(options, runtime.SessionOptions):
-        raise TypeError(
-            f"session_options: got {type(options).__name__}, expected onnxruntime.SessionOptions"
-        )
     try:
-        return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        if fused.registered(options):  # by an earlier session: leave no function to replace
+            model = inliner.inline_local_functions(model)
+        session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
         raise ValueError(
             f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
         ) from None
+    return session, ()
+
+
+def _with_kernels(
+    runtime: Any, model: onnx.ModelProto, providers: Sequence[Any], session_options: Any
+) -> Any:
+    """A session that has the kernels; None where there can be none."""
+    options = _runtime.session_options(runtime) if session_options is None else session_options
+    if not fused.register_kernels(options):
+        return None
+    try:
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception:  # noqa: BLE001 - without them it may run, or say why it does not
+        return None
 
 
 def _initial_state(
     carried: Sequence[Carried], parameters: Mapping[str, Any] | None
 ) -> dict[str, np.ndarray]:
+    """The array of each carried value before the first step, by input."""
     if not isinstance(parameters, Mapping | None):
         raise TypeError(
             f"parameters: got {type(parameters).__name__}, expected a dict of arrays by name"
         )
     given = dict(parameters or {})
-    own = {value.input: value for value in carried if _is_named_value(value)}
-    unknown = [name for name in given if name not in own]
+    # Parameters and running statistics; a state of the optimizer starts as one number.
+    own = [value for value in carried if not isinstance(value.initial, int | float)]
+    names = dict.fromkeys(view.name for value in own for view in value.views)
+    unknown = [name for name in given if name not in names]
     if unknown:
         raise ValueError(
             f"parameters: {', '.join(repr(name) for name in unknown)} "
             f"{'is' if len(unknown) == 1 else 'are'} not trained by this graph; "
-            f"it has {', '.join(repr(name) for name in own)}"
+            f"it has {', '.join(repr(name) for name in names)}"
         )
-    missing = [c.input for c in carried if c.initial is None and c.input not in given]
+    arrays = initial_values(carried)
+    missing = [name for name in names if name not in given and name not in arrays]
     if missing:
         raise ValueError(
             f"parameters: no value for {', '.join(repr(name) for name in missing)}; an update "
             "graph holds none, give them with Session(graph, parameters={name: array})"
         )
-    state = {}
-    for value in carried:
-        if value.input in given:
-            state[value.input] = _checked_parameter(
-                value, in_native_byte_order(np.asarray(given[value.input]))
-            )
-        elif isinstance(value.initial, np.ndarray):
-            state[value.input] = value.initial
-        else:
-            state[value.input] = np.full(value.shape, value.initial, value.dtype)
-    return state
+    for value in own:
+        for view in value.views:
+            if view.name in given:
+                array = in_native_byte_order(np.asarray(given[view.name]))
+                arrays[view.name] = _checked_parameter(view, value.dtype, array)
+    return {
+        value.input: np.full(value.shape, value.initial, value.dtype)
+        if isinstance(value.initial, int | float)
+        else joined(value, arrays)
+        for value in carried
+    }
 
 
-def _is_named_value(value: Carried) -> bool:
-    """Whether it is a parameter or a running statistic, not a state of the optimizer."""
-    return not isinstance(value.initial, int | float)
-
-
-def _checked_parameter(value: Carried, array: np.ndarray) -> np.ndarray:
-    if array.shape != value.shape:
+def _checked_parameter(view: View, dtype: str, array: np.ndarray) -> np.ndarray:
+    if array.shape != view.shape:
         raise ValueError(
-            f"parameter '{value.input}': got shape {list(array.shape)}, "
-            f"expected {list(value.shape)}"
+            f"parameter '{view.name}': got shape {list(array.shape)}, expected {list(view.shape)}"
         )
-    if array.dtype.name != value.dtype:
+    if array.dtype.name != dtype:
         raise TypeError(
-            f"parameter '{value.input}': got dtype {array.dtype.name}, expected {value.dtype}; "
-            f"convert it, for example with .astype('{value.dtype}')"
+            f"parameter '{view.name}': got dtype {array.dtype.name}, expected {dtype}; "
+            f"convert it, for example with .astype('{dtype}')"
         )
     return array
-
-
-def _parts(value: Carried, array: np.ndarray) -> Iterator[tuple[View, np.ndarray]]:
-    if len(value.views) == 1 and value.views[0].shape == array.shape:
-        yield value.views[0], array
-        return
-    for view in value.views:
-        part = array[view.offset : view.offset + view.size].reshape(view.shape)
-        yield view, part.copy()
-
-
-def _joined(value: Carried, state: Mapping[str, np.ndarray]) -> np.ndarray:
-    if len(value.views) == 1:
-        return state[value.views[0].name].reshape(value.shape)
-    return np.concatenate([state[view.name].ravel() for view in value.views])

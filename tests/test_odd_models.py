@@ -38,7 +38,8 @@ def build(forward, loss, names=None, output=None, portable=True, **settings):
 
 def gradients(graph, feeds):
     """What the graph computes for each parameter before it is updated."""
-    names = [c.input for c in graph.carried if f"{c.input}_grad" in produced(graph)]
+    views = [view.name for c in graph.carried for view in c.views]
+    names = [name for name in views if f"{name}_grad" in produced(graph)]
     probe = onnx.ModelProto()
     probe.CopyFrom(graph.model)
     probe.ClearField("training_info")

@@ -15,7 +15,7 @@ import graphopt
 from graphopt import _runtime, in_place
 from graphopt.builder import GraphBuilder
 from graphopt.graph import assemble
-from graphopt.update import emit
+from graphopt.update import emit, layout as layouts
 from models import digits, digits_cnn
 
 
@@ -44,22 +44,21 @@ def assert_same_state(one, other):
 # --- overwriting in place ---------------------------------------------------------------------
 
 
-def two_readers(order):
+def two_readers(order, layout="separate"):
     """g = x'dy and dx = dy w', with the update of w; nodes in this file order."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 17}, name="hazard")
     op = GraphBuilder(graph)
     optimizer = graphopt.RMSProp([graphopt.Parameter("w", (64, 16))], momentum=0.9)
     w = op.input("w", np.float32, [64, 16])
     xt, dy = op.input("xt", np.float32, [64, 32]), op.input("dy", np.float32, [32, 16])
-    carried = []
     for name in order:
         if name == "gradient":
             gradient = op.MatMul(xt, dy)
         elif name == "reader":
             op.output(op.Gemm(dy, w, transB=1), "dx")
         else:
-            carried = emit.append_update(op, optimizer, {"w": w}, {"w": gradient})
-    return assemble(ir.Model(graph, ir_version=8), optimizer, carried)
+            update = emit.append_update(op, optimizer, {"w": w}, {"w": gradient}, layout=layout)
+    return assemble(ir.Model(graph, ir_version=8), optimizer, update)
 
 
 def run_in_place(graph, feeds, state):
@@ -73,7 +72,9 @@ def run_in_place(graph, feeds, state):
     for name, array in feeds.items():
         binding.bind_cpu_input(name, array)
     memory = {  # a binding does not keep it alive
-        value: onnxruntime.OrtValue.ortvalue_from_numpy(state[value.input].copy())
+        value: onnxruntime.OrtValue.ortvalue_from_numpy(
+            state[value.input].reshape(value.shape).copy()
+        )
         for value in graph.carried
     }
     for value, ort_value in memory.items():
@@ -105,9 +106,16 @@ def without_waiting(monkeypatch):
     monkeypatch.setattr(emit.Gate, "wait_for", lambda _gate, _value: None)
 
 
-def test_writes_wait_for_all_readers(hazard):
+@pytest.mark.parametrize("chunk", [256, 128 * 1024], ids=["chunks", "one piece"])
+@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate"])
+def test_writes_wait_for_all_readers(hazard, layout, chunk, monkeypatch):
+    monkeypatch.setattr(layouts, "_CHUNK", chunk)
     feeds, state, expected = hazard
-    graph = two_readers(["gradient", "reader", "update"])
+    graph = two_readers(["gradient", "reader", "update"], layout)
+    shape = (64, 16) if layout == "separate" else (1024,)
+    if layout == "chunks" and chunk == 256:
+        shape = (4, 256)
+    assert graph.carried[0].shape == shape
     assert in_place.overwritable(graph.model, graph.carried) == set(state)
     dx = run_in_place(graph, feeds, state)
     np.testing.assert_allclose(dx, expected, atol=1e-4)

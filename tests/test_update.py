@@ -360,10 +360,21 @@ def binding_of_metadata(model):
     return json.loads(metadata["graphopt.update_binding"])
 
 
+def laid_out(session, given):
+    """Parameters as the graph carries them, from what it says about its layout."""
+    views = json.loads(session.get_modelmeta().custom_metadata_map["graphopt.views"])
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    return {
+        name: np.concatenate([given[view].ravel() for view, *_ in parts]).reshape(shapes[name])
+        for name, parts in views.items()
+        if parts[0][0] in given
+    }
+
+
 def consume(model, binding, given, steps):
     session = session_of(model)
     outputs = [value.name for value in session.get_outputs()]
-    carried = initial_values(model) | given
+    carried = initial_values(model) | laid_out(session, given)
     assert set(carried) == set(binding)
     for step in steps:
         before = {key: value.copy() for key, value in carried.items()}
@@ -415,17 +426,19 @@ def test_generic_consumer(case, read, tmp_path):
         np.testing.assert_allclose(part, expected, rtol=1e-6, err_msg=name)
 
 
-def test_bindings_are_complete():
+@pytest.mark.parametrize("layout", ["separate", "buckets"])
+def test_bindings_are_complete(layout):
     """Each carried input has its output and, save parameters without a value, a first value."""
     shapes = {f"p{index}": (2,) for index in range(3)}
-    model = graphopt.update_graph(rmsprop(shapes, momentum=0.9)).model
+    model = graphopt.update_graph(rmsprop(shapes, momentum=0.9), layout=layout).model
     (info,) = model.training_info
     inputs = {value.name for value in model.graph.input}
     outputs = {value.name for value in model.graph.output}
     carried = {name for name in inputs if not name.endswith("_grad")}
     assert {entry.key for entry in info.update_binding} == carried
     assert {entry.value for entry in info.update_binding} == outputs - {"updated"}
-    assert {entry.key for entry in info.initialization_binding} == carried - set(shapes)
+    parameters = {"separate": set(shapes), "buckets": {"bucket0"}}[layout]
+    assert {entry.key for entry in info.initialization_binding} == carried - parameters
 
 
 def test_size_grows_linearly():

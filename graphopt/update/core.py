@@ -1,78 +1,222 @@
-"""The update itself as one ONNX function, composed of the stages in ``functions``.
+"""The update of a bucket as one ONNX function, composed of the stages in ``functions``.
 
-Its name says which variant it is, for example ``RMSProp``, ``RMSPropMomentum`` or
-``CenteredRMSPropMomentum``; a name always has the same inputs, outputs and body.
+Its name says what it is made of, for example ``RMSProp``, ``CenteredRMSPropMomentum`` or
+``RMSPropWeightDecayUnscale``; a name always has the same inputs, outputs, attributes and body.
 
-    inputs    w, g, s, a (centered), m (momentum), lr
-    outputs   w1, s1, a1 (centered), m1 (momentum)
+    inputs      w, g, s, a (Centered), m (Momentum, Nesterov), lr, k (WeightDecay), on (Mask)
+    outputs     w1, s1, a1 (Centered), m1 (Momentum, Nesterov)
+    attributes  decay, epsilon, momentum (Momentum, Nesterov), loss_scale (Unscale)
 
-with the parameter w, the gradient g, the mean square s, the mean gradient a, the moment m and the
-learning rate lr, a scalar.
+with the parameters w, the gradients g, the mean square s, the mean gradient a, the moment m, the
+learning rate lr, the factor of weight decay k and the bool on; the last three are scalars, all
+others float32 and of one shape. ``Chunked`` before a name is the same, row by row.
 """
 
-from graphopt.rmsprop import RMSProp
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import onnx
+
+from graphopt.rmsprop import RMSProp, Rule
+from graphopt.update import functions
+
+Momentum = Literal["", "Momentum", "Nesterov"]
+WeightDecay = Literal["", "WeightDecay", "DecoupledWeightDecay"]
 
 _HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
 
 
-def name(optimizer: RMSProp) -> str:
-    """The name of the function for this optimizer."""
-    momentum = "Nesterov" if optimizer.nesterov else "Momentum" if optimizer.momentum else ""
-    return "".join(
-        (
-            "Centered" if optimizer.centered else "",
+@dataclass(frozen=True)
+class Variant:
+    """What an update is made of.
+
+    Attributes:
+        centered: Subtract the square of the mean gradient under the root.
+        momentum: How the step goes on in the direction of the last ones.
+        epsilon_outside: Add epsilon to the root, not under it.
+        rate_outside: Multiply by the learning rate after the moment, not before.
+        weight_decay: Added to the gradient, or taken off the parameter before the update.
+        unscale: Divide the gradient by the loss scale.
+        mask: Keep everything as it is where the input ``on`` is False.
+        chunked: The tensors are matrices, of which one row after the other is updated.
+    """
+
+    centered: bool = False
+    momentum: Momentum = ""
+    epsilon_outside: bool = False
+    rate_outside: bool = False
+    weight_decay: WeightDecay = ""
+    unscale: bool = False
+    mask: bool = False
+    chunked: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        parts = (
+            "Chunked" if self.chunked else "",
+            "Centered" if self.centered else "",
             "RMSProp",
-            momentum,
-            "" if optimizer.epsilon_inside_root else "EpsilonOutside",
-            "" if optimizer.learning_rate_inside_moment or not momentum else "RateOutside",
+            self.momentum,
+            "EpsilonOutside" if self.epsilon_outside else "",
+            "RateOutside" if self.rate_outside else "",
+            self.weight_decay,
+            "Unscale" if self.unscale else "",
+            "Mask" if self.mask else "",
         )
+        return "".join(parts)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        return (
+            *("w", "g", *self._states, "lr"),
+            *(["k"] if self.weight_decay else []),
+            *(["on"] if self.mask else []),
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return ("w1", *(f"{state}1" for state in self._states))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the attributes, which are those of the optimizer."""
+        return (
+            *("decay", "epsilon"),
+            *(["momentum"] if self.momentum else []),
+            *(["loss_scale"] if self.unscale else []),
+        )
+
+    @property
+    def text(self) -> str:
+        """The function as ONNX text."""
+        lines = self._scan() if self.chunked else list(self._stages())
+        body = "\n".join(f"  {line}" for line in lines)
+        return (
+            f"{_HEADER}\n{self.name} <{', '.join(self.attributes)}> "
+            f"({', '.join(self.inputs)}) => ({', '.join(self.outputs)})\n{{\n{body}\n}}\n"
+        )
+
+    def function(self, opset: int) -> onnx.FunctionProto:
+        """The function, for a model of this opset."""
+        if self.chunked:
+            row = replace(self, chunked=False)
+            return functions.load_chunked(self.text, row.text, opset)
+        return functions.parse(self.text, opset)
+
+    @property
+    def _states(self) -> tuple[str, ...]:
+        return ("s", *(["a"] if self.centered else []), *(["m"] if self.momentum else []))
+
+    def _scan(self) -> list[str]:
+        """One call a row."""
+        row = replace(self, chunked=False)
+        rows = ("w", "g", *self._states)
+        arguments = [f"{name}_row" if name in rows else name for name in row.inputs]
+        attributes = ", ".join(f"{name}: float = @{name}" for name in row.attributes)
+        given = ", ".join(f"float[N] {name}_row" for name in rows)
+        made = ", ".join(f"float[N] {name}_row" for name in row.outputs)
+        results = ", ".join(f"{name}_row" for name in row.outputs)
+        return [
+            f"{', '.join(self.outputs)} = Scan <num_scan_inputs: int = {len(rows)},",
+            f"body: graph = row ({given}) => ({made})",
+            "{",
+            f"  {results} = graphopt.{row.name} <{attributes}> ({', '.join(arguments)})",
+            f"}}> ({', '.join(rows)})",
+        ]
+
+    def _stages(self) -> Iterator[str]:
+        w, g = "w", "g"
+        if self.weight_decay == "WeightDecay":
+            yield "decayed = graphopt.WeightDecay (w, g, k)"
+            g = "decayed"
+        elif self.weight_decay:
+            yield "decayed = graphopt.DecoupledWeightDecay (w, lr, k)"
+            w = "decayed"
+        if self.unscale:
+            yield f"unscaled = graphopt.Unscale <loss_scale: float = @loss_scale> ({g})"
+            g = "unscaled"
+        # A result that the mask may still replace is not the output yet.
+        new = {name: f"{name}_new" if self.mask else f"{name}1" for name in ("w", *self._states)}
+        yield f"gg = Mul ({g}, {g})"
+        yield f"{new['s']} = graphopt.MovingAverage <decay: float = @decay> (s, gg)"
+        variance = new["s"]
+        if self.centered:
+            yield f"{new['a']} = graphopt.MovingAverage <decay: float = @decay> (a, {g})"
+            yield f"aa = Mul ({new['a']}, {new['a']})"
+            yield f"variance = Sub ({new['s']}, aa)"
+            variance = "variance"
+        step = yield from self._step(variance, g, new)
+        yield f"{new['w']} = Sub ({w}, {step})"
+        if self.mask:
+            for name in ("w", *self._states):
+                yield f"{name}1 = graphopt.Mask (on, {name}, {new[name]})"
+
+    def _step(self, variance: str, g: str, new: dict[str, str]) -> Generator[str, None, str]:
+        """How far the parameters move; returns the name of it."""
+        denominator = "DenominatorEpsilonOutside" if self.epsilon_outside else "Denominator"
+        yield f"d = graphopt.{denominator} <epsilon: float = @epsilon> ({variance})"
+        step = "u"
+        if self.rate_outside:
+            yield f"u = Div ({g}, d)"
+        else:
+            yield f"lg = Mul ({g}, lr)"
+            yield "u = Div (lg, d)"
+        if self.centered:
+            yield "moves = graphopt.Positive (d)"
+            yield "guarded = graphopt.Guard (moves, u)"
+            step = "guarded"
+        if self.momentum:
+            u, step = step, new["m"]
+            moment = f"Moment <momentum: float = @momentum> (m, {u})"
+            if self.centered:
+                moment = f"GuardedMoment <momentum: float = @momentum> (moves, m, {u})"
+            yield f"{step} = graphopt.{moment}"
+            if self.momentum == "Nesterov":
+                yield f"ahead = graphopt.Moment <momentum: float = @momentum> ({step}, {u})"
+                step = "ahead"
+        if self.rate_outside:
+            yield f"scaled = Mul ({step}, lr)"
+            step = "scaled"
+        if self.momentum and self.centered:
+            yield f"held = Mul ({step}, moves)"
+            step = "held"
+        return step
+
+
+def variant(
+    optimizer: RMSProp, rule: Rule, *, mask: bool = False, chunked: bool = False
+) -> Variant:
+    """What the update of parameters with this rule is made of.
+
+    Weight decay is left out where gradients are centralized, because it comes before that.
+    """
+    momentum: Momentum = (
+        "Nesterov" if optimizer.nesterov else "Momentum" if optimizer.momentum else ""
+    )
+    weight_decay: WeightDecay = ""
+    if rule.decays and optimizer.decoupled_weight_decay:
+        weight_decay = "DecoupledWeightDecay"
+    elif rule.decays and not rule.grad_centralization:
+        weight_decay = "WeightDecay"
+    return Variant(
+        centered=optimizer.centered,
+        momentum=momentum,
+        epsilon_outside=not optimizer.epsilon_inside_root,
+        rate_outside=bool(momentum) and not optimizer.learning_rate_inside_moment,
+        weight_decay=weight_decay,
+        unscale=optimizer.loss_scale != 1,
+        mask=mask,
+        chunked=chunked,
     )
 
 
-def attributes(optimizer: RMSProp) -> dict[str, float]:
-    """The attributes of a call."""
-    values = {"decay": optimizer.decay, "epsilon": optimizer.epsilon}
-    return values | ({"momentum": optimizer.momentum} if optimizer.momentum else {})
-
-
-def text(optimizer: RMSProp) -> str:
-    """The function as ONNX text."""
-    momentum, centered = optimizer.momentum > 0, optimizer.centered
-    rate_outside = momentum and not optimizer.learning_rate_inside_moment
-    lines = [
-        "gg = Mul (g, g)",
-        "s1 = graphopt.MovingAverage <decay: float = @decay> (s, gg)",
-    ]
-    variance = "s1"
-    if centered:
-        lines += [
-            "a1 = graphopt.MovingAverage <decay: float = @decay> (a, g)",
-            "aa = Mul (a1, a1)",
-            "variance = Sub (s1, aa)",
-        ]
-        variance = "variance"
-    denominator = "Denominator" if optimizer.epsilon_inside_root else "DenominatorEpsilonOutside"
-    lines += [f"d = graphopt.{denominator} <epsilon: float = @epsilon> ({variance})"]
-    lines += ["u = Div (g, d)"] if rate_outside else ["lg = Mul (g, lr)", "u = Div (lg, d)"]
-    step = "u"
-    if momentum:
-        step = "moment" if centered else "m1"
-        lines += [f"{step} = graphopt.Moment <momentum: float = @momentum> (m, u)"]
-    if centered and momentum:
-        lines += ["m1 = graphopt.Guard (d, m, moment)"]
-    if optimizer.nesterov:
-        lines += [f"ahead = graphopt.Moment <momentum: float = @momentum> ({step}, u)"]
-        step = "ahead"
-    if rate_outside:
-        lines += [f"scaled = Mul ({step}, lr)"]
-        step = "scaled"
-    if centered:
-        lines += [f"moved = Sub (w, {step})", "w1 = graphopt.Guard (d, w, moved)"]
-    else:
-        lines += [f"w1 = Sub (w, {step})"]
-    states = ["s", *(["a"] if centered else []), *(["m"] if momentum else [])]
-    inputs = ", ".join(["w", "g", *states, "lr"])
-    outputs = ", ".join(["w1", *(f"{state}1" for state in states)])
-    body = "\n".join(f"  {line}" for line in lines)
-    keys = ", ".join(attributes(optimizer))
-    return f"{_HEADER}\n{name(optimizer)} <{keys}> ({inputs}) => ({outputs})\n{{\n{body}\n}}\n"
+def load(
+    variants: Iterable[Variant], stages: Iterable[str], opset: int
+) -> list[onnx.FunctionProto]:
+    """The functions of these variants, these stages, and the stages that either calls, by name."""
+    called = [variant.function(opset) for variant in dict.fromkeys(variants)]
+    return functions.with_stages(called, stages, opset)

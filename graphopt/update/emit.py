@@ -4,7 +4,8 @@ First everything that may fail or that reads parameters: gradients are flattened
 and learning rates computed. Then the gate opens (see `gate`), and what is carried is written.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,10 @@ from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules._base import Fixed
 from graphopt.schedules._parse import emit as emit_schedule
-from graphopt.update import core, functions
+from graphopt.update import functions
+from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
-from graphopt.update.layout import Bucket, plan
+from graphopt.update.layout import Bucket, Layout, plan
 
 
 class Statistic(Protocol):
@@ -38,33 +40,51 @@ class Statistic(Protocol):
         """The parameter whose group it belongs to."""
 
 
+@dataclass(frozen=True)
+class Update:
+    """What has been appended.
+
+    Attributes:
+        carried: Everything that the graph carries from step to step.
+        layout: What is updated together.
+        variants: The functions that update the buckets, one each.
+    """
+
+    carried: tuple[Carried, ...]
+    layout: Layout
+    variants: tuple[Variant, ...]
+
+
 def append_update(
     op: GraphBuilder,
     optimizer: RMSProp,
     parameters: Mapping[str, ir.Value],
     gradients: Mapping[str, ir.Value],
     *,
+    layout: str = "auto",
+    provider: str = "CPUExecutionProvider",
     initial: Mapping[str, Array] | None = None,
     statistics: Iterable[tuple[Statistic, ir.Value]] = (),
     group_mask: bool = False,
-) -> list[Carried]:
+) -> Update:
     """Append the update, the counter of steps and the output ``updated``.
 
     Args:
         op: Appends to the graph, which has its other outputs already.
         optimizer: What to apply.
-        parameters: The graph's input of each parameter, by parameter name.
+        parameters: The graph's input of each parameter, by parameter name. Parameters that are
+            carried together become one input instead, from which theirs are computed.
         gradients: The gradient of each, of the same shape and dtype.
+        layout: What is updated together; see `layout.plan`.
+        provider: The execution provider on which the update shall be fast.
         initial: Values of parameters and running statistics before the first step.
         statistics: The running statistics of batch normalization, each with that of the batch.
         group_mask: Add the input ``group_mask``, which says which groups are updated.
-
-    Returns:
-        Everything that the graph carries from step to step.
     """
+    planned = plan(zip(optimizer.params, optimizer.rules, strict=True), layout, provider)
     with op.named("update"):
         update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
-        return update.append(statistics)
+        return update.append(planned, statistics)
 
 
 class _Update:
@@ -79,7 +99,7 @@ class _Update:
     ) -> None:
         self.op = op
         self.optimizer = optimizer
-        self.parameters = parameters
+        self.parameters = dict(parameters)
         self.gradients = gradients
         self.initial = initial
         self.gate = Gate(op)
@@ -94,32 +114,34 @@ class _Update:
             for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
         }
         self.scheduled: dict[LearningRateSchedule, ir.Value] = {}
+        self.variants: list[Variant] = []
 
-    def append(self, statistics: Iterable[tuple[Statistic, ir.Value]]) -> list[Carried]:
+    def append(self, layout: Layout, statistics: Iterable[tuple[Statistic, ir.Value]]) -> Update:
         op, gate = self.op, self.gate
-        rules = self.optimizer.rules
-        buckets = plan(zip(self.optimizer.params, rules, strict=True))
-        for rule in rules:
+        for rule in self.optimizer.rules:
             for schedule in (rule.learning_rate, rule.weight_decay):
                 if not isinstance(schedule, Fixed):
                     gate.wait_for(self._schedule(schedule))
-        gradients = []
-        for bucket in buckets:
-            gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
-            gate.wait_for(gradients[-1])
+        inputs, gradients = [], []
+        for bucket in layout.buckets:
+            with op.named(f"update/{bucket.name}"):
+                inputs.append(self._parameters(bucket))
+                gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
+                gate.wait_for(gradients[-1])
 
         passed = op.Squeeze(gate.shape)
         updated = op.output(op.Less(passed, 0), "updated")
         updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
-        carried = []
-        for bucket, gradient in zip(buckets, gradients, strict=True):
-            carried += self._update_bucket(bucket, gradient)
-        inputs = {value.name: value for value in op.graph.inputs}
+        carried: list[Carried] = []
+        for bucket, old, gradient in zip(layout.buckets, inputs, gradients, strict=True):
+            with op.named(f"update/{bucket.name}"):
+                carried += self._update_bucket(bucket, old, gradient)
+        values = {value.name: value for value in op.graph.inputs}
         for statistic, batch in statistics:
-            carried.append(self._update_statistic(statistic, inputs[statistic.name], batch))
+            carried.append(self._update_statistic(statistic, values[statistic.name], batch))
         step = op.Sub(self.global_step, passed)
         carried.append(self._carry(self.global_step, step, initial=0))
-        return carried
+        return Update(tuple(carried), layout, tuple(self.variants))
 
     def _update_statistic(self, statistic: Statistic, old: ir.Value, batch: ir.Value) -> Carried:
         dtype = old.dtype.numpy().name if old.dtype is not None else "float32"
@@ -130,13 +152,48 @@ class _Update:
         group = self.group_of.get(statistic.parameter)
         if self.mask is not None and group is not None:
             new = self._call("Mask", [self.op.Gather(self.mask, group, axis=0), old, new])
-        return self._carry(old, new)
+        return self._carry(old, new, initial=self.initial.get(statistic.name))
 
     def _schedule(self, schedule: LearningRateSchedule) -> ir.Value:
         """The value of a schedule at this step, computed once."""
         if schedule not in self.scheduled:
             self.scheduled[schedule] = emit_schedule(schedule, self.op, self.global_step)
         return self.scheduled[schedule]
+
+    def _parameters(self, bucket: Bucket) -> ir.Value:
+        """The input that carries the parameters of a bucket."""
+        if bucket.separate:
+            return self.parameters[bucket.name]
+        if [bucket.shape] == [parameter.shape for parameter in bucket]:
+            return self.parameters[bucket.name]
+        for parameter in bucket:
+            self.op.graph.inputs.remove(self.parameters[parameter.name])
+        (first, *others) = (self.parameters[parameter.name] for parameter in bucket)
+        if not others and not first.is_graph_output():
+            self.op.release_name(bucket.name)
+        name = self.op.fresh_name(bucket.name)
+        self.op.release_name(name)
+        flat = self.op.input(name, bucket.dtype, bucket.shape)
+        if any(self._is_read(parameter, bucket.rule) for parameter in bucket):
+            self._unpack(bucket, flat)
+        return flat
+
+    def _is_read(self, parameter: Parameter, rule: Rule) -> bool:
+        """Whether anything but the update of the bucket reads a parameter."""
+        value = self.parameters[parameter.name]
+        centralized = rule.grad_centralization and rule.decays
+        return bool(value.uses()) or value.is_graph_output() or centralized
+
+    def _unpack(self, bucket: Bucket, flat: ir.Value) -> None:
+        """Compute the parameters from what carries them, before anything reads them."""
+        with self.op.at_front():
+            for parameter, part in zip(bucket, self._split(flat, bucket), strict=True):
+                old = self.parameters[parameter.name]
+                taken = parameter.name == flat.name
+                part.name = self.op.fresh_name(f"{old.name}/shaped") if taken else old.name
+                part.type, part.shape = old.type, old.shape
+                old.replace_all_uses_with(part, replace_graph_outputs=True)
+                self.parameters[parameter.name] = part
 
     def _gradient(self, parameter: Parameter, rule: Rule) -> ir.Value:
         gradient = self.gradients[parameter.name]
@@ -148,64 +205,76 @@ class _Update:
         g = self._float32(self.op.Reshape(gradient, rows), parameter.dtype)
         if rule.decays and not self.optimizer.decoupled_weight_decay:
             w = self.op.Reshape(self.parameters[parameter.name], rows)
-            g = self._decayed(self._float32(w, parameter.dtype), g, rule)
+            g = self._call(
+                "WeightDecay", [self._float32(w, parameter.dtype), g, self._decay_factor(rule)]
+            )
         return self._call("Centralize", [g])
 
-    def _update_bucket(self, bucket: Bucket, gradient: ir.Value) -> list[Carried]:
+    def _update_bucket(self, bucket: Bucket, old: ir.Value, gradient: ir.Value) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
-        inputs = [self.parameters[parameter.name] for parameter in bucket]
-        old_w = self._concat(inputs)
-        w = self._float32(old_w, bucket.dtype)
+        w = self._float32(self._flat(old) if bucket.separate else old, bucket.dtype)
+        # Everything that is written depends on the gradient, so that only this one must wait.
         g = self.gate.flatten(gradient)
-        lr = self._schedule(rule.learning_rate)
-        if rule.decays and optimizer.decoupled_weight_decay:
-            w = self._call("DecoupledWeightDecay", [w, lr, self._schedule(rule.weight_decay)])
+        if bucket.rows > 1:
+            g = self.op.Reshape(g, np.array(bucket.shape, np.int64))
         if not rule.grad_centralization:
             g = self._float32(g, bucket.dtype)
-            if rule.decays and not optimizer.decoupled_weight_decay:
-                g = self._decayed(w, g, rule)
-        if optimizer.loss_scale != 1:
-            g = self._call("Unscale", [g], loss_scale=optimizer.loss_scale)
         states = [
-            self.op.input(f"{kind}.{bucket.name}", np.float32, [bucket.size])
+            self.op.input(f"{kind}.{bucket.name}", np.float32, bucket.shape)
             for kind in optimizer.states
         ]
+        core = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows > 1)
+        self.variants.append(core)
+        scalars = [self._schedule(rule.learning_rate)]
+        if core.weight_decay:
+            scalars.append(self._decay_factor(rule))
+        if core.mask:
+            scalars.append(self.op.Gather(self.mask, rule.group, axis=0))
         new_w, *new_states = self.op.node(
-            core.name(optimizer),
-            [w, g, *map(self.gate.flatten, states), lr],
+            core.name,
+            [w, g, *states, *scalars],
             domain=functions.DOMAIN,
             outputs=1 + len(states),
-            **core.attributes(optimizer),
+            **{name: getattr(optimizer, name) for name in core.attributes},
         )
         new_w = self._as(new_w, bucket.dtype)
-        if self.mask is not None:
-            enabled = self.op.Gather(self.mask, rule.group, axis=0)
-            new_w, *new_states = (
-                self._call("Mask", [enabled, old, new])
-                for old, new in zip([old_w, *states], [new_w, *new_states], strict=True)
-            )
         self.gate.wait_for(new_w)
-
-        carried = [
-            self._carry(value, part)
-            for value, part in zip(inputs, self._split(new_w, bucket), strict=True)
+        return [
+            self._carry_parameters(bucket, old, new_w),
+            *(
+                self._carry_state(bucket, kind, state, new)
+                for kind, state, new in zip(optimizer.states, states, new_states, strict=True)
+            ),
         ]
-        for kind, state, new in zip(optimizer.states, states, new_states, strict=True):
-            views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
-            first = optimizer.initial_mean_square if kind == "mean_square" else 0.0
-            carried.append(self._carry(state, new, views, initial=first))
-        return carried
 
-    def _decayed(self, w: ir.Value, g: ir.Value, rule: Rule) -> ir.Value:
-        """The gradient with weight decay, which carries the loss scale as the gradient does."""
-        loss_scale = self.optimizer.loss_scale
+    def _carry_parameters(self, bucket: Bucket, old: ir.Value, new: ir.Value) -> Carried:
+        if bucket.separate:
+            (parameter,) = bucket
+            if len(parameter.shape) != 1:
+                new = self.op.Reshape(new, np.array(parameter.shape, np.int64))
+            return self._carry(old, new, initial=self.initial.get(parameter.name))
+        views = [View(parameter.name, parameter.shape, at) for parameter, at in bucket.offsets()]
+        initial = None
+        if all(parameter.name in self.initial for parameter in bucket):
+            parts = [self.initial[parameter.name].ravel() for parameter in bucket]
+            initial = np.concatenate(parts).reshape(bucket.shape)
+        return self._carry(old, new, views, initial=initial)
+
+    def _carry_state(self, bucket: Bucket, kind: str, old: ir.Value, new: ir.Value) -> Carried:
+        views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
+        initial = self.optimizer.initial_mean_square if kind == "mean_square" else 0.0
+        return self._carry(old, new, views, initial=initial)
+
+    def _decay_factor(self, rule: Rule) -> ir.Value:
+        """What multiplies the parameter in weight decay.
+
+        Where it is added to the gradient, it carries the loss scale as the gradient does.
+        """
+        loss_scale = 1.0 if self.optimizer.decoupled_weight_decay else self.optimizer.loss_scale
         if isinstance(rule.weight_decay, Fixed):
-            factor = self._schedule(Fixed(rule.weight_decay.constant * loss_scale))
-        else:
-            factor = self._schedule(rule.weight_decay)
-            if loss_scale != 1:
-                factor = self.op.Mul(factor, np.float32(loss_scale))
-        return self._call("WeightDecay", [w, g, factor])
+            return self._schedule(Fixed(rule.weight_decay.constant * loss_scale))
+        factor = self._schedule(rule.weight_decay)
+        return factor if loss_scale == 1 else self.op.Mul(factor, np.float32(loss_scale))
 
     def _call(self, function: str, operands: Sequence[ir.Value], **attributes: Any) -> ir.Value:
         return self.op.node(function, operands, domain=functions.DOMAIN, **attributes)[0]
@@ -229,13 +298,14 @@ class _Update:
             return self.gate.flatten(values[0])
         return self.op.Concat(*(self._flat(value) for value in values), axis=0)
 
-    def _split(self, flat: ir.Value, bucket: Bucket) -> Iterable[ir.Value]:
+    def _split(self, flat: ir.Value, bucket: Bucket) -> Iterator[ir.Value]:
+        """The parameters of a bucket in their own shapes."""
         sizes = [parameter.size for parameter in bucket]
         parts: Sequence[ir.Value] = [flat]
         if len(sizes) > 1:
             parts = self.op.node("Split", [flat, sizes], outputs=len(sizes), axis=0)
         for parameter, part in zip(bucket, parts, strict=True):
-            if len(parameter.shape) == 1:
+            if len(sizes) > 1 and len(parameter.shape) == 1:
                 yield part
             else:
                 yield self.op.Reshape(part, np.array(parameter.shape, np.int64))
@@ -246,7 +316,7 @@ class _Update:
         new: ir.Value,
         views: Sequence[View] = (),
         *,
-        initial: float | None = None,
+        initial: Array | float | None,
     ) -> Carried:
         """Let ``new`` feed the input ``value`` at the next step."""
         assert value.dtype is not None
@@ -254,8 +324,7 @@ class _Update:
         name, shape = str(value.name), tuple(value.shape.numpy())
         output = self.op.output(new, f"{name}.next")
         output.dtype, output.shape = value.dtype, ir.Shape(shape)
-        first = self.initial.get(name) if initial is None else initial
         dtype = value.dtype.numpy().name
         return Carried(
-            name, f"{name}.next", shape, dtype, tuple(views or [View(name, shape)]), first
+            name, f"{name}.next", shape, dtype, tuple(views or [View(name, shape)]), initial
         )

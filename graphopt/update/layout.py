@@ -1,21 +1,34 @@
 """What is updated together: parameters are put into buckets, and a bucket is one update node.
 
-A bucket's gradients are concatenated into one flat tensor, and so is each kind of state. Many
-small parameters so become few nodes, whose temporaries stay in the processor's cache. A large
-parameter is a bucket of its own, which costs no copy.
+ONNX Runtime works operator by operator, so what counts is that the tensors between the operators
+of an update stay in the processor's cache, that there are few of them, and that nothing is copied.
+Small parameters are therefore carried as one flat tensor, as are their gradients and each kind of
+their states; a large one has a bucket to itself and is cut into chunks, which are the rows of a
+matrix.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
 
+from graphopt import _checks
 from graphopt.parameters import Parameter
 from graphopt.rmsprop import Rule
 
-# Elements of a bucket of several parameters: the float32 temporaries stay in a 2 MiB L2 cache.
-_MAX_ELEMENTS = 64 * 1024
+LayoutName = Literal["auto", "chunks", "buckets", "separate"]
+
+# A larger parameter has a bucket to itself: its gradient is worth more than one copy of it.
+_LARGE = 64 * 1024
+# Elements of a bucket of several parameters. ONNX Runtime splits an operator between threads above
+# 64 Ki elements; at this size the tensors of an operator still are in a cache of 512 KiB a core.
+_MAX_ELEMENTS = 128 * 1024
 # Parameters of a bucket. ONNX Runtime 1.19 takes time quadratic in the number of nodes that are
 # ready at once; this bounds it, so that loading stays linear in the number of parameters.
 _MAX_PARAMETERS = 64
+# Elements of a chunk, for the same reason as those of a bucket.
+_CHUNK = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -23,14 +36,18 @@ class Bucket:
     """Parameters of one dtype and one rule, updated by one node.
 
     Attributes:
-        name: For the names of its states.
+        name: For the names of what it carries; that of its parameter, if there is one only.
         parameters: In the order in which they are concatenated.
         rule: How they are updated.
+        rows: The number of chunks; 1 if it is updated in one piece.
+        separate: The parameter is carried in its own shape.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     rule: Rule
+    rows: int = 1
+    separate: bool = False
 
     def __iter__(self) -> Iterator[Parameter]:
         """The parameters."""
@@ -40,6 +57,11 @@ class Bucket:
     def size(self) -> int:
         """The number of elements."""
         return sum(parameter.size for parameter in self.parameters)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in which it is updated, and its states are carried."""
+        return (self.size,) if self.rows == 1 else (self.rows, self.size // self.rows)
 
     @property
     def dtype(self) -> str:
@@ -54,14 +76,66 @@ class Bucket:
             offset += parameter.size
 
 
-def plan(rules: Iterable[tuple[Parameter, Rule]]) -> list[Bucket]:
-    """Put parameters into buckets, in the order in which they come."""
+@dataclass(frozen=True)
+class Layout:
+    """What is updated together.
+
+    Attributes:
+        name: Which layout it is; never "auto".
+        buckets: In the order in which they are updated.
+    """
+
+    name: str
+    buckets: tuple[Bucket, ...]
+
+
+def check_layout(layout: str) -> None:
+    """Refuse what is not the name of a layout.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is another one.
+    """
+    _checks.one_of("layout", layout, get_args(LayoutName))
+
+
+def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) -> Layout:
+    """Put parameters into buckets, in the order in which they come.
+
+    Args:
+        rules: The parameters, each with how it is updated.
+        layout: "chunks": small parameters in buckets, large ones cut into chunks; "buckets": large
+            ones in one piece; "separate": a bucket for each, in which it keeps its shape; "auto":
+            chunks for the CPU, whose caches they fit, otherwise buckets.
+        provider: The execution provider on which the update shall be fast.
+    """
+    if layout == "auto":
+        layout = "chunks" if provider == "CPUExecutionProvider" else "buckets"
+    rules = list(rules)
+    if layout == "separate":
+        alone = (Bucket(p.name, (p,), rule, separate=True) for p, rule in rules)
+        return Layout(layout, tuple(alone))
+    members = _members(rules)
+    names = {parameter.name for parameter, _ in rules}
+    buckets = []
+    for index, (rule, parameters) in enumerate(members):
+        name = parameters[0].name if len(parameters) == 1 else f"bucket{index}"
+        while len(parameters) > 1 and name in names:
+            name += "_"
+        rows = (
+            _rows(parameters[0].size, _CHUNK) if layout == "chunks" and len(parameters) == 1 else 1
+        )
+        buckets.append(Bucket(name, tuple(parameters), rule, rows))
+    return Layout(layout, tuple(buckets))
+
+
+def _members(rules: Iterable[tuple[Parameter, Rule]]) -> list[tuple[Rule, list[Parameter]]]:
     finished: list[tuple[Rule, list[Parameter]]] = []
     room: dict[tuple[Rule, str], int] = {}
     filling: dict[tuple[Rule, str], list[Parameter]] = {}
     for parameter, rule in rules:
         key = (rule, parameter.dtype)
-        if parameter.size > _MAX_ELEMENTS:
+        if parameter.size > _LARGE:
             finished.append((rule, [parameter]))
             continue
         if parameter.size > room.get(key, 0) or len(filling[key]) == _MAX_PARAMETERS:
@@ -69,11 +143,15 @@ def plan(rules: Iterable[tuple[Parameter, Rule]]) -> list[Bucket]:
             finished.append((rule, filling[key]))
         room[key] -= parameter.size
         filling[key].append(parameter)
-    names = {parameter.name for _, members in finished for parameter in members}
-    buckets = []
-    for index, (rule, members) in enumerate(finished):
-        name = members[0].name if len(members) == 1 else f"bucket{index}"
-        while len(members) > 1 and name in names:
-            name += "_"
-        buckets.append(Bucket(name, tuple(members), rule))
-    return buckets
+    return finished
+
+
+@cache
+def _rows(size: int, chunk: int) -> int:
+    """The number of equal chunks of about this size; 1 where none divides it."""
+    if size <= 2 * chunk:
+        return 1
+    small = (rows for rows in range(1, math.isqrt(size) + 1) if size % rows == 0)
+    divisors = {part for rows in small for part in (rows, size // rows)}
+    fitting = [rows for rows in divisors if chunk // 2 <= size // rows <= 2 * chunk]
+    return min(fitting, key=lambda rows: abs(math.log(size / rows / chunk)), default=1)

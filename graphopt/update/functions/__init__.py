@@ -5,32 +5,76 @@ and the attributes are a contract: a runtime kernel of the same domain and name 
 over the body.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
 import onnx
-from onnx import parser
+import onnx_ir as ir
+from onnx import helper, parser
+from onnx_ir.passes import common as passes
 
 DOMAIN = "graphopt"
 VERSION = 1
+_IR_VERSION = 8
 
 
-def load(texts: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
-    """These functions and the stages that they call, for a model of this opset.
+def with_stages(
+    called: Iterable[onnx.FunctionProto], stages: Iterable[str], opset: int
+) -> list[onnx.FunctionProto]:
+    """These functions, these stages, and the stages that either calls, by name.
 
     Args:
-        texts: Functions as ONNX text.
+        called: Functions for a model of this opset.
+        stages: Names of stages.
         opset: The version of the ONNX operators in the model.
     """
-    waiting = [_parse(text, opset) for text in texts]
+    waiting = [*called, *(parse(stage(name), opset) for name in stages)]
     loaded: dict[str, onnx.FunctionProto] = {}
     while waiting:
         function = waiting.pop()
         loaded[function.name] = function
-        called = {node.op_type for node in function.node if node.domain == DOMAIN}
-        waiting += [_parse(stage(name), opset) for name in called - set(loaded)]
+        names = {node.op_type for node in function.node if node.domain == DOMAIN}
+        waiting += [parse(stage(name), opset) for name in names - set(loaded)]
     return [loaded[name] for name in sorted(loaded)]
+
+
+def load_chunked(text: str, row: str, opset: int) -> onnx.FunctionProto:
+    """A function that calls another one in the body of a Scan, with the body written out.
+
+    ONNX Runtime does not find functions that are called in a subgraph of a function.
+
+    Args:
+        text: The function as ONNX text.
+        row: The function that it calls, as ONNX text.
+        opset: The version of the ONNX operators in the model.
+    """
+    function = parse(text, opset)
+    (body,) = _subgraphs(function)
+    outer = [name for name in function.input if any(name in node.input for node in body.node)]
+    graph = onnx.GraphProto()
+    graph.CopyFrom(body)
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in outer)
+    model = helper.make_model(
+        graph,
+        functions=with_stages([parse(row, opset)], [], opset),
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
+        ir_version=_IR_VERSION,
+    )
+    inlined = ir.from_proto(model)
+    passes.InlinePass()(inlined)
+    del inlined.graph.inputs[len(body.input) :]
+    body.CopyFrom(ir.to_proto(inlined).graph)
+    return function
+
+
+def parse(text: str, opset: int) -> onnx.FunctionProto:
+    """A function, for a model of this opset."""
+    function = parser.parse_function(text)
+    for entry in function.opset_import:
+        if not entry.domain:
+            entry.version = opset
+    return function
 
 
 @cache
@@ -39,9 +83,6 @@ def stage(name: str) -> str:
     return files(__name__).joinpath(f"{name}.onnxtxt").read_text(encoding="utf-8")
 
 
-def _parse(text: str, opset: int) -> onnx.FunctionProto:
-    function = parser.parse_function(text)
-    for entry in function.opset_import:
-        if not entry.domain:
-            entry.version = opset
-    return function
+def _subgraphs(function: onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
+    for node in function.node:
+        yield from (attribute.g for attribute in node.attribute if attribute.HasField("g"))
