@@ -78,11 +78,11 @@ def training_graph(
         provider: The execution provider on which the graph shall be fast, as ONNX Runtime calls it:
             the gradients of convolutions are formulated for it, and the layout suits it. The graph
             runs on any.
-        layout: What is updated together. "chunks": small parameters are carried as one flat tensor,
-            a bucket, and large ones are cut into chunks that stay in the processor's cache;
-            "buckets": the same, with large ones in one piece; "separate": each parameter is an
-            input of its own shape; "auto": chunks for the CPU, otherwise buckets. The results, the
-            names in `Session.state` and checkpoints are the same.
+        layout: What is updated together. "buckets": small parameters are carried as one flat
+            tensor, a large one as one of its own; "chunks": the same, cut into chunks that stay in
+            the processor's cache, the rows of a matrix; "separate": each parameter is an input of
+            its own shape; "auto": chunks for the CPU, otherwise buckets. The results, the names in
+            `Session.state` and checkpoints are the same.
 
     Raises:
         FileNotFoundError: The path does not exist.

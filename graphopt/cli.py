@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 import graphopt
 from graphopt._files import existing_file
+from graphopt.update.layout import LayoutName
 
 _DEFAULT_BATCH_SIZE = 32
 
@@ -105,6 +106,9 @@ def build(
     provider: Annotated[
         str, typer.Option(metavar="NAME", help="The execution provider to be fast on.")
     ] = "CPUExecutionProvider",
+    layout: Annotated[
+        LayoutName, typer.Option(help="What is updated together; auto suits the provider.")
+    ] = "auto",
 ) -> None:
     """Build the training graph of a forward model."""
     parameters = graphopt.parameters(forward)
@@ -121,7 +125,12 @@ def build(
         weight_decay=weight_decay,
     )
     graph = graphopt.training_graph(
-        forward, loss=loss, optimizer=optimizer, output=loss_output, provider=provider
+        forward,
+        loss=loss,
+        optimizer=optimizer,
+        output=loss_output,
+        provider=provider,
+        layout=layout,
     )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")

@@ -215,7 +215,7 @@ class _Update:
         w = self._float32(self._flat(old) if bucket.separate else old, bucket.dtype)
         # Everything that is written depends on the gradient, so that only this one must wait.
         g = self.gate.flatten(gradient)
-        if bucket.rows > 1:
+        if bucket.rows is not None:
             g = self.op.Reshape(g, np.array(bucket.shape, np.int64))
         if not rule.grad_centralization:
             g = self._float32(g, bucket.dtype)
@@ -223,7 +223,7 @@ class _Update:
             self.op.input(f"{kind}.{bucket.name}", np.float32, bucket.shape)
             for kind in optimizer.states
         ]
-        core = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows > 1)
+        core = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows is not None)
         self.variants.append(core)
         scalars = [self._schedule(rule.learning_rate)]
         if core.weight_decay:
@@ -303,6 +303,8 @@ class _Update:
         sizes = [parameter.size for parameter in bucket]
         parts: Sequence[ir.Value] = [flat]
         if len(sizes) > 1:
+            if bucket.rows is not None:
+                flat = self.op.Reshape(flat, [-1])
             parts = self.op.node("Split", [flat, sizes], outputs=len(sizes), axis=0)
         for parameter, part in zip(bucket, parts, strict=True):
             if len(sizes) > 1 and len(parameter.shape) == 1:

@@ -3,13 +3,14 @@
 ONNX Runtime works operator by operator, so what counts is that the tensors between the operators
 of an update stay in the processor's cache, that there are few of them, and that nothing is copied.
 Small parameters are therefore carried as one flat tensor, as are their gradients and each kind of
-their states; a large one has a bucket to itself and is cut into chunks, which are the rows of a
-matrix.
+their states; a large one has a bucket to itself. For caches, a bucket is cut into chunks, which are
+the rows of a matrix. (One row costs nothing, and lets ONNX Runtime load many buckets much faster,
+because the nodes of its update then are in a subgraph.)
 """
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args
 
@@ -39,14 +40,14 @@ class Bucket:
         name: For the names of what it carries; that of its parameter, if there is one only.
         parameters: In the order in which they are concatenated.
         rule: How they are updated.
-        rows: The number of chunks; 1 if it is updated in one piece.
+        rows: The number of chunks; None if it is not updated chunk by chunk.
         separate: The parameter is carried in its own shape.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     rule: Rule
-    rows: int = 1
+    rows: int | None = None
     separate: bool = False
 
     def __iter__(self) -> Iterator[Parameter]:
@@ -61,7 +62,7 @@ class Bucket:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape in which it is updated, and its states are carried."""
-        return (self.size,) if self.rows == 1 else (self.rows, self.size // self.rows)
+        return (self.size,) if self.rows is None else (self.rows, self.size // self.rows)
 
     @property
     def dtype(self) -> str:
@@ -104,8 +105,8 @@ def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) ->
 
     Args:
         rules: The parameters, each with how it is updated.
-        layout: "chunks": small parameters in buckets, large ones cut into chunks; "buckets": large
-            ones in one piece; "separate": a bucket for each, in which it keeps its shape; "auto":
+        layout: "chunks": small parameters in buckets, each bucket in chunks; "buckets": each in
+            one piece; "separate": a bucket for each parameter, which keeps its shape; "auto":
             chunks for the CPU, whose caches they fit, otherwise buckets.
         provider: The execution provider on which the update shall be fast.
     """
@@ -122,10 +123,10 @@ def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) ->
         name = parameters[0].name if len(parameters) == 1 else f"bucket{index}"
         while len(parameters) > 1 and name in names:
             name += "_"
-        rows = (
-            _rows(parameters[0].size, _CHUNK) if layout == "chunks" and len(parameters) == 1 else 1
-        )
-        buckets.append(Bucket(name, tuple(parameters), rule, rows))
+        bucket = Bucket(name, tuple(parameters), rule)
+        if layout == "chunks":
+            bucket = replace(bucket, rows=_rows(bucket.size, _CHUNK))
+        buckets.append(bucket)
     return Layout(layout, tuple(buckets))
 
 
