@@ -32,7 +32,7 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = blocks("python")
-    assert len(snippets) == 10
+    assert len(snippets) == 11
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
         printed = capsys.readouterr().out.splitlines()
