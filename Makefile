@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 # The last release of ONNX Runtime's training package: the oldest runtime that is supported, and
 # what portable=False is built with. It installs the same module as onnxruntime.
 TRAINING := .venv-training
+# What the benchmark compares with, each in an environment of its own: .venv-peers/optax and so on.
+PEERS := $(patsubst tools/bench/peers/%.txt,.venv-peers/%,$(wildcard tools/bench/peers/*.txt))
 CACHE := $(CURDIR)/.cache
+# Installing compiles them, if there is a compiler.
+KERNELS := $(wildcard graphopt/kernels/*.[ch])
 
 export TMPDIR := $(CACHE)/tmp
 export XDG_CACHE_HOME := $(CACHE)
@@ -37,7 +41,7 @@ check: $(VENV)/test.stamp ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/test.stamp $(TRAINING)/test.stamp ## measure; results in bench/results.json
+bench: $(VENV)/test.stamp $(TRAINING)/test.stamp $(PEERS:=/peer.stamp) ## measure; results in bench/
 	$(BIN)/python -m tools.bench
 
 format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
@@ -45,17 +49,23 @@ format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
 	$(BIN)/ruff check --fix .
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(TRAINING) .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TRAINING) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -f graphopt/kernels/_kernels*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp's name is the extra: demo.stamp installs `demo`, test.stamp installs `test`.
-$(VENV)/%.stamp: pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/%.stamp: pyproject.toml $(KERNELS) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[runtime,$*]'
 	@touch $@
 
-$(TRAINING)/%.stamp: pyproject.toml | $(TRAINING)/pyvenv.cfg
+$(TRAINING)/%.stamp: pyproject.toml $(KERNELS) | $(TRAINING)/pyvenv.cfg
 	$(TRAINING)/bin/python -m pip install --quiet --editable '.[training-cpu,$*]'
 	@touch $@
 
-$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg: %/pyvenv.cfg:
+# A peer that cannot be installed here is left out of the benchmark.
+$(PEERS:=/peer.stamp): .venv-peers/%/peer.stamp: tools/bench/peers/%.txt | .venv-peers/%/pyvenv.cfg
+	@if .venv-peers/$*/bin/python -m pip install --quiet --requirement $<; then touch $@; \
+	else echo 'left out of the benchmark: $* could not be installed'; rm -rf .venv-peers/$*; fi
+
+$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
 	$(PYTHON) -m venv $*

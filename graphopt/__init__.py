@@ -5,7 +5,9 @@ from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph, load
+from graphopt.kernels import register_kernels
 from graphopt.parameters import Parameter, Parameters, parameters
+from graphopt.profiling import Profile, profile
 from graphopt.requirements import Requirements, requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
@@ -15,13 +17,16 @@ __all__ = [
     "GraphBuilder",
     "Parameter",
     "Parameters",
+    "Profile",
     "RMSProp",
     "Requirements",
     "Session",
     "TrainingGraph",
     "load",
     "parameters",
+    "profile",
     "reference",
+    "register_kernels",
     "requirements",
     "schedules",
     "training_graph",

@@ -60,7 +60,7 @@ def requirements(graph: "TrainingGraph | onnx.ModelProto | PathLike") -> Require
         >>> needed.ir_version, needed.opsets, needed.standard
         (8, {'': 17, 'graphopt': 1}, True)
         >>> needed.functions[-1], needed.operators[""][:3]
-        ('graphopt::RMSProp', ['Add', 'Constant', 'Div'])
+        ('graphopt::ChunkedRMSProp', ['Add', 'Constant', 'Div'])
     """
     model = graph if isinstance(graph, onnx.ModelProto) else _proto(graph)
     bodies = {(function.domain, function.name): function for function in model.functions}

@@ -314,7 +314,7 @@ def _load(
     model.functions.extend(source.functions)
     called = fused.called(model, providers) if kernels else ()
     if called:
-        session = _with_kernels(runtime, model, providers, session_options)
+        session = _with_kernels(runtime, model, providers, session_options, called)
         if session is not None:
             return session, called
     options = session_options
@@ -332,11 +332,15 @@ def _load(
 
 
 def _with_kernels(
-    runtime: Any, model: onnx.ModelProto, providers: Sequence[Any], session_options: Any
+    runtime: Any,
+    model: onnx.ModelProto,
+    providers: Sequence[Any],
+    session_options: Any,
+    called: Sequence[str],
 ) -> Any:
     """A session that has the kernels; None where there can be none."""
     options = _runtime.session_options(runtime) if session_options is None else session_options
-    if not fused.register_kernels(options):
+    if not fused.register(options, called):
         return None
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graphopt import _runtime
+from graphopt import _runtime, kernels
 
 _native = importlib.import_module("onnxruntime.capi._pybind_state")
 
@@ -21,6 +21,10 @@ needs_training_package = pytest.mark.skipif(
 needs_cuda = pytest.mark.skipif(
     "CUDAExecutionProvider" not in PROVIDERS,
     reason="NOT RUN: this ONNX Runtime has no CUDA execution provider",
+)
+needs_kernels = pytest.mark.skipif(
+    not kernels.names(),
+    reason="NOT RUN: graphopt was installed without a C compiler, so that there are no kernels",
 )
 needs_other_runtime = pytest.mark.skipif(
     OTHER_PYTHON is None or not Path(OTHER_PYTHON).exists(),

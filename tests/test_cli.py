@@ -1,10 +1,13 @@
 """The command line, run for real."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 from onnx import numpy_helper
@@ -58,7 +61,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", ["build", "train", "export"])
+@pytest.mark.parametrize("command", ["build", "train", "export", "profile"])
 def test_help_has_an_example_of_the_command(command):
     result = succeed(command, "--help")
     assert f"Example: graphopt {command} " in " ".join(result.output.split())
@@ -184,8 +187,55 @@ def test_training_is_kept_beside_the_graph_by_default():
     succeed("export", "train.onnx", "--checkpoint", "train.safetensors", "-o", "model.onnx")
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("data", [(), ("--data", "digits.npz")], ids=["random", "data"])
+def test_profile_prints_tables_and_writes_json(data):
+    before = Path("train.onnx").read_bytes()
+    result = succeed(
+        *("profile", "train.onnx", *data, "--batch-size", 8, "--steps", 2, "--top", 3),
+        *("--threads", 1, "--no-kernels", "--json", "profile.json"),
+    )
+    assert Path("train.onnx").read_bytes() == before
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+    words = result.stdout.split()
+    for word in ("forward", "loss", "backward", "update", "runtime", "python", "bucket0", "shared"):
+        assert word in words, word
+    assert result.stdout.endswith("profile: profile.json\n")
+    document = json.loads(Path("profile.json").read_text())
+    assert (document["steps"], document["threads"], document["kernels"]) == (2, 1, [])
+    printed = [line.split() for line in result.stdout.splitlines()]
+    for stage in document["stages"]:
+        row = [stage["name"], *([str(stage["nodes"])] if stage["nodes"] else [])]
+        row += [f"{stage['milliseconds']:.3f}", f"{stage['share']:.1%}"]
+        assert (row in printed) == (stage["name"] != "other")
+    rows = [row[0] for row in printed if len(row) > 3 and row[2] in ("forward", "backward")]
+    assert rows == [node["name"] for node in passes(document)[:3]]
+
+
+def passes(document):
+    return [node for node in document["nodes"] if node["stage"] in ("forward", "backward")]
+
+
+@pytest.mark.usefixtures("folder")
+def test_profile_of_open_dimensions_and_many_buckets():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    m (float[N,L,3] x) => (float[N,L,2] y) { h = MatMul (x, a) y = MatMul (h, b) }"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in {"a": (3, 4), "b": (4, 2)}.items():
+        tensor = numpy_helper.from_array(np.ones(shape, "f"), name)
+        model.graph.initializer.append(tensor)
+    onnx.save(model, "open.onnx")
+    build = ("build", "open.onnx", "--loss", "mse", "--layout", "separate")
+    succeed(*build, "-o", "separate.onnx")
+    arguments = ("profile", "separate.onnx", "--steps", 1, "--top", 1)
+    assert "--dim L=SIZE" in run(*arguments).stderr
+    result = succeed(*arguments, "--dim", "L=5")
+    assert "1 more" in result.stdout
+
+
 BUILD = ("build", "forward.onnx", "--loss", "cross_entropy", "-o", "out.onnx")
 TRAIN = ("train", "train.onnx", "--epochs", "1")
+PROFILE = ("profile", "train.onnx", "--steps", "1")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +266,16 @@ TRAIN = ("train", "train.onnx", "--epochs", "1")
         (("train", "update.onnx", *TRAIN[2:], "--data", "digits.npz"), "update graph"),
         (("export", "train.onnx", "--checkpoint", "digits.npz", "-o", "out.onnx"), "checkpoint"),
         (("export", "train.onnx", "--checkpoint", "absent", "-o", "out.onnx"), "'absent'"),
+        (("profile", "absent.onnx"), "'absent.onnx'"),
+        (("profile", "forward.onnx"), "not a training graph"),
+        ((*PROFILE, "--data", "absent.npz"), "'absent.npz'"),
+        ((*PROFILE, "--data", "no_labels.npz"), "'labels' is missing"),
+        ((*PROFILE, "--data", "label_10.npz"), "got label 10"),
+        ((*PROFILE, "--data", "digits.npz", "--batch-size", "101"), "has 100 samples"),
+        ((*PROFILE, "--dim", "length"), "expected NAME=SIZE"),
+        ((*PROFILE, "--dim", "length=3"), "'length' is not an open dimension"),
+        ((*PROFILE, "--provider", "NoExecutionProvider"), "'NoExecutionProvider'"),
+        ((*PROFILE, "--json", "absent/profile.json"), "'absent'"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folder, arguments, message):

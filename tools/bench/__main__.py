@@ -1,76 +1,95 @@
 """The command: ``python -m tools.bench``."""
 
-import json
 import os
-import platform
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from models.zoo import ZOO
+from tools.bench.cases import is_update, matching
 from tools.bench.contenders import CONTENDERS
-from tools.bench.measure import Record, measure
+from tools.bench.measure import measure
+from tools.bench.report import Report
 
 ROOT = Path(__file__).parents[2]
+_UPDATE_THREADS, _STEP_THREADS = [2], [1, 2]
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    models: Annotated[list[str] | None, typer.Option(help="Networks of the zoo; all.")] = None,
+    cases: Annotated[
+        list[str] | None, typer.Option(help="Patterns, such as 'update/*' or 'step/resnet'; all.")
+    ] = None,
     contenders: Annotated[list[str] | None, typer.Option(help="Who is measured; all.")] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Numbers of threads; 1 and 2.")] = None,
-    rounds: Annotated[int, typer.Option(help="How often everyone has a turn.")] = 15,
-    output: Annotated[Path, typer.Option(help="Where the results go.")] = Path(
-        "bench/results.json"
-    ),
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Numbers of threads; 2 for updates, 1 and 2 for steps.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="How often everyone has a turn.")] = 11,
+    output: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("bench"),
 ) -> None:
-    """Measure the training step of the zoo's networks; write a table and the results."""
+    """Measure updates and training steps of graphopt and its peers.
+
+    Writes results.json, results.md and update.png; what is not measured does not stay in them.
+    """
     console = Console()
-    records: list[Record] = []
-    names = contenders or list(CONTENDERS)
-    for count in threads or [1, 2]:
-        for model in models or list(ZOO):
-            console.print(f"step/{model}, {count} threads ...", style="dim")
-            records += measure(f"step/{model}", names, count, root=ROOT, rounds=rounds)
-    console.print(_table(records, names))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps([record.to_json() for record in records], indent=1) + "\n")
+    names = _checked_contenders(contenders or list(CONTENDERS))
+    _check_threads(threads or [])
+    report = Report()
+    for case in _checked_cases(cases or ["*"]):
+        able = [name for name in names if CONTENDERS[name].takes(case)]
+        for count in threads or _default_threads(case):
+            present = [name for name in able if name not in report.left_out]
+            if not present:
+                continue
+            console.print(f"{case}, {count} threads ...", style="dim")
+            measured = measure(case, present, count, root=ROOT, rounds=rounds)
+            for name, reason in measured.left_out.items():
+                console.print(f"left out: {name}: {reason}", style="yellow")
+            report.add(measured)
+    if not report.records:
+        raise typer.BadParameter("none of the contenders can run any of the cases")
+    for table in report.tables():
+        console.print(table)
+    report.save(output)
+    console.print(f"results in {output}")
 
 
-def _table(records: list[Record], names: list[str]) -> Table:
-    """A row for each case: milliseconds, and how many times as long graphopt takes."""
-    table = Table(title=f"{_machine()}; median milliseconds (graphopt's time over theirs)")
-    table.add_column("case")
-    table.add_column("threads", justify="right")
-    for name in names:
-        table.add_column(name, justify="right")
-    rows: dict[tuple[str, int], list[str]] = {}
-    for record in records:
-        text = f"{record.median_ms:.2f} ± {record.spread_ms:.2f}"
-        if record.contender != names[0]:
-            text += f" ({record.ratio:.2f})"
-        rows.setdefault((record.case, record.threads), []).append(text)
-    for (case, count), cells in rows.items():
-        table.add_row(case, str(count), *cells)
-    return table
+def _checked_cases(patterns: list[str]) -> list[str]:
+    try:
+        return matching(patterns)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-def _machine() -> str:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return f"{model}, {os.cpu_count()} cores"
+def _checked_contenders(names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown:
+        raise typer.BadParameter(
+            f"contenders: got '{unknown[0]}', expected some of {', '.join(CONTENDERS)}"
+        )
+    return [name for name in CONTENDERS if name in names]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _check_threads(threads: list[int]) -> None:
+    for count in threads:
+        if not 1 <= count <= _cores():
+            raise typer.BadParameter(
+                f"threads: got {count}, expected 1 to {_cores()}, the cores of this machine"
+            )
+
+
+def _default_threads(case: str) -> list[int]:
+    """As many as this machine has cores for."""
+    usual = _UPDATE_THREADS if is_update(case) else _STEP_THREADS
+    return sorted({min(count, _cores()) for count in usual})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+/* The loops for one instruction set: included once for each, with LOOPS(name) and TARGET. */
+
+/* Every combination of centered, momentum, epsilon_outside and rate_outside. */
+#define CORES(X)                                                                 \
+  X(0, NO_MOMENTUM, 0, 0) X(0, NO_MOMENTUM, 1, 0)                                \
+  X(0, MOMENTUM, 0, 0) X(0, MOMENTUM, 0, 1) X(0, MOMENTUM, 1, 0) X(0, MOMENTUM, 1, 1) \
+  X(0, NESTEROV, 0, 0) X(0, NESTEROV, 0, 1) X(0, NESTEROV, 1, 0) X(0, NESTEROV, 1, 1) \
+  X(1, NO_MOMENTUM, 0, 0) X(1, NO_MOMENTUM, 1, 0)                                \
+  X(1, MOMENTUM, 0, 0) X(1, MOMENTUM, 0, 1) X(1, MOMENTUM, 1, 0) X(1, MOMENTUM, 1, 1) \
+  X(1, NESTEROV, 0, 0) X(1, NESTEROV, 0, 1) X(1, NESTEROV, 1, 0) X(1, NESTEROV, 1, 1)
+#define CORE(centered, momentum, outside, late) \
+  ((centered) * 12 + (int)(momentum) * 4 + (outside) * 2 + (late))
+
+TARGET static void LOOPS(update)(const Variant *v, const Tensors *t, const Scalars *s, size_t n) {
+#define CASE(centered, momentum, outside, late)        \
+  case CORE(centered, momentum, outside, late):        \
+    update(t, s, n, centered, momentum, outside, late); \
+    break;
+  switch (CORE(v->centered, v->momentum, v->epsilon_outside, v->rate_outside)) { CORES(CASE) }
+#undef CASE
+}
+
+TARGET static void LOOPS(prepare_gradient)(const Variant *v, const Tensors *t, const Scalars *s,
+                                           float *prepared, size_t n) {
+  if (v->weight_decay != WEIGHT_DECAY)
+    prepare_gradient(t->w, t->g, prepared, s, n, false, true);
+  else if (v->unscale)
+    prepare_gradient(t->w, t->g, prepared, s, n, true, true);
+  else
+    prepare_gradient(t->w, t->g, prepared, s, n, true, false);
+}
+
+TARGET static void LOOPS(decay_parameter)(const Tensors *t, const Scalars *s, float *decayed,
+                                          size_t n) {
+  decay_parameter(t->w, decayed, s, n);
+}
+
+static const Loops LOOPS(loops) = {LOOPS(update), LOOPS(prepare_gradient), LOOPS(decay_parameter)};
+
+#undef CORE
+#undef CORES
+#undef LOOPS
+#undef TARGET

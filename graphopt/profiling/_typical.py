@@ -1,0 +1,89 @@
+"""A typical step: the median of each part over the steps, which interruptions do not move."""
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import onnx
+
+from graphopt.profiling._events import Step, matched, measured_steps, node_name, operator
+from graphopt.profiling._origins import Origin, Origins
+from graphopt.profiling._run import Record
+from graphopt.profiling.results import NodeTime
+
+
+@dataclass(frozen=True)
+class TypicalStep:
+    """A typical step, in milliseconds.
+
+    Attributes:
+        nodes: The nodes, the most expensive first.
+        runtime: ONNX Runtime between the nodes.
+        python: Around the run.
+        milliseconds: The sum of these.
+    """
+
+    nodes: tuple[NodeTime, ...]
+    runtime: float
+    python: float
+    milliseconds: float
+
+
+class _Node(NamedTuple):
+    """A node that runs, by what tells it.
+
+    Attributes:
+        place: In the graph that runs; None where that is not known.
+        name: Its name there.
+        op_type: Its operator.
+    """
+
+    place: int | None
+    name: str
+    op_type: str
+
+
+def typical_step(record: Record) -> TypicalStep:
+    """The typical step of a record."""
+    steps = measured_steps(record)
+    nodes = _medians(steps, record.nodes)
+    runtime = statistics.median(s.run - sum(e["dur"] for e in s.nodes) / 1e3 for s in steps)
+    python = statistics.median(step.milliseconds - step.run for step in steps)
+    total = sum(nodes.values()) + runtime + python
+    return TypicalStep(_node_times(nodes, record, total), runtime, python, total)
+
+
+def _medians(steps: Sequence[Step], nodes: Sequence[onnx.NodeProto]) -> dict[_Node, float]:
+    """The milliseconds of each node; a step in which it did not run counts as none."""
+    taken: defaultdict[_Node, list[float]] = defaultdict(list)
+    for step in steps:
+        of_step: Counter[_Node] = Counter()
+        for event, place in zip(step.nodes, matched(step.nodes, nodes), strict=True):
+            of_step[_Node(place, node_name(event), operator(event))] += event["dur"]
+        for node, microseconds in of_step.items():
+            taken[node].append(microseconds / 1e3)
+    return {
+        node: statistics.median(times + [0.0] * (len(steps) - len(times)))
+        for node, times in taken.items()
+    }
+
+
+def _node_times(nodes: Mapping[_Node, float], record: Record, total: float) -> tuple[NodeTime, ...]:
+    origins = Origins(record.graph).of(record.nodes)
+    times = []
+    for node, milliseconds in sorted(nodes.items(), key=lambda item: -item[1]):
+        origin = Origin("other") if node.place is None else origins[node.place]
+        times.append(
+            NodeTime(
+                name=origin.name or node.name,
+                op_type=node.op_type,
+                stage=origin.stage,
+                bucket=origin.bucket,
+                forward_node=origin.forward_node,
+                milliseconds=milliseconds,
+                share=milliseconds / total,
+            )
+        )
+    return tuple(times)

@@ -1,0 +1,145 @@
+"""A profile as tables on a terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.profiling.results import (
+    BucketTime,
+    GroupTime,
+    NodeTime,
+    OperatorTime,
+    Profile,
+    StageTime,
+)
+
+_Part = StageTime | BucketTime | GroupTime | NodeTime | OperatorTime
+
+
+def tables(title: str, profile: Profile, rows: int = 10) -> Iterator[RenderableType]:
+    """A profile, to be printed one after the other by a ``rich.console.Console``.
+
+    Args:
+        title: What was profiled.
+        profile: The profile.
+        rows: How many buckets, operators and nodes to show, the most expensive first.
+    """
+    kernels = "fused kernels" if profile.kernels else "no fused kernels"
+    yield Text(
+        f"{title}: {profile.milliseconds:.3f} ms, a typical step under the profiler\n"
+        f"median of {profile.steps} whole steps: {profile.median_milliseconds:.3f} ms, "
+        f"{profile.unprofiled_milliseconds:.3f} ms without the profiler\n"
+        f"onnxruntime {profile.onnxruntime}, {', '.join(profile.providers)}, {kernels}\n"
+    )
+    yield _stage_table(profile)
+    yield (
+        "runtime: between the nodes, with most of the profiler's own work; python: around the run\n"
+    )
+    yield _bucket_table(profile, rows)
+    if len(profile.groups) > 1:
+        yield _group_table(profile)
+    yield from _node_tables(profile, rows)
+
+
+def _stage_table(profile: Profile) -> Table:
+    stages = [stage for stage in profile.stages if stage.name != "other" or stage.nodes]
+    rows = [[stage.name, str(stage.nodes or ""), *_time(stage)] for stage in stages]
+    nodes = sum(stage.nodes for stage in stages)
+    total = ["step", str(nodes), f"{profile.milliseconds:.3f}", "100.0%"]
+    return _table("A step", ["", ">nodes", ">ms", ">share"], rows, total)
+
+
+def _bucket_table(profile: Profile, top: int) -> Table:
+    buckets = sorted(profile.buckets, key=lambda bucket: -bucket.milliseconds)
+    rows = [
+        [
+            bucket.name,
+            bucket.function + (" (kernel)" if bucket.kernel else ""),
+            f"{len(bucket.parameters)}: {', '.join(bucket.parameters[:2])}"
+            + (", ..." if len(bucket.parameters) > 2 else ""),
+            f"{bucket.elements:,}",
+            *_time(bucket),
+            _rate(bucket),
+        ]
+        for bucket in buckets[:top]
+    ]
+    if rest := buckets[top:]:
+        elements = sum(bucket.elements for bucket in rest)
+        rows.append([f"{len(rest)} more", "", "", f"{elements:,}", *_time(*rest), ""])
+    rows.append(["shared", "", "", "", *_time(profile.shared), ""])
+    total = ["update", "", "", "", *_time(*buckets, profile.shared), ""]
+    columns = ["bucket", "function", "parameters", ">elements", ">ms", ">share", ">GB/s"]
+    return _table("Update", columns, rows, total)
+
+
+def _group_table(profile: Profile) -> Table:
+    rows = [
+        [
+            str(group.index),
+            str(len(group.buckets)),
+            str(group.parameters),
+            f"{group.elements:,}",
+            *_time(group),
+            _rate(group),
+        ]
+        for group in profile.groups
+    ]
+    columns = [">group", ">buckets", ">parameters", ">elements", ">ms", ">share", ">GB/s"]
+    return _table("Update by group", columns, rows)
+
+
+def _node_tables(profile: Profile, top: int) -> Iterator[Table]:
+    """The most expensive operators and nodes of the forward and the backward pass."""
+    passes = ("forward", "backward")
+    operators = [operator for operator in profile.operators if operator.stage in passes]
+    if not operators:
+        return
+    yield _table(
+        "Operators",
+        ["operator", "stage", ">nodes", ">ms", ">share"],
+        [[o.op_type, o.stage, str(o.nodes), *_time(o)] for o in operators[:top]],
+    )
+    nodes = [node for node in profile.nodes if node.stage in passes]
+    yield _table(
+        "Nodes",
+        ["node", "operator", "stage", "gradient of", ">ms", ">share"],
+        [[n.name, n.op_type, n.stage, n.forward_node or "", *_time(n)] for n in nodes[:top]],
+    )
+
+
+def _table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    total: Sequence[str] | None = None,
+) -> Table:
+    """A table; columns that begin with ">" are aligned on the right."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        numeric = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"),
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    if total is not None:
+        table.add_section()
+        table.add_row(*(Text(cell) for cell in total))
+    return table
+
+
+def _time(*parts: _Part) -> list[str]:
+    """The milliseconds and the share of the parts together."""
+    taken = sum(part.milliseconds for part in parts)
+    return [f"{taken:.3f}", f"{sum(part.share for part in parts):.1%}"]
+
+
+def _rate(part: BucketTime | GroupTime) -> str:
+    rate = part.gigabytes_per_second
+    return "" if rate is None else f"{rate:.1f}"
