@@ -70,7 +70,7 @@ MODULES = sorted(
     module.name
     for package in (graphopt, models)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not module.name.endswith("__main__")
+    if not module.name.endswith(("__main__", "._kernels"))  # a library without Python in it
 )
 
 

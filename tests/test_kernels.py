@@ -267,6 +267,31 @@ def test_unknown_shapes(capfd):
 
 
 @needs_kernels
+def test_unknown_dimensions():
+    """Tensors of different sizes that are not known before do not get the same memory."""
+    proto = model([core.Variant()], [(7,), (300,), (20,)])
+    arrays = feeds(proto, 0, special=False)
+    expected = run(runtime_session(proto, options()), arrays)
+    graph = proto.graph
+    graph.input.append(value("shape", [1]))
+    graph.input[-1].type.tensor_type.elem_type = TensorProto.INT64
+    updates = list(graph.node)
+    graph.ClearField("node")
+    for update in updates:
+        flat, raw = f"{update.input[0]}.flat", [f"{name}.raw" for name in update.output]
+        graph.node.add(op_type="Reshape", input=[update.input[0], "shape"], output=[flat])
+        update.input[0] = flat
+        graph.node.append(update)
+        for name, output in zip(raw, list(update.output), strict=True):
+            graph.node.add(op_type="Neg", input=[name], output=[f"{name}.negative"])
+            graph.node.add(op_type="Neg", input=[f"{name}.negative"], output=[output])
+        graph.node[-1 - 2 * len(raw)].output[:] = raw
+    session = runtime_session(proto, options(proto))
+    for name, array in run(session, arrays | {"shape": np.array([-1])}).items():
+        np.testing.assert_allclose(array, expected[name], rtol=2e-5, err_msg=name)
+
+
+@needs_kernels
 @pytest.mark.parametrize("dtype", [TensorProto.DOUBLE, TensorProto.FLOAT16])
 def test_other_dtypes_do_not_load(dtype):
     """A kernel's name hides the body; graphopt itself casts everything to float32 first."""

@@ -228,14 +228,31 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   return status;
 }
 
-/* Outputs have the shape of w. The runtime shows an unknown shape as that of a scalar: then they
- * stay unknown. */
+/* Whether each dimension is a number or has a name. The runtime shows an unknown shape as that of
+ * a scalar. */
+static OrtStatus *is_known(const OrtTensorTypeAndShapeInfo *info, bool *known) {
+  int64_t dims[MAX_DIMS];
+  const char *names[MAX_DIMS];
+  size_t count;
+  *known = false;
+  OrtStatus *status = runtime->GetDimensionsCount(info, &count);
+  if (status || !count || count > MAX_DIMS) return status;
+  status = runtime->GetDimensions(info, dims, count);
+  if (!status) status = runtime->GetSymbolicDimensions(info, names, count);
+  if (status) return status;
+  *known = true;
+  for (size_t i = 0; i < count; i++) *known &= dims[i] >= 0 || names[i][0];
+  return NULL;
+}
+
+/* Outputs have the shape of w. One that is not known must not be set: the runtime would take all
+ * its unknown dimensions for the same, and share memory between tensors of different sizes. */
 static OrtStatus *infer_shapes(const OrtCustomOp *op, OrtShapeInferContext *context) {
   OrtTensorTypeAndShapeInfo *info;
-  size_t dim_count;
+  bool known = false;
   OrtStatus *status = runtime->ShapeInferContext_GetInputTypeShape(context, 0, &info);
-  if (!status) status = runtime->GetDimensionsCount(info, &dim_count);
-  if (status || !dim_count) return status;
+  if (!status) status = is_known(info, &known);
+  if (status || !known) return status;
   for (size_t i = 0; !status && i < output_count((const Operator *)op); i++)
     status = runtime->ShapeInferContext_SetOutputTypeShape(context, i, info);
   return status;
