@@ -92,14 +92,19 @@ def keeps_order(runtime: Any) -> bool:
         helper.make_node("Size", ["waited_for"], ["size"]),
         helper.make_node("Min", ["size", "flat"], ["shape"]),
         helper.make_node("Reshape", ["y", "shape"], ["z"]),
+        helper.make_node("Mul", ["shape", "rows"], ["matrix"]),
+        helper.make_node("Reshape", ["y", "matrix"], ["u"]),
     ]
     tensor = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "wait",
         [info("x", tensor, [2, 2]), info("y", tensor, [2, 2])],
-        [info("z", tensor, [4])],
-        [helper.make_tensor("flat", onnx.TensorProto.INT64, [1], [-1])],
+        [info("z", tensor, [4]), info("u", tensor, [1, 4])],
+        [
+            helper.make_tensor("flat", onnx.TensorProto.INT64, [1], [-1]),
+            helper.make_tensor("rows", onnx.TensorProto.INT64, [2], [-1, 1]),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,4 +114,4 @@ def keeps_order(runtime: Any) -> bool:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         optimized = onnx.load(options.optimized_model_filepath)
-    return {"Neg", "Size", "Min"} <= {node.op_type for node in optimized.graph.node}
+    return {"Neg", "Size", "Min", "Mul"} <= {node.op_type for node in optimized.graph.node}

@@ -17,6 +17,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.graph import assemble
 from graphopt.update import emit, layout as layouts
 from models import digits, digits_cnn
+from models.zoo import ZOO
 
 
 def digits_graph(**settings):
@@ -117,6 +118,24 @@ def test_writes_wait_for_all_readers(hazard, layout, chunk, monkeypatch):
     assert in_place.overwritable(graph.model, graph.carried) == set(state)
     dx = run_in_place(graph, feeds, state)
     np.testing.assert_allclose(dx, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate"])
+@pytest.mark.parametrize("name", ["mlp", "digits_cnn", "gru"])
+def test_the_optimized_graph_still_waits(name, layout, tmp_path, monkeypatch):
+    """What is proven of the graph holds for what ONNX Runtime makes of it."""
+    for limit, elements in (("_CHUNK", 64), ("_LARGE", 100), ("_MAX_ELEMENTS", 128)):
+        monkeypatch.setattr(layouts, limit, elements)
+    entry = ZOO[name]
+    model = entry.build(batch=entry.batch)
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), momentum=0.9, centered=True)
+    graph = graphopt.training_graph(model, entry.loss, optimizer, layout=layout)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    graphopt.Session(graph, session_options=options, kernels=False)
+    optimized = onnx.load(options.optimized_model_filepath)
+    assert in_place.overwritable(optimized, graph.carried) == {c.input for c in graph.carried}
 
 
 def test_without_the_wait_a_reader_sees_the_new_value(hazard, monkeypatch):

@@ -214,9 +214,10 @@ class _Update:
         optimizer, rule = self.optimizer, bucket.rule
         w = self._float32(self._flat(old) if bucket.separate else old, bucket.dtype)
         # Everything that is written depends on the gradient, so that only this one must wait.
-        g = self.gate.flatten(gradient)
-        if bucket.rows is not None:
-            g = self.op.Reshape(g, np.array(bucket.shape, np.int64))
+        if bucket.rows is None:
+            g = self.gate.flatten(gradient)
+        else:
+            g = self.gate.cut(gradient, bucket.rows)
         if not rule.grad_centralization:
             g = self._float32(g, bucket.dtype)
         states = [
@@ -293,9 +294,9 @@ class _Update:
         return value if is_flat else self.gate.flatten(value)
 
     def _concat(self, values: list[ir.Value]) -> ir.Value:
-        """The values one after another, 1-D, after the gate's last wait."""
+        """The values one after another, 1-D, after the gate's last wait; a single one as it is."""
         if len(values) == 1:
-            return self.gate.flatten(values[0])
+            return values[0]
         return self.op.Concat(*(self._flat(value) for value in values), axis=0)
 
     def _split(self, flat: ir.Value, bucket: Bucket) -> Iterator[ir.Value]:

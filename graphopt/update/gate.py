@@ -31,3 +31,11 @@ class Gate:
     def flatten(self, value: ir.Value) -> ir.Value:
         """The value as a 1-D tensor that is not there before the gate opens."""
         return self._op.Reshape(value, self.shape)
+
+    def cut(self, value: ir.Value, rows: int) -> ir.Value:
+        """The value as a matrix of so many rows that is not there before the gate opens.
+
+        One Reshape, whose shape is a product: ONNX Runtime makes one Reshape of two, and computes
+        beforehand what a Concat says, and neither then waits.
+        """
+        return self._op.Reshape(value, self._op.Mul(self.shape, [-rows, 1]))
