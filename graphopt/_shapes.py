@@ -55,8 +55,9 @@ def _values(graph: ir.Graph) -> dict[str, ir.Value]:
 def _forget(graph: onnx.GraphProto) -> None:
     """Clear what the graph declares of its inner values, and the shapes of its outputs."""
     del graph.value_info[:]
+    stored = {tensor.name for tensor in graph.initializer}
     for output in graph.output:
-        if output.type.HasField("tensor_type"):
+        if output.type.HasField("tensor_type") and output.name not in stored:
             output.type.tensor_type.ClearField("shape")
 
 

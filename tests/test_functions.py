@@ -1,6 +1,9 @@
-"""Each ONNX function of the update alone, through ONNX Runtime, against its formula."""
+"""Each function of the update alone, through ONNX Runtime, against its formula in float64."""
 
+from dataclasses import replace
+from functools import cache
 from importlib.resources import files
+from itertools import product
 
 import numpy as np
 import onnx
@@ -10,112 +13,476 @@ from onnx import TensorProto, helper
 
 from graphopt import Parameter, RMSProp
 from graphopt.update import core, functions
+from graphopt.update.core import Variant
 
-SHAPES = {"0-d": (), "1-d": (7,), "size 1": (1, 1), "2-d": (3, 5)}
-LR, DECAY, MOMENTUM, EPSILON = np.float32(0.3), 0.8, 0.7, 1e-2
+MATRIX = (4, 33)
+SHAPES = {"0-d": (), "1-d": (7,), "size 1": (1, 1), "2-d": MATRIX}
+DECAY, EPSILON, MOMENTUM, LOSS_SCALE = 0.8, 1e-2, 0.7, 4.0
+ATTRIBUTES = {
+    "decay": DECAY,
+    "epsilon": EPSILON,
+    "momentum": MOMENTUM,
+    "loss_scale": LOSS_SCALE,
+}
+TENSORS = ("w", "g", "s", "a", "m")
+SCALARS = {"lr": TensorProto.FLOAT, "k": TensorProto.FLOAT, "on": TensorProto.BOOL}
+MOMENTA = [("", False), *product(("Momentum", "Nesterov"), (False, True))]
 
-
-def text(name):
-    """The ONNX text of a stage or of one of the composed functions."""
-    return core.text(COMPOSED[name]) if name in COMPOSED else functions.stage(name)
-
-
-def run(name, operands, opset=17, **attributes):
-    """What a model of this one call returns."""
-    loaded = functions.load([text(name)], opset)
-    function = next(f for f in loaded if f.name == name)
-    inputs = [
-        helper.make_tensor_value_info(formal, TensorProto.FLOAT, array.shape)
-        for formal, array in zip(function.input, operands, strict=True)
-    ]
-    shape = max((array.shape for array in operands), key=len)
-    outputs = [helper.make_tensor_value_info(o, TensorProto.FLOAT, shape) for o in function.output]
-    node = helper.make_node(
-        name, list(function.input), list(function.output), domain="graphopt", **attributes
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(centered, momentum, epsilon_outside, rate_outside, weight_decay, unscale, mask)
+        for centered, (momentum, rate_outside), epsilon_outside, weight_decay, unscale, mask in (
+            product(
+                (False, True),
+                MOMENTA,
+                (False, True),
+                ("", "WeightDecay", "DecoupledWeightDecay"),
+                (False, True),
+                (False, True),
+            )
+        )
     )
+}
+CHUNKED = {
+    variant.name: variant
+    for variant in (replace(variant, chunked=True) for variant in VARIANTS.values())
+}
+EVERY = VARIANTS | CHUNKED
+
+
+def session_of(nodes, inputs, outputs, called, opset=17):
+    """A session of a model of these nodes, which is valid."""
     model = helper.make_model(
-        helper.make_graph([node], "alone", inputs, outputs),
-        functions=loaded,
+        helper.make_graph(nodes, "alone", inputs, outputs),
+        functions=called,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("graphopt", 1)],
         ir_version=8,
     )
     onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return session.run(None, dict(zip(function.input, operands, strict=True)))
 
 
-def optimizer(**settings):
-    return RMSProp([Parameter("w", (3,))], **settings)
+def has_exact_roots():
+    """Whether Sqrt gives the nearest float32, which then is the same in a tensor of any shape.
+
+    That of ONNX Runtime 1.19 is off by an ulp for some numbers, and NaN for Inf, but only where it
+    takes several elements at once.
+    """
+    x = np.append(np.random.default_rng(0).uniform(0.1, 2, 1000), np.inf).astype(np.float32)[::-1]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name in "xy"]
+    session = session_of([helper.make_node("Sqrt", ["x"], ["y"])], tensors[:1], tensors[1:], [])
+    (y,) = session.run(None, {"x": x.copy()})
+    return np.array_equal(y, np.sqrt(x))
 
 
-COMPOSED = {
-    core.name(opt): opt
-    for opt in (
-        optimizer(centered=centered, **settings)
-        for centered in (False, True)
-        for settings in (
-            {},
-            {"epsilon_inside_root": False},
-            *(
-                {"momentum": MOMENTUM, "epsilon_inside_root": inside, "nesterov": nesterov}
-                | {"learning_rate_inside_moment": rate_inside}
-                for inside in (True, False)
-                for nesterov in (True, False)
-                for rate_inside in (True, False)
-            ),
+EXACT_ROOTS = has_exact_roots()
+
+
+class Together:
+    """A model that calls several variants with the same operands."""
+
+    def __init__(self, variants, shape, attributes, opset=17):
+        kinds = dict.fromkeys(TENSORS, (TensorProto.FLOAT, shape))
+        kinds |= {name: (kind, ()) for name, kind in SCALARS.items()}
+        read = {name for variant in variants for name in variant.inputs}
+        results = [(v.name, f"{v.name}.{output}") for v in variants for output in v.outputs]
+        nodes = [
+            helper.make_node(
+                variant.name,
+                variant.inputs,
+                [f"{variant.name}.{output}" for output in variant.outputs],
+                domain="graphopt",
+                **{name: attributes[name] for name in variant.attributes},
+            )
+            for variant in variants
+        ]
+        self.inputs = [name for name in kinds if name in read]
+        self.results = results
+        self.session = session_of(
+            nodes,
+            [helper.make_tensor_value_info(name, *kinds[name]) for name in self.inputs],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for _, name in results],
+            core.load(variants, [], opset),
+            opset,
         )
+
+    def __call__(self, operands):
+        """What each variant returns, by its name and the name of the output."""
+        values = self.session.run(None, {name: operands[name] for name in self.inputs})
+        by_variant = {}
+        for (variant, result), value in zip(self.results, values, strict=True):
+            by_variant.setdefault(variant, {})[result.removeprefix(f"{variant}.")] = value
+        return by_variant
+
+
+def float32(values):
+    return {
+        name: value if name == "on" else np.asarray(value, np.float32)
+        for name, value in values.items()
+    }
+
+
+def drawn(shape, seed, on=True):
+    """Operands with which each radicand is far from zero, and where centered ones are negative.
+
+    The gradient is at most 0.6 after weight decay. Where the mean gradient is 0.9 and the mean
+    square 0, the variance is negative; where they are at most 0.5 and at least 1, it is positive.
+    """
+    rng = np.random.default_rng(seed)
+    negative = np.asarray(rng.random(shape) < 0.3)
+    sign = rng.choice([-1, 1], shape)
+    operands = {
+        "w": rng.uniform(-1, 1, shape),
+        "g": rng.uniform(-0.5, 0.5, shape),
+        "s": np.where(negative, 0, rng.uniform(1, 2, shape)),
+        "a": sign * np.where(negative, 0.9, rng.uniform(0, 0.5, shape)),
+        "m": rng.uniform(-1, 1, shape),
+        "lr": 0.3,
+        "k": 0.1,
+        "on": np.array(on),
+    }
+    return float32(operands), negative
+
+
+def average(old, value, decay):
+    return decay * old + (1 - decay) * value
+
+
+def formula(variant, operands, decay, epsilon, momentum, loss_scale):
+    """The formula of a variant in float64, and where it leaves weight and moment alone."""
+    w, g, s, a, m, lr, k = (
+        np.asarray(operands[name], np.float64) for name in ("w", "g", "s", "a", "m", "lr", "k")
     )
+    if variant.mask and not operands["on"]:
+        return {"w1": w, "s1": s, "a1": a, "m1": m}, np.ones(w.shape, bool)
+    if variant.weight_decay == "WeightDecay":
+        g = g + k * w
+    if variant.weight_decay == "DecoupledWeightDecay":
+        w = w - lr * k * w
+    if variant.unscale:
+        g = g / loss_scale
+    s = average(s, g * g, decay)
+    a = average(a, g, decay)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = s - a * a if variant.centered else s
+        d = np.sqrt(variance) + epsilon if variant.epsilon_outside else np.sqrt(variance + epsilon)
+        u = g / d if variant.rate_outside else lr * g / d
+        m1 = momentum * m + u if variant.momentum else u
+        step = momentum * m1 + u if variant.momentum == "Nesterov" else m1
+        step = lr * step if variant.rate_outside else step
+    resting = ~(d > 0) if variant.centered else np.zeros(w.shape, bool)
+    w1, m1 = np.where(resting, w, w - step), np.where(resting, m, m1)
+    return {"w1": w1, "s1": s, "a1": a, "m1": m1}, resting
+
+
+def assert_bits(got, expected, message=""):
+    np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32), message)
+
+
+@cache
+def together(shape, chunked=False):
+    return Together(list((CHUNKED if chunked else VARIANTS).values()), shape, ATTRIBUTES)
+
+
+@cache
+def computed(shape, seed, on, chunked=False):
+    return together(shape, chunked)(drawn(shape, seed, on)[0])
+
+
+def assert_formula(variant, shape, seed, on):
+    operands, negative = drawn(shape, seed, on)
+    results = computed(shape, seed, on, variant.chunked)[variant.name]
+    expected, resting = formula(variant, operands, **ATTRIBUTES)
+    assert tuple(results) == variant.outputs
+    for name, got in results.items():
+        assert got.shape == shape
+        np.testing.assert_allclose(got, expected[name], rtol=2e-6, atol=1e-6, err_msg=name)
+    if variant.mask and not on:
+        for name, got in results.items():
+            assert_bits(got, operands[name.removesuffix("1")], name)
+    elif variant.centered:
+        np.testing.assert_array_equal(resting, negative)  # the operands are what they shall be
+        if variant.momentum:
+            np.testing.assert_array_equal(results["m1"][resting], operands["m"][resting])
+        if variant.weight_decay != "DecoupledWeightDecay":
+            np.testing.assert_array_equal(results["w1"][resting], operands["w"][resting])
+
+
+def test_there_are_240_variants():
+    assert len(VARIANTS) == len(CHUNKED) == 2 * 5 * 2 * 3 * 2 * 2 == 240
+    assert len(EVERY) == 480
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_formula(name):
+    for shape, seed, on in product(SHAPES.values(), range(3), (True, False)):
+        assert_formula(VARIANTS[name], shape, seed, on)
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_formula_row_by_row(name):
+    for on in (True, False):
+        assert_formula(CHUNKED[name], MATRIX, 2, on)
+
+
+def test_both_kinds_of_radicands_are_drawn():
+    for shape in SHAPES.values():
+        kinds = [drawn(shape, seed)[1] for seed in range(3)]
+        assert any(kind.any() for kind in kinds)
+        assert not all(kind.all() for kind in kinds)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_row_by_row_is_the_same(name):
+    """Bit for bit, if the roots are."""
+    for on in (True, False):
+        whole = computed(MATRIX, 2, on)[name]
+        rows = computed(MATRIX, 2, on, chunked=True)[f"Chunked{name}"]
+        assert list(whole) == list(rows)
+        for output, value in whole.items():
+            if EXACT_ROOTS:
+                assert_bits(rows[output], value, output)
+            else:
+                np.testing.assert_allclose(rows[output], value, 1e-6, 1e-6, err_msg=output)
+
+
+# What the guard is for. With decay 0.5 and epsilon 0.25, a gradient of 0 and a mean gradient of 1
+# make the radicand s / 2 - 1 / 4 + 1 / 4; with epsilon outside the root, a variance of -1 / 4.
+GUARDED = {
+    "denominator 0": {"g": 0, "s": 0, "a": 1},
+    "negative radicand": {"g": 0, "s": 0, "a": 2},
+    "gradient NaN": {"g": np.nan},
+    "gradient Inf": {"g": np.inf},
+    "gradient -Inf": {"g": -np.inf},
+    "gradient overflows": {"g": 1e38},
+    "mean square NaN": {"s": np.nan},
+    "mean square -Inf": {"s": -np.inf},
+    "mean gradient NaN": {"a": np.nan},
+    "mean gradient Inf": {"a": np.inf},
+    "both Inf": {"s": np.inf, "a": -np.inf},
+}
+MOVING = {
+    "usual": {},
+    "mean square Inf": {"s": np.inf},
+    "gradient 0": {"g": 0},
+    "large": {"s": 2**40},
+}
+EDGES = {"decay": 0.5, "epsilon": 0.25, "momentum": 0.5, "loss_scale": 2.0}
+CENTERED = {name: variant for name, variant in EVERY.items() if variant.centered}
+
+
+# Each with a usual moment, and what is guarded with others too.
+CASES = {(case, 0.25): others for case, others in (GUARDED | MOVING).items()} | {
+    (case, moment): others
+    for case, others in GUARDED.items()
+    for moment in (np.inf, -np.inf, np.nan)
 }
 
 
-def average(old, value):
-    return DECAY * old + (1 - DECAY) * value
+def at_the_edge():
+    """An element for each case; all numbers are powers of two, so that results are exact."""
+    usual = {"w": 1, "g": 0.5, "s": 4, "a": 0.5}
+    cases = [usual | others | {"m": moment} for (_, moment), others in CASES.items()]
+    tensors = {name: [case[name] for case in cases] for name in TENSORS}
+    return float32(tensors | {"lr": 0.5, "k": 0.0, "on": np.array(True)})
 
 
-def composed(opt):
-    """The formula of a composed function, its operands and its attributes."""
+@cache
+def edges(chunked):
+    """What all centered variants make of these cases."""
+    operands = at_the_edge()
+    shape = (2, len(CASES) // 2) if chunked else (len(CASES),)
+    operands |= {name: operands[name].reshape(shape) for name in TENSORS}
+    variants = [variant for variant in CENTERED.values() if variant.chunked == chunked]
+    results = Together(variants, shape, EDGES)(operands)
+    return {
+        name: {output: value.ravel() for output, value in outputs.items()}
+        for name, outputs in results.items()
+    }
 
-    def formula(w, g, s, *rest):
-        lr, m = rest[-1], rest[-2] if opt.momentum else 0
-        s = variance = average(s, g * g)
-        means = []
-        if opt.centered:
-            means = [average(rest[0], g)]
-            variance = s - means[0] ** 2
-        with np.errstate(invalid="ignore"):
-            if opt.epsilon_inside_root:
-                d = np.sqrt(variance + EPSILON)
-            else:
-                d = np.sqrt(variance) + EPSILON
-        u = g / d if opt.momentum and not opt.learning_rate_inside_moment else lr * g / d
-        m1 = opt.momentum * m + u
-        step = opt.momentum * m1 + u if opt.nesterov else m1
-        if opt.momentum and not opt.learning_rate_inside_moment:
-            step = lr * step
-        moves = d > 0 if opt.centered else np.ones(d.shape, bool)
-        moments = [np.where(moves, m1, m)] if opt.momentum else []
-        return np.where(moves, w - step, w), s, *means, *moments
 
-    kinds = ["w", "g", "s", *(["a"] if opt.centered else []), *(["m"] if opt.momentum else [])]
-    attributes = {"decay": DECAY, "epsilon": EPSILON}
-    return (
-        formula,
-        " ".join([*kinds, "lr"]),
-        attributes | ({"momentum": MOMENTUM} if opt.momentum else {}),
+@pytest.mark.parametrize("name", CENTERED)
+def test_guard(name):
+    """A denominator that is zero or NaN keeps weight and moment; the states go on."""
+    variant = CENTERED[name]
+    results = edges(variant.chunked)[name]
+    expected, resting = formula(variant, at_the_edge(), **EDGES)
+    for index, (case, moment) in enumerate(CASES):
+        if moment != 0.25:
+            continue
+        got = {output: value[index] for output, value in results.items()}
+        if case in GUARDED:
+            assert got["w1"] == 1, case
+            assert got.get("m1", 0.25) == 0.25, case
+        elif case != "mean square Inf" or EXACT_ROOTS:  # otherwise its root may be NaN
+            assert not resting[index], case
+            np.testing.assert_allclose(got["w1"], expected["w1"][index], rtol=1e-6, err_msg=case)
+            if variant.momentum:
+                np.testing.assert_allclose(got["m1"], expected["m1"][index], 1e-6, err_msg=case)
+        for state in ("s1", "a1"):
+            if case == "gradient overflows":  # in float32, not in the formula
+                continue
+            np.testing.assert_allclose(got[state], expected[state][index], 1e-6, err_msg=case)
+
+
+@pytest.mark.parametrize("name", [name for name, v in EVERY.items() if v.mask])
+def test_mask_keeps_every_bit(name):
+    """Signs of zeros, numbers that are not finite, and the smallest numbers."""
+    variant = EVERY[name]
+    operands = odd_operands()
+    for output, got in masked(variant.chunked)[name].items():
+        assert_bits(got, operands[output.removesuffix("1")], output)
+
+
+def odd_operands():
+    odd = np.array([-0.0, 0.0, 0, np.nan, np.inf, -np.inf, 1e-45, -1e-38, 3e38], np.float32)
+    odd[2:3].view(np.uint32)[:] = 0x7FC12345  # a NaN that says something
+    tensors = {name: np.resize(np.roll(odd, index), MATRIX) for index, name in enumerate(TENSORS)}
+    return float32(tensors | {"lr": 0.3, "k": 0.1, "on": np.array(False)})
+
+
+@cache
+def masked(chunked):
+    return together(MATRIX, chunked)(odd_operands())
+
+
+# What a variant says of itself.
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_name_says_what_it_is(name):
+    variant = EVERY[name]
+    assert name.startswith("Chunked") == variant.chunked
+    rest = name.removeprefix("Chunked")
+    assert rest.startswith("CenteredRMSProp" if variant.centered else "RMSProp")
+    words = rest.removeprefix("Centered").removeprefix("RMSProp")
+    for word, is_meant in {
+        "Nesterov": variant.momentum == "Nesterov",
+        "Momentum": variant.momentum == "Momentum",
+        "EpsilonOutside": variant.epsilon_outside,
+        "RateOutside": variant.rate_outside,
+        "DecoupledWeightDecay": variant.weight_decay == "DecoupledWeightDecay",
+        "WeightDecay": variant.weight_decay == "WeightDecay",
+        "Unscale": variant.unscale,
+        "Mask": variant.mask,
+    }.items():
+        assert (word in words) == is_meant, word
+        words = words.replace(word, "")
+    assert not words
+
+
+@cache
+def function_of(name):
+    return EVERY[name].function(17)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_interface(name):
+    """The function has the inputs, outputs and attributes that the variant tells."""
+    variant, function = EVERY[name], function_of(name)
+    assert (function.domain, function.name) == ("graphopt", name)
+    assert tuple(function.input) == variant.inputs
+    assert tuple(function.output) == variant.outputs
+    assert tuple(function.attribute) == variant.attributes
+    states = ["s", *(["a"] if variant.centered else []), *(["m"] if variant.momentum else [])]
+    scalars = ["lr", *(["k"] if variant.weight_decay else []), *(["on"] if variant.mask else [])]
+    assert variant.inputs == ("w", "g", *states, *scalars)
+    assert variant.outputs == ("w1", *(f"{state}1" for state in states))
+    wanted = {"decay", "epsilon"} | ({"momentum"} if variant.momentum else set())
+    assert set(variant.attributes) == wanted | ({"loss_scale"} if variant.unscale else set())
+
+
+def optimizer(**settings):
+    group = {"params": [Parameter("w", (3, 2), op_type="Conv")]}
+    group["grad_centralization"] = settings.pop("grad_centralization", False)
+    return RMSProp([group], **settings)
+
+
+NAMES = {
+    "RMSProp": {},
+    "CenteredRMSProp": {"centered": True},
+    "RMSPropMomentum": {"momentum": 0.9},
+    "RMSPropNesterov": {"momentum": 0.9, "nesterov": True},
+    "RMSPropEpsilonOutside": {"epsilon_inside_root": False},
+    "RMSPropMomentumRateOutside": {"momentum": 0.9, "learning_rate_inside_moment": False},
+    "RMSPropWeightDecay": {"weight_decay": 0.1},
+    "RMSPropDecoupledWeightDecay": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    "RMSPropUnscale": {"loss_scale": 8.0},
+    "CenteredRMSPropNesterovEpsilonOutsideRateOutsideDecoupledWeightDecayUnscale": {
+        "centered": True,
+        "momentum": 0.9,
+        "nesterov": True,
+        "epsilon_inside_root": False,
+        "learning_rate_inside_moment": False,
+        "weight_decay": 0.1,
+        "decoupled_weight_decay": True,
+        "loss_scale": 8.0,
+    },
+}
+# What has no effect, or comes before the function.
+SAME_NAME = {
+    "no moment to be inside of": ("RMSProp", {"learning_rate_inside_moment": False}),
+    "nothing to decouple": ("RMSProp", {"decoupled_weight_decay": True}),
+    "decay before centralization": ("RMSProp", {"weight_decay": 0.1, "grad_centralization": True}),
+    "decoupled decay beside centralization": (
+        "RMSPropDecoupledWeightDecay",
+        {"weight_decay": 0.1, "grad_centralization": True, "decoupled_weight_decay": True},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("expected", "settings"), [*NAMES.items(), *SAME_NAME.values()], ids=[*NAMES, *SAME_NAME]
+)
+def test_variant_of_an_optimizer(expected, settings):
+    opt = optimizer(**settings)
+    (rule,) = opt.rules
+    assert core.variant(opt, rule).name == expected
+    assert core.variant(opt, rule, mask=True).name == f"{expected}Mask"
+    assert core.variant(opt, rule, chunked=True).name == f"Chunked{expected}"
+
+
+# The stages.
+
+
+def run(name, operands, opset=17, **attributes):
+    """What a model of one call of a stage returns."""
+    loaded = functions.with_stages([], [name], opset)
+    function = next(function for function in loaded if function.name == name)
+    shape = max((array.shape for array in operands), key=len)
+    session = session_of(
+        [
+            helper.make_node(
+                name, list(function.input), list(function.output), domain="graphopt", **attributes
+            )
+        ],
+        [
+            helper.make_tensor_value_info(
+                formal, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            )
+            for formal, array in zip(function.input, operands, strict=True)
+        ],
+        [helper.make_tensor_value_info(o, TensorProto.FLOAT, shape) for o in function.output],
+        loaded,
+        opset,
     )
+    (result,) = session.run(None, dict(zip(function.input, operands, strict=True)))
+    return result
 
 
-def centralize(g):
-    return g - g.mean(axis=1, keepdims=True)
+def guarded_moment(moves, m, u):
+    return np.where(moves == 1, MOMENTUM * m + u, m)
 
 
-CASES = {
-    "MovingAverage": (average, "average value", {"decay": DECAY}),
-    "Moment": (lambda m, u: MOMENTUM * m + u, "m u", {"momentum": MOMENTUM}),
+STAGES = {
+    "MovingAverage": (lambda v, g: average(v, g, DECAY), "m g", {"decay": DECAY}),
+    "Moment": (lambda m, u: MOMENTUM * m + u, "m g", {"momentum": MOMENTUM}),
+    "GuardedMoment": (guarded_moment, "moves m u", {"momentum": MOMENTUM}),
     "Unscale": (lambda g: g / 1024, "g", {"loss_scale": 1024.0}),
-    "WeightDecay": (lambda w, g, lr: g + lr * w, "w g lr", {}),
+    "WeightDecay": (lambda w, g, k: g + k * w, "w g lr", {}),
     "DecoupledWeightDecay": (lambda w, lr, k: w - lr * k * w, "w lr lr", {}),
     "Denominator": (lambda v: np.sqrt(v + EPSILON), "variance", {"epsilon": EPSILON}),
     "DenominatorEpsilonOutside": (
@@ -123,121 +490,136 @@ CASES = {
         "variance",
         {"epsilon": EPSILON},
     ),
-    "Guard": (lambda d, old, new: np.where(d > 0, new, old), "d old new", {}),
-    **{name: composed(opt) for name, opt in COMPOSED.items()},
+    "Positive": (lambda d: np.where(d > 0, 1, 0), "m", {}),
+    "Guard": (lambda moves, u: np.where(moves == 1, u, 0), "moves g", {}),
 }
-# The functions that some need, themselves not included.
 NEEDED = {
-    "MovingAverage": [],
-    "Guard": [],
-    "RMSProp": ["Denominator", "MovingAverage"],
-    "RMSPropMomentum": ["Denominator", "Moment", "MovingAverage"],
-    "CenteredRMSProp": ["Denominator", "Guard", "MovingAverage"],
-    "CenteredRMSPropNesterovEpsilonOutsideRateOutside": [
+    Variant(): ["Denominator", "MovingAverage"],
+    Variant(momentum="Momentum"): ["Denominator", "Moment", "MovingAverage"],
+    Variant(centered=True): ["Denominator", "Guard", "MovingAverage", "Positive"],
+    Variant(centered=True, momentum="Momentum"): [
+        "Denominator",
+        "Guard",
+        "GuardedMoment",
+        "MovingAverage",
+        "Positive",
+    ],
+    Variant(True, "Nesterov", True, True, "DecoupledWeightDecay", True, True): [
+        "DecoupledWeightDecay",
         "DenominatorEpsilonOutside",
         "Guard",
+        "GuardedMoment",
+        "Mask",
         "Moment",
         "MovingAverage",
+        "Positive",
+        "Unscale",
     ],
+    Variant(weight_decay="WeightDecay", chunked=True): [],
 }
 
 
 def operand(kind, shape, rng):
     if kind == "lr":
-        return np.array(LR)
-    if kind in ("s", "variance"):  # a mean square, for some elements below the squared mean
-        return rng.uniform(0, 0.5, shape).astype(np.float32)
+        return np.array(np.float32(0.3))
+    if kind == "variance":
+        return np.asarray(rng.uniform(0, 0.5, shape)).astype(np.float32)
+    if kind == "moves":
+        return np.asarray(rng.integers(0, 2, shape)).astype(np.float32)
     return np.asarray(rng.standard_normal(shape)).astype(np.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("name", CASES)
-def test_formula(name, shape):
-    formula, kinds, attributes = CASES[name]
+@pytest.mark.parametrize("name", STAGES)
+def test_stage(name, shape):
+    expected, kinds, attributes = STAGES[name]
     rng = np.random.default_rng(1)
-    guarded = 0
-    for _ in range(10):
-        operands = [operand(kind, shape, rng) for kind in kinds.split()]
-        expected = formula(*(array.astype(np.float64) for array in operands))
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        results = run(name, operands, **attributes)
-        for got, want in zip(results, expected, strict=True):
-            assert got.shape == shape
-            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
-        guarded += int((results[0] == operands[0]).sum())
-    if name.startswith("Centered"):
-        assert guarded > 0
-        assert guarded < 10 * np.prod(shape)
+    operands = {kind: operand(kind, shape, rng) for kind in kinds.split()}
+    if "u" in operands:  # a guarded step is 0 where nothing moves
+        operands["u"] = np.asarray(operands["u"] * operands["moves"])
+    given = [operands[kind] for kind in kinds.split()]
+    got = run(name, given, **attributes)
+    assert got.shape == shape
+    wanted = expected(*(array.astype(np.float64) for array in given))
+    np.testing.assert_allclose(got, wanted, rtol=2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (1, 1), (3, 1)], ids=str)
 def test_centralize(shape):
     g = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    (got,) = run("Centralize", [g])
-    np.testing.assert_allclose(got, centralize(g.astype(np.float64)), atol=1e-6)
+    expected = g - g.astype(np.float64).mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(run("Centralize", [g]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_mask(enabled):
     old, new = np.ones(3, np.float32), np.full(3, 2, np.float32)
-    loaded = functions.load([text("Mask")], 17)
-    info = helper.make_tensor_value_info
-    model = helper.make_model(
-        helper.make_graph(
-            [helper.make_node("Mask", ["e", "old", "new"], ["y"], domain="graphopt")],
-            "mask",
-            [info("e", TensorProto.BOOL, []), info("old", 1, [3]), info("new", 1, [3])],
-            [info("y", TensorProto.FLOAT, [3])],
-        ),
-        functions=loaded,
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("graphopt", 1)],
-        ir_version=8,
-    )
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    (got,) = session.run(None, {"e": np.array(enabled), "old": old, "new": new})
+    got = run("Mask", [np.array(enabled), old, new])
     np.testing.assert_array_equal(got, new if enabled else old)
 
 
+def test_positive_at_the_edge():
+    d = np.array([0, -0.0, np.nan, -np.inf, np.inf, 1e-38, -1e-38], np.float32)
+    np.testing.assert_array_equal(run("Positive", [d]), [0, 0, 0, 0, 1, 1, 0])
+
+
 def test_guard_at_the_edge():
-    """Exactly zero and NaN keep the old value."""
-    radicand = np.array([0, -0.0, np.nan, -np.inf, np.inf, 1e-38, -1e-38], np.float32)
-    old, new = np.full(7, 1, np.float32), np.full(7, 2, np.float32)
-    (kept,) = run("Guard", [radicand, old, new])
-    np.testing.assert_array_equal(kept, [1, 1, 1, 1, 2, 2, 1])
+    """What is not finite passes where it moves, and is 0 where it does not."""
+    moves = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
+    u = np.array([3, -3, np.inf, -np.inf, 3, np.nan, np.inf, -np.inf], np.float32)
+    expected = [3, -3, np.inf, -np.inf, 0, 0, 0, 0]
+    np.testing.assert_array_equal(run("Guard", [moves, u]), expected)
 
 
-def test_guard_does_not_let_nan_through():
-    """A new value that is NaN does not touch a guarded element."""
-    radicand, old = np.array([-1, 1], np.float32), np.array([3, 4], np.float32)
-    (kept,) = run("Guard", [radicand, old, np.array([np.nan, 5], np.float32)])
-    np.testing.assert_array_equal(kept, [3, 5])
+# What is loaded.
 
 
-@pytest.mark.parametrize("name", NEEDED)
-def test_loading_pulls_in_what_is_called(name):
-    loaded = functions.load([text(name)], 17)
-    assert [function.name for function in loaded] == sorted([name, *NEEDED[name]])
+@pytest.mark.parametrize("variant", NEEDED, ids=lambda variant: variant.name)
+def test_loading_pulls_in_what_is_called(variant):
+    loaded = core.load([variant], [], 17)
+    assert [function.name for function in loaded] == sorted([variant.name, *NEEDED[variant]])
     assert {function.domain for function in loaded} == {"graphopt"}
 
 
 def test_loading_several_has_each_once():
-    names = [function.name for function in functions.load(map(text, NEEDED), 17)]
-    assert names == sorted({*NEEDED, *(name for needed in NEEDED.values() for name in needed)})
+    names = [f.name for f in core.load([*NEEDED, *NEEDED], ["Centralize", "Moment"], 17)]
+    needed = {name for called in NEEDED.values() for name in called}
+    assert names == sorted({*(variant.name for variant in NEEDED), *needed, "Centralize"})
 
 
-def test_every_function_is_tested():
+@pytest.mark.parametrize("name", CHUNKED)
+def test_a_row_calls_no_function(name):
+    """ONNX Runtime does not find functions that are called in a subgraph of a function."""
+    (scan,) = function_of(name).node
+    assert scan.op_type == "Scan"
+    (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
+    assert {node.domain for node in body.node} == {""}
+
+
+def test_every_stage_is_tested():
     names = [path.name for path in files(functions).iterdir()]
     stages = {name.removesuffix(".onnxtxt") for name in names if "onnxtxt" in name}
-    assert stages == {*CASES, "Centralize", "Mask"} - set(COMPOSED)
+    assert stages == {*STAGES, "Centralize", "Mask"}
 
 
+def test_every_stage_is_used():
+    """By a variant, but for the one that comes before them."""
+    used = {function.name for function in core.load(VARIANTS.values(), [], 17)} - set(VARIANTS)
+    assert used == {*STAGES, "Mask"}
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
 @pytest.mark.parametrize("opset", [17, 18, 21])
-def test_opset(opset):
-    for function in functions.load(map(text, ["CenteredRMSPropMomentum", "Unscale"]), opset):
+def test_opset(opset, chunked):
+    variant = Variant(centered=True, momentum="Momentum", unscale=True, mask=True, chunked=chunked)
+    for function in core.load([variant], ["Centralize"], opset):
         imported = {entry.domain: entry.version for entry in function.opset_import}
         assert imported == {"": opset, "graphopt": 1}
-    g = np.array([2.0], np.float32)
-    np.testing.assert_array_equal(run("Unscale", [g], opset, loss_scale=4.0), [[0.5]])
+    operands, _ = drawn((2, 5), 0)
+    results = Together([variant], (2, 5), ATTRIBUTES, opset)(operands)[variant.name]
+    expected, _ = formula(variant, operands, **ATTRIBUTES)
+    for name, got in results.items():
+        np.testing.assert_allclose(got, expected[name], rtol=2e-6, atol=1e-6, err_msg=name)
 
 
 def test_unknown_function():

@@ -87,6 +87,151 @@ REFUSED = {
 }
 
 
+def scan(body, operands="w, g", results="w_next", given="", made="float[2] n", settings=""):
+    """A Scan over the rows r, q of two operands, after any states."""
+    rows = f"{given}float[2] r, float[2] q"
+    return (
+        f"{results} = Scan <num_scan_inputs = 2, {settings} "
+        f"body = row ({rows}) => ({made}) {{ {body} }}> ({operands})"
+    )
+
+
+STATE = {
+    "given": "float[2] k, ",
+    "made": "float[2] k2, float[2] n",
+    "operands": "k0, w, g",
+    "results": "f, w_next",
+}
+K0 = "y = Neg(x) k0 = Constant <value = float[2] {0, 0}> () "
+INNER = """n = Scan <num_scan_inputs = 2, body = element (float e, float h) => (float m)
+        { m = Sub(e, h) }> (r, q)"""
+PROVEN_SCANS = {
+    "writer is the only reader of the row": "y = Neg(x) " + scan("n = Sub(r, q)"),
+    "row twice": "y = Neg(x) " + scan("n = Mul(r, r)"),
+    "writer in the body waits": "y = Neg(x) " + scan("a = Softmax(r) n = Sub(r, a)"),
+    "row seen as a view": "y = Neg(x) " + scan("v = Identity(r) a = Softmax(v) n = Sub(v, a)"),
+    "other rows first": "y = Neg(x) "
+    + scan("n = Sub(q, r)", operands="g, w").replace(
+        "float[2] r, float[2] q", "float[2] q, float[2] r"
+    ),
+    "view of the value": "y = Neg(x) v = Reshape(w, shape) "
+    + scan("n = Sub(r, q)", operands="v, g"),
+    "result seen as another shape": "y = Neg(x) "
+    + scan("n = Sub(r, q)", results="u")
+    + " w_next = Reshape(u, shape)",
+    "captured value that is another": "y = Neg(x) " + scan("n = Where(c, r, q)"),
+    "scan waits for the reader": "y = MatMul(x, w) " + scan("n = Sub(r, q)", operands="w, y"),
+    "scan waits by a captured value": "z = MatMul(x, w) y = ReduceSum(z) "
+    + scan("d = Mul(q, y) n = Sub(r, d)"),
+    "another result that the writer waits for": scan(
+        "a = Softmax(r) n = Sub(r, a)",
+        results="w_next, y",
+        made="float[2] n, float[2] a",
+    ),
+    "state beside it": K0 + scan("k2 = Add(k, q) n = Sub(r, k2)", **STATE),
+    "scan in the scan": "y = Neg(x) " + scan(INNER),
+    "not read in the body": "y = Neg(x) " + scan("n = Exp(q)"),
+}
+REFUSED_SCANS = {
+    "body reads the row too": scan(
+        "n = Sub(r, q) a = Softmax(r)", results="w_next, y", made="float[2] n, float[2] a"
+    ),
+    "body reads a view of the row too": scan(
+        "v = Identity(r) n = Sub(r, q) a = Softmax(v)",
+        results="w_next, y",
+        made="float[2] n, float[2] a",
+    ),
+    "reader of the row waits for the writer": scan(
+        "n = Sub(r, q) a = Add(n, r)", results="w_next, y", made="float[2] n, float[2] a"
+    ),
+    "writer is not elementwise": "y = Neg(x) " + scan("n = Softmax(r)"),
+    "row is a result": scan("n = Sub(r, q)", results="w_next, y", made="float[2] n, float[2] r"),
+    "view of the row is a result": scan(
+        "v = Identity(r) n = Sub(r, q)", results="w_next, y", made="float[2] n, float[2] v"
+    ),
+    "row passes through": "y = Neg(x) " + scan("a = Exp(q)", made="float[2] r"),
+    "value twice": "y = Neg(x) " + scan("n = Sub(r, q)", operands="w, w"),
+    "view of the value beside it": "y = Neg(x) v = Reshape(w, shape) "
+    + scan("n = Sub(r, q)", operands="w, v"),
+    "two views of the value": "y = Neg(x) u = Identity(w) v = Identity(w) "
+    + scan("n = Sub(r, q)", operands="u, v"),
+    "body captures the value": "y = Neg(x) " + scan("a = ReduceSum(w) n = Sub(r, a)"),
+    "body captures a view": "y = Neg(x) v = Identity(w) " + scan("a = ReduceSum(v) n = Sub(r, a)"),
+    "a subgraph of the body captures the value": "y = Neg(x) "
+    + scan(
+        "a = If (c) <then_branch = yes () => (float[2] p) { z = MatMul(x, w) p = ReduceMax(z) }, "
+        "else_branch = no () => (float[2] o) { o = Identity(q) }> n = Sub(r, a)"
+    ),
+    "a subgraph of the body reads the row": scan(
+        "a = If (c) <then_branch = yes () => (float[2] p) { p = Softmax(r) }, "
+        "else_branch = no () => (float[2] o) { o = Identity(q) }> n = Sub(r, q)",
+        results="w_next, y",
+        made="float[2] n, float[2] a",
+    ),
+    "reader outside is independent": "y = MatMul(x, w) " + scan("n = Sub(r, q)"),
+    "reader outside waits for the scan": scan("n = Sub(r, q)") + " y = MatMul(w_next, w)",
+    "state reads the row": K0 + scan("k2 = Add(k, r) n = Sub(r, q)", **STATE),
+    "value is the state": "y = Neg(x) "
+    + scan(
+        "k2 = Sub(k, q) n = Identity(r)",
+        **STATE | {"operands": "w, x, g", "results": "w_next, f", "given": "float[2,2] k, "},
+    ),
+    "value is the state, its new value a row": "y = Neg(x) "
+    + scan("k2 = Identity(x) n = Add(k, r)", **STATE | {"operands": "w, x, g"}),
+    "new value is the state": K0
+    + scan("k2 = Sub(r, q) n = Neg(k)", **STATE | {"results": "w_next, f"}),
+    "result of another place": scan(
+        "a = Softmax(r) n = Exp(q)", results="y, w_next", made="float[2] a, float[2] n"
+    ),
+    "order of the rows is given": "y = Neg(x) "
+    + scan("n = Sub(r, q)", settings="scan_input_directions = [1, 0],"),
+    "order of the results is given": "y = Neg(x) "
+    + scan("n = Sub(r, q)", settings="scan_output_directions = [1],"),
+    "axis of the rows is given": "y = Neg(x) "
+    + scan("n = Sub(r, q)", settings="scan_input_axes = [1, 0],"),
+    "axis of the results is given": "y = Neg(x) "
+    + scan("n = Sub(r, q)", settings="scan_output_axes = [1],"),
+    "scan in the scan reads the row": "y = Neg(x) " + scan(INNER.replace("(r, q)", "(r, r)")),
+    "loop": "y = Neg(x) two = Constant <value = int64 {2}> () "
+    "k0 = Constant <value = float[2] {0, 0}> () "
+    "f, w_next = Loop (two, c, k0) <body = step (int64 i, bool t, float[2] k) "
+    "=> (bool t2, float[2] k2, float[2] n) "
+    "{ t2 = Identity(t) k2 = Identity(k) r = Gather(w, i) n = Sub(r, k) }>",
+}
+
+
+@pytest.mark.parametrize("body", PROVEN_SCANS.values(), ids=PROVEN_SCANS.keys())
+def test_scan_proven(body):
+    assert proven(body) == {"w"}
+
+
+@pytest.mark.parametrize("body", REFUSED_SCANS.values(), ids=REFUSED_SCANS.keys())
+def test_scan_refused(body):
+    assert proven(body) == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("t = Add(q, q) n = Sub(r, t)", {"w", "s"}),
+        ("t = Add(q, q) n = Sub(r, q)", {"w"}),  # the row of s is read beside its writer
+        ("n = Sub(r, q) t = Add(q, n)", {"w", "s"}),
+        ("n = Sub(r, q) t = Add(q, r)", set()),  # each writer reads the other's row
+    ],
+)
+def test_two_values_of_a_scan(body, expected):
+    made = "float[2] n, float[2] t"
+    text = "y = Neg(x) " + scan(body, "w, s", "w_next, s_next", made=made)
+    assert proven(text, ("w", "s")) == expected
+
+
+def test_values_that_change_places_in_a_scan():
+    """The new row of each is written to the other."""
+    made = "float[2] n, float[2] t"
+    text = "y = Neg(x) " + scan("n = Relu(r) t = Relu(q)", "w, s", "s_next, w_next", made=made)
+    assert proven(text, ("w", "s")) == set()
+
+
 @pytest.mark.parametrize("body", PROVEN.values(), ids=PROVEN.keys())
 def test_proven(body):
     assert proven(body) == {"w"}

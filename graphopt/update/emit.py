@@ -81,7 +81,8 @@ def append_update(
         statistics: The running statistics of batch normalization, each with that of the batch.
         group_mask: Add the input ``group_mask``, which says which groups are updated.
     """
-    planned = plan(zip(optimizer.params, optimizer.rules, strict=True), layout, provider)
+    rules = zip(optimizer.params, optimizer.rules, strict=True)
+    planned = plan(rules, layout, provider, stored=initial or ())
     with op.named("update"):
         update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
         return update.append(planned, statistics)
@@ -181,7 +182,8 @@ class _Update:
     def _is_read(self, parameter: Parameter, rule: Rule) -> bool:
         """Whether anything but the update of the bucket reads a parameter."""
         value = self.parameters[parameter.name]
-        centralized = rule.grad_centralization and rule.decays
+        decays = rule.decays and not self.optimizer.decoupled_weight_decay
+        centralized = rule.grad_centralization and decays
         return bool(value.uses()) or value.is_graph_output() or centralized
 
     def _unpack(self, bucket: Bucket, flat: ir.Value) -> None:

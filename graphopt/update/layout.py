@@ -9,7 +9,7 @@ because the nodes of its update then are in a subgraph.)
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args
@@ -100,7 +100,12 @@ def check_layout(layout: str) -> None:
     _checks.one_of("layout", layout, get_args(LayoutName))
 
 
-def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) -> Layout:
+def plan(
+    rules: Iterable[tuple[Parameter, Rule]],
+    layout: str,
+    provider: str,
+    stored: Collection[str] = (),
+) -> Layout:
     """Put parameters into buckets, in the order in which they come.
 
     Args:
@@ -109,6 +114,8 @@ def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) ->
             one piece; "separate": a bucket for each parameter, which keeps its shape; "auto":
             chunks for the CPU, whose caches they fit, otherwise buckets.
         provider: The execution provider on which the update shall be fast.
+        stored: Parameters that have a value in the model. They are not mixed with others, because
+            a graph declares what it starts from one carried tensor at a time.
     """
     if layout == "auto":
         layout = "chunks" if provider == "CPUExecutionProvider" else "buckets"
@@ -116,7 +123,7 @@ def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) ->
     if layout == "separate":
         alone = (Bucket(p.name, (p,), rule, separate=True) for p, rule in rules)
         return Layout(layout, tuple(alone))
-    members = _members(rules)
+    members = _members(rules, stored)
     names = {parameter.name for parameter, _ in rules}
     buckets = []
     for index, (rule, parameters) in enumerate(members):
@@ -130,12 +137,14 @@ def plan(rules: Iterable[tuple[Parameter, Rule]], layout: str, provider: str) ->
     return Layout(layout, tuple(buckets))
 
 
-def _members(rules: Iterable[tuple[Parameter, Rule]]) -> list[tuple[Rule, list[Parameter]]]:
+def _members(
+    rules: Iterable[tuple[Parameter, Rule]], stored: Collection[str]
+) -> list[tuple[Rule, list[Parameter]]]:
     finished: list[tuple[Rule, list[Parameter]]] = []
-    room: dict[tuple[Rule, str], int] = {}
-    filling: dict[tuple[Rule, str], list[Parameter]] = {}
+    room: dict[Hashable, int] = {}
+    filling: dict[Hashable, list[Parameter]] = {}
     for parameter, rule in rules:
-        key = (rule, parameter.dtype)
+        key = (rule, parameter.dtype, parameter.name in stored)
         if parameter.size > _LARGE:
             finished.append((rule, [parameter]))
             continue
