@@ -32,7 +32,7 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = blocks("python")
-    assert len(snippets) == 11
+    assert len(snippets) == 14
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
         printed = capsys.readouterr().out.splitlines()
@@ -54,7 +54,7 @@ def test_commands_run(tmp_path):
             program = Path(sys.executable).with_name(command[0])
             subprocess.run([program, *command[1:]], cwd=tmp_path, check=True, capture_output=True)
         run += 1
-    assert run == len(commands) == 5
+    assert run == len(commands) == 6
     assert (tmp_path / "trained.onnx").is_file()
 
 
