@@ -27,7 +27,7 @@ def test_a_training_graph_needs_standard_operators_only(tmp_path):
     assert needed.standard
     assert (needed.ir_version, needed.opsets) == (8, {"": 17, "graphopt": 1})
     assert {"Conv", "Gemm", "MaxPool", "Sqrt"} <= set(needed.operators[""])
-    assert "graphopt::RMSPropMomentum" in needed.functions
+    assert "graphopt::ChunkedRMSPropMomentum" in needed.functions
 
 
 def test_it_stands_in_the_metadata():
