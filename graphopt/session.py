@@ -98,6 +98,8 @@ class Session:
             self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
         self._binding = self._session.io_binding()
         self._bound: dict[str, np.ndarray] = {}
+        # To other devices, binding copies: what the array holds later would not be seen.
+        self._shares_feeds = self._session.get_providers() == ["CPUExecutionProvider"]
         self._values: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
         for value in self.graph.carried:
@@ -138,7 +140,7 @@ class Session:
         with self._exclusively():
             self._check_steps()
             for name, array in arrays.items():
-                if self._bound.get(name) is not array:
+                if self._bound.get(name) is not array or not self._shares_feeds:
                     self._binding.bind_cpu_input(name, array)
                     self._bound[name] = array
             for name in self._reported:

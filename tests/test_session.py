@@ -158,6 +158,22 @@ def test_session_is_right_without_the_wait(hazard, monkeypatch):
         np.testing.assert_allclose(session.step(feeds)["dx"], expected, atol=1e-4)
 
 
+def test_a_feed_may_change_between_steps():
+    """The same array with other numbers, another array, and the first one again."""
+    opt = graphopt.RMSProp([graphopt.Parameter("w", (2,))], learning_rate=1.0, decay=0.0)
+    session = graphopt.Session(graphopt.update_graph(opt), parameters={"w": np.zeros(2, "f")})
+    first, second = np.full(2, 3, "f"), np.full(2, -5, "f")
+    session.step({"w_grad": first})
+    first[:] = -4
+    session.step({"w_grad": first})
+    session.step({"w_grad": second})
+    first[:] = [2, 0]
+    session.step({"w_grad": first})
+    np.testing.assert_allclose(session.state["w"], [-1 + 1 + 1 - 1, -1 + 1 + 1 - 0])
+    with pytest.raises(ValueError, match="'w_grad' is missing"):
+        session.step({})
+
+
 def test_everything_is_overwritten_in_place():
     graph = digits_graph(centered=True, loss_scale=8.0, weight_decay=0.1)
     proven = in_place.overwritable(graph.model, graph.carried)
