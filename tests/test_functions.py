@@ -491,12 +491,13 @@ STAGES = {
         {"epsilon": EPSILON},
     ),
     "Positive": (lambda d: np.where(d > 0, 1, 0), "m", {}),
+    "PositiveOrNaN": (lambda v: v / v, "variance", {}),
     "Guard": (lambda moves, u: np.where(moves == 1, u, 0), "moves g", {}),
 }
 NEEDED = {
     Variant(): ["Denominator", "MovingAverage"],
     Variant(momentum="Momentum"): ["Denominator", "Moment", "MovingAverage"],
-    Variant(centered=True): ["Denominator", "Guard", "MovingAverage", "Positive"],
+    Variant(centered=True): ["Denominator", "Guard", "MovingAverage", "PositiveOrNaN"],
     Variant(centered=True, momentum="Momentum"): [
         "Denominator",
         "Guard",
@@ -561,13 +562,15 @@ def test_mask(enabled):
 def test_positive_at_the_edge():
     d = np.array([0, -0.0, np.nan, -np.inf, np.inf, 1e-38, -1e-38], np.float32)
     np.testing.assert_array_equal(run("Positive", [d]), [0, 0, 0, 0, 1, 1, 0])
+    nan = np.nan
+    np.testing.assert_array_equal(run("PositiveOrNaN", [d[:-1]]), [nan, nan, nan, nan, nan, 1])
 
 
 def test_guard_at_the_edge():
     """What is not finite passes where it moves, and is 0 where it does not."""
-    moves = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
-    u = np.array([3, -3, np.inf, -np.inf, 3, np.nan, np.inf, -np.inf], np.float32)
-    expected = [3, -3, np.inf, -np.inf, 0, 0, 0, 0]
+    moves = np.array([1, 1, 1, 1, 0, 0, 0, 0, np.nan, np.nan], np.float32)
+    u = np.array([3, -3, np.inf, -np.inf, 3, np.nan, np.inf, -np.inf, 0, np.inf], np.float32)
+    expected = [3, -3, np.inf, -np.inf, 0, 0, 0, 0, 0, 0]
     np.testing.assert_array_equal(run("Guard", [moves, u]), expected)
 
 

@@ -166,7 +166,8 @@ class Variant:
             yield f"lg = Mul ({g}, lr)"
             yield "u = Div (lg, d)"
         if self.centered:
-            yield "moves = graphopt.Positive (d)"
+            # The moment needs a 0 where nothing moves.
+            yield f"moves = graphopt.{'Positive' if self.momentum else 'PositiveOrNaN'} (d)"
             yield "guarded = graphopt.Guard (moves, u)"
             step = "guarded"
         if self.momentum:
