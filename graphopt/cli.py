@@ -184,9 +184,7 @@ def train(
     """
     if checkpoint is None and export is None:
         checkpoint = graph.with_suffix(".safetensors")
-    for path in (checkpoint, export):
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    _check_folders(checkpoint, export)
     samples = _read_samples(data)
     session = graphopt.Session(graph)
     if resume is not None:
@@ -286,10 +284,7 @@ def profile(
     Times are of a typical step: the median of each node over the steps. The
     profiler's own work counts as runtime, and makes small nodes look slow.
     """
-    if json_path is not None and not json_path.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write '{json_path}': there is no folder '{json_path.parent}'"
-        )
+    _check_folders(json_path)
     loaded = graphopt.load(graph)
     feeds = None if data is None else _first_batch(loaded, data, batch_size)
     measured = graphopt.profile(
@@ -311,6 +306,13 @@ def profile(
         text = json.dumps(measured.to_dict(), indent=2) + "\n"
         write_atomically(json_path, lambda part: part.write_text(text, encoding="utf-8"))
         typer.echo(f"profile: {json_path}")
+
+
+def _check_folders(*paths: Path | None) -> None:
+    """Refuse to begin what could not be written in the end."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
 
 
 def _progress_bar() -> Progress:

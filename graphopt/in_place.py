@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import inliner
 
+from graphopt._subgraphs import subgraphs
 from graphopt.carried import Carried
 
 # The output of these may be the memory of their input, so who reads it reads the input too.
@@ -124,12 +125,11 @@ def _read(node: onnx.NodeProto) -> set[str]:
 def _captured(node: onnx.NodeProto) -> set[str]:
     """What the subgraphs of a node read of the graph around them."""
     names: set[str] = set()
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            own = {value.name for value in (*graph.input, *graph.initializer)}
-            own.update(name for inner in graph.node for name in inner.output)
-            read = {name for inner in graph.node for name in _read(inner)}
-            names |= (read | {value.name for value in graph.output}) - own
+    for graph in subgraphs(node):
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        own.update(name for inner in graph.node for name in inner.output)
+        read = {name for inner in graph.node for name in _read(inner)}
+        names |= (read | {value.name for value in graph.output}) - own
     return names
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from graphopt._files import PathLike
+from graphopt._subgraphs import subgraphs
 from graphopt.forward import read_proto
 
 if TYPE_CHECKING:
@@ -97,6 +98,5 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """All nodes, also those inside branches and loops."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
+        for graph in subgraphs(node):
+            yield from _nodes(graph.node)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphopt.profiling._nodes import subgraphs
+from graphopt._subgraphs import subgraphs
 from graphopt.profiling._run import RUN, Event, Record
 
 _KERNEL_TIME = "_kernel_time"

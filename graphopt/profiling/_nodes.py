@@ -1,8 +1,10 @@
-"""What a node reads, writes and contains."""
+"""What a node reads and writes."""
 
 from collections.abc import Iterator
 
 import onnx
+
+from graphopt._subgraphs import subgraphs
 
 
 def first_output(node: onnx.NodeProto) -> str:
@@ -16,11 +18,3 @@ def operands(node: onnx.NodeProto) -> Iterator[str]:
     for graph in subgraphs(node):
         for inner in graph.node:
             yield from operands(inner)
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of a loop, or the branches of a condition."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs

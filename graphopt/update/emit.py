@@ -5,14 +5,14 @@ and learning rates computed. Then the gate opens (see `gate`), and what is carri
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.carried import Array, Carried, View
+from graphopt.carried import Array, Carried, View, joined
 from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules import LearningRateSchedule
@@ -163,9 +163,7 @@ class _Update:
 
     def _parameters(self, bucket: Bucket) -> ir.Value:
         """The input that carries the parameters of a bucket."""
-        if bucket.separate:
-            return self.parameters[bucket.name]
-        if [bucket.shape] == [parameter.shape for parameter in bucket]:
+        if bucket.separate or [bucket.shape] == [parameter.shape for parameter in bucket]:
             return self.parameters[bucket.name]
         for parameter in bucket:
             self.op.graph.inputs.remove(self.parameters[parameter.name])
@@ -255,13 +253,11 @@ class _Update:
             (parameter,) = bucket
             if len(parameter.shape) != 1:
                 new = self.op.Reshape(new, np.array(parameter.shape, np.int64))
-            return self._carry(old, new, initial=self.initial.get(parameter.name))
         views = [View(parameter.name, parameter.shape, at) for parameter, at in bucket.offsets()]
-        initial = None
-        if all(parameter.name in self.initial for parameter in bucket):
-            parts = [self.initial[parameter.name].ravel() for parameter in bucket]
-            initial = np.concatenate(parts).reshape(bucket.shape)
-        return self._carry(old, new, views, initial=initial)
+        carried = self._carry(old, new, views, initial=None)
+        if views[0].name in self.initial:  # then all of them are, see `plan`
+            carried = replace(carried, initial=joined(carried, self.initial))
+        return carried
 
     def _carry_state(self, bucket: Bucket, kind: str, old: ir.Value, new: ir.Value) -> Carried:
         views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,17 @@ class UpdateCase:
             Group(vectors, VECTORS_LEARNING_RATE, 0.0),
         ]
         return [group for group in groups if group.indices]
+
+    def grouped(self, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        """The groups of these, as graphopt, PyTorch and MindSpore take them."""
+        return [
+            {
+                "params": [parameters[index] for index in group.indices],
+                "lr": group.learning_rate,
+                "weight_decay": group.weight_decay,
+            }
+            for group in self.groups
+        ]
 
     def parameters(self) -> list[np.ndarray]:
         """What the tensors start from, the same in each call."""

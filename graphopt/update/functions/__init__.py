@@ -5,7 +5,7 @@ and the attributes are a contract: a runtime kernel of the same domain and name 
 over the body.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
@@ -13,6 +13,8 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, parser
 from onnx_ir.passes import common as passes
+
+from graphopt._subgraphs import subgraphs
 
 DOMAIN = "graphopt"
 VERSION = 1
@@ -50,7 +52,7 @@ def load_chunked(text: str, row: str, opset: int) -> onnx.FunctionProto:
         opset: The version of the ONNX operators in the model.
     """
     function = parse(text, opset)
-    (body,) = _subgraphs(function)
+    (body,) = (graph for node in function.node for graph in subgraphs(node))
     outer = [name for name in function.input if any(name in node.input for node in body.node)]
     graph = onnx.GraphProto()
     graph.CopyFrom(body)
@@ -81,8 +83,3 @@ def parse(text: str, opset: int) -> onnx.FunctionProto:
 def stage(name: str) -> str:
     """The ONNX text of a stage."""
     return files(__name__).joinpath(f"{name}.onnxtxt").read_text(encoding="utf-8")
-
-
-def _subgraphs(function: onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
-    for node in function.node:
-        yield from (attribute.g for attribute in node.attribute if attribute.HasField("g"))

@@ -50,16 +50,8 @@ def optimizer_of(case: UpdateCase) -> tuple[list[str], Any]:
     every = [
         graphopt.Parameter(name, shape) for name, shape in zip(names, case.shapes, strict=True)
     ]
-    groups = [
-        {
-            "params": [every[index] for index in group.indices],
-            "lr": group.learning_rate,
-            "weight_decay": group.weight_decay,
-        }
-        for group in case.groups
-    ]
     return names, graphopt.RMSProp(
-        groups,
+        case.grouped(every),
         decay=DECAY,
         momentum=case.variant.momentum,
         epsilon=EPSILON,

@@ -16,14 +16,7 @@ def update(case: UpdateCase, threads: int) -> Run:
     ]
     gradients = [mindspore.Tensor(array) for array in case.gradients()]
     optimizer = mindspore.nn.RMSProp(
-        [
-            {
-                "params": [parameters[index] for index in group.indices],
-                "lr": group.learning_rate,
-                "weight_decay": group.weight_decay,
-            }
-            for group in case.groups
-        ],
+        case.grouped(parameters),
         decay=DECAY,
         momentum=case.variant.momentum,
         epsilon=EPSILON,

@@ -19,14 +19,7 @@ def update(case: UpdateCase, threads: int, *, foreach: bool = False) -> Run:
     for tensor, gradient in zip(tensors, case.gradients(), strict=True):
         tensor.grad = torch.from_numpy(gradient)
     optimizer = torch.optim.RMSprop(
-        [
-            {
-                "params": [tensors[index] for index in group.indices],
-                "lr": group.learning_rate,
-                "weight_decay": group.weight_decay,
-            }
-            for group in case.groups
-        ],
+        case.grouped(tensors),
         alpha=DECAY,
         eps=EPSILON,
         momentum=case.variant.momentum,
