@@ -15,7 +15,7 @@ from graphopt.update.layout import plan
 
 ALONE = 64 * 1024  # elements of the largest parameter that shares a bucket
 MOST = 64  # parameters of a bucket of several
-CHUNK = 128 * 1024  # elements of a row, about
+CHUNK = 256 * 1024  # elements of a row, about
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PLANS = ["chunks", "buckets"]
 
@@ -138,20 +138,21 @@ def test_nothing(layout):
         (CHUNK, 1),
         (2 * CHUNK - 1, 1),
         (2 * CHUNK, 1),
-        (2 * CHUNK + 1, 1),  # 5 * 13 * 37 * 109: none of its divisors fits
+        (2 * CHUNK + 1, 3),
         (2 * CHUNK + 2, 2),
+        (524291, 1),  # 29 * 101 * 179: none of its divisors fits
         (3 * CHUNK, 3),
         (4 * CHUNK, 4),
         (1024 * CHUNK, 1024),
-        (1280 * 320, 4),
-        (1000 * 1280, 10),
-        (24 * 1024 * 1024, 192),
+        (1280 * 320, 1),
+        (1000 * 1280, 5),
+        (24 * 1024 * 1024, 96),
         (262147, 1),  # a prime
         (1000003, 1),  # a prime
-        (2 * 262147, 1),  # halves of it are larger than two chunks
+        (2 * 524309, 1),  # halves of it are larger than two chunks
         (2 * 1000003, 1),
-        (2 * 131101, 2),
-        (50257 * 768, 256),
+        (2 * 262147, 2),
+        (50257 * 768, 128),
     ],
 )
 def test_rows(size, rows):

@@ -107,7 +107,7 @@ def without_waiting(monkeypatch):
     monkeypatch.setattr(emit.Gate, "wait_for", lambda _gate, _value: None)
 
 
-@pytest.mark.parametrize("chunk", [256, 128 * 1024], ids=["chunks", "one piece"])
+@pytest.mark.parametrize("chunk", [256, 256 * 1024], ids=["chunks", "one piece"])
 @pytest.mark.parametrize("layout", ["chunks", "buckets", "separate"])
 def test_writes_wait_for_all_readers(hazard, layout, chunk, monkeypatch):
     monkeypatch.setattr(layouts, "_CHUNK", chunk)

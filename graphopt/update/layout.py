@@ -28,8 +28,9 @@ _MAX_ELEMENTS = 128 * 1024
 # Parameters of a bucket. ONNX Runtime 1.19 takes time quadratic in the number of nodes that are
 # ready at once; this bounds it, so that loading stays linear in the number of parameters.
 _MAX_PARAMETERS = 64
-# Elements of a chunk, for the same reason as those of a bucket.
-_CHUNK = 128 * 1024
+# Elements of a chunk. Larger than a bucket, because fewer and longer operators wait less often for
+# their threads: measured, 128 Ki are as fast at their best, but slower in the median.
+_CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True)
