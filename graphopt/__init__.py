@@ -6,6 +6,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph, load
 from graphopt.kernels import register_kernels
+from graphopt.on_device import Artifacts, export_on_device
 from graphopt.parameters import Parameter, Parameters, parameters
 from graphopt.profiling import Profile, profile
 from graphopt.requirements import Requirements, requirements
@@ -13,6 +14,7 @@ from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
 
 __all__ = [
+    "Artifacts",
     "Feed",
     "GraphBuilder",
     "Parameter",
@@ -22,6 +24,7 @@ __all__ = [
     "Requirements",
     "Session",
     "TrainingGraph",
+    "export_on_device",
     "load",
     "parameters",
     "profile",

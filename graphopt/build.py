@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.forward import ForwardModel, read_proto, to_ir
 from graphopt.gradients import (
     MIN_OPSET,
+    GradientGraph,
     convert_opset,
     differentiate,
     given_gradients,
@@ -21,7 +23,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
-from graphopt.labels import remembered
+from graphopt.labels import ClassLabels, remembered
 from graphopt.losses import LossFunction, append_loss, report_loss
 from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp
@@ -101,7 +103,7 @@ def training_graph(
         >>> [value.name for value in graph.model.graph.output]
         ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
     """
-    optimizer = _checked_optimizer(optimizer)
+    optimizer = checked_optimizer(optimizer)
     _checks.boolean("group_mask", group_mask)
     _checks.boolean("portable", portable)
     _check_provider(provider)
@@ -110,6 +112,61 @@ def training_graph(
         return _with_gradients(
             read_proto(model), loss, optimizer, gradients, group_mask, provider, layout
         )
+    built = differentiated(
+        model, loss, optimizer, output=output, labels=labels, portable=portable, provider=provider
+    )
+    update = append_update(
+        GraphBuilder(built.gradients.model.graph),
+        optimizer,
+        built.gradients.parameters,
+        built.gradients.gradients,
+        layout=layout,
+        provider=provider,
+        initial=built.initial,
+        statistics=built.gradients.statistics.values(),
+        group_mask=group_mask,
+    )
+    return assemble(
+        built.gradients.model, optimizer, update, built.forward, built.class_labels, group_mask
+    )
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A forward model with its loss and the gradients, before anything uses them.
+
+    Attributes:
+        forward: The forward model as it was given.
+        gradients: The graph.
+        class_labels: The inputs of the graph that hold class indices.
+    """
+
+    forward: onnx.ModelProto
+    gradients: GradientGraph
+    class_labels: list[ClassLabels]
+
+    @property
+    def initial(self) -> dict[str, np.ndarray]:
+        """The values of parameters and running statistics in the forward model."""
+        moving = {*self.gradients.parameters, *self.gradients.statistics}
+        return {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in self.forward.graph.initializer
+            if tensor.name in moving
+        }
+
+
+def differentiated(
+    model: ForwardModel,
+    loss: str | LossFunction | None,
+    optimizer: RMSProp,
+    *,
+    output: str | None = None,
+    labels: str = "labels",
+    portable: bool = True,
+    provider: str = "CPUExecutionProvider",
+) -> Differentiated:
+    """Append the loss, times the loss scale, and the gradients; see `training_graph`."""
     if loss is None:
         raise TypeError("loss: got NoneType, expected a string or a function")
     for name, text in (("output", output), ("labels", labels)):
@@ -130,26 +187,10 @@ def training_graph(
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
     if portable:
-        built = differentiate(prepared, names, value, statistics, provider)
+        gradients = differentiate(prepared, names, value, statistics, provider)
     else:
-        built = build_gradients(prepared, names, value, statistics)
-    initial = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in forward.graph.initializer
-        if tensor.name in built.parameters or tensor.name in built.statistics
-    }
-    update = append_update(
-        GraphBuilder(built.model.graph),
-        optimizer,
-        built.parameters,
-        built.gradients,
-        layout=layout,
-        provider=provider,
-        initial=initial,
-        statistics=built.statistics.values(),
-        group_mask=group_mask,
-    )
-    return assemble(built.model, optimizer, update, forward, remembered(prepared.graph), group_mask)
+        gradients = build_gradients(prepared, names, value, statistics)
+    return Differentiated(forward, gradients, remembered(prepared.graph))
 
 
 def update_graph(
@@ -182,7 +223,7 @@ def update_graph(
         >>> session.state["w"]
         array([-0.01, -0.01, -0.01], dtype=float32)
     """
-    optimizer = _checked_optimizer(optimizer)
+    optimizer = checked_optimizer(optimizer)
     _checks.boolean("group_mask", group_mask)
     _check_provider(provider)
     check_layout(layout)
@@ -256,7 +297,8 @@ def _with_gradients(
     return assemble(prepared, optimizer, update, forward, group_mask=group_mask)
 
 
-def _checked_optimizer(optimizer: Any) -> RMSProp:
+def checked_optimizer(optimizer: Any) -> RMSProp:
+    """The optimizer, if it is one."""
     if not isinstance(optimizer, RMSProp):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected a graphopt.RMSProp")
     return optimizer

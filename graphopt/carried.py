@@ -79,6 +79,12 @@ def joined(value: Carried, by_name: Mapping[str, Array]) -> Array:
     return flat.reshape(value.shape)
 
 
+def filled(value: Carried) -> Array:
+    """The array before the first step, which must be known."""
+    assert value.initial is not None
+    return np.full(value.shape, value.initial, value.dtype)
+
+
 def initial_values(carried: Iterable[Carried]) -> dict[str, Array]:
     """The arrays before the first step, by name; not those that are one number throughout."""
     return {

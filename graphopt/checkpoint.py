@@ -1,13 +1,12 @@
 """Checkpoints: the state of a session in a safetensors file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from graphopt._files import PathLike, existing_file, write_atomically
-from graphopt.carried import View
 
 _FORMAT = {"format": "graphopt", "version": "1"}
 
@@ -24,16 +23,12 @@ def save(path: PathLike, state: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, lambda part: save_file(tensors, part, metadata=_FORMAT))
 
 
-def load(path: PathLike, expected: Iterable[tuple[View, str]]) -> dict[str, np.ndarray]:
-    """Read a state that has just these names, shapes and dtypes.
-
-    Args:
-        path: The checkpoint.
-        expected: Each entry of the state, with its dtype.
+def read(path: PathLike) -> dict[str, np.ndarray]:
+    """Read a state.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a checkpoint, or not one of this graph.
+        ValueError: The file is not a checkpoint.
     """
     path = existing_file(path)
     try:
@@ -49,22 +44,24 @@ def load(path: PathLike, expected: Iterable[tuple[View, str]]) -> dict[str, np.n
             f"checkpoint '{path}' has version {metadata.get('version')}, "
             f"expected {_FORMAT['version']}; a newer graphopt wrote it"
         )
-    wanted = {view.name: (view, dtype) for view, dtype in expected}
-    problems = [f"it lacks '{name}'" for name in wanted if name not in state]
+    return state
+
+
+def misfits(
+    state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[tuple[int, ...], str]]
+) -> str:
+    """How a state differs from the names, shapes and dtypes that it should have; empty if not."""
+    problems = [f"it lacks '{name}'" for name in expected if name not in state]
     problems += [
-        f"it has '{name}', which the graph does not" for name in state if name not in wanted
+        f"it has '{name}', which the graph does not" for name in state if name not in expected
     ]
     for name, array in state.items():
-        if name in wanted:
-            view, dtype = wanted[name]
-            if array.shape != view.shape or array.dtype.name != dtype:
+        if name in expected:
+            shape, dtype = expected[name]
+            if array.shape != shape or array.dtype.name != dtype:
                 problems.append(
                     f"'{name}' is {array.dtype.name}{list(array.shape)} in it, "
-                    f"but {dtype}{list(view.shape)} in the graph"
+                    f"but {dtype}{list(shape)} in the graph"
                 )
-    if problems:
-        raise ValueError(
-            f"checkpoint '{path}' does not belong to this graph: {'; '.join(problems[:5])}"
-            + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        )
-    return state
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return "; ".join(problems[:5]) + more

@@ -166,32 +166,48 @@ def assemble(
     group_mask: bool = False,
 ) -> TrainingGraph:
     """Finish a graph to which the update has been appended."""
+    _check_names(update.carried)
+    _order_interface(model.graph, update.carried)
+    proto = described(model, optimizer, update, labels, group_mask)
+    if forward is not None:
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = _FORWARD, _pack(forward, proto.graph, update.carried)
+    declare(proto, update.carried)
+    return TrainingGraph(proto)
+
+
+def described(
+    model: ir.Model,
+    optimizer: RMSProp,
+    update: Update,
+    labels: Sequence[ClassLabels] = (),
+    group_mask: bool = False,
+) -> onnx.ModelProto:
+    """The model with the functions that it calls, and with what it is in its metadata."""
     model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
     passes.RemoveUnusedOpsetsPass()(model)
     model.producer_name = "graphopt"
-    carried = update.carried
-    _order_interface(model.graph, carried)
     proto = ir.to_proto(model)
-    called = {node.op_type for node in model.graph if node.domain == functions.DOMAIN}
+    called = {node.op_type for node in model.graph.all_nodes() if node.domain == functions.DOMAIN}
     stages = called - {variant.name for variant in update.variants}
     opset = model.graph.opset_imports[""]
     proto.functions.extend(core.load(update.variants, stages, opset))
     proto.functions.extend(local_functions(model.graph))
-    _check_names(carried)
-    metadata = {
+    metadata = describe(optimizer, group_mask) | {_LAYOUT: json.dumps(_describe_layout(update))}
+    if labels:
+        metadata[_LABELS] = json.dumps([asdict(label) for label in labels])
+    metadata[METADATA_KEY] = requirements(proto).to_json()
+    helper.set_model_props(proto, metadata)
+    return proto
+
+
+def describe(optimizer: RMSProp, group_mask: bool = False) -> dict[str, str]:
+    """What the metadata of a model says about its optimizer, groups and parameters, as JSON."""
+    return {
         _OPTIMIZER: json.dumps(_describe(optimizer) | {"group_mask": group_mask}),
         _GROUPS: json.dumps(_describe_groups(optimizer)),
         _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
-        _LAYOUT: json.dumps(_describe_layout(update)),
     }
-    if labels:
-        metadata[_LABELS] = json.dumps([asdict(label) for label in labels])
-    if forward is not None:
-        metadata[_FORWARD] = _pack(forward, proto.graph, carried)
-    metadata[METADATA_KEY] = requirements(proto).to_json()
-    helper.set_model_props(proto, metadata)
-    declare(proto, carried)
-    return TrainingGraph(proto)
 
 
 def save_model(model: onnx.ModelProto, path: PathLike) -> None:

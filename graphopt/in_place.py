@@ -29,6 +29,8 @@ _VIEWS = {
     "Transpose",
     "Unsqueeze",
 }
+# Writes over its first input, in ONNX Runtime's training packages.
+_ACCUMULATOR = "InPlaceAccumulatorV2"
 # Element i of the output depends on element i of an input of the same shape, and on no other.
 _ELEMENTWISE = {"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"}
 
@@ -47,7 +49,35 @@ def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]
     return _proven(graph, {value.input: value.output for value in carried})
 
 
-def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str]) -> set[str]:
+def early_writes(model: onnx.ModelProto) -> list[str]:
+    """The inputs that nodes of a graph write over, perhaps before all that read them have run.
+
+    Args:
+        model: A graph with nodes ``InPlaceAccumulatorV2``, also in branches. What it reports is
+            copied when it is computed, so that it must be so before the write, as any reader.
+
+    Returns:
+        The names of the inputs for which the order is not proven.
+    """
+    graph = _without_functions(model).graph
+    written = _written(graph.node)
+    reported = {value.name for value in graph.output} & written.keys()
+    return sorted((written.keys() - _proven(graph, written, copied=True)) | reported)
+
+
+def _written(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+    """What nodes write over, each with an output of the node that does."""
+    written = {}
+    for node in nodes:
+        if node.op_type == _ACCUMULATOR:
+            written[node.input[0]] = node.output[0]
+        elif node.op_type == "If":
+            for branch in subgraphs(node):
+                written.update(dict.fromkeys(_written(branch.node), node.output[0]))
+    return written
+
+
+def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str], *, copied: bool = False) -> set[str]:
     """The inputs that the outputs of these pairs may overwrite."""
     nodes = list(graph.node)
     writer: dict[str, int] = {}
@@ -68,7 +98,7 @@ def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str]) -> set[str]:
     proven = set()
     for name, output in pairs.items():
         last = writer.get(output)
-        if last is None or names_of[name] & reported:
+        if last is None or (names_of[name] & reported and not copied):
             continue
         if all(
             depends_on[last] & bit[node]
@@ -83,6 +113,14 @@ def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
     """Whether a node writes an element of the output after it has read that of the input."""
     if node.op_type in _ELEMENTWISE:
         return True
+    if node.op_type == _ACCUMULATOR:
+        return node.input[0] in names
+    if node.op_type == "If":
+        return all(
+            names.isdisjoint(written) or names & _proven(branch, written, copied=True)
+            for branch in subgraphs(node)
+            for written in [_written(branch.node)]
+        )
     if node.op_type != "Scan" or any(name.startswith("scan_") for name in _attributes(node)):
         return False
     # Row by row, if the body reads nothing but the row that it overwrites.

@@ -15,6 +15,7 @@ from graphopt._files import PathLike
 from graphopt.carried import Carried, View, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, load, save_model
+from graphopt.on_device._state import read_state
 
 
 class Session:
@@ -184,12 +185,16 @@ class Session:
     def load_checkpoint(self, path: PathLike) -> None:
         """Continue from a checkpoint, bit for bit; if it does not fit, nothing changes.
 
+        It may also be one of on-device training, with files of `export_on_device`.
+
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: It is not a checkpoint, or one of another graph.
         """
-        expected = [(view, c.dtype) for c in self.graph.carried for view in c.views]
-        state = checkpoint.load(path, expected)
+        state = read_state(path)
+        expected = {v.name: (v.shape, c.dtype) for c in self.graph.carried for v in c.views}
+        if problems := checkpoint.misfits(state, expected):
+            raise ValueError(f"checkpoint '{path}' does not belong to this graph: {problems}")
         step = int(state["global_step"])
         if step < 0:
             raise ValueError(f"checkpoint '{path}' is damaged: its global_step is {step}")

@@ -6,7 +6,7 @@ and learning rates computed. Then the gate opens (see `gate`), and what is carri
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,22 +22,7 @@ from graphopt.update import functions
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Bucket, Layout, plan
-
-
-class Statistic(Protocol):
-    """A running statistic: an input of the graph that moves towards a value of the batch."""
-
-    @property
-    def name(self) -> str:
-        """The name of the input."""
-
-    @property
-    def momentum(self) -> float:
-        """How much of the old value stays."""
-
-    @property
-    def parameter(self) -> str | None:
-        """The parameter whose group it belongs to."""
+from graphopt.update.statistics import Statistic, moved_statistic
 
 
 @dataclass(frozen=True)
@@ -145,11 +130,7 @@ class _Update:
         return Update(tuple(carried), layout, tuple(self.variants))
 
     def _update_statistic(self, statistic: Statistic, old: ir.Value, batch: ir.Value) -> Carried:
-        dtype = old.dtype.numpy().name if old.dtype is not None else "float32"
-        average = self._float32(old, dtype)
-        value = self._float32(self.gate.flatten(batch), dtype)
-        moved = self._call("MovingAverage", [average, value], decay=statistic.momentum)
-        new = self._as(moved, dtype)
+        new = moved_statistic(self.op, self.gate, statistic, old, batch)
         group = self.group_of.get(statistic.parameter)
         if self.mask is not None and group is not None:
             new = self._call("Mask", [self.op.Gather(self.mask, group, axis=0), old, new])

@@ -1,0 +1,69 @@
+"""``eval_model.onnx``: what ONNX Runtime's ``EvalStep`` runs, and exports models from."""
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from graphopt.builder import GraphBuilder
+from graphopt.carried import Array
+from graphopt.forward import to_ir
+from graphopt.gradients import MAX_OPSET, MIN_OPSET, convert_opset
+from graphopt.gradients._graph import initializers_to_inputs
+from graphopt.losses import LossFunction, append_loss
+
+_MAX_IR_VERSION = 10  # that onnxruntime-training 1.19 reads
+
+
+def eval_model(
+    forward: onnx.ModelProto,
+    loss: str | LossFunction,
+    tensors: Mapping[str, Array],
+    *,
+    output: str | None = None,
+    labels: str = "labels",
+    outputs: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """The forward model in inference mode, with its loss.
+
+    Args:
+        forward: The forward model.
+        loss: See `graphopt.training_graph`; without the loss scale.
+        tensors: Everything in the checkpoint, in the order in which the training model has it.
+            ONNX Runtime feeds all of it, in that order, so all of it are inputs here, too.
+        output: The output that the loss applies to.
+        labels: The name of the input that a loss reads.
+        outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
+    """
+    model = to_ir(convert_opset(forward, MIN_OPSET, MAX_OPSET))
+    model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
+    passes.RemoveInitializersFromInputsPass()(model)
+    _to_inference(model.graph)
+    op = GraphBuilder(model.graph)
+    value = append_loss(op, loss, output, labels)
+    kept = {value.name: value for value in model.graph.outputs}
+    model.graph.outputs[:] = [value, *(kept[name] for name in outputs)]
+    initializers_to_inputs(model, [name for name in tensors if name in model.graph.initializers])
+    inputs = {value.name for value in model.graph.inputs}
+    for name, array in tensors.items():
+        if name not in inputs:
+            op.input(name, array.dtype, array.shape)
+    place = {name: index for index, name in enumerate(tensors)}
+    model.graph.inputs[:] = sorted(
+        model.graph.inputs, key=lambda value: place.get(str(value.name), -1)
+    )
+    model.producer_name = "graphopt"
+    return ir.to_proto(model)
+
+
+def _to_inference(graph: ir.Graph) -> None:
+    """Let Dropout drop nothing, and batch normalization use its running statistics."""
+    for node in graph.all_nodes():
+        if node.domain:
+            continue
+        if node.op_type == "Dropout" and len(node.inputs) > 2:
+            node.replace_input_with(2, None)
+        if node.op_type == "BatchNormalization":
+            node.attributes.pop("training_mode", None)
+            node.resize_outputs(1)

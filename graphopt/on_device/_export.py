@@ -1,0 +1,296 @@
+"""The files of on-device training."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from graphopt import _checks
+from graphopt._files import PathLike
+from graphopt.build import checked_optimizer, differentiated
+from graphopt.carried import Array
+from graphopt.forward import ForwardModel, read_proto
+from graphopt.graph import save_model
+from graphopt.losses import LossFunction
+from graphopt.on_device import _names, _optimizer_model
+from graphopt.on_device._eval_model import eval_model
+from graphopt.on_device._state import Arrangement, from_state, read_state
+from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
+from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, write
+from graphopt.requirements import requirements
+from graphopt.rmsprop import RMSProp
+from graphopt.schedules._base import Fixed
+
+_VERSION = 1
+_TRAINING = "training_model.onnx"
+_EVAL = "eval_model.onnx"
+_OPTIMIZER = "optimizer_model.onnx"
+_CHECKPOINT = "checkpoint"
+_NOMINAL = "nominal_checkpoint"
+_DESCRIPTION = "graphopt.json"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The files that `export_on_device` wrote.
+
+    Attributes:
+        training_model: What ``TrainStep`` runs.
+        eval_model: What ``EvalStep`` runs.
+        optimizer_model: What ``OptimizerStep`` runs; None where ``TrainStep`` updates.
+        checkpoint: The parameters, and what else is carried from step to step.
+        nominal_checkpoint: Names and dtypes of the same, without values; None if not asked for.
+        description: What the files are, as JSON.
+    """
+
+    training_model: Path
+    eval_model: Path
+    optimizer_model: Path | None
+    checkpoint: Path
+    nominal_checkpoint: Path | None
+    description: Path
+
+
+def export_on_device(
+    model: ForwardModel,
+    loss: str | LossFunction,
+    optimizer: RMSProp,
+    directory: PathLike,
+    *,
+    optimizer_model: bool = False,
+    gradient_accumulation: bool = False,
+    group_mask: bool = False,
+    nominal_checkpoint: bool = False,
+    output: str | None = None,
+    labels: str = "labels",
+    outputs: Sequence[str] = (),
+    state: Mapping[str, Array] | PathLike | None = None,
+) -> Artifacts:
+    """Write the files with which ONNX Runtime's on-device training API trains.
+
+    ``training_model.onnx``, ``eval_model.onnx`` and ``checkpoint`` are what it calls them, in every
+    language that it has; ``graphopt.json`` describes them. Every ``TrainStep`` is a whole training
+    step: it computes the gradients and writes parameters and states in place. ``OptimizerStep`` and
+    ``LazyResetGrad`` are not needed. ONNX Runtime's own calls save and load the state, and export
+    the trained model.
+
+    With ``optimizer_model=True``, ``TrainStep`` adds gradients up, as in any application of that
+    API, and ``optimizer_model.onnx`` is the update, for its ``OptimizerStep``. An application that
+    trains with AdamW needs no other change than this file. There, the application sets the learning
+    rate, by ``SetLearningRate`` or one of ONNX Runtime's schedulers: it stands for that of the
+    optimizer, and groups keep their ratio to it.
+
+    The parameters must be float32. The files need no value of the model twice: parameters and
+    states stand in the checkpoint alone.
+
+    Args:
+        model: The forward model; see `training_graph`.
+        loss: The loss; see `training_graph`.
+        optimizer: Whose parameters are trained.
+        directory: The folder for the files, which is made if its parent exists. Files of these
+            names in it are replaced.
+        optimizer_model: Write the update as a model of its own. Centered with momentum, and
+            learning rates that are schedules or lists, do not fit in there.
+        gradient_accumulation: Add the input ``update``, bool [1], after all others: where it is
+            False, the step only adds its gradients to those before; where it is True, their sum
+            updates, as a sum of losses would. ``optimizer_model=True`` always can.
+        group_mask: Add the input ``group_mask``, bool [groups]; see `training_graph`.
+        nominal_checkpoint: Write ``nominal_checkpoint`` too: the checkpoint without values, for an
+            application that gets them from elsewhere.
+        output: The output that the loss applies to, where the model has several.
+        labels: The name of the input that a loss reads.
+        outputs: Outputs of the forward model that both models report after ``loss``.
+        state: What to start from instead of the values of the model: `Session.state`, or a
+            checkpoint of a session or of on-device training.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        TypeError: An argument has the wrong type.
+        ValueError: As in `training_graph`; a parameter is not float32; arguments that exclude each
+            other; an unknown output; ``optimizer_model=True`` with what does not fit in there; the
+            state is not one of this model and optimizer.
+
+    Example:
+        >>> import onnx
+        >>> model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["": 17]>
+        ... linear (float[N,2] x) => (float[N,1] y) <float[2,1] w = {1, 2}> { y = MatMul(x, w) }''')
+        >>> opt = RMSProp(parameters(model), learning_rate=0.01)
+        >>> export_on_device(model, "mse", opt, "device").checkpoint
+        PosixPath('device/checkpoint')
+    """
+    optimizer = checked_optimizer(optimizer)
+    flags = {
+        "optimizer_model": optimizer_model,
+        "gradient_accumulation": gradient_accumulation,
+        "group_mask": group_mask,
+        "nominal_checkpoint": nominal_checkpoint,
+    }
+    for name, flag in flags.items():
+        _checks.boolean(name, flag)
+    for name in ("gradient_accumulation", "group_mask"):
+        if optimizer_model and flags[name]:
+            raise ValueError(
+                f"{name}: got True with optimizer_model=True, whose inputs are those of ONNX "
+                "Runtime's own optimizers; leave out one of them"
+            )
+    forward = read_proto(model)
+    _check_outputs(forward, outputs)
+    _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
+    update = _optimizer_model.optimizer_model(optimizer) if optimizer_model else None
+    built = differentiated(forward, loss, optimizer, output=output, labels=labels)
+    _check_float32({name: array.dtype.name for name, array in built.initial.items()})
+    if update is None:
+        training = with_update(
+            built,
+            optimizer,
+            outputs=outputs,
+            group_mask=group_mask,
+            accumulate=gradient_accumulation,
+        )
+    else:
+        training = with_gradients(built, optimizer, outputs=outputs)
+    evaluation = eval_model(
+        forward,
+        loss,
+        training.trainable | training.frozen,
+        output=output,
+        labels=labels,
+        outputs=outputs,
+    )
+    checkpoint = _checkpoint(training, optimizer, own_optimizer=update is not None)
+    if state is not None:
+        values = state if isinstance(state, Mapping) else read_state(state)
+        checkpoint = from_state(values, checkpoint)
+    models = {_TRAINING: training.model, _EVAL: evaluation, _OPTIMIZER: update}
+    checkpoints = {
+        _CHECKPOINT: checkpoint,
+        _NOMINAL: replace(checkpoint, nominal=True) if nominal_checkpoint else None,
+    }
+    return _write(Path(directory), models, checkpoints)
+
+
+def _check_outputs(forward: onnx.ModelProto, outputs: Sequence[str]) -> None:
+    known = [value.name for value in forward.graph.output]
+    if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
+        raise TypeError(f"outputs: got {outputs!r}, expected a list of names")
+    for name in outputs:
+        if name not in known:
+            raise ValueError(
+                f"outputs: got '{name}', expected outputs of the model "
+                f"({', '.join(repr(name) for name in known)})"
+            )
+    if len(set(outputs)) < len(outputs):
+        raise ValueError(f"outputs: got {list(outputs)}, expected each name once")
+
+
+def _check_float32(tensors: Mapping[str, str]) -> None:
+    """ONNX Runtime's operators that write in place know no other dtype."""
+    for name, dtype in tensors.items():
+        if dtype != "float32":
+            raise ValueError(
+                f"'{name}' is {dtype}, and ONNX Runtime's on-device training writes float32 only; "
+                "export the model in float32"
+            )
+
+
+def _checkpoint(
+    training: TrainingModel, optimizer: RMSProp, *, own_optimizer: bool
+) -> OnDeviceCheckpoint:
+    """What training starts from."""
+    arrangement, state = Arrangement(), None
+    if own_optimizer:
+        kinds = _optimizer_model.momentums(optimizer)
+        arrangement = Arrangement(kinds, optimizer.initial_mean_square)
+        rate = optimizer.groups[0].learning_rate
+        assert isinstance(rate, Fixed)  # other ones do not fit into the optimizer model
+        state = OptimizerState(step=0, learning_rate=rate.constant)
+    return OnDeviceCheckpoint(
+        training.trainable, training.frozen, state, properties=arrangement.property()
+    )
+
+
+def _write(
+    directory: Path,
+    models: Mapping[str, onnx.ModelProto | None],
+    checkpoints: Mapping[str, OnDeviceCheckpoint | None],
+) -> Artifacts:
+    """Write all files, or none; those that are None are removed."""
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"cannot write to '{directory}': it is a file")
+    if not directory.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot make '{directory}': the folder '{directory.parent}' does not exist; "
+            "create it first"
+        )
+    directory.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=directory) as folder:
+        part = Path(folder)
+        for name, model in models.items():
+            if model is not None:
+                save_model(model, part / name)
+        for name, checkpoint in checkpoints.items():
+            if checkpoint is not None:
+                write(part / name, checkpoint)
+        description = _describe(part, models, checkpoints[_CHECKPOINT])
+        (part / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        paths: dict[str, Path | None] = {}
+        for name in (*models, *checkpoints, _DESCRIPTION):
+            target = directory / name
+            if (part / name).exists():
+                (part / name).replace(target)
+                paths[name] = target
+            else:
+                target.unlink(missing_ok=True)
+                paths[name] = None
+    return Artifacts(
+        training_model=directory / _TRAINING,
+        eval_model=directory / _EVAL,
+        optimizer_model=paths[_OPTIMIZER],
+        checkpoint=directory / _CHECKPOINT,
+        nominal_checkpoint=paths[_NOMINAL],
+        description=directory / _DESCRIPTION,
+    )
+
+
+def _describe(
+    folder: Path,
+    models: Mapping[str, onnx.ModelProto | None],
+    checkpoint: OnDeviceCheckpoint | None,
+) -> dict[str, Any]:
+    """What is in the files, for programs."""
+    assert checkpoint is not None
+    fed = {*checkpoint.trainable, *checkpoint.frozen, _names.RESET}
+    fed.update(_names.gradient_buffer(name) for name in checkpoint.trainable)
+    described = {}
+    for name, model in models.items():
+        if model is None:
+            continue
+        entry: dict[str, Any] = {"requirements": asdict(requirements(model))}
+        if name != _OPTIMIZER:  # whose inputs are ONNX Runtime's
+            entry["inputs"] = [_value(v) for v in model.graph.input if v.name not in fed]
+            entry["outputs"] = [
+                _value(v) for v in model.graph.output if not v.name.endswith(_names.ACCUMULATED_OUT)
+            ]
+        described[name] = entry
+    return {
+        "version": _VERSION,
+        "update": _TRAINING if models[_OPTIMIZER] is None else _OPTIMIZER,
+        "models": described,
+        "parameters": {name: list(array.shape) for name, array in checkpoint.trainable.items()},
+        "state": {name: list(array.shape) for name, array in checkpoint.frozen.items()},
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+
+
+def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+        "shape": [dim.dim_param or dim.dim_value for dim in tensor.shape.dim],
+    }

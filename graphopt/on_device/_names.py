@@ -1,0 +1,22 @@
+"""What the tensors of on-device training are called."""
+
+RESET = "lazy_reset_grad"
+"""The input by which ONNX Runtime says that gradients start anew."""
+UPDATE = "update"
+"""The input that says whether a step updates, or only adds its gradients to those before."""
+ACCUMULATED = "accumulated_steps"
+"""The number of steps whose gradients have been added since the last update."""
+STEP = "global_step"
+"""The number of steps, as two float32 numbers."""
+ACCUMULATED_OUT = "_grad.accumulation.out"
+"""The end of the names of outputs that ONNX Runtime keeps from the application."""
+
+
+def gradient_buffer(parameter: str) -> str:
+    """ONNX Runtime's buffer for the gradient of a parameter."""
+    return f"{parameter}_grad.accumulation.buffer"
+
+
+def accumulated(parameter: str) -> str:
+    """The output by which ONNX Runtime knows that a gradient is in its buffer."""
+    return f"{parameter}{ACCUMULATED_OUT}"

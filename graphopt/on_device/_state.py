@@ -1,0 +1,162 @@
+"""The state of a session as a checkpoint of on-device training, and back.
+
+A property of the checkpoint says how; ONNX Runtime keeps it when it saves the checkpoint again.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from graphopt import checkpoint as session_checkpoint
+from graphopt._files import PathLike
+from graphopt.carried import Array
+from graphopt.checkpoint import misfits
+from graphopt.on_device import _step
+from graphopt.on_device._names import ACCUMULATED, STEP
+from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
+
+_PROPERTY = "graphopt"
+_VERSION = 1
+_KINDS = ("mean_square", "mean_grad", "moment")
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Where a checkpoint has the state of a session.
+
+    Attributes:
+        momentums: Which of ONNX Runtime's two states of a parameter is which kind of ours, where
+            its optimizer keeps them; otherwise they are tensors of their own.
+        initial_mean_square: What is added to the mean square of ONNX Runtime's optimizer in the
+            first step.
+    """
+
+    momentums: dict[str, str] = field(default_factory=dict)
+    initial_mean_square: float = 0.0
+
+    def property(self) -> dict[str, int | float | str]:
+        """As a property of a checkpoint."""
+        return {_PROPERTY: json.dumps({"version": _VERSION} | asdict(self))}
+
+    @classmethod
+    def of(cls, checkpoint: OnDeviceCheckpoint) -> "Arrangement":
+        """That of a checkpoint.
+
+        Raises:
+            ValueError: It has none that is understood.
+        """
+        text = checkpoint.properties.get(_PROPERTY)
+        if text is None:
+            raise ValueError(
+                f"it has no property '{_PROPERTY}', so it does not come from files that "
+                "graphopt.export_on_device wrote"
+            )
+        try:
+            found = json.loads(str(text))
+            version = found.pop("version")
+            if version == _VERSION:
+                return cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"its property '{_PROPERTY}' is damaged: {error}") from None
+        raise ValueError(
+            f"its property '{_PROPERTY}' has version {version}, expected {_VERSION}; "
+            "a newer graphopt wrote it"
+        )
+
+
+def read_state(path: PathLike) -> dict[str, Array]:
+    """The state of a session, from its checkpoint or from one of on-device training.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a checkpoint.
+    """
+    if not is_on_device(path):
+        return session_checkpoint.read(path)
+    checkpoint = read(path)
+    try:
+        return to_state(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"checkpoint '{path}': {error}") from None
+
+
+def to_state(checkpoint: OnDeviceCheckpoint) -> dict[str, Array]:
+    """The state of a session that a checkpoint holds.
+
+    Raises:
+        ValueError: It is not one of ours, or has no values.
+    """
+    arrangement = Arrangement.of(checkpoint)
+    if checkpoint.nominal:
+        raise ValueError("it is a nominal checkpoint, which has names, but no values")
+    state: dict[str, Array] = dict(checkpoint.trainable)
+    for name, array in checkpoint.frozen.items():
+        if name == STEP:
+            state[STEP] = np.array(_step.decode(array), np.int64)
+        elif name != ACCUMULATED:
+            shape = _parameter_shape(name, checkpoint.trainable)
+            state[name] = array if shape is None else array.reshape(shape)
+    if arrangement.momentums:
+        state |= _from_optimizer(arrangement, checkpoint)
+    return state
+
+
+def from_state(state: Mapping[str, Array], like: OnDeviceCheckpoint) -> OnDeviceCheckpoint:
+    """The checkpoint that holds a state, with the tensors that another one has.
+
+    Raises:
+        ValueError: The other checkpoint is not one of ours, or the state does not fit it.
+    """
+    arrangement = Arrangement.of(like)
+    expected = {name: (array.shape, array.dtype.name) for name, array in to_state(like).items()}
+    if problems := misfits(state, expected):
+        raise ValueError(f"the state does not belong to these files: {problems}")
+    trainable = {name: state[name] for name in like.trainable}
+    frozen = {
+        name: np.zeros(1, np.float32)
+        if name == ACCUMULATED
+        else _step.encode(int(state[STEP]))
+        if name == STEP
+        else state[name].reshape(array.shape)
+        for name, array in like.frozen.items()
+    }
+    optimizer = like.optimizer
+    if arrangement.momentums:
+        step = int(state[STEP])
+        rate = optimizer.learning_rate if optimizer else 0.0
+        momentums = {
+            name: {
+                momentum: state[f"{kind}.{name}"]
+                for kind, momentum in arrangement.momentums.items()
+            }
+            for name in trainable
+        }
+        optimizer = OptimizerState(step, rate, momentums if step else {})
+    return replace(like, trainable=trainable, frozen=frozen, optimizer=optimizer)
+
+
+def _parameter_shape(name: str, trainable: Mapping[str, Array]) -> tuple[int, ...] | None:
+    """The shape of the parameter of which this is a state."""
+    kind, _, parameter = name.partition(".")
+    known = kind in _KINDS and parameter in trainable
+    return trainable[parameter].shape if known else None
+
+
+def _from_optimizer(arrangement: Arrangement, checkpoint: OnDeviceCheckpoint) -> dict[str, Array]:
+    """What ONNX Runtime's optimizer keeps: nothing before the first step."""
+    optimizer = checkpoint.optimizer
+    step = optimizer.step if optimizer else 0
+    state: dict[str, Array] = {STEP: np.array(step, np.int64)}
+    for name, parameter in checkpoint.trainable.items():
+        for kind, momentum in arrangement.momentums.items():
+            first = arrangement.initial_mean_square if kind == "mean_square" else 0.0
+            array = np.full(parameter.shape, first, np.float32)
+            if optimizer and step:
+                try:
+                    array = optimizer.momentums[name][momentum]
+                except KeyError:
+                    raise ValueError(f"it lacks '{momentum}' of parameter '{name}'") from None
+            state[f"{kind}.{name}"] = array
+    return state

@@ -1,0 +1,225 @@
+"""``training_model.onnx``: what ONNX Runtime's ``TrainStep`` runs.
+
+It feeds, after the inputs of the application, every tensor of the checkpoint that is an input of
+the graph, a buffer for the gradient of each trainable one, and whether the buffers start anew. It
+finds them by their names. What a step changes, the graph writes over its inputs.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from graphopt import in_place
+from graphopt.build import Differentiated
+from graphopt.builder import GraphBuilder
+from graphopt.carried import Array, Carried, filled
+from graphopt.graph import described
+from graphopt.on_device import _step
+from graphopt.on_device._branch import only_if
+from graphopt.on_device._in_place import Writer, once_written
+from graphopt.on_device._names import (
+    ACCUMULATED,
+    RESET,
+    STEP,
+    UPDATE,
+    accumulated,
+    gradient_buffer,
+)
+from graphopt.rmsprop import RMSProp
+from graphopt.update.emit import Update, append_update
+from graphopt.update.gate import Gate
+from graphopt.update.layout import Layout
+from graphopt.update.statistics import moved_statistic
+
+
+@dataclass(frozen=True)
+class TrainingModel:
+    """The model and what it starts from.
+
+    Attributes:
+        model: The model.
+        trainable: The values of the parameters before the first step, by name.
+        frozen: Those of everything else that is carried from step to step, by name.
+    """
+
+    model: onnx.ModelProto
+    trainable: dict[str, Array]
+    frozen: dict[str, Array]
+
+
+def with_update(
+    built: Differentiated,
+    optimizer: RMSProp,
+    *,
+    outputs: Sequence[str] = (),
+    group_mask: bool = False,
+    accumulate: bool = False,
+) -> TrainingModel:
+    """The gradients and the whole update: a step is one ``TrainStep``.
+
+    Args:
+        built: The graph with its gradients; changed in place.
+        optimizer: What to apply.
+        outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
+        group_mask: Add the input ``group_mask``.
+        accumulate: Add the input ``update``, bool [1].
+    """
+    model, gradients = built.gradients.model, built.gradients.gradients
+    op = GraphBuilder(model.graph)
+    writer = Writer(op)
+    buffers, reset = _gradient_buffers(op, built.gradients.parameters)
+    if accumulate:
+        update = op.input(UPDATE, np.bool_, [1])
+        anew = _count_steps(op, writer, reset, update)
+        gradients = {
+            name: writer.accumulate(buffers[name], gradient, anew)[1]
+            for name, gradient in gradients.items()
+        }
+    appended = append_update(
+        op,
+        optimizer,
+        built.gradients.parameters,
+        gradients,
+        layout="separate",
+        initial=built.initial,
+        statistics=built.gradients.statistics.values(),
+        group_mask=group_mask,
+    )
+    statistics = built.gradients.statistics
+    _write(op, writer, [value for value in appended.carried if value.input in statistics])
+    updating = Writer(op)
+    _write(op, updating, [value for value in appended.carried if value.input not in statistics])
+    flags = [only_if(op, update, updating.flags)] if accumulate else updating.flags
+    _report(op, outputs, [*writer.flags, *flags])
+    initial = {value.input: _initial(value) for value in appended.carried}
+    if accumulate:
+        initial[ACCUMULATED] = np.zeros(1, np.float32)
+    trainable = {name: initial.pop(name) for name in built.gradients.parameters}
+    _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
+    proto = described(_cleaned(model), optimizer, appended, built.class_labels, group_mask)
+    _check_order(proto)
+    return TrainingModel(proto, trainable, initial)
+
+
+def with_gradients(
+    built: Differentiated, optimizer: RMSProp, *, outputs: Sequence[str] = ()
+) -> TrainingModel:
+    """The gradients alone, added up in ONNX Runtime's buffers; its ``OptimizerStep`` updates.
+
+    Args:
+        built: The graph with its gradients; changed in place.
+        optimizer: Whose parameters have gradients.
+        outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
+    """
+    model, statistics = built.gradients.model, built.gradients.statistics
+    op = GraphBuilder(model.graph)
+    writer = Writer(op)
+    buffers, reset = _gradient_buffers(op, built.gradients.parameters)
+    sums = {
+        name: writer.accumulate(buffers[name], gradient, reset)[0]
+        for name, gradient in built.gradients.gradients.items()
+    }
+    gate = Gate(op)
+    for value in (*op.graph.outputs, *built.gradients.gradients.values()):
+        gate.wait_for(value)
+    inputs = {str(value.name): value for value in op.graph.inputs}
+    for name, (statistic, batch) in statistics.items():
+        old = inputs[name]
+        writer.write(old, moved_statistic(op, gate, statistic, old, batch))
+    _report(op, outputs, writer.flags)
+    for name, flag in sums.items():
+        op.output(flag, accumulated(name))
+    initial = built.initial
+    trainable = {name: initial.pop(name) for name in built.gradients.parameters}
+    _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
+    nothing = Update((), Layout("separate", ()), ())
+    proto = described(_cleaned(model), optimizer, nothing, built.class_labels)
+    _check_order(proto)
+    return TrainingModel(proto, trainable, initial)
+
+
+def _gradient_buffers(
+    op: GraphBuilder, parameters: Mapping[str, ir.Value]
+) -> tuple[dict[str, ir.Value], ir.Value]:
+    """The inputs in which ONNX Runtime adds gradients up, and that which lets them start anew."""
+    buffers = {}
+    for name, parameter in parameters.items():
+        assert parameter.dtype is not None
+        assert parameter.shape is not None
+        buffers[name] = op.input(gradient_buffer(name), parameter.dtype, parameter.shape)
+    return buffers, op.input(RESET, np.bool_, [1])
+
+
+def _count_steps(op: GraphBuilder, writer: Writer, reset: ir.Value, update: ir.Value) -> ir.Value:
+    """Count those since the last update; returns whether gradients start anew, bool [1]."""
+    count = op.input(ACCUMULATED, np.float32, [1])
+    anew = op.Or(reset, op.Less(count, 1.0))
+    counted = op.Where(anew, np.ones(1, np.float32), op.Add(count, 1.0))
+    writer.write(count, op.Where(update, np.zeros(1, np.float32), counted))
+    return anew
+
+
+def _write(op: GraphBuilder, writer: Writer, carried: Iterable[Carried]) -> None:
+    """Write carried values over the inputs that they feed, and take them out of the outputs."""
+    graph = op.graph
+    inputs = {value.name: value for value in graph.inputs}
+    outputs = {value.name: value for value in graph.outputs}
+    for value in carried:
+        old, new = inputs[value.input], outputs[value.output]
+        graph.outputs.remove(new)
+        if value.input == STEP:
+            old, new = _float_step(op, old), _step.encoded(op, new)
+        writer.write(old, new)
+
+
+def _float_step(op: GraphBuilder, step: ir.Value) -> ir.Value:
+    """Compute the input ``global_step`` from one of two numbers, which has its name."""
+    step.name = op.fresh_name(f"{STEP}/decoded")
+    op.release_name(STEP)
+    numbers = op.input(STEP, np.float32, [2])
+    with op.at_front():
+        step.replace_all_uses_with(_step.decoded(op, numbers))
+    op.graph.inputs.remove(step)
+    return numbers
+
+
+def _report(op: GraphBuilder, outputs: Sequence[str], flags: Sequence[ir.Value]) -> None:
+    """Make the loss the first output, which is there when everything is written."""
+    values = {str(value.name): value for value in op.graph.outputs}
+    loss = values["loss"]
+    kept = [values[name] for name in outputs]
+    op.graph.outputs.clear()
+    if flags:
+        loss.name = op.fresh_name("loss/computed")
+        op.release_name("loss")
+        op.output(once_written(op, loss, flags), "loss")
+    else:
+        op.graph.outputs.append(loss)
+    op.graph.outputs.extend(kept)
+
+
+def _initial(value: Carried) -> Array:
+    return _step.encode(0) if value.input == STEP else filled(value)
+
+
+def _order_inputs(graph: ir.Graph, checkpoint: Collection[str], last: Collection[ir.Value]) -> None:
+    """First what the application feeds, then the tensors of the checkpoint, then the rest."""
+    place = {name: index for index, name in enumerate(checkpoint)}
+    place |= {str(value.name): len(place) + index for index, value in enumerate(last)}
+    graph.inputs[:] = sorted(graph.inputs, key=lambda value: place.get(str(value.name), -1))
+
+
+def _cleaned(model: ir.Model) -> ir.Model:
+    model.graph.sort()
+    passes.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _check_order(model: onnx.ModelProto) -> None:
+    """Make sure that nothing is overwritten before everything that reads it has run."""
+    early = in_place.early_writes(model)
+    assert not early, f"{', '.join(early)} may be overwritten too early"

@@ -1,0 +1,46 @@
+"""How the running statistics of batch normalization move with each step."""
+
+from typing import Protocol
+
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+from graphopt.update import functions
+from graphopt.update.gate import Gate
+
+
+class Statistic(Protocol):
+    """A running statistic: an input of the graph that moves towards a value of the batch."""
+
+    @property
+    def name(self) -> str:
+        """The name of the input."""
+
+    @property
+    def momentum(self) -> float:
+        """How much of the old value stays."""
+
+    @property
+    def parameter(self) -> str | None:
+        """The parameter whose group it belongs to."""
+
+
+def moved_statistic(
+    op: GraphBuilder, gate: Gate, statistic: Statistic, old: ir.Value, batch: ir.Value
+) -> ir.Value:
+    """The new value of a running statistic, which is computed in float32.
+
+    Args:
+        op: Appends the nodes.
+        gate: What must run before it is there.
+        statistic: Which one.
+        old: Its value, 1-D.
+        batch: That of the batch, of the same size and dtype.
+    """
+    value = gate.flatten(batch)
+    narrow = old.dtype is not None and old.dtype != ir.DataType.FLOAT
+    operands = [old, value]
+    if narrow:
+        operands = [op.Cast(operand, to=ir.DataType.FLOAT) for operand in operands]
+    (new,) = op.node("MovingAverage", operands, domain=functions.DOMAIN, decay=statistic.momentum)
+    return op.Cast(new, to=old.dtype) if narrow else new

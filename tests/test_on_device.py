@@ -1,0 +1,284 @@
+"""Training with ONNX Runtime's on-device API, from the files of `graphopt.export_on_device`."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from models.zoo import ZOO
+from tests.environments import HAS_TRAINING_PACKAGE, needs_training_package
+from tests.trajectories import CASES, Trajectory
+
+if HAS_TRAINING_PACKAGE:
+    from tests.device import Device
+
+WAYS = pytest.mark.parametrize("optimizer_model", [False, True], ids=["update inside", "native"])
+
+
+def worst(found, expected):
+    """The largest difference of two states."""
+    assert found.keys() == expected.keys()
+    return max(float(np.abs(found[name] - expected[name]).max(initial=0)) for name in expected)
+
+
+# The update.
+
+
+def linear_in(params):
+    """A model whose gradients are its inputs: the loss is the sum of parameter times input."""
+    nodes, inputs, initializers = [], [], []
+    for index, (name, value) in enumerate(params.items()):
+        inputs.append(
+            helper.make_tensor_value_info(f"given.{name}", TensorProto.FLOAT, value.shape)
+        )
+        initializers.append(numpy_helper.from_array(value, name))
+        nodes.append(helper.make_node("Mul", [name, f"given.{name}"], [f"product{index}"]))
+        nodes.append(
+            helper.make_node("ReduceSum", [f"product{index}"], [f"sum{index}"], keepdims=0)
+        )
+    nodes.append(helper.make_node("Sum", [f"sum{i}" for i in range(len(params))], ["objective"]))
+    output = helper.make_tensor_value_info("objective", TensorProto.FLOAT, [])
+    graph = helper.make_graph(nodes, "linear", inputs, [output], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def given(gradients, loss_scale=1.0):
+    return {
+        f"given.{name}": np.asarray(g / loss_scale, np.float32) for name, g in gradients.items()
+    }
+
+
+@needs_training_package
+@WAYS
+@pytest.mark.parametrize("case", CASES)
+def test_trajectories(case, optimizer_model, tmp_path):
+    trajectory = Trajectory(case)
+    opt = trajectory.optimizer
+    model = linear_in(trajectory.initial)
+    export = {"optimizer_model": optimizer_model}
+    reason = unfit(opt, optimizer_model)
+    if reason:
+        with pytest.raises(ValueError, match=reason):
+            graphopt.export_on_device(model, "objective", opt, tmp_path / "device", **export)
+        return
+    files = graphopt.export_on_device(model, "objective", opt, tmp_path / "device", **export)
+    device = Device(files)
+    stored = device.state.keys() - {"global_step"}
+    for step in range(trajectory.steps):
+        device.step(given(trajectory.gradients(step), opt.loss_scale))
+        state = device.state
+        assert state["global_step"] == step + 1
+        trajectory.check(state, step, stored)
+
+
+def unfit(opt, optimizer_model):
+    """Why an optimizer cannot be exported; empty if it can."""
+    if any(parameter.dtype != "float32" for parameter in opt.params):
+        return "is float16, and ONNX Runtime's on-device training writes float32 only"
+    if optimizer_model and opt.centered and opt.momentum:
+        return "three states"
+    scheduled = any(
+        not isinstance(rule.learning_rate, graphopt.schedules._base.Fixed) for rule in opt.rules
+    )
+    return "leave out optimizer_model=True" if optimizer_model and scheduled else ""
+
+
+# Networks.
+
+
+DIGITS = ZOO["digits_cnn"]
+
+
+def digits(**settings):
+    model = DIGITS.build(batch=8)
+    return model, graphopt.RMSProp(graphopt.parameters(model), **settings)
+
+
+def batches(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [DIGITS.feeds(rng, 8) for _ in range(count)]
+
+
+@needs_training_package
+@WAYS
+def test_digits(optimizer_model, tmp_path):
+    """50 steps, save, load in a new application, and 50 more: as a session."""
+    model, opt = digits(learning_rate=1e-3, momentum=0.9, weight_decay=1e-4)
+    files = graphopt.export_on_device(
+        model, DIGITS.loss, opt, tmp_path / "device", optimizer_model=optimizer_model
+    )
+    device, session = (
+        Device(files),
+        graphopt.Session(graphopt.training_graph(model, DIGITS.loss, opt), kernels=False),
+    )
+    for feeds in batches(50):
+        loss, expected = device.step(feeds)["loss"], session.step(feeds)["loss"]
+        assert loss == pytest.approx(expected, rel=1e-5)
+    assert worst(device.state, session.state) < 1e-6
+    device = Device(files, device.save(tmp_path / "saved"))
+    for feeds in batches(50, seed=1):
+        device.step(feeds)
+        session.step(feeds)
+    assert worst(device.state, session.state) < 1e-6
+
+
+@needs_training_package
+def test_everything_at_once(tmp_path):
+    """Centered with momentum, two rates of which one falls, centralized, a mask that changes."""
+    model = DIGITS.build(batch=8)
+    params = graphopt.parameters(model)
+    cosine = graphopt.schedules.CosineDecayLR(1e-4, 1e-2, 20)
+    groups = [
+        {"params": params[:3], "lr": cosine, "weight_decay": 1e-3, "grad_centralization": True},
+        {"params": params[3:], "lr": 2e-3},
+    ]
+    opt = graphopt.RMSProp(groups, momentum=0.9, centered=True, epsilon=1e-3, loss_scale=64.0)
+    files = graphopt.export_on_device(
+        model, DIGITS.loss, opt, tmp_path / "device", group_mask=True, outputs=["logits"]
+    )
+    device = Device(files)
+    graph = graphopt.training_graph(model, DIGITS.loss, opt, group_mask=True)
+    session = graphopt.Session(graph, kernels=False)
+    for step, feeds in enumerate(batches(20)):
+        feeds["group_mask"] = np.array([step % 3 != 0, step % 4 != 1])
+        found, expected = device.step(feeds), session.step(feeds)
+        np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-4, atol=1e-5)
+    assert worst(device.state, session.state) < 1e-6
+
+
+NETWORKS = ["mlp_mse", "mlp_l1", "mlp_bce", "resnet", "mobilenet_v3", "transformer", "lstm"]
+
+
+@needs_training_package
+@WAYS
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks(network, optimizer_model, tmp_path):
+    """Whatever a session trains: batch normalization, attention, recurrent networks."""
+    entry = ZOO[network]
+    model = entry.build(batch=2)
+    opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=1e-3)
+    files = graphopt.export_on_device(
+        model, entry.loss, opt, tmp_path / "device", optimizer_model=optimizer_model
+    )
+    device = Device(files)
+    if optimizer_model:
+        device.optimizer.set_learning_rate(1e-3)
+    session = graphopt.Session(graphopt.training_graph(model, entry.loss, opt), kernels=False)
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        feeds = entry.feeds(rng, 2)
+        assert device.step(feeds)["loss"] == pytest.approx(session.step(feeds)["loss"], rel=1e-4)
+    found, expected = device.state, session.state
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@needs_training_package
+@WAYS
+def test_evaluation_and_export(optimizer_model, tmp_path):
+    """ONNX Runtime's own EvalStep, and the model that it exports: as the session's."""
+    entry = ZOO["mobilenet_v3"]
+    model = entry.build(batch=4)
+    opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=1e-3)
+    (logits,) = [value.name for value in model.graph.output]
+    files = graphopt.export_on_device(
+        model,
+        entry.loss,
+        opt,
+        tmp_path / "device",
+        optimizer_model=optimizer_model,
+        outputs=[logits],
+    )
+    device = Device(files)
+    feeds = entry.feeds(np.random.default_rng(0), 4)
+    device.step(feeds)
+    evaluated = device.evaluate(feeds)
+    assert list(evaluated) == ["loss", logits]
+    device.module.export_model_for_inferencing(str(tmp_path / "exported.onnx"), [logits])
+    session = graphopt.Session(graphopt.training_graph(model, entry.loss, opt))
+    session.load_checkpoint(device.save(tmp_path / "saved"))
+    session.export(tmp_path / "trained.onnx")
+    for name in ("exported.onnx", "trained.onnx"):
+        run = onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"])
+        (found,) = run.run([logits], {"x": feeds["x"]})
+        np.testing.assert_allclose(found, evaluated[logits], rtol=1e-4, atol=1e-5)
+    exported = onnx.load(tmp_path / "exported.onnx")
+    assert [value.name for value in exported.graph.input] == ["x"]
+    assert not any("mean_square" in tensor.name for tensor in exported.graph.initializer)
+
+
+# Adding gradients up.
+
+
+@needs_training_package
+@pytest.mark.parametrize("centered", [False, True])
+def test_accumulation(centered, tmp_path):
+    """Steps that do not update change nothing but the sum, with which the next one updates."""
+    weights = {"a": np.ones((2, 3), np.float32), "b": np.float32([1, -2])}
+    params = [graphopt.Parameter(name, value.shape) for name, value in weights.items()]
+    opt = graphopt.RMSProp(params, learning_rate=0.1, momentum=0.5, centered=centered)
+    model = linear_in(weights)
+    files = graphopt.export_on_device(
+        model, "objective", opt, tmp_path / "device", gradient_accumulation=True
+    )
+    device = Device(files)
+    session = graphopt.Session(graphopt.update_graph(opt), parameters=weights)
+    rng = np.random.default_rng(0)
+    sums = {name: np.zeros_like(value) for name, value in weights.items()}
+    for update in (False, False, True, True, False, True):
+        gradients = {
+            name: rng.normal(size=value.shape).astype(np.float32) for name, value in weights.items()
+        }
+        sums = {name: sums[name] + gradients[name] for name in sums}
+        before = device.state
+        device.train(given(gradients) | {"update": np.array([update])})
+        if update:
+            session.step({f"{name}_grad": value for name, value in sums.items()})
+            sums = {name: np.zeros_like(value) for name, value in weights.items()}
+            assert worst(device.state, session.state) < 1e-6
+        else:
+            assert worst(device.state, before) == 0
+
+
+@needs_training_package
+def test_accumulation_forgets(tmp_path):
+    """LazyResetGrad drops what has been added, even if it is NaN, and so does a new start."""
+    weights = {"w": np.ones(3, np.float32)}
+    opt = graphopt.RMSProp([graphopt.Parameter("w", (3,))], learning_rate=0.1)
+    files = graphopt.export_on_device(
+        linear_in(weights), "objective", opt, tmp_path / "device", gradient_accumulation=True
+    )
+    no, yes = {"update": np.array([False])}, {"update": np.array([True])}
+    nan, one = given({"w": np.full(3, np.nan)}), given({"w": np.ones(3)})
+    device = Device(files)
+    device.train(nan | no)
+    device.module.lazy_reset_grad()
+    device.train(one | yes)
+    fresh = Device(files)
+    fresh.train(one | yes)
+    assert worst(device.state, fresh.state) == 0
+    device.train(nan | no)
+    again = Device(files, device.save(tmp_path / "saved"))
+    again.train(one | yes)
+    fresh.train(one | yes)
+    assert worst(again.state, fresh.state) == 0
+
+
+@needs_training_package
+def test_statistics_move_with_every_step(tmp_path):
+    """Running statistics of batch normalization do, also in steps that only add gradients."""
+    entry = ZOO["resnet"]
+    model = entry.build(batch=2)
+    opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=1e-3)
+    files = graphopt.export_on_device(
+        model, entry.loss, opt, tmp_path / "device", gradient_accumulation=True
+    )
+    device = Device(files)
+    before = device.state
+    device.train(entry.feeds(np.random.default_rng(0), 2) | {"update": np.array([False])})
+    after = device.state
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    assert moved == {name for name in before if "running_" in name}
