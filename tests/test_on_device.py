@@ -1,5 +1,8 @@
 """Training with ONNX Runtime's on-device API, from the files of `graphopt.export_on_device`."""
 
+import json
+import re
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt.on_device import checkpoint, read_state
 from models.zoo import ZOO
 from tests.environments import HAS_TRAINING_PACKAGE, needs_training_package
 from tests.trajectories import CASES, Trajectory
@@ -282,3 +286,203 @@ def test_statistics_move_with_every_step(tmp_path):
     after = device.state
     moved = {name for name in before if (before[name] != after[name]).any()}
     assert moved == {name for name in before if "running_" in name}
+
+
+# The state.
+
+
+@pytest.mark.parametrize(
+    ("optimizer_model", "accumulate"), [(False, False), (False, True), (True, False)]
+)
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_from_a_session_and_back(steps, centered, optimizer_model, accumulate, tmp_path):
+    """`Session.state`, or its checkpoint, goes into the files, and theirs into a session."""
+    model, opt = digits(learning_rate=1e-3, momentum=0.0 if centered else 0.9, centered=centered)
+    graph = graphopt.training_graph(model, DIGITS.loss, opt)
+    session = graphopt.Session(graph)
+    for feeds in batches(steps):
+        session.step(feeds)
+    session.save_checkpoint(tmp_path / "state.safetensors")
+    for state in (session.state, tmp_path / "state.safetensors"):
+        files = graphopt.export_on_device(
+            model,
+            DIGITS.loss,
+            opt,
+            tmp_path / "device",
+            optimizer_model=optimizer_model,
+            gradient_accumulation=accumulate,
+            state=state,
+        )
+        assert worst(read_state(files.checkpoint), session.state) == 0
+        other = graphopt.Session(graph)
+        other.load_checkpoint(files.checkpoint)
+        assert worst(other.state, session.state) == 0
+
+
+@pytest.mark.parametrize("step", [0, 1, 2**24 - 1, 2**24, 2**24 + 1, 2**40 + 3])
+def test_steps_are_exact(step, tmp_path):
+    """However many: float32 alone would stop counting at 2**24."""
+    weights = {"w": np.ones(3, np.float32)}
+    opt = graphopt.RMSProp([graphopt.Parameter("w", (3,))])
+    state = {
+        "w": weights["w"],
+        "mean_square.w": np.ones(3, np.float32),
+        "global_step": np.array(step, np.int64),
+    }
+    files = graphopt.export_on_device(
+        linear_in(weights), "objective", opt, tmp_path / "device", state=state
+    )
+    assert read_state(files.checkpoint)["global_step"] == step
+    if HAS_TRAINING_PACKAGE:
+        device = Device(files)
+        device.step(given(weights))
+        assert device.state["global_step"] == step + 1
+
+
+# Files.
+
+
+def test_description(tmp_path):
+    model, opt = digits(learning_rate=1e-3)
+    files = graphopt.export_on_device(
+        model, DIGITS.loss, opt, tmp_path / "device", group_mask=True, gradient_accumulation=True
+    )
+    described = json.loads(files.description.read_text())
+    training = described["models"]["training_model.onnx"]
+    assert [(v["name"], v["dtype"]) for v in training["inputs"]] == [
+        ("x", "float32"),
+        ("labels", "int64"),
+        ("update", "bool"),
+        ("group_mask", "bool"),
+    ]
+    assert [v["name"] for v in training["outputs"]] == ["loss"]
+    assert training["requirements"]["operators"]["com.microsoft"] == ["InPlaceAccumulatorV2"]
+    assert described["models"]["eval_model.onnx"]["requirements"]["operators"].keys() == {""}
+    assert described["parameters"] == {p.name: list(p.shape) for p in opt.params}
+    assert described["update"] == "training_model.onnx"
+    sizes = {path.name: path.stat().st_size for path in files.checkpoint.parent.iterdir()}
+    del sizes["graphopt.json"]
+    assert described["bytes"] == sizes
+
+
+def test_values_are_stored_once(tmp_path):
+    """The models have no value of a parameter or state; the checkpoint has each once."""
+    model, opt = digits(learning_rate=1e-3, momentum=0.9)
+    files = graphopt.export_on_device(model, DIGITS.loss, opt, tmp_path / "device")
+    held = 4 * 3 * sum(parameter.size for parameter in opt.params)
+    assert held < files.checkpoint.stat().st_size < held + 5000
+    for path in (files.training_model, files.eval_model):
+        stored = onnx.load(path).graph.initializer
+        assert sum(numpy_helper.to_array(tensor).nbytes for tensor in stored) < 1000
+        assert not onnx.load(path).training_info
+
+
+def test_old_files_do_not_stay(tmp_path):
+    model, opt = digits(learning_rate=1e-3)
+    device = tmp_path / "device"
+    first = graphopt.export_on_device(
+        model, DIGITS.loss, opt, device, optimizer_model=True, nominal_checkpoint=True
+    )
+    assert first.optimizer_model.exists()
+    assert first.nominal_checkpoint.stat().st_size < 2000
+    (device / "mine.txt").write_text("kept")
+    second = graphopt.export_on_device(model, DIGITS.loss, opt, device)
+    assert second.optimizer_model is None
+    assert second.nominal_checkpoint is None
+    assert sorted(path.name for path in device.iterdir()) == [
+        "checkpoint",
+        "eval_model.onnx",
+        "graphopt.json",
+        "mine.txt",
+        "training_model.onnx",
+    ]
+
+
+# Wrong input.
+
+
+WRONG = {
+    "optimizer": ({"optimizer": 1}, TypeError, "optimizer: got int"),
+    "flag": ({"optimizer_model": 1}, TypeError, "optimizer_model"),
+    "accumulate natively": (
+        {"optimizer_model": True, "gradient_accumulation": True},
+        ValueError,
+        "gradient_accumulation: got True with optimizer_model=True",
+    ),
+    "mask natively": (
+        {"optimizer_model": True, "group_mask": True},
+        ValueError,
+        "group_mask: got True with optimizer_model=True",
+    ),
+    "unknown output": (
+        {"outputs": ["logit"]},
+        ValueError,
+        re.escape("outputs: got 'logit', expected outputs of the model ('logits')"),
+    ),
+    "output twice": ({"outputs": ["logits"] * 2}, ValueError, "each name once"),
+    "outputs": ({"outputs": "logits"}, TypeError, "outputs: got 'logits', expected a list"),
+    "loss": ({"loss": "crossentropy"}, ValueError, "loss: got 'crossentropy'"),
+    "state": ({"state": {}}, ValueError, "does not belong to these files: it lacks 'conv1.weight'"),
+    "state file": ({"state": "nothing"}, FileNotFoundError, "there is no file 'nothing'"),
+    "folder": ({"directory": "no/such/device"}, FileNotFoundError, "'no/such' does not exist"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_input(change, error, message, tmp_path, monkeypatch):
+    """It is named, and what was there stays."""
+    monkeypatch.chdir(tmp_path)
+    model, opt = digits(learning_rate=1e-3)
+    files = graphopt.export_on_device(model, DIGITS.loss, opt, "device")
+    before = {path: path.read_bytes() for path in files.checkpoint.parent.iterdir()}
+    arguments = {"loss": DIGITS.loss, "optimizer": opt, "directory": "device"} | change
+    with pytest.raises(error, match=message):
+        graphopt.export_on_device(model, **arguments)
+    assert {path: path.read_bytes() for path in files.checkpoint.parent.iterdir()} == before
+
+
+UNFIT = {
+    "three states": ({"centered": True, "momentum": 0.9}, "three"),
+    "schedule": (
+        {"learning_rate": graphopt.schedules.CosineDecayLR(0.0, 0.1, 10)},
+        "leave out optimizer_model=True",
+    ),
+    "list": ({"learning_rate": [0.1, 0.2]}, "leave out optimizer_model=True"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_fit_the_native_optimizer(settings, message, tmp_path):
+    model, opt = digits(**settings)
+    with pytest.raises(ValueError, match=message):
+        graphopt.export_on_device(
+            model, DIGITS.loss, opt, tmp_path / "device", optimizer_model=True
+        )
+    assert not (tmp_path / "device").exists()
+    graphopt.export_on_device(model, DIGITS.loss, opt, tmp_path / "device")
+
+
+def test_other_checkpoints_are_refused(tmp_path):
+    """One of another network, and one that graphopt did not write."""
+    model, opt = digits(learning_rate=1e-3)
+    session = graphopt.Session(graphopt.training_graph(model, DIGITS.loss, opt))
+    before = session.state
+    weights = {"w": np.ones(3, np.float32)}
+    other = graphopt.export_on_device(
+        linear_in(weights),
+        "objective",
+        graphopt.RMSProp([graphopt.Parameter("w", (3,))]),
+        tmp_path / "device",
+        nominal_checkpoint=True,
+    )
+    foreign = tmp_path / "foreign"
+    checkpoint.write(foreign, checkpoint.OnDeviceCheckpoint(trainable=weights))
+    for path, message in (
+        (other.checkpoint, "does not belong to this graph: it lacks 'conv1.weight'"),
+        (other.nominal_checkpoint, "nominal"),
+        (foreign, "it has no property 'graphopt'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.load_checkpoint(path)
+    assert worst(session.state, before) == 0
