@@ -54,6 +54,37 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
+def training_package(argument: str, without: str) -> Any:
+    """The native module of onnxruntime-training.
+
+    Args:
+        argument: What needs it.
+        without: What one gets without that.
+
+    Raises:
+        ImportError: Another ONNX Runtime is installed.
+    """
+    runtime = onnxruntime()
+    native = importlib.import_module("onnxruntime.capi._pybind_state")
+    if not hasattr(native, "GradientGraphBuilder"):
+        raise ImportError(
+            f"{argument} needs onnxruntime-training, but onnxruntime {runtime.__version__} is "
+            f"installed: leave it out {without}, or install graphopt[training-cpu] in an "
+            "environment of its own"
+        )
+    return native
+
+
+def save_in_ort_format(source: Path, target: Path) -> None:
+    """Write a model in ONNX Runtime's own format."""
+    runtime = onnxruntime()
+    options = session_options(runtime)
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    runtime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
 def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
     """The forward model with the gradient ``<name>_grad`` of each name.
 
@@ -61,15 +92,8 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
         ImportError: The installed ONNX Runtime cannot build gradients.
         ValueError: An operator has no gradient.
     """
-    runtime = onnxruntime()
-    native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
-    if not hasattr(native, "GradientGraphBuilder"):
-        raise ImportError(
-            "portable=False needs onnxruntime-training, but onnxruntime "
-            f"{runtime.__version__} is installed: leave it out for gradients in standard ONNX, "
-            "or install graphopt[training-cpu] in an environment of its own"
-        )
-    options = session_options(runtime)
+    native = training_package("portable=False", "for gradients in standard ONNX")
+    options = session_options(onnxruntime())
     try:
         optimized = native.get_optimized_model(forward, names, options)
         builder = native.GradientGraphBuilder(optimized, {loss}, names, loss, options)

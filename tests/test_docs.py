@@ -17,22 +17,24 @@ import pytest
 import graphopt
 import models
 from models import digits, digits_cnn
+from tests.environments import OTHER_PYTHON, needs_other_runtime
 
 pytestmark = pytest.mark.any_runtime
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ON_DEVICE = (ROOT / "docs" / "on_device.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = blocks("python")
-    assert len(snippets) == 14
+    assert len(snippets) == 15
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
         printed = capsys.readouterr().out.splitlines()
@@ -65,6 +67,31 @@ def test_extras_and_links_exist():
     headings = {f"#{title.lower()}" for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
     assert links
     assert [link for link in links if link not in headings and not (ROOT / link).exists()] == []
+
+
+@needs_other_runtime
+def test_guide_to_devices(tmp_path):
+    """In one program, on the runtime that has the training API."""
+    snippets = blocks("python", ON_DEVICE)
+    assert len(snippets) == 3
+    program = "\n".join(snippets)
+    result = subprocess.run(
+        [OTHER_PYTHON, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines() == re.findall(r"^# (\[.*)$", program, re.MULTILINE)
+    assert (tmp_path / "device" / "trained.onnx").is_file()
+
+
+def test_links_of_the_guide_exist():
+    links = re.findall(r"\]\(([^)#]+)", ON_DEVICE)
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
 MODULES = sorted(

@@ -1,7 +1,9 @@
 """Training with ONNX Runtime's on-device API, from the files of `graphopt.export_on_device`."""
 
+import dataclasses
 import json
 import re
+
 
 import numpy as np
 import onnx
@@ -83,10 +85,16 @@ def unfit(opt, optimizer_model):
         return "is float16, and ONNX Runtime's on-device training writes float32 only"
     if optimizer_model and opt.centered and opt.momentum:
         return "three states"
-    scheduled = any(
-        not isinstance(rule.learning_rate, graphopt.schedules._base.Fixed) for rule in opt.rules
-    )
-    return "leave out optimizer_model=True" if optimizer_model and scheduled else ""
+    if not optimizer_model:
+        return ""
+    rules = {(parameter.shape, rule) for parameter, rule in zip(opt.params, opt.rules, strict=True)}
+    rates = [rule.learning_rate for rule in opt.rules]
+    if not all(isinstance(rate, graphopt.schedules._base.Fixed) for rate in rates):
+        return "the application sets the rate in each step"
+    alike = {(shape, dataclasses.replace(rule, group=0)) for shape, rule in rules}
+    if len(alike) > len({shape for shape, _ in alike}):
+        return "tells parameters apart by their shapes alone"
+    return ""
 
 
 # Networks.
@@ -167,8 +175,6 @@ def test_networks(network, optimizer_model, tmp_path):
         model, entry.loss, opt, tmp_path / "device", optimizer_model=optimizer_model
     )
     device = Device(files)
-    if optimizer_model:
-        device.optimizer.set_learning_rate(1e-3)
     session = graphopt.Session(graphopt.training_graph(model, entry.loss, opt), kernels=False)
     rng = np.random.default_rng(5)
     for _ in range(3):
@@ -486,3 +492,56 @@ def test_other_checkpoints_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             session.load_checkpoint(path)
     assert worst(session.state, before) == 0
+
+
+@needs_training_package
+@WAYS
+def test_ort_format(optimizer_model, tmp_path):
+    """The models in ONNX Runtime's own format train to the same bits."""
+    model, opt = digits(learning_rate=1e-3, momentum=0.9)
+    files = graphopt.export_on_device(
+        model,
+        DIGITS.loss,
+        opt,
+        tmp_path / "device",
+        optimizer_model=optimizer_model,
+        ort_format=True,
+    )
+    kinds = ("training_model", "eval_model", *(["optimizer_model"] if optimizer_model else []))
+    converted = {kind: getattr(files, kind).with_suffix(".ort") for kind in kinds}
+    devices = [Device(files), Device(dataclasses.replace(files, **converted))]
+    for feeds in batches(5):
+        losses = [device.step(feeds)["loss"] for device in devices]
+        assert losses[0] == losses[1]
+    assert worst(devices[0].state, devices[1].state) == 0
+
+
+@pytest.mark.skipif(HAS_TRAINING_PACKAGE, reason="NOT RUN: onnxruntime-training is installed")
+def test_ort_format_needs_the_training_package(tmp_path):
+    model, opt = digits(learning_rate=1e-3)
+    with pytest.raises(ImportError, match="ort_format=True needs onnxruntime-training"):
+        graphopt.export_on_device(model, DIGITS.loss, opt, tmp_path / "device", ort_format=True)
+    assert not (tmp_path / "device").exists()
+
+
+@needs_training_package
+@WAYS
+def test_a_step_that_fails_changes_nothing(optimizer_model, tmp_path):
+    """Here on a label that is no class."""
+    model, opt = digits(learning_rate=1e-3, momentum=0.9)
+    files = graphopt.export_on_device(
+        model, DIGITS.loss, opt, tmp_path / "device", optimizer_model=optimizer_model
+    )
+    device, other = Device(files), Device(files)
+    (feeds, more) = batches(2)
+    device.step(feeds)
+    other.step(feeds)
+    before = device.state
+    for label in (-1, 10):
+        wrong = feeds | {"labels": np.full_like(feeds["labels"], label)}
+        with pytest.raises(RuntimeError, match="indices element out of data bounds"):
+            device.step(wrong)
+    assert worst(device.state, before) == 0
+    device.step(more)
+    other.step(more)
+    assert worst(device.state, other.state) < 1e-7

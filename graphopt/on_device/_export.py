@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from graphopt import _checks
+from graphopt import _checks, _runtime
 from graphopt._files import PathLike
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
@@ -66,6 +66,7 @@ def export_on_device(
     gradient_accumulation: bool = False,
     group_mask: bool = False,
     nominal_checkpoint: bool = False,
+    ort_format: bool = False,
     output: str | None = None,
     labels: str = "labels",
     outputs: Sequence[str] = (),
@@ -96,12 +97,15 @@ def export_on_device(
             names in it are replaced.
         optimizer_model: Write the update as a model of its own. Centered with momentum, and
             learning rates that are schedules or lists, do not fit in there.
-        gradient_accumulation: Add the input ``update``, bool [1], after all others: where it is
+        gradient_accumulation: Add the input ``update``, bool [1], after the labels: where it is
             False, the step only adds its gradients to those before; where it is True, their sum
             updates, as a sum of losses would. ``optimizer_model=True`` always can.
         group_mask: Add the input ``group_mask``, bool [groups]; see `training_graph`.
         nominal_checkpoint: Write ``nominal_checkpoint`` too: the checkpoint without values, for an
             application that gets them from elsewhere.
+        ort_format: Write the models in ONNX Runtime's own format too, as ``.ort``, which is
+            larger, but loaded two to three times as fast, and by builds that read no ONNX. Needs
+            onnxruntime-training.
         output: The output that the loss applies to, where the model has several.
         labels: The name of the input that a loss reads.
         outputs: Outputs of the forward model that both models report after ``loss``.
@@ -110,6 +114,7 @@ def export_on_device(
 
     Raises:
         FileNotFoundError: A path does not exist.
+        ImportError: ``ort_format=True``, and onnxruntime-training is not installed.
         TypeError: An argument has the wrong type.
         ValueError: As in `training_graph`; a parameter is not float32; arguments that exclude each
             other; an unknown output; ``optimizer_model=True`` with what does not fit in there; the
@@ -129,6 +134,7 @@ def export_on_device(
         "gradient_accumulation": gradient_accumulation,
         "group_mask": group_mask,
         "nominal_checkpoint": nominal_checkpoint,
+        "ort_format": ort_format,
     }
     for name, flag in flags.items():
         _checks.boolean(name, flag)
@@ -138,6 +144,8 @@ def export_on_device(
                 f"{name}: got True with optimizer_model=True, whose inputs are those of ONNX "
                 "Runtime's own optimizers; leave out one of them"
             )
+    if ort_format:
+        _runtime.training_package("ort_format=True", "for models in ONNX")
     forward = read_proto(model)
     _check_outputs(forward, outputs)
     _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
@@ -171,7 +179,7 @@ def export_on_device(
         _CHECKPOINT: checkpoint,
         _NOMINAL: replace(checkpoint, nominal=True) if nominal_checkpoint else None,
     }
-    return _write(Path(directory), models, checkpoints)
+    return _write(Path(directory), models, checkpoints, ort_format=ort_format)
 
 
 def _check_outputs(forward: onnx.ModelProto, outputs: Sequence[str]) -> None:
@@ -218,6 +226,8 @@ def _write(
     directory: Path,
     models: Mapping[str, onnx.ModelProto | None],
     checkpoints: Mapping[str, OnDeviceCheckpoint | None],
+    *,
+    ort_format: bool,
 ) -> Artifacts:
     """Write all files, or none; those that are None are removed."""
     if directory.exists() and not directory.is_dir():
@@ -230,16 +240,19 @@ def _write(
     directory.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=directory) as folder:
         part = Path(folder)
+        in_ort_format = {name: Path(name).with_suffix(".ort").name for name in models}
         for name, model in models.items():
             if model is not None:
                 save_model(model, part / name)
+                if ort_format:
+                    _runtime.save_in_ort_format(part / name, part / in_ort_format[name])
         for name, checkpoint in checkpoints.items():
             if checkpoint is not None:
                 write(part / name, checkpoint)
         description = _describe(part, models, checkpoints[_CHECKPOINT])
         (part / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         paths: dict[str, Path | None] = {}
-        for name in (*models, *checkpoints, _DESCRIPTION):
+        for name in (*models, *in_ort_format.values(), *checkpoints, _DESCRIPTION):
             target = directory / name
             if (part / name).exists():
                 (part / name).replace(target)

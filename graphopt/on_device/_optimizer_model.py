@@ -51,6 +51,9 @@ _MICROSOFT = "com.microsoft"
 # What ONNX Runtime calls them, and checks: the inputs of its AdamW, and the states in checkpoints.
 _SEQUENCES = ("params", "gradients", "first_order_moments", "second_order_moments")
 _MOMENTUM_INPUTS = {"momentum0": "first_order_moments", "momentum1": "second_order_moments"}
+# Elements and tensors that are updated in one piece, on average and at most; see `update.layout`.
+_PIECE = 128 * 1024
+_MAX_TENSORS = 64
 _LARGEST = np.finfo(np.float32).max
 _OTHERWISE = "or leave out optimizer_model=True: the update then is inside the training model"
 
@@ -141,6 +144,10 @@ class _Way:
     grad_centralization: bool
 
 
+# Copies of the tensors that belong to one parameter, by the name of the sequence.
+_Tensor = Mapping[str, ir.Value]
+
+
 @dataclass(frozen=True)
 class _Deltas:
     """What is taken from the tensors of a sequence, ``rate`` times."""
@@ -181,35 +188,43 @@ class _Update:
         # A parameter that is not decayed by itself changes by its step alone.
         decays = any(rule.decays for rule in optimizer.rules)
         self.decoupled = optimizer.decoupled_weight_decay and decays
-        self.reads_parameters = decays
+        self.written = ("params", *self.state_inputs.values())
+        self.read = ("gradients", *self.written[0 if decays else 1 :])
         self.variants = {way: self._variant(way) for way in self.distinct}
         self._scalars: dict[object, ir.Value] = {}
 
     def append(self) -> list[_Deltas]:
         """The deltas of each sequence that is written, parameters first."""
-        count = len(self.optimizer.params)
-        gradients = [self._read("gradients", index) for index in range(count)]
-        choices = self._choices(gradients)
-        made = []
-        for index, (gradient, choice) in enumerate(zip(gradients, choices, strict=True)):
-            with self.op.named(f"tensor{index}"):
-                read = [*(["params"] if self.reads_parameters else []), *self.state_inputs.values()]
-                old = {sequence: self._read(sequence, index) for sequence in read}
-                made.append(self._choose(self.op, choice, self.distinct, gradient, old))
-        sequences = ("params", *self.state_inputs.values())
-        rates = (1.0 if self.decoupled else -1.0, *(1.0 for _ in self.state_inputs))
-        columns = zip(*made, strict=True)
-        return [_Deltas(*entry) for entry in zip(sequences, rates, columns, strict=True)]
-
-    def _read(self, sequence: str, index: int) -> ir.Value:
-        value = self.op.SequenceAt(self.inputs.sequences[sequence], index)
-        value.dtype = ir.DataType.FLOAT
-        return value
-
-    def _choices(self, gradients: Sequence[ir.Value]) -> Sequence[ir.Value | None]:
-        """Which of the ways each tensor goes, if there are several: an index, from its shape."""
+        tensors = [self._read(index) for index in range(len(self.optimizer.params))]
+        made: dict[str, list[ir.Value]] = {sequence: [] for sequence in self.written}
         if len(self.distinct) == 1:
-            return [None] * len(gradients)
+            size = _tensors_together(self.optimizer.params)
+            groups = [tensors[start : start + size] for start in range(0, len(tensors), size)]
+            for number, group in enumerate(groups):
+                with self.op.named(f"group{number}"):
+                    for sequence, values in self._apply(self.op, self.distinct[0], group).items():
+                        made[sequence] += values
+        else:
+            choices = self._choices([tensor["gradients"] for tensor in tensors])
+            for index, (choice, tensor) in enumerate(zip(choices, tensors, strict=True)):
+                with self.op.named(f"tensor{index}"):
+                    deltas = self._choose(self.op, choice, self.distinct, tensor)
+                    for sequence, value in zip(self.written, deltas, strict=True):
+                        made[sequence].append(value)
+        rates = {"params": 1.0 if self.decoupled else -1.0}
+        return [_Deltas(name, rates.get(name, 1.0), values) for name, values in made.items()]
+
+    def _read(self, index: int) -> _Tensor:
+        """Copies of what the sequences hold at an index."""
+        read = {}
+        for sequence in self.read:
+            value = self.op.SequenceAt(self.inputs.sequences[sequence], index)
+            value.dtype = ir.DataType.FLOAT
+            read[sequence] = value
+        return read
+
+    def _choices(self, gradients: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        """Which way each tensor goes, an index, from its shape."""
         op, rank, size = self.op, max(map(len, self.ways)), len(gradients)
         known = np.array([shape + (0,) * (rank - len(shape)) for shape in self.ways])[None]
         filled = [op.Concat(op.Shape(g), np.zeros(rank, np.int64), axis=0) for g in gradients]
@@ -224,38 +239,42 @@ class _Update:
         return op.node("Split", [choice, [1] * size], outputs=size, axis=0)
 
     def _choose(
-        self,
-        op: GraphBuilder,
-        choice: ir.Value | None,
-        ways: Sequence[_Way],
-        gradient: ir.Value,
-        old: Mapping[str, ir.Value],
+        self, op: GraphBuilder, choice: ir.Value, ways: Sequence[_Way], tensor: _Tensor
     ) -> Sequence[ir.Value]:
         """The deltas of a tensor that goes one of these ways."""
         first, *others = ways
         if not others:
-            return self._apply(op, first, gradient, old)
-        chosen = self.op.constant(np.array([self.distinct.index(first)]))
+            return [value for (value,) in self._apply(op, first, [tensor]).values()]
         branches = []
         for name, rest in (("chosen", [first]), ("other", others)):
             inner = GraphBuilder(_new_graph(self.op.fresh_name(name)))
-            made = self._choose(inner, choice, rest, gradient, old)
+            made = self._choose(inner, choice, rest, tensor)
             inner.graph.outputs.extend(made)
-            branches.append(inner.graph)
             for node in inner.graph:
                 for value in node.outputs:
                     value.name = self.op.fresh_name(str(value.name))
+            branches.append(inner.graph)
         then, otherwise = branches
-        condition = op.Equal(choice, chosen)
+        condition = op.Equal(choice, self.op.constant([self.distinct.index(first)]))
         return op.node(
             "If", [condition], outputs=len(made), then_branch=then, else_branch=otherwise
         )
 
     def _apply(
-        self, op: GraphBuilder, way: _Way, gradient: ir.Value, old: Mapping[str, ir.Value]
-    ) -> Sequence[ir.Value]:
-        """The deltas of a tensor: of the parameter, then of its states."""
+        self, op: GraphBuilder, way: _Way, tensors: Sequence[_Tensor]
+    ) -> dict[str, list[ir.Value]]:
+        """The deltas of tensors that go one way, by sequence; they are computed in one piece."""
         optimizer, made = self.optimizer, self.variants[way]
+        old = {
+            sequence: self._join(op, [self._flat(op, tensor[sequence]) for tensor in tensors])
+            for sequence in self.read
+            if sequence != "gradients" and not (sequence == "params" and way.grad_centralization)
+        }
+        gradients = [self._gradient(op, way, tensor) for tensor in tensors]
+        sizes = [op.Shape(gradient) for gradient in gradients]
+        g = self._join(op, gradients)
+        if self._adds_decay(way) and not way.grad_centralization:
+            g = _call(op, "WeightDecay", old["params"], g, self._decay(way))
         # Of a parameter that is 0 the step remains, as 0 - step. Adding it to the real one gives
         # x - step to the bit, and that need not be read.
         w = old["params"] if self.decoupled else self.op.constant(np.float32(0), name="zero")
@@ -263,21 +282,50 @@ class _Update:
         scalars = [self._rate(way.ratio), *([self._decay(way)] if made.weight_decay else [])]
         new_w, *new = op.node(
             made.name,
-            [
-                w,
-                self._gradient(op, way, gradient, old),
-                *(self._started(op, kind, value) for kind, value in states.items()),
-                *scalars,
-            ],
+            [w, g, *(self._started(op, kind, value) for kind, value in states.items()), *scalars],
             domain=functions.DOMAIN,
             outputs=1 + len(states),
             **{name: getattr(optimizer, name) for name in made.attributes},
         )
-        new_w.dtype = ir.DataType.FLOAT
-        return [
+        deltas = [
             self._difference(op, w, new_w) if self.decoupled else new_w,
             *(self._difference(op, states[kind], v) for kind, v in zip(states, new, strict=True)),
         ]
+        shapes = [op.Shape(tensor["gradients"]) for tensor in tensors]
+        return {
+            sequence: self._split(op, delta, sizes, shapes)
+            for sequence, delta in zip(self.written, deltas, strict=True)
+        }
+
+    def _flat(self, op: GraphBuilder, value: ir.Value) -> ir.Value:
+        """With one axis: ONNX Runtime takes ten times as long for a scalar and a [64, 32, 1, 1]."""
+        flat = op.Reshape(value, self.op.constant([-1]))
+        flat.dtype = ir.DataType.FLOAT
+        return flat
+
+    def _join(self, op: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
+        """1-D tensors one after another."""
+        return values[0] if len(values) == 1 else op.Concat(*values, axis=0)
+
+    def _split(
+        self,
+        op: GraphBuilder,
+        value: ir.Value,
+        sizes: Sequence[ir.Value],
+        shapes: Sequence[ir.Value],
+    ) -> list[ir.Value]:
+        """The tensors of which a 1-D one is made, in their own shapes."""
+        parts: Sequence[ir.Value] = [value]
+        if len(sizes) > 1:
+            lengths = op.Concat(*sizes, axis=0)
+            parts = op.node("Split", [value, lengths], outputs=len(sizes), axis=0)
+        split = [op.Reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        for part in split:
+            part.dtype = ir.DataType.FLOAT
+        return split
+
+    def _adds_decay(self, way: _Way) -> bool:
+        return way.weight_decay != Fixed(0.0) and not self.decoupled
 
     def _variant(self, way: _Way) -> Variant:
         """The function of the update; weight decay that is added to the gradient is so before."""
@@ -285,17 +333,15 @@ class _Update:
         made = variant(self.optimizer, rule)
         return made if self.decoupled else replace(made, weight_decay="")
 
-    def _gradient(
-        self, op: GraphBuilder, way: _Way, gradient: ir.Value, old: Mapping[str, ir.Value]
-    ) -> ir.Value:
-        """The gradient with weight decay, centralized."""
-        g = gradient
-        if way.weight_decay != Fixed(0.0) and not self.decoupled:
-            g = _call(op, "WeightDecay", old["params"], g, self._decay(way))
-        if way.grad_centralization:
-            rows = op.Reshape(g, self.op.constant([0, -1]))
-            g = op.Reshape(_call(op, "Centralize", rows), op.Shape(gradient))
-        return g
+    def _gradient(self, op: GraphBuilder, way: _Way, tensor: _Tensor) -> ir.Value:
+        """The gradient, 1-D; centralized, where that is asked for, after weight decay."""
+        if not way.grad_centralization:
+            return self._flat(op, tensor["gradients"])
+        rows = self.op.constant([0, -1])
+        g = op.Reshape(tensor["gradients"], rows)
+        if self._adds_decay(way):
+            g = _call(op, "WeightDecay", op.Reshape(tensor["params"], rows), g, self._decay(way))
+        return self._flat(op, _call(op, "Centralize", g))
 
     def _difference(self, op: GraphBuilder, old: ir.Value, new: ir.Value) -> ir.Value:
         """What to take from the old value to get the new one.
@@ -346,6 +392,15 @@ class _Update:
             factor = emit_schedule(schedule, self.op, self._global_step)
             self._scalars[schedule] = factor if scale == 1 else self.op.Mul(factor, scale)
         return self._scalars[schedule]
+
+
+def _tensors_together(params: Sequence[Parameter]) -> int:
+    """How many tensors are updated in one piece, so that it is in the processor's cache on average.
+
+    Which ones these are nobody knows.
+    """
+    average = sum(parameter.size for parameter in params) / len(params)
+    return int(min(max(_PIECE / average, 1), _MAX_TENSORS))
 
 
 def _call(op: GraphBuilder, function: str, *operands: ir.Value) -> ir.Value:
