@@ -103,7 +103,8 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name):
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     module = importlib.import_module(name)
     public = {key: getattr(graphopt, key) for key in graphopt.__all__} | {"np": np}
     finder = doctest.DocTestFinder(recurse=True)
