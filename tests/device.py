@@ -10,6 +10,7 @@ from pathlib import Path
 import onnxruntime
 
 from graphopt.on_device import read_state
+from graphopt.on_device.checkpoint import read
 
 _native = importlib.import_module("onnxruntime.capi._pybind_state")
 
@@ -23,7 +24,8 @@ class Device:
         options.log_severity_level = 3
         memory = _native.OrtDevice.default_memory()
         device = _native.OrtDevice(_native.OrtDevice.cpu(), memory, 0)
-        self._checkpoint = _native.load_checkpoint(str(checkpoint or files.checkpoint))
+        path = checkpoint or files.checkpoint
+        self._checkpoint = _native.load_checkpoint(str(path))
         self.module = _native.Module(
             str(files.training_model), self._checkpoint, str(files.eval_model), device, options
         )
@@ -32,6 +34,8 @@ class Device:
             self.optimizer = _native.Optimizer(
                 str(files.optimizer_model), self._checkpoint, device, options
             )
+            # ONNX Runtime starts at 0.001, whatever the checkpoint says.
+            self.optimizer.set_learning_rate(read(path).optimizer.learning_rate)
 
     def train(self, feeds):
         """One TrainStep; its outputs by name."""

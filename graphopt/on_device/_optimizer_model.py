@@ -43,6 +43,7 @@ from graphopt.schedules._base import Fixed, local_functions
 from graphopt.schedules._parse import emit as emit_schedule
 from graphopt.update import core, functions
 from graphopt.update.core import Variant, variant
+from graphopt.update.gate import Gate
 
 MOMENTUMS_KEY = "graphopt.momentums"
 
@@ -195,26 +196,33 @@ class _Update:
 
     def append(self) -> list[_Deltas]:
         """The deltas of each sequence that is written, parameters first."""
-        tensors = [self._read(index) for index in range(len(self.optimizer.params))]
         made: dict[str, list[ir.Value]] = {sequence: [] for sequence in self.written}
-        if len(self.distinct) == 1:
-            size = _tensors_together(self.optimizer.params)
-            groups = [tensors[start : start + size] for start in range(0, len(tensors), size)]
-            for number, group in enumerate(groups):
-                with self.op.named(f"group{number}"):
-                    for sequence, values in self._apply(self.op, self.distinct[0], group).items():
-                        made[sequence] += values
-        else:
-            choices = self._choices([tensor["gradients"] for tensor in tensors])
-            for index, (choice, tensor) in enumerate(zip(choices, tensors, strict=True)):
-                with self.op.named(f"tensor{index}"):
-                    deltas = self._choose(self.op, choice, self.distinct, tensor)
-                    for sequence, value in zip(self.written, deltas, strict=True):
-                        made[sequence].append(value)
+        count, size = len(self.optimizer.params), _tensors_together(self.optimizer.params)
+        gate = Gate(self.op)
+        for number, start in enumerate(range(0, count, size)):
+            with self.op.named(f"group{number}"):
+                indices = self._indices(gate, range(start, min(start + size, count)))
+                tensors = [self._read(index) for index in indices]
+                deltas = self._deltas(tensors)
+                gate.wait_for(deltas["params"][-1])
+            for sequence, values in deltas.items():
+                made[sequence] += values
         rates = {"params": 1.0 if self.decoupled else -1.0}
         return [_Deltas(name, rates.get(name, 1.0), values) for name, values in made.items()]
 
-    def _read(self, index: int) -> _Tensor:
+    def _indices(self, gate: Gate, indices: range) -> Sequence[ir.Value | int]:
+        """Where a group of tensors stands in the sequences.
+
+        One group is read after the other. That keeps the number of nodes that are ready at once
+        small, in which ONNX Runtime 1.19 takes quadratic time to load a graph.
+        """
+        if indices.start == 0:
+            return indices
+        passed = self.op.Add(gate.shape, np.array(indices) + 1)  # the gate is -1
+        lengths = [1] * len(indices)
+        return self.op.node("Split", [passed, lengths], outputs=len(indices), axis=0)
+
+    def _read(self, index: ir.Value | int) -> _Tensor:
         """Copies of what the sequences hold at an index."""
         read = {}
         for sequence in self.read:
@@ -222,6 +230,18 @@ class _Update:
             value.dtype = ir.DataType.FLOAT
             read[sequence] = value
         return read
+
+    def _deltas(self, tensors: Sequence[_Tensor]) -> dict[str, list[ir.Value]]:
+        """The deltas of a group of tensors, by sequence."""
+        if len(self.distinct) == 1:
+            return self._apply(self.op, self.distinct[0], tensors)
+        choices = self._choices([tensor["gradients"] for tensor in tensors])
+        rows = [
+            self._choose(self.op, choice, self.distinct, tensor)
+            for choice, tensor in zip(choices, tensors, strict=True)
+        ]
+        columns = map(list, zip(*rows, strict=True))
+        return dict(zip(self.written, columns, strict=True))
 
     def _choices(self, gradients: Sequence[ir.Value]) -> Sequence[ir.Value]:
         """Which way each tensor goes, an index, from its shape."""
@@ -265,15 +285,19 @@ class _Update:
     ) -> dict[str, list[ir.Value]]:
         """The deltas of tensors that go one way, by sequence; they are computed in one piece."""
         optimizer, made = self.optimizer, self.variants[way]
+        decays_here = self._adds_decay(way) and not way.grad_centralization
+        joined = [
+            *(["params"] if self.decoupled or decays_here else []),
+            *self.state_inputs.values(),
+        ]
         old = {
             sequence: self._join(op, [self._flat(op, tensor[sequence]) for tensor in tensors])
-            for sequence in self.read
-            if sequence != "gradients" and not (sequence == "params" and way.grad_centralization)
+            for sequence in joined
         }
         gradients = [self._gradient(op, way, tensor) for tensor in tensors]
         sizes = [op.Shape(gradient) for gradient in gradients]
         g = self._join(op, gradients)
-        if self._adds_decay(way) and not way.grad_centralization:
+        if decays_here:
             g = _call(op, "WeightDecay", old["params"], g, self._decay(way))
         # Of a parameter that is 0 the step remains, as 0 - step. Adding it to the real one gives
         # x - step to the bit, and that need not be read.
@@ -296,6 +320,13 @@ class _Update:
             sequence: self._split(op, delta, sizes, shapes)
             for sequence, delta in zip(self.written, deltas, strict=True)
         }
+
+    def _reads_params(self, way: _Way) -> bool:
+        """Whether all parameters of a way are read at once.
+
+        Where gradients are centralized, each is read on its own, for its decay before that.
+        """
+        return self.decoupled or not way.grad_centralization
 
     def _flat(self, op: GraphBuilder, value: ir.Value) -> ir.Value:
         """With one axis: ONNX Runtime takes ten times as long for a scalar and a [64, 32, 1, 1]."""
