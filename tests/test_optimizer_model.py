@@ -234,3 +234,50 @@ def test_the_checkpoint_has_the_rate(tmp_path):
     )
     found = checkpoint.read(files.checkpoint).optimizer.learning_rate
     assert found == pytest.approx(0.05)
+
+
+X, Y = parameters({"w": (3, 4), "b": (4,)})
+STRANGE = {
+    "fewer parameters": [X],
+    "more parameters": [X, Y, graphopt.Parameter("c", (1,))],
+    "an unknown shape": [{"params": [X]}, {"params": [graphopt.Parameter("b", (5,))], "lr": 0.5}],
+}
+
+
+@needs_training_package
+@pytest.mark.parametrize("params", STRANGE.values(), ids=STRANGE)
+def test_a_step_that_fails_writes_nothing(params, tmp_path):
+    """The model is for other parameters than those of the checkpoint."""
+    run = Run(tmp_path, graphopt.RMSProp([X, Y], learning_rate=0.1, momentum=0.9))
+    run.step()
+    before = run.device.save(tmp_path / "before")
+    assert worst(Device(run.files, before).state, run.device.state) == 0
+    strange = graphopt.RMSProp(params, learning_rate=0.1, momentum=0.9)
+    model = _optimizer_model.optimizer_model(strange)
+    run.files.optimizer_model.write_bytes(model.SerializeToString())
+    device = Device(run.files, before)
+    with pytest.raises(Exception, match="Non-zero status code"):
+        device.step(given(normal(run.rng, run.shapes)))
+    assert worst(device.state, run.device.state) == 0
+
+
+@needs_training_package
+@pytest.mark.parametrize(
+    "settings",
+    [{"nesterov": True, "momentum": 0.9}, {"centered": True, "epsilon": 1e-3}, {"decay": 0.1}],
+    ids=["nesterov", "centered", "short memory"],
+)
+def test_many_parameters_in_two_ways(settings, tmp_path):
+    """More tensors than are updated in one piece, each known by its shape."""
+    shapes = [(3, 2, 2, 2), (5,), (), (2, 3)]
+    params = [
+        graphopt.Parameter(f"p{index}", shape, op_type="Conv" if len(shape) == 4 else None)
+        for index, shape in enumerate(shapes * 40)
+    ]
+    convolutions = {"params": params[::4], "grad_centralization": True, "weight_decay": 0.1}
+    others = {"params": [p for p in params if not p.op_type], "lr": 0.03}
+    opt = graphopt.RMSProp([convolutions, others], learning_rate=0.01, loss_scale=8.0, **settings)
+    run = Run(tmp_path, opt)
+    for _ in range(4):
+        run.step()
+    run.check()

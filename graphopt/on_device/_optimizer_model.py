@@ -321,13 +321,6 @@ class _Update:
             for sequence, delta in zip(self.written, deltas, strict=True)
         }
 
-    def _reads_params(self, way: _Way) -> bool:
-        """Whether all parameters of a way are read at once.
-
-        Where gradients are centralized, each is read on its own, for its decay before that.
-        """
-        return self.decoupled or not way.grad_centralization
-
     def _flat(self, op: GraphBuilder, value: ir.Value) -> ir.Value:
         """With one axis: ONNX Runtime takes ten times as long for a scalar and a [64, 32, 1, 1]."""
         flat = op.Reshape(value, self.op.constant([-1]))
