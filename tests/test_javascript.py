@@ -180,6 +180,7 @@ def test_other_networks_in_node(example, name, layout, runtime, tmp_path):
 
 
 def test_float16_parameters_in_node(example, tmp_path):
+    # Not with onnxruntime-node: in Node 24, its 1.30 cannot read a Float16Array.
     model = onnx.parser.parse_model(LINEAR_FLOAT16)
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.1, momentum=0.9)
     graph = tmp_path / "graph.onnx"
@@ -192,7 +193,7 @@ def test_float16_parameters_in_node(example, tmp_path):
     session = graphopt.Session(graph)
     for batch in fed:
         session.step(batch)
-    steps_in_node(example, "onnxruntime-node", tmp_path, graph, fed)
+    steps_in_node(example, "onnxruntime-web", tmp_path, graph, fed)
     state = load_file(tmp_path / "end.safetensors")
     assert state["w"].dtype == np.float16
     assert not np.array_equal(state["w"], [[1], [2]])

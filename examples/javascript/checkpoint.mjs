@@ -6,7 +6,7 @@
 const DTYPES = { float32: "F32", float16: "F16", float64: "F64", int64: "I64", int32: "I32" };
 const ARRAYS = {
   F32: Float32Array,
-  F16: globalThis.Float16Array ?? Uint16Array, // ONNX Runtime uses whichever there is
+  F16: Uint16Array, // a Tensor takes it for a Float16Array, where there is one
   F64: Float64Array,
   I64: BigInt64Array,
   I32: Int32Array,
