@@ -116,10 +116,11 @@ def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
     if node.op_type == _ACCUMULATOR:
         return node.input[0] in names
     if node.op_type == "If":
-        return all(
-            names.isdisjoint(written) or names & _proven(branch, written, copied=True)
-            for branch in subgraphs(node)
-            for written in [_written(branch.node)]
+        # Only one of the branches runs, and only a write within it is one in step.
+        written = [(branch, _written(branch.node)) for branch in subgraphs(node)]
+        writing = [(branch, pairs) for branch, pairs in written if not names.isdisjoint(pairs)]
+        return bool(writing) and all(
+            names & _proven(branch, pairs, copied=True) for branch, pairs in writing
         )
     if node.op_type != "Scan" or any(name.startswith("scan_") for name in _attributes(node)):
         return False
