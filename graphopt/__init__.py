@@ -1,10 +1,11 @@
 """graphopt turns the RMSProp optimizer into ONNX: training graphs that ONNX Runtime executes."""
 
-from graphopt import reference, schedules
+from graphopt import inspection, reference, schedules
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph, load
+from graphopt.inspection import Inspection, inspect, verify
 from graphopt.kernels import register_kernels
 from graphopt.on_device import Artifacts, export_on_device
 from graphopt.parameters import Parameter, Parameters, parameters
@@ -17,6 +18,7 @@ __all__ = [
     "Artifacts",
     "Feed",
     "GraphBuilder",
+    "Inspection",
     "Parameter",
     "Parameters",
     "Profile",
@@ -25,6 +27,8 @@ __all__ = [
     "Session",
     "TrainingGraph",
     "export_on_device",
+    "inspect",
+    "inspection",
     "load",
     "parameters",
     "profile",
@@ -34,4 +38,5 @@ __all__ = [
     "schedules",
     "training_graph",
     "update_graph",
+    "verify",
 ]

@@ -1,4 +1,4 @@
-"""The command line: build a training graph, train it, export the trained model, profile."""
+"""The command line: build a training graph, train it, export the trained model, look into it."""
 
 import json
 import zipfile
@@ -23,6 +23,8 @@ from typer.core import TyperGroup
 import graphopt
 from graphopt._files import existing_file, write_atomically
 from graphopt.feeds import Feed, feed_of
+from graphopt.inspection import commands
+from graphopt.inspection.commands import console, named_size
 from graphopt.profiling.tables import tables
 from graphopt.update.layout import LayoutName
 
@@ -292,20 +294,25 @@ def profile(
         feeds,
         steps=steps,
         batch_size=batch_size if feeds is None else None,
-        dims=dict(_named_size(text) for text in dim or []),
+        dims=dict(named_size(text) for text in dim or []),
         providers=list(dict.fromkeys([provider, "CPUExecutionProvider"])),
         threads=threads,
         kernels=kernels,
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=100)
+    screen = console()
     for part in tables(str(graph), measured, top):
-        console.print(part)
+        screen.print(part)
     if json_path is not None:
         text = json.dumps(measured.to_dict(), indent=2) + "\n"
         write_atomically(json_path, lambda part: part.write_text(text, encoding="utf-8"))
         typer.echo(f"profile: {json_path}")
+
+
+app.command(epilog="Example:\n\ngraphopt inspect train.onnx --steps 10000 --html train.html")(
+    commands.inspect
+)
+app.command(epilog="Example:\n\ngraphopt verify train.onnx")(commands.verify)
+app.command(epilog="Example:\n\ngraphopt diff before.onnx after.onnx")(commands.diff)
 
 
 def _check_folders(*paths: Path | None) -> None:
@@ -385,10 +392,3 @@ def _first_batch(graph: graphopt.TrainingGraph, data: Path, wanted: int | None) 
     if size > count and (wanted is not None or _fixed_batch_size(inputs) is not None):
         raise ValueError(f"'{data}' has {count} samples, and a step takes {size}")
     return {name: array[:size] for name, array in samples.items()}
-
-
-def _named_size(text: str) -> tuple[str, int]:
-    name, _, size = text.rpartition("=")
-    if not name or not size.isdecimal():
-        raise ValueError(f"--dim: got '{text}', expected NAME=SIZE, such as length=128")
-    return name, int(size)

@@ -14,7 +14,7 @@ from graphopt.forward import ForwardModel, read_forward
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 
 # Which inputs of an operator are its weights (a bias is none).
-_WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
+WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (1,),
     "Conv": (1,),
     "ConvTranspose": (1,),
@@ -32,7 +32,7 @@ _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
 }
 
 # Which inputs of an operator are floating-point settings or statistics, not weights.
-_SETTING_INPUTS: dict[str, tuple[int, ...]] = {
+SETTING_INPUTS: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (3, 4),
     "Clip": (1, 2),
     "DequantizeLinear": (1,),
@@ -213,7 +213,7 @@ def parameters(model: ForwardModel) -> Parameters:
 def _not_trained(node: ir.Node) -> Iterator[ir.Value]:
     """The inputs of a node that are statistics or settings."""
     if node.domain == "":
-        for index in _SETTING_INPUTS.get(node.op_type, ()):
+        for index in SETTING_INPUTS.get(node.op_type, ()):
             if index < len(node.inputs) and (value := node.inputs[index]) is not None:
                 yield value
 
@@ -235,7 +235,7 @@ def _is_exported_constant(value: ir.Value) -> bool:
 def _weight_of(value: ir.Value) -> str | None:
     for use in value.uses():
         node = use.node
-        if node.domain == "" and use.idx in _WEIGHT_INPUTS.get(node.op_type, ()):
+        if node.domain == "" and use.idx in WEIGHT_INPUTS.get(node.op_type, ()):
             return node.op_type
         if node.op_type in ("Cast", "Identity") and (found := _weight_of(node.outputs[0])):
             return found

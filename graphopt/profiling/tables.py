@@ -1,12 +1,12 @@
 """A profile as tables on a terminal."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt._tables import table
 from graphopt.profiling.results import (
     BucketTime,
     GroupTime,
@@ -49,7 +49,7 @@ def _stage_table(profile: Profile) -> Table:
     rows = [[stage.name, str(stage.nodes or ""), *_time(stage)] for stage in stages]
     nodes = sum(stage.nodes for stage in stages)
     total = ["step", str(nodes), f"{profile.milliseconds:.3f}", "100.0%"]
-    return _table("A step", ["", ">nodes", ">ms", ">share"], rows, total)
+    return table("A step", ["", ">nodes", ">ms", ">share"], rows, total)
 
 
 def _bucket_table(profile: Profile, top: int) -> Table:
@@ -72,7 +72,7 @@ def _bucket_table(profile: Profile, top: int) -> Table:
     rows.append(["shared", "", "", "", *_time(profile.shared), ""])
     total = ["update", "", "", "", *_time(*buckets, profile.shared), ""]
     columns = ["bucket", "function", "parameters", ">elements", ">ms", ">share", ">GB/s"]
-    return _table("Update", columns, rows, total)
+    return table("Update", columns, rows, total)
 
 
 def _group_table(profile: Profile) -> Table:
@@ -88,7 +88,7 @@ def _group_table(profile: Profile) -> Table:
         for group in profile.groups
     ]
     columns = [">group", ">buckets", ">parameters", ">elements", ">ms", ">share", ">GB/s"]
-    return _table("Update by group", columns, rows)
+    return table("Update by group", columns, rows)
 
 
 def _node_tables(profile: Profile, top: int) -> Iterator[Table]:
@@ -97,41 +97,17 @@ def _node_tables(profile: Profile, top: int) -> Iterator[Table]:
     operators = [operator for operator in profile.operators if operator.stage in passes]
     if not operators:
         return
-    yield _table(
+    yield table(
         "Operators",
         ["operator", "stage", ">nodes", ">ms", ">share"],
         [[o.op_type, o.stage, str(o.nodes), *_time(o)] for o in operators[:top]],
     )
     nodes = [node for node in profile.nodes if node.stage in passes]
-    yield _table(
+    yield table(
         "Nodes",
         ["node", "operator", "stage", "gradient of", ">ms", ">share"],
         [[n.name, n.op_type, n.stage, n.forward_node or "", *_time(n)] for n in nodes[:top]],
     )
-
-
-def _table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    total: Sequence[str] | None = None,
-) -> Table:
-    """A table; columns that begin with ">" are aligned on the right."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        numeric = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"),
-            justify="right" if numeric else "left",
-            no_wrap=numeric,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    if total is not None:
-        table.add_section()
-        table.add_row(*(Text(cell) for cell in total))
-    return table
 
 
 def _time(*parts: _Part) -> list[str]:

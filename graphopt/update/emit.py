@@ -104,10 +104,11 @@ class _Update:
 
     def append(self, layout: Layout, statistics: Iterable[tuple[Statistic, ir.Value]]) -> Update:
         op, gate = self.op, self.gate
-        for rule in self.optimizer.rules:
-            for schedule in (rule.learning_rate, rule.weight_decay):
-                if not isinstance(schedule, Fixed):
-                    gate.wait_for(self._schedule(schedule))
+        rules = self.optimizer.rules
+        used = (s for rule in rules for s in (rule.learning_rate, rule.weight_decay))
+        for schedule in dict.fromkeys(used):
+            if not isinstance(schedule, Fixed):
+                gate.wait_for(self._schedule(schedule))
         inputs, gradients = [], []
         for bucket in layout.buckets:
             with op.named(f"update/{bucket.name}"):

@@ -1,0 +1,44 @@
+"""Tables on a terminal."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    total: Sequence[str] | None = None,
+    *,
+    edge: bool = True,
+) -> Table:
+    """A table; columns that begin with ">" are aligned on the right.
+
+    Cells are shown as they are: brackets in them mean nothing. Without any column's name there is
+    no head, and without ``edge`` no empty line above and below.
+    """
+    made = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=edge,
+        show_header=any(columns),
+    )
+    for column in columns:
+        numeric = column.startswith(">")
+        made.add_column(
+            column.removeprefix(">"),
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
+            overflow="fold",
+        )
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    if total is not None:
+        made.add_section()
+        made.add_row(*(Text(cell) for cell in total))
+    return made

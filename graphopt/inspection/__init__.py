@@ -1,0 +1,23 @@
+"""Looks into training graphs and checkpoints, without running them.
+
+`inspect` reads the optimizer, its parameters, state, costs and hazards; `verify` runs the update and
+compares it with NumPy; `diff` says what is different between two graphs; `inspect_checkpoint` and
+`compare_checkpoints` look at the state that training has reached.
+"""
+
+from graphopt.inspection._inspect import inspect
+from graphopt.inspection.checkpoints import compare_checkpoints, inspect_checkpoint
+from graphopt.inspection.diff import diff
+from graphopt.inspection.facts import Hazard, Inspection
+from graphopt.inspection.verify import Verification, verify
+
+__all__ = [
+    "Hazard",
+    "Inspection",
+    "Verification",
+    "compare_checkpoints",
+    "diff",
+    "inspect",
+    "inspect_checkpoint",
+    "verify",
+]

@@ -1,0 +1,213 @@
+"""The graph by stage and layer: nodes grouped by the forward node that they belong to."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx
+
+from graphopt.inspection.facts import STAGES, LayerFacts, Stage
+from graphopt.profiling._nodes import first_output, operands
+
+_BACKWARD = "backward/"
+_UPDATE = "update/"
+_GRAD_OF_NODE = "_Grad/"  # in the names that ONNX Runtime gives the nodes of a gradient
+_NEXT = ".next"
+_STATES = ("mean_square.", "mean_grad.", "moment.")
+_SEVERAL = ""  # buckets
+_NUMBER = re.compile(r"\d+")
+
+
+def layers(
+    model: onnx.ModelProto, stages: Sequence[Stage], parameters: Collection[str]
+) -> tuple[LayerFacts, ...]:
+    """The nodes of each stage, grouped by the forward node that they belong to.
+
+    A layer is called after its forward node: the scope in its name, such as ``conv1`` in
+    ``conv1/Relu``, its name, its result, or its operator and index. In the backward pass it has the
+    same name as in the forward pass; in the update it is called after the bucket, or after what
+    is carried.
+
+    Args:
+        model: The model.
+        stages: The stage of each node.
+        parameters: Names of the trained parameters.
+
+    Returns:
+        Stage by stage, each layer where its first node stands.
+    """
+    nodes = list(model.graph.node)
+    names = _names(nodes, stages, set(parameters))
+    found: dict[tuple[Stage, str], _Layer] = {}
+    made: dict[str, tuple[Stage, str]] = {}
+    trained = set(parameters)
+    reads: dict[str, dict[str, None]] = {}
+    for node, stage, name in zip(nodes, stages, names, strict=True):
+        key = stage, name
+        layer = found.setdefault(key, _Layer())
+        layer.op_types[node.op_type] += 1
+        for value in operands(node):
+            if value in trained and stage in ("forward", "loss"):
+                reads.setdefault(name, {})[value] = None
+            source = made.get(value)
+            if source is not None and source != key and source[0] == stage:
+                layer.after[source[1]] = None
+        made |= dict.fromkeys(filter(None, node.output), key)
+    return tuple(
+        LayerFacts(
+            stage,
+            name,
+            dict(layer.op_types),
+            sum(layer.op_types.values()),
+            tuple(reads.get(name, ())) if stage != "update" else (),
+            tuple(layer.after),
+        )
+        for wanted in STAGES
+        for (stage, name), layer in found.items()
+        if stage == wanted
+    )
+
+
+@dataclass
+class _Layer:
+    """What is counted of a layer."""
+
+    op_types: Counter[str] = field(default_factory=Counter)
+    after: dict[str, None] = field(default_factory=dict)
+
+
+def _names(
+    nodes: Sequence[onnx.NodeProto], stages: Sequence[Stage], parameters: Collection[str]
+) -> list[str]:
+    """The name of the layer of each node."""
+    names: dict[int, str] = {}
+    of_forward = _Forward()
+    for at, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
+        if stage in ("forward", "loss"):
+            names[at] = of_forward.add(at, node, parameters)
+    made: dict[str, str] = {}
+    for at, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
+        if stage == "backward":
+            names[at] = of_forward.of_gradient(node, made) or node.name or first_output(node)
+            made |= dict.fromkeys(filter(None, node.output), names[at])
+    names |= _of_update(nodes, stages)
+    return [names[at] for at in range(len(nodes))]
+
+
+class _Forward:
+    """The layers of the forward pass and the loss, by what the backward pass may know of them."""
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, str] = {}
+        self._by_parameter: dict[str, str] = {}
+        self._producers: dict[str, tuple[str, str]] = {}
+        self._readers: dict[str, list[tuple[str, str]]] = {}
+
+    def add(self, at: int, node: onnx.NodeProto, parameters: Collection[str]) -> str:
+        """The layer of a forward node, which is the node at this index."""
+        name = _layer_of(node, at)
+        self._by_node.setdefault(node.name or first_output(node), name)
+        for value in operands(node):
+            if value in parameters:
+                self._by_parameter.setdefault(value, name)
+            self._readers.setdefault(value, []).append((node.op_type, name))
+        for value in filter(None, node.output):
+            self._producers[value] = node.op_type, name
+        return name
+
+    def of_gradient(self, node: onnx.NodeProto, made: Mapping[str, str]) -> str | None:
+        """The layer whose gradient a node of the backward pass computes.
+
+        Args:
+            node: The node.
+            made: The layers of what the backward pass has computed so far.
+        """
+        forward = _forward_node(node.name)
+        if forward is not None:
+            scope = forward.rpartition("/")[0]
+            return self._by_node.get(forward) or self._by_node.get(scope) or _scope(forward)
+        read = list(operands(node))
+        for value in read:
+            if value in self._by_parameter:
+                return self._by_parameter[value]
+        return self._of_values(node, read) or next(
+            (made[value] for value in read if value in made), None
+        )
+
+    def _of_values(self, node: onnx.NodeProto, read: Sequence[str]) -> str | None:
+        """By the values of the forward pass that a node of the backward pass reads."""
+        around = [
+            neighbour
+            for value in read
+            for neighbour in (
+                *self._readers.get(value, ())[:_MOST_READERS],
+                *filter(None, [self._producers.get(value)]),
+            )
+        ]
+        same = (name for op_type, name in around if node.op_type == f"{op_type}Grad")
+        return next(same, None) or next((name for _, name in around), None)
+
+
+_MOST_READERS = 8  # of a value that are looked at
+
+
+def _forward_node(name: str) -> str | None:
+    """The forward node that the name of a node of the backward pass says."""
+    if name.startswith(_BACKWARD):
+        return name.removeprefix(_BACKWARD).rpartition("/")[0] or None
+    forward, found, _ = name.rpartition(_GRAD_OF_NODE)
+    return forward if found else None
+
+
+def _layer_of(node: onnx.NodeProto, at: int) -> str:
+    """The layer of a forward node."""
+    name = node.name or first_output(node)
+    if not name or _NUMBER.fullmatch(name):
+        return f"{node.op_type}_{at}"
+    if name.startswith(_UPDATE):  # what takes the parameters of a bucket apart
+        return _scope(name.removeprefix(_UPDATE))
+    return _scope(name)
+
+
+def _scope(name: str) -> str:
+    """What is before the last part of a name; a number after a dot is no part."""
+    scope, _, last = name.rpartition("/")
+    if scope:
+        return scope
+    scope, _, number = last.rpartition(".")
+    return scope if scope and not number.isdigit() else name
+
+
+def _of_update(
+    nodes: Sequence[onnx.NodeProto], stages: Sequence[Stage]
+) -> Iterator[tuple[int, str]]:
+    """The buckets of the nodes of the update, by their names or by what they are carried to."""
+    wanted: dict[str, str] = {}
+    for at in range(len(nodes) - 1, -1, -1):
+        if stages[at] != "update":
+            continue
+        node = nodes[at]
+        scope = node.name.rpartition("/")[0]
+        name = scope.removeprefix(_UPDATE)
+        if not node.name.startswith(_UPDATE) or not scope:
+            name = _carried_to(node, wanted)
+        elif scope + "/" == _UPDATE:
+            name = "update"
+        for value in operands(node):
+            wanted[value] = name if wanted.get(value, name) == name else _SEVERAL
+        yield at, name or "update"
+
+
+def _carried_to(node: onnx.NodeProto, wanted: Mapping[str, str]) -> str:
+    """The one bucket for which a node without a name works."""
+    found = {_bucket(value) for value in node.output if value.endswith(_NEXT)}
+    found |= {wanted[value] for value in node.output if value in wanted}
+    return found.pop() if len(found) == 1 else _SEVERAL
+
+
+def _bucket(output: str) -> str:
+    name = output.removesuffix(_NEXT)
+    for state in _STATES:
+        name = name.removeprefix(state)
+    return name

@@ -1,0 +1,144 @@
+"""Which parameters a bucket holds, and the gradient of each.
+
+Where a bucket is not in its parameters' shapes, the graph takes them out of it before anything reads
+them: a Split, and a Reshape for each that is not 1-D. Their gradients are joined in the same order,
+each of them flattened, those that are 1-D aside.
+"""
+
+import math
+from dataclasses import dataclass
+
+from graphopt.inspection._dataflow import Operation, Value
+from graphopt.inspection._update import Update, gradient_of
+
+_GRADIENT = "_grad"
+_SHAPED = "/shaped"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter of a bucket.
+
+    Attributes:
+        name: Its name.
+        shape: Its dimensions.
+        gradient: Its gradient, as it is joined with the others.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    gradient: Value | None
+
+
+def members(bucket: Value, update: Update) -> list[Member]:
+    """The parameters that an input of the graph holds, in order."""
+    gradients = _joined(update)
+    parts = _parts(bucket)
+    if len(parts) == len(gradients) > 1:
+        pairs = zip(parts, gradients, strict=True)
+        return [_of_part(part, gradient) for part, gradient in pairs]
+    if len(gradients) > 1:
+        return [
+            Member(_named_by_gradient(gradient, f"{bucket.name}[{index}]"), shape or (), gradient)
+            for index, gradient in enumerate(gradients)
+            for shape in [static_shape(gradient_of(gradient).value)]
+        ]
+    (gradient,) = gradients
+    return [Member(bucket.name, _own_shape(bucket, update, gradient), gradient)]
+
+
+def static_shape(value: Value) -> tuple[int, ...] | None:
+    """The dimensions of a value, if all are known."""
+    shape = value.shape
+    if shape is None or not all(isinstance(size, int) for size in shape):
+        return None
+    return tuple(size for size in shape if isinstance(size, int))
+
+
+def _joined(update: Update) -> list[Value]:
+    """The gradients that are one after another in that of the bucket."""
+    gradient = update.value("gradient")
+    if gradient is None:
+        return []
+    operation = gradient.source.operation
+    if operation is not None and operation.op_type == "Concat":
+        return [operand for operand in operation.inputs if operand is not None]
+    return [gradient]
+
+
+def _parts(bucket: Value) -> list[Value]:
+    """What a Split makes of a bucket."""
+    waiting = [bucket]
+    while waiting:
+        value = waiting.pop()
+        for reader in value.readers:
+            if reader.op_type == "Split" and reader.inputs[0] is value:
+                return reader.outputs
+            if reader.op_type == "Reshape" and value is bucket and reader.outputs:
+                waiting.append(reader.outputs[0])
+    return []
+
+
+def _of_part(part: Value, gradient: Value) -> Member:
+    reshape = None if _is_flat(gradient) else _reshape(part)
+    if reshape is not None:
+        return Member(reshape.outputs[0].name, _given_shape(reshape) or (), gradient)
+    return Member(part.name, (_size(part),), gradient)
+
+
+def _is_flat(gradient: Value) -> bool:
+    """Whether a gradient is joined as it is: one that is flattened gets its shape when it runs."""
+    operation = gradient.operation
+    return (
+        operation is None or operation.op_type != "Reshape" or _given_shape(operation) is not None
+    )
+
+
+def _reshape(value: Value) -> Operation | None:
+    return next(
+        (
+            reader
+            for reader in value.readers
+            if reader.op_type == "Reshape" and _given_shape(reader) is not None and reader.outputs
+        ),
+        None,
+    )
+
+
+def _given_shape(reshape: Operation) -> tuple[int, ...] | None:
+    """The shape that a Reshape is told by a constant."""
+    operand = reshape.inputs[1] if len(reshape.inputs) > 1 else None
+    array = None if operand is None else operand.constant
+    if array is None or array.dtype.kind != "i" or array.ndim != 1:
+        return None
+    shape = tuple(array.tolist())
+    return None if any(size < 0 for size in shape) else shape
+
+
+def _size(part: Value) -> int:
+    operation = part.operation
+    assert operation is not None
+    sizes = (
+        operation.inputs[1].constant if len(operation.inputs) > 1 and operation.inputs[1] else None
+    )
+    index = operation.outputs.index(part)
+    return int(sizes[index]) if sizes is not None and index < len(sizes) else 0
+
+
+def _own_shape(bucket: Value, update: Update, gradient: Value) -> tuple[int, ...]:
+    """The shape of a parameter that has a bucket to itself."""
+    here = static_shape(bucket) or ()
+    made = update.new.operation
+    if made is not None and made.op_type == "Reshape" and _given_shape(made) == here:
+        return here  # it is carried in its own shape
+    for reader in bucket.readers:
+        shaped = reader.op_type == "Reshape" and reader.outputs[0].name == f"{bucket.name}{_SHAPED}"
+        if shaped and (shape := _given_shape(reader)) is not None:
+            return shape
+    size, shape = math.prod(here), static_shape(gradient_of(gradient).value)
+    return shape if shape is not None and math.prod(shape) == size else here
+
+
+def _named_by_gradient(gradient: Value, default: str) -> str:
+    name = gradient_of(gradient).value.name
+    return name.removesuffix(_GRADIENT) if name.endswith(_GRADIENT) else default

@@ -1,0 +1,432 @@
+"""Learning rates and weight decays: what they are, and their value at a step, from their nodes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any as AnyType
+
+import numpy as np
+
+from graphopt.inspection._dataflow import Operation, Value
+from graphopt.inspection._pattern import (
+    Any,
+    Equals,
+    Found,
+    Marked,
+    Number,
+    OneOf,
+    Op,
+    Pattern,
+    match,
+)
+from graphopt.inspection.facts import Schedule
+
+# More operations than this are no schedule.
+_MAX_OPERATIONS = 400
+# A formula that is longer is cut.
+_MAX_FORMULA = 300
+_MAX_OPERANDS = 60
+_POINTS = 200
+_HALF_PI = 1.5707963267948966
+
+_STEP = Any("step")
+_PERIODS = OneOf(
+    Marked("is_stair", Op("Floor", Op("Div", _STEP, Number("decay_steps")))),
+    Op("Div", _STEP, Number("decay_steps")),
+)
+_PART = Op("Div", Op("Min", _STEP, Number("decay_steps")), Number("decay_steps"))
+_SINE = Op("Sin", Op("Mul", Op("Sub", Equals(1.0), _PART), Equals(_HALF_PI)))
+_GROWING = Op("Max", Op("Ceil", Op("Div", _STEP, Number("decay_steps"))), Equals(1.0))
+
+_PATTERNS: Mapping[str, Pattern] = {
+    "ExponentialDecayLR": Op(
+        "Mul", Op("Pow", Number("decay_rate"), _PERIODS), Number("learning_rate")
+    ),
+    "NaturalExpDecayLR": Op(
+        "Mul",
+        Op(
+            "Exp",
+            Op(
+                "Mul",
+                OneOf(
+                    Op(
+                        "Mul",
+                        Marked("is_stair", Op("Floor", Op("Div", _STEP, Number("decay_steps")))),
+                        Number("decay_steps"),
+                    ),
+                    _STEP,
+                ),
+                Number("negative"),
+            ),
+        ),
+        Number("learning_rate"),
+    ),
+    "InverseDecayLR": Op(
+        "Div",
+        Number("learning_rate"),
+        Op("Add", Op("Mul", _PERIODS, Number("decay_rate")), Equals(1.0)),
+    ),
+    "CosineDecayLR": Op(
+        "Add", Op("Mul", Op("Mul", _SINE, _SINE), Number("span")), Number("min_lr")
+    ),
+    "PolynomialDecayLR": Op(
+        "Add",
+        Op(
+            "Mul",
+            Op(
+                "Pow",
+                Op(
+                    "Sub",
+                    Equals(1.0),
+                    OneOf(
+                        Marked(
+                            "update_decay_steps",
+                            Op("Div", _STEP, Op("Mul", _GROWING, Number("decay_steps"))),
+                        ),
+                        _PART,
+                    ),
+                ),
+                Number("power"),
+            ),
+            Number("span"),
+        ),
+        Number("end_learning_rate"),
+    ),
+    "WarmUpLR": Op("Mul", _PART, Number("learning_rate")),
+}
+RECOGNISED = frozenset({*_PATTERNS, "SequentialLR", "list", "FromCaller"})
+"""The schedules that are known by their nodes."""
+
+_LATER = Op(
+    "Where",
+    Op("Less", _STEP, Number("milestone")),
+    Any("before"),
+    Any("later"),
+)
+_LATER_STEP = Op("Max", Op("Sub", _STEP, Number("milestone")), Equals(0.0))
+_LISTED = Op("Gather", Any("values"), Op("Min", Any("index"), Number("last")))
+
+
+def described(value: Value, step: Value | None) -> Schedule:
+    """What a learning rate is: a number, one of graphopt's schedules, or an expression.
+
+    Args:
+        value: The learning rate, a scalar.
+        step: The input that counts the steps, if there is one.
+    """
+    value = value.source
+    number = value.number
+    if number is not None:
+        return number
+    if value.is_input:
+        return {"schedule": "FromCaller", "input": value.name}
+    listed = match(_LISTED, value)
+    if listed is not None:
+        length = _length(listed["values"])
+        if length is not None:
+            return {"schedule": "list", "length": length}
+    found = _sequential(value, step) or _single(value, step)
+    return found or {"schedule": "expression", "formula": formula(value)}
+
+
+def _single(value: Value, step: Value | None) -> dict[str, AnyType] | None:
+    for name, pattern in _PATTERNS.items():
+        found = match(pattern, value)
+        if found is not None and _is(found["step"], step):
+            return {"schedule": name} | _arguments(name, found)
+    return None
+
+
+def _arguments(name: str, found: Found) -> dict[str, AnyType]:
+    """The arguments of a schedule, from the numbers in its nodes."""
+    numbers = {key: value for key, value in found.items() if isinstance(value, float)}
+    stair = bool(numbers.pop("is_stair", 0.0))
+    again = bool(numbers.pop("update_decay_steps", 0.0))
+    arguments: dict[str, AnyType] = dict(numbers)
+    if "decay_steps" in numbers:
+        arguments["decay_steps"] = int(numbers["decay_steps"])
+    if name in ("ExponentialDecayLR", "NaturalExpDecayLR", "InverseDecayLR"):
+        arguments["is_stair"] = stair
+    if name == "NaturalExpDecayLR":
+        arguments["decay_rate"] = -arguments.pop("negative")
+    elif name == "CosineDecayLR":
+        arguments["max_lr"] = _decimal(arguments.pop("span") + arguments["min_lr"])
+    elif name == "PolynomialDecayLR":
+        start = arguments.pop("span") + arguments["end_learning_rate"]
+        arguments |= {"learning_rate": _decimal(start), "update_decay_steps": again}
+    elif name == "WarmUpLR":
+        arguments["warmup_steps"] = arguments.pop("decay_steps")
+    return arguments
+
+
+def _sequential(value: Value, step: Value | None) -> dict[str, AnyType] | None:
+    """One schedule after another: the last of them, and what comes before it."""
+    found = match(_LATER, value)
+    if found is None or not _is(found["step"], step):
+        return None
+    before, later, milestone = found["before"], found["later"], found["milestone"]
+    assert isinstance(before, Value)
+    assert isinstance(later, Value)
+    assert isinstance(milestone, float)
+    shifted = _shifted_step(later, milestone, step)
+    earlier = _sequential(before, step)
+    parts, milestones = (
+        (earlier["schedules"], earlier["milestones"]) if earlier else ([_part(before, step)], [])
+    )
+    return {
+        "schedule": "SequentialLR",
+        "schedules": [*parts, _part(later, shifted)],
+        "milestones": [*milestones, int(milestone)],
+    }
+
+
+def _part(value: Value, step: Value | None) -> AnyType:
+    found = described(value, step)
+    return {"schedule": "Fixed", "constant": found} if isinstance(found, float) else found
+
+
+def _shifted_step(value: Value, milestone: float, step: Value | None) -> Value | None:
+    """The step of a schedule that begins at a milestone."""
+    for operation in _operations(value):
+        for output in operation.outputs:
+            found = match(_LATER_STEP, output)
+            if found is not None and found["milestone"] == milestone and _is(found["step"], step):
+                return output.source
+    return None
+
+
+def _is(value: AnyType, step: Value | None) -> bool:
+    """Whether a value is the step."""
+    if step is None:
+        return isinstance(value, Value) and value.source.is_input
+    return isinstance(value, Value) and value.source is step.source
+
+
+def _length(values: AnyType) -> int | None:
+    shape = values.shape if isinstance(values, Value) else None
+    return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+
+
+def _decimal(value: float) -> float:
+    """A sum of decimals without the error of the addition."""
+    return float(f"{value:.15g}")
+
+
+def _operations(value: Value) -> list[Operation]:
+    """What a value is computed by, operands first; empty if that is too much for a schedule."""
+    found: dict[int, Operation] = {}
+    waiting = [(value, False)]
+    while waiting:
+        current, done = waiting.pop()
+        operation = current.operation
+        if operation is None or id(operation) in found:
+            continue
+        if done:
+            found[id(operation)] = operation
+            continue
+        if len(found) + len(waiting) > _MAX_OPERATIONS:
+            return []
+        waiting.append((current, True))
+        waiting += [(operand, False) for operand in operation.inputs if operand is not None]
+    return list(found.values())
+
+
+def curve(value: Value, step: Value | None, steps: int | None) -> tuple[tuple[int, float], ...]:
+    """A learning rate at some steps, computed in NumPy from its nodes.
+
+    Args:
+        value: The learning rate.
+        step: The input that counts the steps.
+        steps: For how many; None for as many as the numbers in the schedule suggest.
+
+    Returns:
+        Pairs of step and value: one where it is fixed, none where it cannot be computed.
+    """
+    number = value.source.number
+    if number is not None:
+        return ((0, number),)
+    if step is None:
+        return ()
+    operations = _operations(value)
+    if not operations:
+        return ()
+    length = _listed_length(value)
+    last = min(filter(None, (length, steps or _horizon(operations))))
+    at = np.unique(np.linspace(0, last - 1, min(_POINTS, last)).astype(np.int64))
+    result = evaluated(value, step, at)
+    if result is None:
+        return ()
+    result = np.broadcast_to(result, at.shape)
+    pairs = zip(at.tolist(), result.astype(np.float64).tolist(), strict=True)
+    return tuple((place, float(f"{rate:.9g}")) for place, rate in pairs if np.isfinite(rate))
+
+
+def _listed_length(value: Value) -> int | None:
+    listed = match(_LISTED, value)
+    return None if listed is None else _length(listed["values"])
+
+
+def _horizon(operations: Sequence[Operation]) -> int:
+    """A number of steps in which something happens: a tenth more than the numbers in it add up to."""
+    total = 0.0
+    for number in {
+        operand.number
+        for operation in operations
+        for operand in operation.inputs
+        if operand is not None and operation.op_type in {"Div", "Min", "Less", "Sub"}
+    }:
+        if number is not None and number >= 2 and number == int(number):
+            total += number
+    return int(min(max(1.1 * total, 100), 10_000_000))
+
+
+_ELEMENTWISE: Mapping[str, Callable[..., AnyType]] = {
+    "Abs": np.abs,
+    "Add": np.add,
+    "And": np.logical_and,
+    "Ceil": np.ceil,
+    "Cos": np.cos,
+    "Div": np.divide,
+    "Equal": np.equal,
+    "Exp": np.exp,
+    "Floor": np.floor,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Log": np.log,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "Not": np.logical_not,
+    "Or": np.logical_or,
+    "Pow": np.power,
+    "Reciprocal": np.reciprocal,
+    "Round": np.round,
+    "Sign": np.sign,
+    "Sin": np.sin,
+    "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+    "Tanh": np.tanh,
+    "Where": np.where,
+}
+_UNCHANGED = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def evaluated(value: Value, step: Value, at: np.ndarray) -> np.ndarray | None:
+    """A scalar at several steps at once; None if an operator is not one of numbers.
+
+    Args:
+        value: What is computed.
+        step: The input that counts the steps.
+        at: The steps, int64 [N].
+    """
+    known: dict[int, np.ndarray] = {id(step): at, id(step.source): at}
+    with np.errstate(all="ignore"):
+        for operation in _operations(value):
+            (output, *_) = operation.outputs
+            if id(output) not in known:
+                operands = [_operand(operand, known) for operand in operation.inputs]
+                result = _result(operation, operands)
+                if result is not None:
+                    known[id(output)] = result
+    result = known.get(id(value))
+    return None if result is None or result.shape not in ((), at.shape) else result
+
+
+def _operand(value: Value | None, known: Mapping[int, np.ndarray]) -> np.ndarray | None:
+    if value is None:
+        return None
+    if id(value) in known:
+        return known[id(value)]
+    constant = value.constant
+    return constant.reshape(()) if constant is not None and constant.size == 1 else constant
+
+
+def _result(operation: Operation, operands: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """What an operator computes of numbers, of each step by itself."""
+    kind = operation.op_type
+    if kind in _UNCHANGED | {"Cast"} and operands:
+        first = operands[0]
+        if kind != "Cast" or first is None:
+            return first
+        to = operation.attributes.get("to")
+        return first.astype(np.int64) if to is not None and to.i in (6, 7) else first
+    if kind == "Gather" and len(operands) == 2:
+        values, index = operands
+        if values is None or index is None or values.ndim != 1 or not values.size:
+            return None
+        return values[np.clip(index.astype(np.int64), 0, len(values) - 1)]
+    present = [operand for operand in operands if operand is not None]
+    if kind not in _ELEMENTWISE or len(present) != len(operands):
+        return None
+    try:
+        if kind in ("Max", "Min"):
+            result = present[0]
+            for other in present[1:]:
+                result = _ELEMENTWISE[kind](result, other)
+            return np.asarray(result)
+        if kind == "Div" and all(operand.dtype.kind in "iu" for operand in present):
+            return np.asarray(np.floor_divide(*present))
+        return np.asarray(_ELEMENTWISE[kind](*present))
+    except (TypeError, ValueError):  # of another number of operands, or of shapes that do not fit
+        return None
+
+
+_SYMBOLS = {
+    "Add": "+",
+    "Div": "/",
+    "Mul": "*",
+    "Pow": "^",
+    "Sub": "-",
+    "Less": "<",
+    "Greater": ">",
+    "LessOrEqual": "<=",
+    "GreaterOrEqual": ">=",
+    "Equal": "==",
+}
+
+
+def formula(value: Value) -> str:
+    """What a scalar is computed by, as a formula."""
+    text = _formula(value, [_MAX_OPERANDS])
+    if text.startswith("(") and _closes_at_end(text):
+        text = text[1:-1]
+    return text if len(text) <= _MAX_FORMULA else f"{text[:_MAX_FORMULA]} ..."
+
+
+def _formula(value: Value, left: list[int], depth: int = 0) -> str:
+    """The same, for so many operands more, which are counted down."""
+    value = value.source
+    number = value.number
+    if number is not None:
+        return f"{number:g}"
+    operation = value.operation
+    left[0] -= 1
+    if left[0] < 0 or depth > _MAX_OPERANDS:
+        return "..."
+    if operation is None:
+        return value.name[:60]
+    inputs = [operand for operand in operation.inputs if operand is not None]
+    if operation.op_type == "Cast" and inputs:
+        return _formula(inputs[0], left, depth + 1)
+    operands = [_formula(operand, left, depth + 1) for operand in inputs[:_MAX_OPERANDS]]
+    symbol = _SYMBOLS.get(operation.op_type)
+    if symbol and len(operands) == 2:
+        return f"({operands[0]} {symbol} {operands[1]})"
+    return f"{operation.op_type.lower()}({', '.join(operands)})"
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the first parenthesis is closed by the last character."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return place == len(text) - 1
+    return False
+
+
+def inputs_of(value: Value) -> list[Value]:
+    """The inputs of the graph that a scalar is computed from."""
+    read = [value, *(operand for o in _operations(value) for operand in o.inputs if operand)]
+    return list({id(v.source): v.source for v in read if v.source.is_input}.values())

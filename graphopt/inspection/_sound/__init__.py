@@ -1,0 +1,1 @@
+"""Whether a model that nobody vouches for can be relied on."""

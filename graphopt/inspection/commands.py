@@ -1,0 +1,199 @@
+"""The commands that look into files: ``graphopt inspect``, ``verify`` and ``diff``."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import onnx
+import typer
+from rich.console import Console, RenderableType
+
+from graphopt._files import write_atomically
+from graphopt.inspection import checkpoint_tables, checkpoints, tables as inspection_tables
+from graphopt.inspection._inspect import inspect as inspected
+from graphopt.inspection._open import opened
+from graphopt.inspection.diff import diff as difference
+from graphopt.inspection.diff_tables import diff_tables
+from graphopt.inspection.facts import Inspection, Level
+from graphopt.inspection.html import page
+from graphopt.inspection.verify import verify as verified
+
+_WIDTH = 100  # where it is not known
+_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+_File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="A model in ONNX, or a checkpoint.", show_default=False),
+]
+
+
+def inspect(
+    file: _File,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON, for programs.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.html", help="Write a page for the browser, in one file."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Planned steps: which schedule is too short for them?"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What it shall run on, e.g. onnxruntime==1.19."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="The size that is assumed for open dimensions.")
+    ] = 32,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SIZE", help="The size of one of them; repeatable."),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Parameters to show, e.g. 'conv1.*'; repeatable."),
+    ] = None,
+    group: Annotated[
+        list[int] | None, typer.Option(min=0, help="Groups whose parameters to show; repeatable.")
+    ] = None,
+    sort: Annotated[
+        Literal["order", "name", "size", "bytes"], typer.Option(help="The order of parameters.")
+    ] = "order",
+    rows: Annotated[int, typer.Option(min=0, help="How many parameters to show.")] = 20,
+    show_all: Annotated[bool, typer.Option("--all", help="Show all of everything.")] = False,
+    graph: Annotated[
+        Path | None,
+        typer.Option(metavar="TRAIN.onnx", help="Of a checkpoint: the graph that it belongs to."),
+    ] = None,
+    fail_on: Annotated[
+        Literal["error", "warning", "note"] | None,
+        typer.Option(help="Exit with 1 if there is a hazard of this level or a worse one."),
+    ] = None,
+) -> None:
+    """Show what a training graph, or a checkpoint, holds.
+
+    The optimizer, its groups and parameters, what each stage costs, what the runtime must support,
+    and what may go wrong: read in the file alone, which is not run.
+    """
+    if checkpoints.is_checkpoint(file):
+        _inspect_checkpoint(file, graph, rows=rows, as_json=as_json)
+        return
+    if graph is not None:
+        raise ValueError(f"--graph: '{file}' is not a checkpoint")
+    found = inspected(
+        file,
+        steps=steps,
+        target=target,
+        batch_size=batch_size,
+        dims=dict(named_size(text) for text in dim or []),
+    )
+    if as_json:
+        _print_json(found.to_dict())
+    elif html is None:
+        _print(
+            inspection_tables.tables(
+                found, rows=rows, names=name or (), groups=group or (), sort=sort, all=show_all
+            )
+        )
+    if html is not None:
+        _write_page(html, found, opened(file))
+    if fail_on is not None and any(_is_at_least(hazard.level, fail_on) for hazard in found.hazards):
+        raise typer.Exit(1)
+
+
+def verify(
+    file: Annotated[
+        Path, typer.Argument(metavar="TRAIN.onnx", help="A training graph.", show_default=False)
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Steps to compare.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    provider: Annotated[
+        str, typer.Option(metavar="NAME", help="The execution provider.")
+    ] = "CPUExecutionProvider",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run the update of a graph, and compare it with RMSProp in NumPy.
+
+    Exits with 1 if it is not the same, or could not be run.
+    """
+    found = verified(file, steps=steps, seed=seed, providers=[provider])
+    if as_json:
+        _print_json(found.to_dict())
+    elif found.verified:
+        typer.echo(
+            f"{file}: this graph computes {found.optimizer}: {found.steps} steps on random "
+            f"gradients, the largest deviation is {found.deviation:.2g} of what rounding explains"
+        )
+    else:
+        typer.echo(f"{file}: {found.optimizer}, not verified")
+        for line in found.differences:
+            typer.echo(f"  {line}")
+    if not found.verified:
+        raise typer.Exit(1)
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A graph or a checkpoint.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a table.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Show what is different between two training graphs, or two checkpoints."""
+    kinds = [checkpoints.is_checkpoint(file) for file in (before, after)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"'{before}' and '{after}': one is a checkpoint, the other a model")
+    found: Any
+    if all(kinds):
+        found = checkpoints.compare_checkpoints(before, after)
+        parts = checkpoint_tables.difference_tables(f"{before} and {after}", found, rows=rows)
+    else:
+        found = difference(inspected(before), inspected(after))
+        parts = diff_tables(f"{before} and {after}", found, rows=rows)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print(parts)
+
+
+def named_size(text: str) -> tuple[str, int]:
+    """NAME=SIZE, taken apart."""
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdecimal():
+        raise ValueError(f"--dim: got '{text}', expected NAME=SIZE, such as length=128")
+    return name, int(size)
+
+
+def console() -> Console:
+    """What prints tables; of a fixed width where nobody looks."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def _inspect_checkpoint(file: Path, graph: Path | None, *, rows: int, as_json: bool) -> None:
+    found = checkpoints.inspect_checkpoint(file, None if graph is None else inspected(graph))
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print(checkpoint_tables.checkpoint_tables(str(file), found, rows=rows))
+
+
+def _write_page(path: Path, found: Inspection, model: onnx.ModelProto) -> None:
+    text = page(found, model)
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    typer.echo(f"page: {path}")
+
+
+def _is_at_least(level: Level, wanted: Level) -> bool:
+    return _LEVELS.index(level) <= _LEVELS.index(wanted)
+
+
+def _print(parts: Iterable[RenderableType]) -> None:
+    screen = console()
+    for part in parts:
+        screen.print(part)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,134 @@
+"""What is different between two training graphs."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from graphopt.inspection.facts import Inspection
+
+_LEFT_OUT = {"source", "formula"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A fact that is another one.
+
+    Attributes:
+        part: What it belongs to: "model", "optimizer", "groups", "parameters", "state", "layout",
+            "interface", "requirements", "targets" or "hazards".
+        where: The group, parameter or the like; "" for the part itself.
+        what: The fact.
+        before: In the first; None where it is not there.
+        after: In the second; None where it is not there.
+    """
+
+    part: str
+    where: str
+    what: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two graphs differ.
+
+    Attributes:
+        changes: What is different, part by part.
+        same: The parts that are the same.
+    """
+
+    changes: tuple[Change, ...]
+    same: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for `json.dumps`."""
+        return asdict(self)
+
+
+def diff(before: Inspection, after: Inspection) -> Difference:
+    """What changed between two graphs, and what did not.
+
+    Args:
+        before: What `graphopt.inspect` found in the first.
+        after: What it found in the second.
+
+    Example:
+        >>> p = [Parameter("w", (3,))]
+        >>> a, b = (graphopt.inspect(update_graph(RMSProp(p, momentum=m))) for m in (0.0, 0.9))
+        >>> change = diff(a, b).changes[0]
+        >>> change.part, change.what, change.before, change.after
+        ('optimizer', 'momentum', 0.0, 0.9)
+    """
+    parts = {part: (facts, _facts(after)[part]) for part, facts in _facts(before).items()}
+    changes = [change for part, (old, new) in parts.items() for change in _changes(part, old, new)]
+    changed = {change.part for change in changes}
+    return Difference(tuple(changes), tuple(part for part in parts if part not in changed))
+
+
+def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is compared: by part, by what it is about, by fact."""
+    optimizer = {} if inspection.optimizer is None else asdict(inspection.optimizer)
+    needed = inspection.requirements
+    return {
+        "model": {"": {"kind": inspection.model.kind, "nodes": inspection.model.nodes}},
+        "optimizer": {"": {k: v for k, v in optimizer.items() if k not in _LEFT_OUT}},
+        "groups": {
+            f"group {index}": {
+                "parameters": len(group.parameters),
+                "learning_rate": group.learning_rate,
+                "weight_decay": group.weight_decay,
+                "grad_centralization": group.grad_centralization,
+            }
+            for index, group in enumerate(inspection.groups)
+        },
+        "parameters": {
+            parameter.name: {
+                "shape": parameter.shape,
+                "dtype": parameter.dtype,
+                "group": parameter.group,
+                "learning_rate": parameter.learning_rate,
+                "weight_decay": parameter.weight_decay,
+                "grad_centralization": parameter.grad_centralization,
+                "states": parameter.states,
+            }
+            for parameter in inspection.parameters
+        },
+        "layout": {"": {"name": inspection.layout, "buckets": len(inspection.buckets)}},
+        "state": {
+            state.input: {"shape": state.shape, "dtype": state.dtype, "kind": state.kind}
+            for state in inspection.state
+        },
+        "interface": {
+            value.name: {"direction": direction, "shape": value.shape, "dtype": value.dtype}
+            for direction, values in (("input", inspection.inputs), ("output", inspection.outputs))
+            for value in values
+        },
+        "requirements": {
+            "": {"ir_version": needed.ir_version}
+            | {f"opset {domain or 'ai.onnx'}": v for domain, v in needed.opsets.items()}
+            | {
+                f"operators of {domain or 'ai.onnx'}": names
+                for domain, names in needed.operators.items()
+            }
+        },
+        "targets": {target.name: {"runs": target.runs} for target in inspection.targets},
+        "hazards": {
+            f"{hazard.kind}: {', '.join(hazard.where)}": {"level": hazard.level}
+            for hazard in inspection.hazards
+        },
+    }
+
+
+def _changes(
+    part: str, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Change]:
+    for where in dict.fromkeys((*before, *after)):
+        old, new = before.get(where), after.get(where)
+        if old is None or new is None:
+            there = "there" if where else "present"
+            yield Change(part, where, there, old is not None, new is not None)
+            continue
+        for what in dict.fromkeys((*old, *new)):
+            if old.get(what) != new.get(what):
+                yield Change(part, where, what, old.get(what), new.get(what))

@@ -1,0 +1,55 @@
+"""The difference of two training graphs as tables on a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.inspection import _words
+from graphopt.inspection.diff import Change, Difference
+
+_LONGEST = 60
+
+
+def diff_tables(title: str, difference: Difference, *, rows: int = 20) -> Iterator[RenderableType]:
+    """What changed, part by part, and what did not.
+
+    Args:
+        title: What was compared.
+        difference: What was found.
+        rows: How many changes of a part to show.
+    """
+    yield Text(_words.shown(title, 200))
+    if not difference.changes:
+        yield Text("no difference")
+        return
+    parts: dict[str, list[Change]] = {}
+    for change in difference.changes:
+        parts.setdefault(change.part, []).append(change)
+    for part, changes in parts.items():
+        table = Table(title=part, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        for column in ("", "fact", "before", "after"):
+            table.add_column(column, overflow="fold")
+        for change in changes[:rows]:
+            cells = (change.where, change.what, _shown(change.before), _shown(change.after))
+            table.add_row(*(Text(_words.shown(cell)) for cell in cells))
+        yield table
+        if len(changes) > rows:
+            yield Text(f"... and {len(changes) - rows} more\n")
+    if difference.same:
+        yield Text(f"the same: {', '.join(difference.same)}")
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, dict):
+        return _words.shown(_words.schedule(value), _LONGEST)
+    if isinstance(value, int | float):
+        return _words.number(value)
+    if isinstance(value, tuple | list):
+        return _words.shown(f"[{', '.join(map(str, value))}]", _LONGEST)
+    return _words.shown(value, _LONGEST)

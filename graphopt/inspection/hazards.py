@@ -1,0 +1,439 @@
+"""What goes wrong with a training graph, or may: one function a hazard.
+
+| kind | level | |
+|---|---|---|
+| metadata-differs | error | the metadata says something else than the nodes compute |
+| no-gradient | error | a trained parameter has no gradient, or one that depends on nothing |
+| state-not-carried | error | a state of the optimizer starts anew in each step |
+| epsilon-too-small | error, warning | epsilon is zero, or less than a normal number, in its dtype |
+| schedule-too-short | error, warning, note | the learning rate ends before the planned steps |
+| above-target | error | the target does not know the opset or the file format |
+| early-write | error, warning | an input may be overwritten before all that read it have run |
+| metadata-damaged | warning | the metadata cannot be read |
+| no-group | warning, note | a parameter is in no group; a note where it is not trained at all |
+| unguarded-centered | warning | centered, and a radicand that is not positive gives NaN |
+| noise-gradient | warning | a bias before batch normalization, whose gradient is rounding error |
+| loss-scale-unchecked | warning, note | nothing looks for overflow; a note without float16 |
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from graphopt.inspection._carried import Write
+from graphopt.inspection._dataflow import Dataflow, Operation, Value
+from graphopt.inspection._merged import Merged, schedule_steps
+from graphopt.inspection._recovered import KINDS, Recovered
+from graphopt.inspection.facts import Hazard, Level, Stage
+
+_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+_MOST = 50  # names in one hazard
+
+# What batch normalization is in forward passes: ONNX's, and ONNX Runtime's for training.
+_NORMALIZATION = {
+    "BatchNormalization",
+    "com.microsoft::BatchNormInternal",
+    "com.microsoft::BatchNormalizationInternal",
+}
+# What else may read the value that it normalizes.
+_BESIDE_IT = {"ReduceMean", "Shape", "Size", "Sub"}
+_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+# These read a shape, not values.
+_SHAPE_ONLY = {"Shape", "Size"}
+_OVERFLOW_CHECKS = {"IsInf", "IsNaN"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at.
+
+    Attributes:
+        model: The model.
+        flow: Its flow of values.
+        carried: What it hands from step to step.
+        recovered: The optimizer in its nodes.
+        merged: The optimizer.
+        frozen: Initializers that could be trained.
+        stages: The stage of each node.
+        steps: The number of planned steps, if it is known.
+        above_target: What the target does not know.
+        damage: What is wrong with the metadata.
+        buffers: The parameters for whose gradients ONNX Runtime has a buffer.
+        early: Inputs that may be overwritten before all that read them have run.
+        in_place: Whether nodes write over inputs, or outputs have memory of their own.
+    """
+
+    model: onnx.ModelProto
+    flow: Dataflow
+    carried: Sequence[Write]
+    recovered: Recovered | None
+    merged: Merged
+    frozen: Sequence[str] = ()
+    stages: Sequence[Stage] = ()
+    steps: int | None = None
+    above_target: Sequence[str] = ()
+    damage: str | None = None
+    buffers: Mapping[str, Value] | None = None
+    early: Sequence[str] = ()
+    in_place: bool = False
+
+
+def hazards(subject: Subject) -> tuple[Hazard, ...]:
+    """All that are found, the worst first."""
+    found = [hazard for check in _CHECKS for hazard in check(subject)]
+    return tuple(sorted(found, key=lambda hazard: _LEVELS.index(hazard.level)))
+
+
+def _metadata_differs(subject: Subject) -> Iterator[Hazard]:
+    if subject.merged.differences:
+        yield _hazard(
+            "metadata-differs",
+            "error",
+            ["metadata"],
+            f"{'; '.join(subject.merged.differences[:5])}: the nodes are what runs",
+            "build the graph again; whoever changed it did not change both",
+        )
+
+
+def _metadata_damaged(subject: Subject) -> Iterator[Hazard]:
+    if subject.damage:
+        yield _hazard(
+            "metadata-damaged",
+            "warning",
+            ["metadata"],
+            subject.damage,
+            "build the graph again; what is shown was read in the nodes",
+        )
+
+
+def _no_gradient(subject: Subject) -> Iterator[Hazard]:
+    buffers = subject.buffers or {}
+    missing = [name for name in subject.merged.not_updated if name not in buffers]
+    if missing and (subject.carried or buffers):
+        yield _hazard(
+            "no-gradient",
+            "error",
+            missing,
+            "the metadata lists it as trained, and no node updates it",
+            "build the graph again, or leave it out of the optimizer",
+        )
+    if subject.recovered is None:
+        return
+    moving = _dependent(subject.flow)
+    constant = [
+        trained.facts.name
+        for trained in subject.recovered.trained
+        if trained.gradient is None or id(trained.gradient) not in moving
+    ]
+    if constant:
+        yield _hazard(
+            "no-gradient",
+            "error",
+            constant,
+            "its gradient is a constant: it depends on nothing that is fed or trained",
+            "let the loss depend on it, or leave it out of the optimizer",
+        )
+
+
+def _dependent(flow: Dataflow) -> set[int]:
+    """The values that depend on the values of some input."""
+    found = {id(value) for value in flow.values.values() if value.is_input}
+    for operation in flow.operations:
+        if operation.op_type not in _SHAPE_ONLY and any(
+            operand is not None and (operand.is_input or id(operand) in found)
+            for operand in operation.inputs
+        ):
+            found.update(id(value) for value in operation.outputs)
+    return found
+
+
+def _no_group(subject: Subject) -> Iterator[Hazard]:
+    if subject.merged.in_no_group:
+        yield _hazard(
+            "no-group",
+            "warning",
+            subject.merged.in_no_group,
+            "it is updated, but in no group of the metadata: no one sets its learning rate",
+            "put it into a group, and build the graph again",
+        )
+    if subject.frozen and subject.recovered is not None and subject.recovered.trained:
+        yield _hazard(
+            "no-group",
+            "note",
+            subject.frozen,
+            "it is in no group, so it is not trained",
+            "if it is to be trained, give it to the optimizer",
+        )
+
+
+def _state_not_carried(subject: Subject) -> Iterator[Hazard]:
+    if subject.recovered is None:
+        return
+    writes = {id(write.input): write for write in subject.carried}
+    lost = []
+    for bucket, update in subject.recovered.updates.items():
+        for letter, kind in KINDS.items():
+            old, new = update.value(letter), update.value(f"{letter}1")
+            if old is None or (letter == "m" and new is None):
+                continue
+            write = writes.get(id(old.source))
+            if write is None or not _computes(write.new, new):
+                lost.append(f"{kind}.{bucket}")
+    if lost:
+        yield _hazard(
+            "state-not-carried",
+            "error",
+            lost,
+            "what the update computes for it does not feed it at the next step",
+            "make its new value an output, and bind it in training_info.update_binding",
+        )
+
+
+def _computes(value: Value, wanted: Value | None) -> bool:
+    """Whether a value is another one, or a choice between that and the old one."""
+    source = value.source
+    if wanted is None or source is wanted.source:
+        return wanted is not None
+    operation = source.operation
+    return (
+        operation is not None
+        and operation.op_type == "Where"
+        and any(
+            operand is not None and operand.source is wanted.source for operand in operation.inputs
+        )
+    )
+
+
+def _early_write(subject: Subject) -> Iterator[Hazard]:
+    if not subject.early:
+        return
+    if subject.in_place:
+        yield _hazard(
+            "early-write",
+            "error",
+            subject.early,
+            "a node writes over it, perhaps before all that read it have run: ONNX Runtime runs "
+            "nodes in any order that their inputs allow",
+            "let the node that writes depend on every node that reads",
+        )
+    else:
+        yield _hazard(
+            "early-write",
+            "warning",
+            subject.early,
+            "its new value may be written before all that read the old one have run",
+            "keep input and output in different memory, or let the output depend on every reader",
+        )
+
+
+def _epsilon_too_small(subject: Subject) -> Iterator[Hazard]:
+    recovered = subject.recovered
+    if recovered is None or recovered.optimizer.name != "RMSProp":
+        return
+    said = subject.merged.optimizer.epsilon if subject.merged.optimizer else None
+    for dtype, buckets in _arithmetic(recovered).items():
+        epsilon = recovered.optimizer.epsilon if said is None else said
+        if epsilon is None:
+            continue
+        smallest = float(np.finfo(dtype).smallest_normal)
+        with np.errstate(under="ignore"):
+            kept = float(np.dtype(dtype).type(epsilon))
+        if kept == 0:
+            why = f"epsilon {epsilon:g} is 0 in {dtype}: a gradient of 0 divides by 0"
+        elif kept < smallest:
+            why = (
+                f"epsilon {epsilon:g} is no normal number in {dtype}, and 0 where the processor "
+                "rounds such numbers to 0"
+            )
+        else:
+            continue
+        yield _hazard(
+            "epsilon-too-small",
+            "warning" if kept else "error",
+            buckets,
+            why,
+            f"take an epsilon of {smallest:.2g} or more",
+        )
+
+
+def _arithmetic(recovered: Recovered) -> Mapping[str, list[str]]:
+    """The buckets by the dtype in which epsilon is added."""
+    found: dict[str, list[str]] = {}
+    for bucket, update in recovered.updates.items():
+        state = update.value("s")
+        dtype = (state.dtype if state is not None else None) or "float32"
+        found.setdefault(dtype if dtype in ("float16", "float64") else "float32", []).append(bucket)
+    return found or {"float32": ["epsilon"]}
+
+
+def _schedule_too_short(subject: Subject) -> Iterator[Hazard]:
+    for index, group in enumerate(subject.merged.groups):
+        last = schedule_steps(group.learning_rate)
+        if subject.steps is None or last is None or last >= subject.steps:
+            continue
+        schedule = group.learning_rate
+        kind = schedule["schedule"] if isinstance(schedule, Mapping) else ""
+        if kind == "WarmUpLR":
+            continue
+        end = group.curve[-1][1] if group.curve else None
+        level: Level = "note"
+        why = f"the learning rate is the same from step {last} on, and {subject.steps} are planned"
+        if kind == "list":
+            level = "error"
+            why = (
+                f"there are learning rates for {last} steps, and {subject.steps} are planned: the "
+            )
+            why += "next step fails"
+        elif end == 0:
+            level = "warning"
+            why = f"the learning rate is 0 from step {last} on, and {subject.steps} are planned: "
+            why += "nothing moves any more"
+        yield _hazard(
+            "schedule-too-short",
+            level,
+            [f"group {index}"],
+            why,
+            "make the schedule as long as the training, or end it with a rate > 0",
+        )
+
+
+def _above_target(subject: Subject) -> Iterator[Hazard]:
+    if subject.above_target:
+        yield _hazard(
+            "above-target",
+            "error",
+            ["model"],
+            "; ".join(subject.above_target),
+            "export the forward model with a lower opset, or run a newer ONNX Runtime",
+        )
+
+
+def _unguarded_centered(subject: Subject) -> Iterator[Hazard]:
+    if subject.recovered is None:
+        return
+    unguarded = [
+        bucket
+        for bucket, update in subject.recovered.updates.items()
+        if update.has("centered") and not update.has("guarded")
+    ]
+    if unguarded:
+        yield _hazard(
+            "unguarded-centered",
+            "warning",
+            unguarded,
+            "the mean square minus the square of the mean gradient may be negative by rounding, and "
+            "its root then is NaN, which stays in the parameter for ever",
+            "keep parameter and moment where the denominator is not greater than 0",
+        )
+
+
+def _loss_scale_unchecked(subject: Subject) -> Iterator[Hazard]:
+    recovered = subject.recovered
+    if recovered is None or recovered.optimizer.loss_scale in (None, 1.0):
+        return
+    if any(operation.op_type in _OVERFLOW_CHECKS for operation in subject.flow.operations):
+        return
+    narrow = any(
+        trained.facts.dtype == "float16" for trained in recovered.trained
+    ) or _casts_to_float16(subject.flow.operations)
+    if narrow:
+        level: Level = "warning"
+        why = (
+            "a gradient that overflows float16 becomes infinite, and nothing keeps it from "
+            "parameters and states"
+        )
+        fix = "look at the loss, and go back to a checkpoint with a smaller loss scale if it is NaN"
+    else:
+        level = "note"
+        why = "nothing looks for gradients that overflow; in float32 a loss scale has no use"
+        fix = "leave loss_scale at 1.0"
+    yield _hazard("loss-scale-unchecked", level, ["loss_scale"], why, fix)
+
+
+def _casts_to_float16(operations: Sequence[Operation]) -> bool:
+    return any(
+        operation.op_type == "Cast"
+        and "to" in operation.attributes
+        and operation.attributes["to"].i == onnx.TensorProto.FLOAT16
+        for operation in operations
+    )
+
+
+def _noise_gradient(subject: Subject) -> Iterator[Hazard]:
+    names = [parameter.name for parameter in subject.merged.parameters]
+    noisy = [name for name in names if _is_before_normalization(subject, name)]
+    if noisy and subject.carried:
+        yield _hazard(
+            "noise-gradient",
+            "warning",
+            noisy,
+            "it is a bias before batch normalization, which subtracts it again: its gradient is "
+            "nothing but rounding error, and RMSProp makes steps of full size of that",
+            "build the layer without it, or leave it out of the optimizer",
+        )
+
+
+def _is_before_normalization(subject: Subject, name: str) -> bool:
+    values = subject.flow.values
+    return any(
+        value is not None and _is_normalized(subject, _biased(reader, value))
+        for value in (values.get(name), values.get(f"{name}/shaped"))
+        for reader in (value.readers if value is not None else ())
+    )
+
+
+def _biased(reader: Operation, bias: Value) -> Value | None:
+    """What a node adds a bias to, and all that it computes."""
+    place = _BIASED.get(reader.op_type)
+    is_bias = place is not None and len(reader.inputs) > place and reader.inputs[place] is bias
+    return reader.outputs[0] if (is_bias or reader.op_type == "Add") and reader.outputs else None
+
+
+def _is_normalized(subject: Subject, value: Value | None) -> bool:
+    """Whether nothing but batch normalization by the batch reads a value in the forward pass."""
+    if value is None:
+        return False
+    forward = [
+        reader
+        for reader in value.readers
+        if not subject.stages or subject.stages[reader.node] == "forward"
+    ]
+    normalizations = [reader for reader in forward if _by_the_batch(reader, value)]
+    others = {reader.op_type for reader in forward if reader not in normalizations}
+    return bool(normalizations) and others <= _BESIDE_IT
+
+
+def _by_the_batch(reader: Operation, value: Value) -> bool:
+    """Whether a node is a batch normalization of a value by its own mean."""
+    if reader.op_type not in _NORMALIZATION or reader.inputs[0] is not value:
+        return False
+    if reader.op_type != "BatchNormalization" or reader.number("training_mode", 0.0):
+        return True
+    mean = reader.inputs[3] if len(reader.inputs) > 3 else None
+    computed = mean.source.operation if mean is not None else None
+    return computed is not None and computed.op_type == "ReduceMean" and computed.inputs[0] is value
+
+
+def _hazard(kind: str, level: Level, where: Sequence[str], why: str, fix: str) -> Hazard:
+    names = tuple(where[:_MOST])
+    if len(where) > _MOST:
+        names += (f"and {len(where) - _MOST} more",)
+    return Hazard(kind, level, names, why, fix)
+
+
+_CHECKS: tuple[Callable[[Subject], Iterator[Hazard]], ...] = (
+    _metadata_differs,
+    _metadata_damaged,
+    _no_gradient,
+    _no_group,
+    _state_not_carried,
+    _early_write,
+    _epsilon_too_small,
+    _schedule_too_short,
+    _above_target,
+    _unguarded_centered,
+    _loss_scale_unchecked,
+    _noise_gradient,
+)
