@@ -13,19 +13,20 @@ def table(
     rows: Iterable[Sequence[str | Text]],
     total: Sequence[str] | None = None,
     *,
-    edge: bool = True,
+    dense: bool = False,
 ) -> Table:
     """A table; columns that begin with ">" are aligned on the right.
 
-    Cells are shown as they are: brackets in them mean nothing. Without any column's name there is
-    no head, and without ``edge`` no empty line above and below.
+    Cells are shown as they are: brackets in them mean nothing. Where no column has a name there is
+    no head. A dense one has less space between columns, and no empty line above and below.
     """
     made = Table(
         title=title,
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
-        show_edge=edge,
+        padding=(0, 1, 0, 0) if dense else (0, 1),
+        show_edge=not dense,
         show_header=any(columns),
     )
     for column in columns:

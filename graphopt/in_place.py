@@ -122,16 +122,20 @@ def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
         return bool(writing) and all(
             names & _proven(branch, pairs, copied=True) for branch, pairs in writing
         )
-    if node.op_type != "Scan" or any(name.startswith("scan_") for name in _attributes(node)):
+    attributes = _attributes(node)
+    if node.op_type != "Scan" or any(name.startswith("scan_") for name in attributes):
+        return False
+    if not {"body", "num_scan_inputs"} <= attributes.keys():
         return False
     # Row by row, if the body reads nothing but the row that it overwrites.
-    attributes = _attributes(node)
     states = len(node.input) - attributes["num_scan_inputs"].i
     places = [place for place, name in enumerate(node.input) if name in names]
     to = list(node.output).index(output)
     if len(places) != 1 or places[0] < states or to < states or _captured(node) & names:
         return False
     body = attributes["body"].g
+    if places[0] >= len(body.input) or to >= len(body.output):
+        return False
     row = body.input[places[0]].name
     return row in _proven(body, {row: body.output[to].name})
 
@@ -149,7 +153,10 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
         for tensor in model.graph.initializer
     )
-    return inliner.inline_local_functions(bare)
+    try:
+        return inliner.inline_local_functions(bare)
+    except RuntimeError as error:
+        raise ValueError(f"the functions of the model cannot be written out: {error}") from None
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:

@@ -57,6 +57,7 @@ def inspection(**fields):
     parameters += [
         parameter(n, s, group=1, rate=COSINE) for n, s in zip(NAMES[2:], SHAPES[2:], strict=True)
     ]
+    parameters[-1] = replace(parameters[-1], learning_rate=0.5)
     found = Inspection(
         model=ModelFacts("train.onnx", "training graph", "graphopt", 1234, 1536),
         optimizer=OptimizerFacts(
@@ -68,7 +69,8 @@ def inspection(**fields):
         parameters=tuple(parameters),
         frozen=("old.weight",),
         state=(
-            carried("conv1.weight"), carried("global_step", "step", shape=(), initial=0.0),
+            carried("conv1.weight"),
+            carried("global_step", "step", shape=(), initial=0.0, output="step.out"),
             carried("labels_seen", "other", shape=("N", None), initial=None, bytes=None,
                     overwritable=False, output=None),
         ),
@@ -126,20 +128,22 @@ EXPECTED = {
     "epsilon 1e-10 inside the root, centered, loss scale 1024 s = 0.9 s + 0.1 g^2 w = w - m",
     "layout": "layout buckets: 1 bucket, updated by graphopt::RMSProp",
     "group": "1 2 CosineDecayLR(0 .. 0.1, 100) 0.0001 yes",
-    "parameters": "Parameters: 4, and 1 frozen",
-    "parameter": "fc.weight [10, 256] 1 CosineDecayLR(0 .. 0.1, 100) 2,560 10.0 KiB 20.0 KiB",
-    "common": "all: weight decay 0, centralized no, dtype float32, states mean_square, moment",
-    "sums": "together 2,730 10.7 KiB 21.3 KiB",
+    "parameters": "Parameters: 4, 2,730 elements; 1 frozen",
+    "parameter": "fc.weight [10,256] 1 CosineDecayLR 10.0 KiB 20.0 KiB",
+    "other than its group": "fc.bias [10] 1 0.5 40 B 80 B",
+    "common": "all: weight decay 0, centralized no, with mean_square, moment, dtype float32",
+    "sums": "together 10.7 KiB 21.3 KiB",
     "memory": "gradients 1.0 MiB",
-    "activations": "activations 1000 B at most, with N = 32",
+    "activations": "activations 1000 B at most, if N = 32",
     "stage": "forward 10 1.2 M 2.0 KiB 0",
     "unknown stage": "update 30 ? ? 2",
-    "input": "input x float32 [N, 1, 8, 8]",
-    "output": "output loss float32 []",
-    "open output": "output boxes float32 [...]",
-    "state": "conv1.weight conv1.weight/next parameter float32[1, 2] 8 B yes values",
-    "step": "global_step global_step/next step float32[] 8 B yes 0",
-    "state in place": "labels_seen itself, in place other float32[N, ?] ? no as fed",
+    "input": "x input float32 [N, 1, 8, 8]",
+    "output": "loss output float32 []",
+    "open output": "boxes output float32 [...]",
+    "states": "Carried to the next step: 3 (1 parameter, 1 step, 1 other)",
+    "state": "conv1.weight <input>/next parameter float32[1, 2] yes values 8 B",
+    "step": "global_step step.out step float32[] yes 0 8 B",
+    "state in place": "labels_seen in place other float32[N, ?] no as fed ?",
     "requirements": "IR version 8; opsets ONNX 17, com.microsoft 1; 3 operators, 1 function in",
     "other operators": "com.microsoft: FusedGemm",
     "target": "ONNX Runtime (CPU) runs",
@@ -153,7 +157,7 @@ def test_what_it_says(expected):
 
 
 def test_what_is_carried_is_not_fed():
-    assert "input conv1.weight" not in squeezed(page())
+    assert "conv1.weight input" not in squeezed(page())
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -194,7 +198,7 @@ def test_names_select_parameters():
     text = page(names=["conv1.*", "*.bias"])
     assert first_words(text) == ["conv1.weight", "conv1.bias", "fc.bias"]
     assert "Parameters: 3 of 4" in text
-    assert "together 170 680 B 1.3 KiB" in squeezed(text)
+    assert "together 680 B 1.3 KiB" in squeezed(text)
 
 
 def test_groups_select_parameters():
@@ -248,9 +252,10 @@ def test_a_thousand_parameters():
     text = page(large())
     assert first_words(text)[:2] == ["layer0.weight", "layer1.weight"]
     assert len(parameter_rows(text)) == 21
-    assert "... 980 more 5,880 23.0 KiB 45.9 KiB" in squeezed(text)
+    assert "... 980 more 23.0 KiB 45.9 KiB" in squeezed(text)
     assert "Parameters: 1,000" in text
-    assert "Carried to the next step: 1,000" in text
+    assert "Carried to the next step: 1,000 (1,000 parameter)" in text
+    assert "all: fed by <input>/next, kind parameter, type float32[1, 2], overwritable yes" in text
     assert "... 992 more" in squeezed(text)
     assert len(text.splitlines()) < 140
     assert "layer999.weight" not in text
@@ -299,6 +304,8 @@ def test_names_cannot_write_on_the_terminal(width):
 
 
 def test_names_are_no_markup():
+    kinds = page(inspection(state=(carried("w", "[red]k[/red]"),)))
+    assert "(1 [red]k[/red])" in kinds
     colored = page(inspection(model=ModelFacts("[bold red]a[/]", "model", "[link]", 1, 1)))
     assert "[bold red]a[/]: model, 1 nodes, 1 B, written by [link]" in colored
 
@@ -310,9 +317,17 @@ def test_no_optimizer():
     )  # fmt: skip
     text = squeezed(page(found))
     assert "No optimizer" in text
-    assert "w [3] ? ? no float32 none 3 12 B 24 B" in text or "w [3] 3 12 B" in text
+    assert "name shape dtype bytes states" in text
+    assert "w [3] float32 12 B 24 B" in text
     assert "group" not in text
     assert not any(word in text for word in ("Carried", "Targets", "A step", "Inputs"))
+
+
+def test_stages_without_nodes_are_left_out():
+    stages = (StageFacts("forward", 10, 1, 1), StageFacts("backward", 0, 0, 0))
+    text = page(inspection(stages=stages))
+    assert "forward" in text
+    assert "backward" not in text
 
 
 def test_nothing_trained():
@@ -362,6 +377,12 @@ SCHEDULES = [
 @pytest.mark.parametrize(("value", "expected"), SCHEDULES, ids=str)
 def test_schedules(value, expected):
     assert _words.schedule(value) == expected
+
+
+def test_names_of_schedules():
+    assert _words.schedule_name(COSINE) == "CosineDecayLR"
+    assert _words.schedule_name(0.5) == "0.5"
+    assert _words.schedule_name({}) == "None"
 
 
 def test_schedules_in_schedules_end():

@@ -55,6 +55,7 @@ _PER_ELEMENT = {
     "Softmax": 5,  # maximum, subtract, exponential, sum, divide
     "SoftmaxCrossEntropyLoss": 5,
     "com.microsoft::AveragePoolGrad": 1,
+    "com.microsoft::BatchNormInternal": 7,
     "com.microsoft::BatchNormalizationGrad": 10,
     "com.microsoft::BiasGeluGrad_dX": 8,
     "com.microsoft::DivGrad": 4,
@@ -70,6 +71,7 @@ _PER_ELEMENT = {
     "com.microsoft::MaxPoolGrad": 1,
     "com.microsoft::QuickGeluGrad": 6,
     "com.microsoft::ReluGrad": 1,
+    "com.microsoft::Scale": 1,
     "com.microsoft::SigmoidGrad": 3,
     "com.microsoft::SoftmaxCrossEntropyLossInternal": 5,
     "com.microsoft::SoftmaxGrad": 4,
@@ -255,5 +257,11 @@ _COUNTS: dict[str, Count] = {
     "NegativeLogLikelihoodLoss": _of_input(1, 1),
     "com.microsoft::ConvGrad": _conv_grad,
     "com.microsoft::GatherGrad": _of_input(2, 1),
-    "com.microsoft::SoftmaxCrossEntropyLossInternalGrad": _of_input(1, 3),
+    **dict.fromkeys(
+        (
+            "com.microsoft::SoftmaxCrossEntropyLossGrad",
+            "com.microsoft::SoftmaxCrossEntropyLossInternalGrad",
+        ),
+        _of_input(1, 3),
+    ),
 }

@@ -14,6 +14,7 @@ from graphopt.inspection import _layers, _memory, _shapes, _stages, _targets
 from graphopt.inspection._carried import Write, gradient_buffers, pairs, writes
 from graphopt.inspection._costs import stage_facts
 from graphopt.inspection._dataflow import Dataflow, Value, dtype_name
+from graphopt.inspection._errors import naming
 from graphopt.inspection._formula import formula
 from graphopt.inspection._merged import Merged, merged
 from graphopt.inspection._metadata import Described, described
@@ -81,6 +82,18 @@ def inspect(
     _check(steps, batch_size, dims)
     wanted = None if target is None else _targets.parse_target(target)
     proto = opened(model)
+    with naming(model):
+        return _inspected(proto, _name(model, proto), steps, wanted, batch_size, dims or {})
+
+
+def _inspected(
+    proto: onnx.ModelProto,
+    name: str,
+    steps: int | None,
+    target: _targets.Target | None,
+    batch_size: int,
+    dims: Mapping[str, int],
+) -> Inspection:
     flow = Dataflow(proto)
     carried = writes(proto, flow)
     nodes = recovered(flow, carried)
@@ -88,7 +101,7 @@ def inspect(
     optimizer = merged(metadata, nodes, steps)
     buffers = gradient_buffers(flow)
     needed = requirements(proto)
-    sizes = {name: batch_size for name in _shapes.open_dimensions(proto)} | dict(dims or {})
+    sizes = dict.fromkeys(_shapes.open_dimensions(proto), batch_size) | dict(dims)
     shapes = _shapes.infer(proto, sizes)
     stages = _stages_of(proto, flow, carried, nodes, buffers)
     frozen = could_be_trained(proto, flow, stages, _names(optimizer.parameters))
@@ -103,7 +116,7 @@ def inspect(
         frozen=frozen,
         stages=stages,
         steps=steps,
-        above_target=_targets.exceeds(needed, wanted),
+        above_target=_targets.exceeds(needed, target),
         damage=damage,
         buffers=buffers,
         early=early,
@@ -115,7 +128,7 @@ def inspect(
     buckets = _buckets(proto, flow, carried, nodes, metadata)
     return Inspection(
         model=ModelFacts(
-            name=_name(model, proto),
+            name=name,
             kind=kind,
             producer=proto.producer_name,
             nodes=len(proto.graph.node),
@@ -132,7 +145,7 @@ def inspect(
         outputs=_outputs(proto, carried),
         stages=stage_facts(proto, stages, shapes),
         layers=_layers.layers(proto, stages, _names(parameters)),
-        memory=_memory_facts(proto, flow, carried, nodes, parameters, stages, shapes, sizes),
+        memory=_memory_facts(proto, carried, nodes, parameters, stages, shapes, sizes),
         requirements=needed,
         targets=_targets.targets(proto, needed),
         hazards=hazards(subject),
@@ -229,7 +242,7 @@ def _parameters(optimizer: Merged, flow: Dataflow) -> tuple[ParameterFacts, ...]
 def _parameters_of(
     names: Sequence[str], flow: Dataflow, buffers: Mapping[str, Value]
 ) -> tuple[ParameterFacts, ...]:
-    """Those of a model without an optimizer: that have a buffer for gradients, or could be trained."""
+    """Those that have a buffer for gradients, or could be trained."""
     return tuple(
         ParameterFacts(
             name=name,
@@ -297,7 +310,7 @@ def _loss(model: onnx.ModelProto, flow: Dataflow, reported: Sequence[Value]) -> 
 
 def _after(flow: Dataflow, values: Collection[Value]) -> set[int]:
     """What is computed from any of these."""
-    found = {id(value) for value in values if not value.is_input}
+    found = {id(value) for value in values}
     for operation in flow.operations:
         if any(operand is not None and id(operand) in found for operand in operation.inputs):
             found.update(id(output) for output in operation.outputs)
@@ -381,7 +394,6 @@ def _value(value: onnx.ValueInfoProto) -> ValueFacts:
 
 def _memory_facts(
     model: onnx.ModelProto,
-    flow: Dataflow,
     carried: Sequence[Write],
     nodes: Recovered | None,
     parameters: Sequence[ParameterFacts],

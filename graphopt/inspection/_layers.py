@@ -126,7 +126,9 @@ class _Forward:
         forward = _forward_node(node.name)
         if forward is not None:
             scope = forward.rpartition("/")[0]
-            return self._by_node.get(forward) or self._by_node.get(scope) or _scope(forward)
+            known = self._by_node.get(forward) or self._by_node.get(scope)
+            if known is not None or node.name.startswith(_BACKWARD):
+                return known or _scope(forward)
         read = list(operands(node))
         for value in read:
             if value in self._by_parameter:
@@ -202,7 +204,7 @@ def _of_update(
 def _carried_to(node: onnx.NodeProto, wanted: Mapping[str, str]) -> str:
     """The one bucket for which a node without a name works."""
     found = {_bucket(value) for value in node.output if value.endswith(_NEXT)}
-    found |= {wanted[value] for value in node.output if value in wanted}
+    found = found or {wanted[value] for value in node.output if value in wanted}
     return found.pop() if len(found) == 1 else _SEVERAL
 
 

@@ -1,8 +1,8 @@
-"""An optimizer like the one that was recognised in a graph, for `graphopt.reference`."""
+"""The oracle: `graphopt.reference` with what was recognised, and how far rounding may lead off."""
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,99 +11,237 @@ import onnx_ir as ir
 from graphopt import schedules
 from graphopt.builder import GraphBuilder
 from graphopt.inspection import _schedules
+from graphopt.inspection._batches import PARAMETER, Array, Updated
 from graphopt.inspection._dataflow import Value
-from graphopt.inspection._merged import Merged
-from graphopt.inspection._recovered import Recovered, Trained, without_factor
-from graphopt.inspection.facts import Schedule
+from graphopt.inspection.facts import OptimizerFacts, Schedule
 from graphopt.parameters import Parameter
+from graphopt.reference import ReferenceRMSProp
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules._base import Fixed
 
+_EPSILON = float(np.finfo(np.float32).eps)
+# Each intermediate result is taken to be off by so many units in the last place.
+_UNITS = 4
+# A decay below this would make what stands for rounding in the next state infinite.
+_SMALLEST_DECAY = 1e-30
+_NAME = "w"
 
-def optimizer_of(optimizer: Merged, nodes: Recovered, fed: float) -> RMSProp:
-    """The optimizer that was recognised; each parameter is a group of its own.
+Arrays = Mapping[str, Array]
+Step = Callable[[Arrays, Array], dict[str, Array]]
+
+
+class Oracle:
+    """The update of parameters with one rule, in float64.
+
+    Values have two axes, rows and their elements; gradients are centralized row by row.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerFacts,
+        rule: Updated,
+        step: Value | None,
+        fed: Mapping[str, float],
+        *,
+        twice_rounded: bool = False,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            optimizer: The hyperparameters.
+            rule: A parameter with the rule.
+            step: What counts the steps in the graph.
+            fed: What is fed for learning rates, by input.
+            twice_rounded: A new value is computed as the old one less a difference.
+
+        Raises:
+            TypeError: A hyperparameter is missing.
+            ValueError: A hyperparameter is one that RMSProp does not take.
+        """
+        self._optimizer = optimizer_of(optimizer, rule, step, fed)
+        self._values = (PARAMETER, *rule.kinds)
+        self._dtypes = {PARAMETER: np.dtype(rule.dtype)}
+        self._twice_rounded = twice_rounded
+
+    def step(self, before: Arrays, gradient: Array, number: int) -> dict[str, Array]:
+        """The values after a step, by kind.
+
+        Raises:
+            ValueError: A schedule has no value at this step.
+        """
+        return self._stepped(self._optimizer, before, gradient, number)
+
+    def expected(
+        self, before: Arrays, gradient: Array, number: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The values after a step, and how far an element may be off by rounding.
+
+        Every intermediate result is off by some units in its last place, and what follows from
+        that adds up: much, for example, where a mean square and the square of a mean gradient
+        almost cancel. It is found by trying: the gradient as it reaches the averages, the averages
+        and the moment are changed by as much, up and down.
+        """
+        wanted = self.step(before, gradient, number)
+        plain, g, bound = self._reduced(before, gradient, number)
+        wide = {kind: np.abs(array.astype(np.float64)) for kind, array in before.items()}
+        own, scale = self._optimizer, self._optimizer.loss_scale
+        # Gradients are summed up to the mean of a row.
+        terms = {
+            "mean_square": own.decay * wide["mean_square"] + abs(1 - own.decay) * (g / scale) ** 2,
+            "mean_grad": own.decay * wide.get("mean_grad", 0.0)
+            + abs(1 - own.decay) * np.abs(g / scale),
+        }
+        tolerated = self._own_rounding(wide, wanted, terms)
+        off = _UNITS * _EPSILON
+        changes: dict[str, Array] = {"gradient": off * bound, "moment": off * wide.get("moment", g)}
+        if own.decay > _SMALLEST_DECAY:
+            changes |= {kind: off * value / own.decay for kind, value in terms.items()}
+        start = self._stepped(plain, before, g, number)
+        for kind, change in changes.items():
+            if kind != "gradient" and kind not in before:
+                continue
+            moved = []
+            for sign in (-1.0, 1.0):
+                if kind == "gradient":
+                    moved.append(self._stepped(plain, before, g + sign * change, number))
+                else:
+                    state = {**before, kind: before[kind] + sign * change}
+                    moved.append(self._stepped(plain, state, g, number))
+            for value in self._values:
+                tolerated[value] += np.maximum(*(_distance(m[value], start[value]) for m in moved))
+        return wanted, tolerated
+
+    def _reduced(
+        self, before: Arrays, gradient: Array, number: int
+    ) -> tuple[RMSProp, Array, Array]:
+        """The optimizer without what comes before the averages, and the gradient after that.
+
+        Also the sum of the terms that the gradient is made of, which says how it is rounded.
+        """
+        (rule,) = self._optimizer.rules
+        g = gradient.astype(np.float64)
+        bound = np.abs(g)
+        weight_decay = rule.weight_decay.value(number)
+        if not self._optimizer.decoupled_weight_decay:
+            decay = before[PARAMETER].astype(np.float64) * weight_decay * self._optimizer.loss_scale
+            g, bound, weight_decay = g + decay, bound + np.abs(decay), 0.0
+        if rule.grad_centralization:
+            g = g - g.mean(axis=1, keepdims=True)
+            bound = bound + bound.mean(axis=1, keepdims=True)
+        group = {"params": [Parameter(_NAME, (1,))], "lr": rule.learning_rate}
+        plain = _like(self._optimizer, [group | {"weight_decay": Fixed(weight_decay)}])
+        return plain, g, bound
+
+    def _own_rounding(self, before: Arrays, wanted: Arrays, terms: Arrays) -> dict[str, Array]:
+        """How far each result may be off by the operations that make it, of exact operands."""
+        found = {}
+        for kind in self._values:
+            old, new = before[kind], np.abs(wanted[kind])
+            if kind in terms:
+                rounding = _UNITS * _EPSILON * terms[kind]
+            else:
+                # What it begins with is rounded once or twice, what it moves by more often.
+                kept = self._optimizer.momentum if kind == "moment" else 1.0
+                rounding = _EPSILON * (kept * old + _UNITS * (kept * old + new))
+                if kind == PARAMETER:
+                    moved = np.abs(np.abs(wanted[kind]) - old)
+                    rounding = _EPSILON * (old + _UNITS * moved)
+            if self._twice_rounded:
+                rounding = rounding + _EPSILON * (old + new)
+            own = np.finfo(self._dtypes.get(kind, np.dtype("float32")))
+            found[kind] = rounding + own.eps / 2 * new * 1.001 + float(own.smallest_subnormal)
+        return found
+
+    def _stepped(
+        self, optimizer: RMSProp, before: Arrays, gradient: Array, number: int
+    ) -> dict[str, Array]:
+        oracle = ReferenceRMSProp(optimizer, {_NAME: before[PARAMETER]})
+        for kind, array in before.items():
+            oracle.state[_key(kind)] = array.astype(np.float64)
+        oracle.state["global_step"] = number
+        with np.errstate(all="ignore"):
+            oracle.step({_NAME: gradient})
+        return {kind: np.asarray(oracle.state[_key(kind)]) for kind in self._values}
+
+
+def _key(kind: str) -> str:
+    return f"{kind}.{_NAME}" if kind else _NAME
+
+
+def _distance(moved: Array, start: Array) -> Array:
+    """How far values moved; infinitely far where they are no numbers any more."""
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(moved - start)
+    same = (moved == start) | (np.isnan(moved) & np.isnan(start))
+    return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
+
+
+def optimizer_of(
+    facts: OptimizerFacts, rule: Updated, step: Value | None, fed: Mapping[str, float]
+) -> RMSProp:
+    """The optimizer that was recognised, for one parameter.
 
     Args:
-        optimizer: What was recognised.
-        nodes: The parameters in the nodes.
-        fed: What is fed where the caller gives the learning rate.
+        facts: The hyperparameters.
+        rule: How the parameter is updated.
+        step: What counts the steps in the graph.
+        fed: What is fed for learning rates, by input.
 
     Raises:
         TypeError: A hyperparameter is missing.
         ValueError: A hyperparameter is one that RMSProp does not take.
     """
-    facts = optimizer.optimizer
-    assert facts is not None
-    known = {parameter.name: parameter for parameter in optimizer.parameters}
-    chosen = {
-        name: value
-        for name, value in vars(facts).items()
-        if name in inspect.signature(RMSProp).parameters and value is not None
-    }
-    scale = facts.loss_scale or 1.0
-    groups = []
-    for trained in nodes.trained:
-        parameter = known[trained.facts.name]
-        op_type = "Conv" if parameter.grad_centralization else None
-        factor_scale = 1.0 if trained.update.has("decoupled") else scale
-        groups.append(
-            {
-                "params": [Parameter(parameter.name, parameter.shape, parameter.dtype, op_type)],
-                "lr": _schedule(parameter.learning_rate, trained.rate, nodes, fed),
-                "weight_decay": _weight_decay(
-                    parameter.weight_decay, trained, nodes, fed, factor_scale
-                ),
-                "grad_centralization": parameter.grad_centralization,
-            }
-        )
+    names = set(inspect.signature(RMSProp).parameters)
+    chosen = {k: v for k, v in vars(facts).items() if k in names and v is not None}
     if facts.decay is not None:
         # 1 - decay is exact in float32, but of the decay that float32 has.
         chosen["decay"] = float(np.float32(facts.decay))
-    return RMSProp(groups, **chosen)
+    scale = 1.0 if facts.decoupled_weight_decay else facts.loss_scale or 1.0
+    op_type = "Conv" if rule.grad_centralization else None
+    shape = (1, 1) if rule.grad_centralization else (1,)
+    group = {
+        "params": [Parameter(_NAME, shape, op_type=op_type)],
+        "lr": _schedule(rule.learning_rate, Computed(rule.rate, step, 1.0), fed),
+        "weight_decay": _schedule(rule.weight_decay, Computed(rule.factor, step, scale), fed),
+        "grad_centralization": rule.grad_centralization,
+    }
+    return RMSProp([group], **chosen)
 
 
-def _weight_decay(
-    described: Schedule, trained: Trained, nodes: Recovered, fed: float, scale: float
-) -> float | LearningRateSchedule:
-    if isinstance(described, Mapping) and not _is_ours(described):
-        return Computed(trained.factor, nodes.step, scale, fed)
-    made = _schedule(described, trained.factor, nodes, fed)
-    if isinstance(described, Mapping) and described.get("schedule") == "FromCaller":
-        return without_factor(fed, 1.0)
-    return made
+def _like(optimizer: RMSProp, groups: list[dict[str, Any]]) -> RMSProp:
+    """An optimizer with the same hyperparameters and other groups."""
+    names = set(inspect.signature(RMSProp).parameters) & vars(optimizer).keys() - {"params"}
+    return RMSProp(groups, **{name: getattr(optimizer, name) for name in names})
 
 
 def _schedule(
-    described: Schedule, value: Value | None, nodes: Recovered, fed: float
+    described: Schedule, computed: "Computed", fed: Mapping[str, float]
 ) -> float | LearningRateSchedule:
     """A number, a schedule with the arguments that were found, or what the nodes compute."""
+    if described is None:
+        raise TypeError("a learning rate is not known")
     if not isinstance(described, Mapping):
-        if described is None:
-            raise TypeError("a learning rate is not known")
         return described
-    if described.get("schedule") == "FromCaller":
-        return fed
-    if _is_ours(described):
-        return _made(described)
-    return Computed(value, nodes.step, 1.0, fed)
+    made = _made(described, fed)
+    return computed if made is None else made
 
 
-def _is_ours(described: Mapping[str, Any]) -> bool:
-    """Whether it is a schedule that can be made of its description."""
-    kind = described.get("schedule")
-    if kind == "SequentialLR":
-        return all(isinstance(s, Mapping) and _is_ours(s) for s in described["schedules"])
-    return kind == "Fixed" or (kind in _schedules.RECOGNISED and kind not in ("list", "FromCaller"))
-
-
-def _made(described: Mapping[str, Any]) -> LearningRateSchedule:
+def _made(described: Mapping[str, Any], fed: Mapping[str, float]) -> LearningRateSchedule | None:
+    """A schedule, made of its description; None if that does not say all."""
     kind = described["schedule"]
     if kind == "Fixed":
         return Fixed(described["constant"])
+    if kind == "FromCaller":
+        return Fixed(fed[described["input"]]) if described.get("input") in fed else None
     if kind == "SequentialLR":
-        parts = [_made(part) for part in described["schedules"]]
-        return schedules.SequentialLR(parts, list(described["milestones"]))
+        parts = [_made(part, fed) for part in described["schedules"]]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return schedules.SequentialLR(known, list(described["milestones"]))
+    if kind not in _schedules.RECOGNISED or kind == "list":
+        return None
     arguments = {name: value for name, value in described.items() if name != "schedule"}
     if kind == "NaturalExpDecayLR":
         arguments.setdefault("decay_steps", 1)  # without steps it has no influence
@@ -118,7 +256,6 @@ class Computed(LearningRateSchedule):
     nodes: Value | None
     step: Value | None
     scale: float
-    fed: float
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
         """Not needed: it is for the oracle."""
@@ -131,8 +268,8 @@ class Computed(LearningRateSchedule):
             ValueError: The nodes are not arithmetic on numbers.
         """
         if self.nodes is None or self.step is None:
-            raise ValueError("the learning rate depends on something else than the step")
+            raise ValueError("a learning rate depends on something else than the step")
         result = _schedules.evaluated(self.nodes, self.step, np.array([step], np.int64))
         if result is None:
-            raise ValueError("the learning rate is not computed by arithmetic on the step alone")
+            raise ValueError("a learning rate is not computed by arithmetic on the step alone")
         return float(result.reshape(-1)[0]) / self.scale

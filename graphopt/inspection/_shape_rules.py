@@ -810,7 +810,9 @@ RULES: dict[str, Rule] = {
         ),
         _cross_entropy,
     ),
-    "BatchNormalization": _batch_normalization,
+    **dict.fromkeys(
+        ("BatchNormalization", "com.microsoft::BatchNormInternal"), _batch_normalization
+    ),
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
@@ -846,6 +848,8 @@ RULES: dict[str, Rule] = {
     "com.microsoft::InPlaceAccumulatorV2": _accumulate,
     "com.microsoft::LayerNormalizationGrad": _like(1, 2, 2),
     "com.microsoft::SliceGrad": _of_shape_input(1, 0),
+    "com.microsoft::Scale": same,
+    "com.microsoft::SoftmaxCrossEntropyLossGrad": _like(1),
     "com.microsoft::SoftmaxCrossEntropyLossInternalGrad": _like(1),
 }
 """For each operator, what is known of its outputs.

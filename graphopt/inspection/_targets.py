@@ -253,9 +253,7 @@ def _optimizer_interface(inputs: list[str], optimizers: list[str]) -> list[str]:
     if tuple(inputs) == expected:
         return []
     kind = optimizers[0].rpartition(":")[2]
-    return [
-        f"its inputs are {_listed(inputs)}, expected for {kind}: {', '.join(expected)}"
-    ]
+    return [f"its inputs are {_listed(inputs)}, expected for {kind}: {', '.join(expected)}"]
 
 
 def _may_be_scalar(value: onnx.ValueInfoProto) -> bool:

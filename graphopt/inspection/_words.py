@@ -11,6 +11,7 @@ UNKNOWN = "?"
 
 _LONGEST_NAME = 80
 _LONGEST_SCHEDULE = 160
+_LONGEST_SCHEDULE_NAME = 24
 _DEEPEST_SCHEDULE = 4
 _MOST_PARTS = 4
 
@@ -107,6 +108,18 @@ def schedule(value: Schedule) -> str:
     if not isinstance(value, Mapping):
         return number(value)
     return shown(_schedule(value, _DEEPEST_SCHEDULE), _LONGEST_SCHEDULE)
+
+
+def schedule_name(value: Schedule) -> str:
+    """A number, or the name of a schedule, without its arguments.
+
+    Example:
+        >>> schedule_name(0.1), schedule_name({"schedule": "WarmUpLR", "learning_rate": 0.1})
+        ('0.1', 'WarmUpLR')
+    """
+    if not isinstance(value, Mapping):
+        return number(value)
+    return shown(value.get("schedule"), _LONGEST_SCHEDULE_NAME)
 
 
 def _schedule(value: Any, depth: int) -> str:

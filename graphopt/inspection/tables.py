@@ -1,17 +1,27 @@
 """An inspection as a page on a terminal."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
 from graphopt._tables import table
-from graphopt.inspection._words import UNKNOWN, count, number, schedule, shape, shown, size
+from graphopt.inspection._words import (
+    UNKNOWN,
+    count,
+    number,
+    schedule,
+    schedule_name,
+    shape,
+    shown,
+    size,
+)
 from graphopt.inspection.facts import (
     Hazard,
     Inspection,
@@ -19,9 +29,13 @@ from graphopt.inspection.facts import (
     ModelFacts,
     OptimizerFacts,
     ParameterFacts,
+    Schedule,
+    Shape,
     StateFacts,
     TargetFacts,
 )
+
+_T = TypeVar("_T")
 
 Sort = Literal["order", "name", "size", "bytes"]
 """The order of the optimizer, or by name, or the largest first."""
@@ -218,50 +232,73 @@ def _parameters(
     title = f"Parameters: {len(inspection.parameters):,}"
     if len(parameters) < len(inspection.parameters):
         title = f"Parameters: {len(parameters):,} of {len(inspection.parameters):,}"
+    title += f", {_plural(sum(p.size for p in parameters), 'element')}"
     if inspection.frozen:
-        title += f", and {len(inspection.frozen):,} frozen"
-    common, columns = _columns(parameters, bool(inspection.groups))
-    shown_ones, rest = parameters[:rows], parameters[rows:]
+        title += f"; {len(inspection.frozen):,} frozen"
+    common, columns = _common(parameters, _parameter_columns(inspection))
+    first, rest = parameters[:rows], parameters[rows:]
     cells = [
-        [_name(p.name), shape(p.shape), *(cell(p) for cell in columns.values()), *_sizes([p])]
-        for p in shown_ones
+        [
+            _name(p.name),
+            shape(p.shape).replace(", ", ","),
+            *(cell(p) for cell in columns.values()),
+            *_sizes([p]),
+        ]
+        for p in first
     ]
     blank = [""] * (1 + len(columns))
     if rest:
         cells.append([f"... {len(rest):,} more", *blank, *_sizes(rest)])
     total = ["together", *blank, *_sizes(parameters)]
-    headers = ["name", "shape", *columns, ">elements", ">bytes", ">states"]
-    yield _table(title, headers, cells, total)
-    if common and parameters:
+    yield _table(title, ["name", "shape", *columns, ">bytes", ">states"], cells, total)
+    if common:
         yield _indented(f"all: {', '.join(common)}")
 
 
-def _columns(
-    parameters: Sequence[ParameterFacts], grouped: bool
-) -> tuple[list[str], dict[str, Callable[[ParameterFacts], str]]]:
-    """What all parameters have in common, in words, and the columns for the rest."""
-    columns: dict[str, Callable[[ParameterFacts], str]] = {
-        "group": lambda p: UNKNOWN if p.group is None else str(p.group),
-        "learning rate": lambda p: schedule(p.learning_rate),
-        "weight decay": lambda p: schedule(p.weight_decay),
-        "centralized": lambda p: "yes" if p.grad_centralization else "no",
-        "dtype": lambda p: shown(p.dtype, 20),
-        "states": lambda p: ", ".join(shown(state, 20) for state in p.states) or "none",
-    }
-    if not grouped:
-        del columns["group"]
-    common = []
-    for header, cell in list(columns.items()):
-        if len(different := {cell(parameter) for parameter in parameters}) == 1:
-            del columns[header]
-            common.append(f"{header} {different.pop()}")
-    return common, columns
+def _dense(dimensions: Shape) -> str:
+    """Without spaces, which leaves them to names."""
+    return shape(dimensions).replace(", ", ",")
+
+
+def _parameter_columns(inspection: Inspection) -> dict[str, Callable[[ParameterFacts], str]]:
+    columns: dict[str, Callable[[ParameterFacts], str]] = {}
+    if inspection.optimizer is not None or inspection.groups:
+        rates = [group.learning_rate for group in inspection.groups]
+        decays = [group.weight_decay for group in inspection.groups]
+        columns = {
+            "group": lambda p: UNKNOWN if p.group is None else str(p.group),
+            "learning rate": lambda p: _of_group(p.learning_rate, p.group, rates),
+            "weight decay": lambda p: _of_group(p.weight_decay, p.group, decays),
+            "centralized": lambda p: "yes" if p.grad_centralization else "no",
+            "with": lambda p: ", ".join(shown(state, 20) for state in p.states) or "none",
+        }
+    return columns | {"dtype": lambda p: shown(p.dtype, 20)}
+
+
+def _of_group(value: Schedule, group: int | None, of_groups: Sequence[Schedule]) -> str:
+    """A schedule by its name alone, if the table of groups says what it is."""
+    if group is not None and 0 <= group < len(of_groups) and of_groups[group] == value:
+        return schedule_name(value)
+    return schedule(value)
+
+
+def _common(
+    things: Sequence[_T], columns: Mapping[str, Callable[[_T], str]]
+) -> tuple[list[str], dict[str, Callable[[_T], str]]]:
+    """What all of several things have in common, in words, and the columns where they differ."""
+    common, differing = [], {}
+    for header, cell in columns.items():
+        values = {cell(thing) for thing in things}
+        if len(values) == 1 and len(things) > 1:
+            common.append(f"{header} {values.pop()}")
+        else:
+            differing[header] = cell
+    return common, differing
 
 
 def _sizes(parameters: Iterable[ParameterFacts]) -> list[str]:
     parameters = list(parameters)
     return [
-        f"{sum(parameter.size for parameter in parameters):,}",
         size(sum(parameter.bytes for parameter in parameters)),
         size(sum(parameter.state_bytes for parameter in parameters)),
     ]
@@ -270,11 +307,11 @@ def _sizes(parameters: Iterable[ParameterFacts]) -> list[str]:
 def _memory(memory: MemoryFacts) -> RenderableType:
     sizes = ", ".join(f"{shown(name, 20)} = {value}" for name, value in memory.sizes.items())
     rows = [
-        ["parameters", size(memory.parameters), "trained"],
+        ["parameters", size(memory.parameters), ""],
         ["frozen", size(memory.frozen), "initializers"],
         ["gradients", size(memory.gradients), ""],
         ["states", size(memory.states), "of the optimizer"],
-        ["activations", size(memory.activations), "at most" + (f", with {sizes}" if sizes else "")],
+        ["activations", size(memory.activations), "at most" + (f", if {sizes}" if sizes else "")],
     ]
     known = [memory.parameters, memory.frozen, memory.gradients, memory.states]
     together = None if memory.activations is None else sum(known) + memory.activations
@@ -282,7 +319,7 @@ def _memory(memory: MemoryFacts) -> RenderableType:
 
 
 def _stages(inspection: Inspection) -> Iterator[RenderableType]:
-    stages = inspection.stages
+    stages = [stage for stage in inspection.stages if stage.nodes]
     if not stages:
         return
     unknown = any(stage.unknown for stage in stages)
@@ -302,39 +339,55 @@ def _values(inspection: Inspection, most: int) -> Iterator[RenderableType]:
     inputs = [value for value in inspection.inputs if value.name not in fed]
     outputs = [value for value in inspection.outputs if value.name not in got]
     rows = [
-        *_first([["input", _name(v.name), shown(v.dtype), shape(v.shape)] for v in inputs], most),
-        *_first([["output", _name(v.name), shown(v.dtype), shape(v.shape)] for v in outputs], most),
+        *_first([[_name(v.name), "input", shown(v.dtype), shape(v.shape)] for v in inputs], most),
+        *_first([[_name(v.name), "output", shown(v.dtype), shape(v.shape)] for v in outputs], most),
     ]
     if rows:
-        yield _table("Inputs and outputs", ["", "name", "dtype", "shape"], rows)
+        yield _table("Inputs and outputs", ["name", "", "dtype", "shape"], rows)
 
 
 def _state(state: Sequence[StateFacts], most: int) -> Iterator[RenderableType]:
     if not state:
         return
+    common, columns = _common(state, _STATE_COLUMNS)
     rows = [
-        [
-            _name(value.input),
-            "itself, in place" if value.output is None else _name(value.output),
-            shown(value.kind),
-            f"{shown(value.dtype, 20)}{shape(value.shape)}",
-            size(value.bytes),
-            "yes" if value.overwritable else "no",
-            _start(value.initial),
-        ]
+        [_name(value.input), *(cell(value) for cell in columns.values()), size(value.bytes)]
         for value in state
     ]
     known = [value.bytes for value in state if value.bytes is not None]
     together = size(sum(known) if len(known) == len(state) else None)
-    columns = ["input", "fed by output", "kind", "type", ">bytes", "overwritable", "starts as"]
-    total = ["together", "", "", "", together, "", ""]
-    yield _table(f"Carried to the next step: {len(state):,}", columns, _first(rows, most), total)
+    kinds = Counter(value.kind for value in state)
+    title = f"Carried to the next step: {len(state):,} (" + ", ".join(
+        f"{amount:,} {shown(kind, 20)}" for kind, amount in kinds.most_common(_OTHER_ROWS)
+    )
+    total = ["together", *[""] * len(columns), together]
+    yield _table(f"{title})", ["input", *columns, ">bytes"], _first(rows, most), total)
+    if common:
+        yield _indented(f"all: {', '.join(common)}")
+
+
+def _output(state: StateFacts) -> str:
+    """What feeds an input; where it is named after the input, only how."""
+    if state.output is None:
+        return "in place"
+    if state.output.startswith(state.input) and len(state.output) > len(state.input):
+        return f"<input>{shown(state.output[len(state.input) :], 20)}"
+    return _name(state.output)
 
 
 def _start(initial: float | str | None) -> str:
     if initial is None:
         return "as fed"
     return shown(initial, 20) if isinstance(initial, str) else number(initial)
+
+
+_STATE_COLUMNS: Mapping[str, Callable[[StateFacts], str]] = {
+    "fed by": _output,
+    "kind": lambda value: shown(value.kind, 20),
+    "type": lambda value: f"{shown(value.dtype, 20)}{shape(value.shape)}",
+    "overwritable": lambda value: "yes" if value.overwritable else "no",
+    "starts as": lambda value: _start(value.initial),
+}
 
 
 def _requirements(inspection: Inspection) -> Iterator[RenderableType]:
@@ -381,8 +434,9 @@ def _table(
     rows: Sequence[Sequence[str | Text]],
     total: Sequence[str] | None = None,
 ) -> RenderableType:
-    """A table below an empty line."""
-    return _spaced(table(title, columns, rows, total, edge=False))
+    """A table below an empty line and its title, which may be wider and is not markup."""
+    heading = Text(title, style="italic")
+    return _spaced(Group(heading, table("", columns, rows, total, dense=True)))
 
 
 def _few(names: Sequence[str], most: int = _FEW_NAMES) -> str:

@@ -1,0 +1,159 @@
+"""The files that onnxruntime-training's own `generate_artifacts` writes, and those of graphopt."""
+
+import importlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import graphopt
+from graphopt import RMSProp
+from models import digits_cnn
+from tests.environments import needs_training_package
+
+MODEL = digits_cnn.build()
+PARAMETERS = graphopt.parameters(MODEL)
+
+
+def linear() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    shapes = {"w": (3, 4), "b": (4,), "scale": (4,)}
+    values = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["xw"]),
+            helper.make_node("Add", ["xw", "b"], ["sum"]),
+            helper.make_node("Mul", ["sum", "scale"], ["y"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", 1, ["N", 3])],
+        [helper.make_tensor_value_info("y", 1, ["N", 4])],
+        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items()],
+    )
+    opset = [helper.make_opsetid("", 15)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8)
+
+
+@pytest.fixture(scope="module", params=["AdamW", "SGD"])
+def artifacts(request, tmp_path_factory):
+    """An optimizer's name and the folder of its files."""
+    module = importlib.import_module("onnxruntime.training.artifacts")
+    folder = tmp_path_factory.mktemp(request.param)
+    module.generate_artifacts(
+        linear(),
+        requires_grad=["w", "b"],
+        frozen_params=["scale"],
+        loss=module.LossType.MSELoss,
+        optimizer=getattr(module.OptimType, request.param),
+        artifact_directory=folder,
+    )
+    return request.param, folder
+
+
+@needs_training_package
+class TestOfONNXRuntime:
+    def test_optimizer_model(self, artifacts):
+        name, folder = artifacts
+        found = graphopt.inspect(folder / "optimizer_model.onnx")
+        assert found.model.kind == "on-device optimizer model"
+        assert (found.optimizer.name, found.optimizer.source) == (name, "graph")
+        if name == "AdamW":
+            assert found.optimizer.others == {
+                "alpha": 0.9,
+                "beta": 0.999,
+                "epsilon": 1e-6,
+                "weight_decay": 0.0,
+                "adam_mode": 1.0,
+                "correct_bias": 1.0,
+            }
+        assert {value.name for value in found.inputs} >= {"learning_rate", "params", "gradients"}
+        runs = {target.name: target.runs for target in found.targets}
+        assert runs["on-device training API"]
+        assert not runs["ONNX Runtime (CPU)"]  # the operator is in training builds only
+
+    def test_training_model(self, artifacts):
+        _, folder = artifacts
+        found = graphopt.inspect(folder / "training_model.onnx")
+        assert found.model.kind == "on-device gradient model"
+        assert found.optimizer is None
+        assert [(p.name, p.shape) for p in found.parameters] == [("w", (3, 4)), ("b", (4,))]
+        assert {p.op_type for p in found.parameters} == {"MatMul", None}
+        assert all(parameter.gradient for parameter in found.parameters)
+        stages = {stage.stage: stage.nodes for stage in found.stages}
+        assert stages["forward"] >= 2
+        assert stages["forward"] + stages["loss"] == 6
+        assert stages["backward"] > 6
+        assert {target.name: target.runs for target in found.targets}["on-device training API"]
+        assert [h for h in found.hazards if h.level != "note"] == []
+
+    def test_eval_model(self, artifacts):
+        _, folder = artifacts
+        found = graphopt.inspect(folder / "eval_model.onnx")
+        assert found.model.kind == "model"
+        assert found.hazards == ()
+
+    def test_verify_says_what_it_is(self, artifacts):
+        name, folder = artifacts
+        found = graphopt.verify(folder / "optimizer_model.onnx")
+        assert not found.verified
+        assert found.optimizer.startswith(name)
+        assert found.differences == (f"the graph computes {name}, not RMSProp",)
+
+
+class TestOfGraphopt:
+    OPTIMIZER = RMSProp(
+        [
+            {"params": PARAMETERS.matching("conv*"), "weight_decay": 0.01},
+            {"params": PARAMETERS.without(PARAMETERS.matching("conv*")), "lr": 0.02},
+        ],
+        learning_rate=0.01,
+        momentum=0.9,
+        loss_scale=8.0,
+    )
+
+    @pytest.mark.parametrize("strip", [False, True])
+    @pytest.mark.parametrize("accumulate", [False, True])
+    def test_training_model(self, tmp_path, accumulate, strip):
+        files = graphopt.export_on_device(
+            MODEL, "cross_entropy", self.OPTIMIZER, tmp_path, gradient_accumulation=accumulate
+        )
+        model = onnx.load(files.training_model)
+        if strip:
+            del model.metadata_props[:]
+        found = graphopt.inspect(model)
+        assert found.model.kind == "on-device training model"
+        assert found.optimizer.source == ("graph" if strip else "metadata and graph")
+        assert (found.optimizer.decay, found.optimizer.momentum) == (0.9, 0.9)
+        assert found.optimizer.loss_scale == 8.0
+        rules = {p.name: (p.learning_rate, p.weight_decay, p.shape) for p in found.parameters}
+        assert rules == {
+            p.name: ((0.01, 0.01) if p.name.startswith("conv") else (0.02, 0.0)) + (p.shape,)
+            for p in PARAMETERS
+        }
+        assert found.layout == "separate"
+        assert all(state.output is None for state in found.state)
+        kinds = [state.kind for state in found.state]
+        assert (kinds.count("parameter"), kinds.count("moment")) == (8, 8)
+        assert {target.name: target.runs for target in found.targets}["on-device training API"]
+
+    @pytest.mark.parametrize("strip", [False, True])
+    def test_optimizer_model(self, tmp_path, strip):
+        shapes = len({p.shape for p in PARAMETERS})
+        assert shapes == len(PARAMETERS)  # which this way of training tells them apart by
+        files = graphopt.export_on_device(
+            MODEL, "cross_entropy", self.OPTIMIZER, tmp_path, optimizer_model=True
+        )
+        model = onnx.load(files.optimizer_model)
+        if strip:
+            del model.metadata_props[:]
+        found = graphopt.inspect(model)
+        assert found.model.kind == "on-device optimizer model"
+        assert found.optimizer.name == "RMSProp"
+        assert found.optimizer.source == ("graph" if strip else "metadata and graph")
+        for name in ("decay", "momentum", "epsilon", "centered", "loss_scale"):
+            assert getattr(found.optimizer, name) == getattr(self.OPTIMIZER, name), name
+        assert len(found.parameters) == (0 if strip else 8)
+        gradients = graphopt.inspect(files.training_model)
+        assert gradients.model.kind == "on-device gradient model"
+        assert {p.name for p in gradients.parameters} == {p.name for p in PARAMETERS}
