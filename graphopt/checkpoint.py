@@ -1,6 +1,9 @@
 """Checkpoints: the state of a session in a safetensors file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -28,23 +31,78 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a checkpoint.
+        ValueError: The file is not a checkpoint, or has a tensor that NumPy cannot hold.
+    """
+    with opened(path) as tensors:
+        return dict(tensors)
+
+
+@contextmanager
+def opened(path: PathLike) -> Iterator[Mapping[str, np.ndarray]]:
+    """Open a checkpoint whose tensors are read one by one, each when it is asked for.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a checkpoint. Asking for a tensor that NumPy cannot hold, of
+            float8 for example, raises it too.
+
+    Example:
+        >>> save("state.safetensors", {"w": np.zeros(3, np.float32)})
+        >>> with opened("state.safetensors") as tensors:
+        ...     print(list(tensors), tensors["w"].shape)
+        ['w'] (3,)
     """
     path = existing_file(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        file: Any = safe_open(path, framework="numpy")
     except SafetensorError as error:
-        raise ValueError(f"'{path}' is not a checkpoint: {error}") from None
+        raise ValueError(
+            f"'{path}' is not a readable checkpoint, expected one of a session, a safetensors "
+            f"file, or one of on-device training: {error}"
+        ) from None
+    with file:
+        _check_format(path, file.metadata() or {})
+        yield _Tensors(path, file)
+
+
+class _Tensors(Mapping[str, np.ndarray]):
+    """The tensors of an open file, which are not kept."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self._path, self._file = path, file
+        self._names = dict.fromkeys(file.keys())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        try:
+            array: np.ndarray = self._file.get_tensor(name)
+        # What NumPy does not know, safetensors finds out in several ways.
+        except (SafetensorError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"checkpoint '{self._path}' is damaged: its tensor '{name}' is not one that NumPy "
+                f"can hold: {error}"
+            ) from None
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != _FORMAT["format"]:
         raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
     if metadata.get("version") != _FORMAT["version"]:
         raise ValueError(
-            f"checkpoint '{path}' has version {metadata.get('version')}, "
-            f"expected {_FORMAT['version']}; a newer graphopt wrote it"
+            f"checkpoint '{path}' has version {metadata.get('version')!r}, "
+            f"expected {_FORMAT['version']!r}; a newer graphopt wrote it"
         )
-    return state
 
 
 def misfits(

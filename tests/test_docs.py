@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 import graphopt
 import models
+from graphopt.inspection import hazards
 from models import digits, digits_cnn
 from tests.environments import OTHER_PYTHON, needs_other_runtime
 
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.any_runtime
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSPECTION = (ROOT / "docs" / "inspection.md").read_text(encoding="utf-8")
 ON_DEVICE = (ROOT / "docs" / "on_device.md").read_text(encoding="utf-8")
 
 
@@ -34,7 +37,7 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = blocks("python")
-    assert len(snippets) == 15
+    assert len(snippets) == 16
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
         printed = capsys.readouterr().out.splitlines()
@@ -56,7 +59,7 @@ def test_commands_run(tmp_path):
             program = Path(sys.executable).with_name(command[0])
             subprocess.run([program, *command[1:]], cwd=tmp_path, check=True, capture_output=True)
         run += 1
-    assert run == len(commands) == 6
+    assert run == len(commands) == 9
     assert (tmp_path / "trained.onnx").is_file()
 
 
@@ -88,8 +91,45 @@ def test_guide_to_devices(tmp_path):
     assert (tmp_path / "device" / "trained.onnx").is_file()
 
 
-def test_links_of_the_guide_exist():
-    links = re.findall(r"\]\(([^)#]+)", ON_DEVICE)
+def test_guide_to_inspection(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = digits_cnn.build()
+    rates = {"train": 0.002, "other": 0.1}
+    for name, rate in rates.items():
+        opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=rate, momentum=0.9)
+        graph = graphopt.training_graph(model, loss="cross_entropy", optimizer=opt)
+        graph.save(f"{name}.onnx")
+        state = "checkpoint" if name == "train" else name
+        graphopt.Session(graph).save_checkpoint(f"{state}.safetensors")
+    snippets = blocks("python", INSPECTION)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "inspection.md", "exec"), {})
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == re.findall(r"^print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+    (block,) = blocks("console", INSPECTION)
+    commands = [shlex.split(line.partition(" # ")[0]) for line in block.splitlines()]
+    assert len(commands) == 9
+    for command in commands:
+        program = Path(sys.executable).with_name(command[0])
+        subprocess.run([program, *command[1:]], check=True, capture_output=True)
+
+
+def test_the_guide_to_inspection_has_all_hazards_and_keys():
+    row = r"^\| `?([a-z]+-[a-z-]+)`? \| ([a-z, ]+) \|"
+    known = dict(re.findall(row, hazards.__doc__, re.MULTILINE))
+    assert len(known) == len(hazards._CHECKS)
+    rows = dict(re.findall(row, INSPECTION, re.MULTILINE))
+    assert rows == known
+    keys = {field.name for field in fields(graphopt.Inspection)}
+    documented = set(re.findall(r"`([a-z]+)`", "".join(re.findall(
+        r"^\| (`[a-z`, ]+) \| [^|]*\|$", INSPECTION, re.MULTILINE))))  # fmt: skip
+    assert keys <= documented
+
+
+@pytest.mark.parametrize("guide", [ON_DEVICE, INSPECTION])
+def test_links_of_the_guides_exist(guide):
+    links = re.findall(r"\]\(([^)#]+)", guide)
     assert links
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 

@@ -68,9 +68,18 @@ class TestOfONNXRuntime:
                 "correct_bias": 1.0,
             }
         assert {value.name for value in found.inputs} >= {"learning_rate", "params", "gradients"}
-        runs = {target.name: target.runs for target in found.targets}
-        assert runs["on-device training API"]
-        assert not runs["ONNX Runtime (CPU)"]  # the operator is in training builds only
+        targets = {target.name: target for target in found.targets}
+        assert not targets["ONNX Runtime (CPU)"].runs  # the operator is in training builds only
+        reasons = targets["on-device training API"].reasons
+        # The file has the newest version that the onnx package knows, which may be too new.
+        assert all("knows" in reason for reason in reasons)
+        model = onnx.load(folder / "optimizer_model.onnx")
+        model.ir_version = 9
+        for entry in model.opset_import:
+            if not entry.domain:
+                entry.version = 17
+        lowered = {target.name: target.runs for target in graphopt.inspect(model).targets}
+        assert lowered["on-device training API"]
 
     def test_training_model(self, artifacts):
         _, folder = artifacts

@@ -793,7 +793,7 @@ def test_gradients_by_onnx_runtime_are_counted_whole(name):
     optimizer = graphopt.RMSProp(graphopt.parameters(forward), learning_rate=0.01, momentum=0.9)
     graph = graphopt.training_graph(forward, ZOO[name].loss, optimizer, portable=False)
     model = graph.model
-    found = bare_shapes(model)
+    found = _shapes.infer(model, sizes_of(model))
     stages = stages_of(model)
     facts = _costs.stage_facts(model, stages, found)
     assert [fact.unknown for fact in facts] == [0] * 4

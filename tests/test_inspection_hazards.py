@@ -79,6 +79,15 @@ class TestClean:
         assert kinds(files.optimizer_model) == []
 
 
+@pytest.mark.parametrize(("name", "value"), [("decay", 0.8), ("epsilon", 1e-3)])
+def test_parameters_that_are_updated_in_different_ways(name, value):
+    model = without_metadata(update())
+    node = next(node for node in model.graph.node if "b.next" in node.output)
+    next(attribute for attribute in node.attribute if attribute.name == name).f = value
+    hazard = only(model)
+    assert (hazard.kind, hazard.level, hazard.where) == ("mixed-updates", "error", ("b",))
+
+
 class TestNoGradient:
     def test_nothing_updates_it(self):
         model = update()

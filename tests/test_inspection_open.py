@@ -116,6 +116,18 @@ def branch(*body, outputs=("r",)):
     return helper.make_node("If", ["x"], ["s"], then_branch=graph, else_branch=graph)
 
 
+def loop(op_type, taken, inputs, results, outputs=1, **attributes):
+    """A node that takes so many values, and whose graph has so many inputs and outputs."""
+    infos = [helper.make_tensor_value_info(f"i{i}", F, None) for i in range(inputs)]
+    ends = [helper.make_tensor_value_info("x", F, None)] * results
+    graph = helper.make_graph([], "inside", infos, ends)
+    names = ["then_branch", "else_branch"] if op_type == "If" else ["body"]
+    given = [f"o{i}" for i in range(outputs)]
+    return helper.make_node(
+        op_type, ["x"] * taken, given, **dict.fromkeys(names, graph), **attributes
+    )
+
+
 def declared(kind):
     model = plain()
     model.graph.value_info.append(onnx.ValueInfoProto(name="a", type=kind))
@@ -233,6 +245,34 @@ DAMAGED = {
         with_functions(*(function(f"f{i}", [call(f"f{i - 1}", f"v{j}") for j in range(9)]
                                   + [call(f"f{i - 1}")]) for i in range(1, 60)),
                        function("f0", [call("Relu", domain="")])), "nodes or more"),
+    "call of more than a function takes": (
+        changed(lambda m: m.graph.node.append(
+            helper.make_node("f0", ["x", "a"], ["b"], domain="d")), laughs(1)),
+        "the f0 that gives 'b' has 2 inputs and 1 outputs, .* has 1 and 1"),
+    "call of more than a function gives": (
+        changed(lambda m: m.functions[0].node.append(
+            helper.make_node("f0", ["x"], ["v", "u"], domain="d")), laughs(1)), "has 1 and 1"),
+    "If without a branch": (
+        changed(lambda m: m.graph.node[2].attribute.pop(), with_node(branch())),
+        "no graph 'then_branch'"),
+    "If with a number for a branch": (
+        changed(lambda m: m.graph.node[2].attribute[0].CopyFrom(
+            helper.make_attribute("else_branch", 1)), with_node(branch())), "no graph 'else_bra"),
+    "branch gives too little": (
+        with_node(branch(outputs=())), "'then_branch' of the If .*gives 0 values, expected 1"),
+    "branch takes something": (
+        with_node(loop("If", 0, 1, 1, outputs=1)), "'then_branch' .*takes 1 values, expected 0"),
+    "body gives too little": (
+        with_node(loop("Loop", 3, 3, 1, outputs=1)), "'body' of the Loop .*gives 0 values, exp"),
+    "body takes too little": (
+        with_node(loop("Loop", 3, 2, 2, outputs=1)), "'body' .*takes 2 values, expected 3"),
+    "scan takes too much": (
+        with_node(loop("Scan", 1, 2, 1, num_scan_inputs=1)), "takes 2 values, expected 1"),
+    "scan without scan inputs": (with_node(loop("Scan", 1, 1, 1)), "no number 'num_scan_inputs'"),
+    "scan of too much": (
+        with_node(loop("Scan", 1, 1, 1, num_scan_inputs=2)), "scan_inputs is 2, expected 1 to 1"),
+    "scan of nothing": (
+        with_node(loop("Scan", 1, 1, 1, num_scan_inputs=0)), "scan_inputs is 0, expected 1 to 1"),
     "initialization": (
         training_info(helper.make_graph([helper.make_node("Relu", ["x"], ["i"])], "i", [], [])),
         "gives 'i' reads 'x'"),
@@ -470,6 +510,12 @@ SLOPPY = {
         branch(helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["r"]))),
     "a branch that gives what is around it": lambda m: m.graph.node.append(
         branch(helper.make_node("Relu", ["x"], ["b"]), outputs=["a"])),
+    "a loop": lambda m: m.graph.node.append(loop("Loop", 2, 2, 2)),
+    "a loop not all of whose results are used": lambda m: m.graph.node.append(
+        loop("Loop", 2, 2, 3)),
+    "a scan": lambda m: m.graph.node.append(loop("Scan", 2, 2, 1, num_scan_inputs=1)),
+    "a scan of opset 8": lambda m: m.graph.node.append(loop("Scan", 3, 2, 1, num_scan_inputs=1)),
+    "an If of another domain": lambda m: m.graph.node.append(call("If")),
     "functions that differ in the overload": lambda m: m.functions.extend(
         function("f", [call("Relu", domain="")], overload=o) for o in ("", "b")),
     "an algorithm that reads the graph": lambda m: m.training_info.add().algorithm.node.append(

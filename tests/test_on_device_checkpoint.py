@@ -6,6 +6,7 @@ ONNX Runtime Training itself where it is installed.
 
 import dataclasses
 import importlib
+import json
 import struct
 import sys
 import tracemalloc
@@ -19,7 +20,8 @@ import pytest
 from environments import needs_training_package
 from onnx import helper, numpy_helper
 
-from graphopt.on_device import checkpoint as on_device
+from graphopt.on_device import checkpoint as on_device, read_state
+from graphopt.on_device._state import to_state
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, read, write
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -649,6 +651,77 @@ def test_every_prefix_of_a_file_is_refused(tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match=r"is not a (readable )?checkpoint of"):
             read(path)
+
+
+# --- the state of a session --------------------------------------------------------------------
+
+
+def with_state(step=(3, 0), text='{"version": 1}', **frozen):
+    """A checkpoint as `export_on_device` writes it, with this step and property."""
+    frozen = {"global_step": np.array(step, np.float32)} | frozen
+    return OnDeviceCheckpoint(W, frozen, properties={"graphopt": text})
+
+
+def native_state(optimizer, **arrangement):
+    """The same with ONNX Runtime's optimizer, which keeps the states."""
+    text = json.dumps({"version": 1, "momentums": {"mean_square": "momentum1"}} | arrangement)
+    return OnDeviceCheckpoint(W, optimizer=optimizer, properties={"graphopt": text})
+
+
+def test_the_state_of_a_session():
+    flat = np.arange(6, dtype=np.float32)
+    state = to_state(with_state((5, 2), **{"moment.w": flat, "other": flat}))
+    assert state["global_step"] == 2 * 2**24 + 5
+    assert_same_tensors({"moment.w": flat.reshape(2, 3)}, {"moment.w": state["moment.w"]})
+    assert state["other"].shape == (6,)
+    first = to_state(native_state(OptimizerState(0, 0.1), initial_mean_square=3.4e38))
+    assert np.array_equal(first["mean_square.w"], np.full((2, 3), 3.4e38, np.float32))
+
+
+STATES_THAT_CANNOT_BE = {
+    "an infinite step": (with_state((np.inf, 1)), "global_step .* got .inf, 1"),
+    "a step of NaN": (with_state((0, np.nan)), "global_step .* got .0.0, nan"),
+    "a step beyond int64": (with_state((0, 3e38)), "global_step .* fits int64"),
+    "a scalar step": (with_state(3), r"global_step .* got float32\[\], expected float32\[2\]"),
+    "three numbers": (with_state((1, 2, 3)), r"got float32\[3\], expected float32\[2\]"),
+    "a step of int64": (with_state(global_step=np.array([3, 0])), r"got int64\[2\], expected"),
+    "a parameter as step": (
+        OnDeviceCheckpoint({"global_step": W["w"]}, properties={"graphopt": '{"version": 1}'}),
+        "global_step is a parameter",
+    ),
+    "a state of another size": (
+        with_state(**{"moment.w": np.zeros(5, np.float32)}),
+        "'moment.w' is damaged: got 5 elements, expected the 6 of 'w'",
+    ),
+    "no property": (OnDeviceCheckpoint(W), "no property 'graphopt'"),
+    "no JSON": (with_state(text="{"), "property 'graphopt' is damaged"),
+    "deep JSON": (with_state(text="[" * 100_000), "property 'graphopt' is damaged"),
+    "no object": (with_state(text="7"), "expected an object with a version"),
+    "no version": (with_state(text="{}"), "expected an object with a version"),
+    "another version": (with_state(text='{"version": 2}'), "version 2, expected 1; a newer"),
+    "an unknown entry": (with_state(text='{"version": 1, "x": 0}'), "got an unknown 'x'"),
+    "momentums as a list": (native_state(None, momentums=["mean_square"]), "momentums: expected"),
+    "a state of no name": (native_state(None, momentums={"m": "momentum0"}), "some of mean_square"),
+    "a momentum of no name": (native_state(None, momentums={"moment": []}), "one of momentum0"),
+    "a missing momentum": (native_state(OptimizerState(1, 0.1)), "lacks 'momentum1' of"),
+    "beyond float32": (native_state(None, initial_mean_square=1e300), r"got 1e\+300 .* float32"),
+    "beyond float64": (native_state(None, initial_mean_square=10**400), "no float can hold"),
+    "not a number": (native_state(None, initial_mean_square=np.nan), "got nan .* finite number"),
+    "below zero": (native_state(None, initial_mean_square=-1.0), "expected a finite number >= 0"),
+    "text": (native_state(None, initial_mean_square="1"), "expected an int or a float"),
+    "nominal": (dataclasses.replace(with_state(), nominal=True), "a nominal checkpoint"),
+}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"), STATES_THAT_CANNOT_BE.values(), ids=STATES_THAT_CANNOT_BE
+)
+def test_states_that_cannot_be_are_refused_with_their_path(tmp_path, checkpoint, message):
+    path = tmp_path / "checkpoint"
+    write(path, checkpoint)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_state(path)
+    assert str(path) in str(caught.value)
 
 
 # --- ONNX Runtime Training ---------------------------------------------------------------------

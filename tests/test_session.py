@@ -1,6 +1,8 @@
 """Sessions: state in the runtime's memory, overwritten safely, saved, loaded and exported."""
 
 import itertools
+import json
+import struct
 import threading
 
 import numpy as np
@@ -362,17 +364,37 @@ def test_a_checkpoint_belongs_to_its_graph(tmp_path):
     assert_same_state(before, session.state)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello", b"\x00" * 100, None], ids=["empty", "text", "zeros", "missing"]
-)
-def test_loading_what_is_no_checkpoint(tmp_path, content):
+def safetensors_file(dtype, shape, size, version="1"):
+    """A checkpoint with one tensor, whatever it is."""
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    metadata = {"format": "graphopt", "version": version}
+    text = json.dumps({"__metadata__": metadata, "w": entry}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(size)
+
+
+NO_CHECKPOINTS = {
+    "empty": (b"", "not a readable checkpoint"),
+    "text": (b"hello", "not a readable checkpoint"),
+    "zeros": (b"\x00" * 100, "not a readable checkpoint"),
+    "missing": (None, "there is no file"),
+    "float8": (safetensors_file("F8_E4M3", [2], 2), "its tensor 'w' is not one that NumPy"),
+    "a shape beyond NumPy": (safetensors_file("F32", [0, 2**63], 0), "its tensor 'w' is not one"),
+    "65 dimensions": (safetensors_file("F32", [1] * 65, 4), "its tensor 'w' is not one"),
+    "another version": (safetensors_file("F32", [1], 4, "2"), "has version '2', expected '1'"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
+def test_loading_what_is_no_checkpoint(tmp_path, content, message):
     path = tmp_path / "checkpoint.safetensors"
     if content is not None:
         path.write_bytes(content)
     session = graphopt.Session(digits_graph())
     before = session.state
-    with pytest.raises(FileNotFoundError if content is None else ValueError, match="checkpoint"):
+    error = FileNotFoundError if content is None else ValueError
+    with pytest.raises(error, match=message) as caught:
         session.load_checkpoint(path)
+    assert str(path) in str(caught.value)
     assert_same_state(before, session.state)
 
 

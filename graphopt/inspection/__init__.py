@@ -1,8 +1,8 @@
 """Looks into training graphs and checkpoints, without running them.
 
-`inspect` reads the optimizer, its parameters, state, costs and hazards; `verify` runs the update and
-compares it with NumPy; `diff` says what is different between two graphs; `inspect_checkpoint` and
-`compare_checkpoints` look at the state that training has reached.
+`inspect` reads the optimizer, its parameters, state, costs and hazards; `verify` runs the update
+and compares it with NumPy; `diff` says what is different between two graphs; `inspect_checkpoint`
+and `compare_checkpoints` look at the state that training has reached.
 """
 
 from graphopt.inspection._inspect import inspect

@@ -99,18 +99,27 @@ class Batch:
     def spread(self, array: Array) -> Iterator[tuple[Updated, Array]]:
         """The part of an array of rows that each parameter has, in its shape."""
         for parameter, start in zip(self.parameters, self.starts, strict=True):
-            rows = start + np.arange(parameter.size // self.shape[1])
-            yield parameter, array.take(rows, axis=0, mode="wrap").reshape(parameter.shape)
+            part = array[self._place(start) :][: parameter.size // self.shape[1]]
+            if part.size < parameter.size:
+                rest = array[: self._place(start)]
+                part = np.resize(np.concatenate((part, rest)), parameter.shape)
+            yield parameter, part.reshape(parameter.shape)
 
-    def pieces(self, parameter: Updated) -> Iterator[tuple[slice, Array]]:
-        """The elements of a parameter, and the rows they are in, in pieces that are not large."""
-        start = self.starts[self.parameters.index(parameter)]
+    def pieces(self) -> Iterator[tuple[Updated, slice, slice]]:
+        """The elements of each parameter, and the rows they are in: pieces that are not large."""
         rows, length = self.shape
-        count = parameter.size // length
-        for first in range(0, count, rows):
-            last = min(first + rows, count)
-            indices = np.arange(start + first, start + last) % rows
-            yield slice(first * length, last * length), indices
+        for parameter, start in zip(self.parameters, self.starts, strict=True):
+            first, count = 0, parameter.size // length
+            while first < count:
+                place = self._place(start + first)
+                last = first + min(count - first, rows - place)
+                part = slice(first * length, last * length)
+                yield parameter, part, slice(place, place + last - first)
+                first = last
+
+    def _place(self, row: int) -> int:
+        """The row that this one repeats."""
+        return row % self.shape[0]
 
 
 def batches(parameters: Iterable[Updated]) -> list[Batch]:

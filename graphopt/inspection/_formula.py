@@ -4,7 +4,7 @@ from graphopt.inspection.facts import OptimizerFacts
 
 
 def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tuple[str, ...]:
-    """The update of a parameter w with the gradient g, line by line.
+    r"""The update of a parameter w with the gradient g, line by line.
 
     Args:
         optimizer: The optimizer.
@@ -13,7 +13,7 @@ def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tu
 
     Example:
         >>> facts = OptimizerFacts("RMSProp", "graph", decay=0.9, momentum=0.0, epsilon=1e-10)
-        >>> print(*formula(facts, decays=False, centralized=False), sep="\\n")
+        >>> print(*formula(facts, decays=False, centralized=False), sep="\n")
         s ← decay · s + (1 - decay) · g²
         w ← w - learning_rate · g / √(s + epsilon)
     """

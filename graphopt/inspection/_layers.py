@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from graphopt._nodes import first_output, operands
 from graphopt.inspection.facts import STAGES, LayerFacts, Stage
-from graphopt.profiling._nodes import first_output, operands
 
 _BACKWARD = "backward/"
 _UPDATE = "update/"

@@ -1,8 +1,8 @@
 """Which parameters a bucket holds, and the gradient of each.
 
-Where a bucket is not in its parameters' shapes, the graph takes them out of it before anything reads
-them: a Split, and a Reshape for each that is not 1-D. Their gradients are joined in the same order,
-each of them flattened, those that are 1-D aside.
+Where a bucket is not in its parameters' shapes, the graph takes them out of it before anything
+reads them: a Split, and a Reshape for each that is not 1-D. Their gradients are joined in the same
+order, each of them flattened, those that are 1-D aside.
 """
 
 import math
@@ -116,13 +116,14 @@ def _given_shape(reshape: Operation) -> tuple[int, ...] | None:
 
 
 def _size(part: Value) -> int:
-    operation = part.operation
-    assert operation is not None
-    sizes = (
-        operation.inputs[1].constant if len(operation.inputs) > 1 and operation.inputs[1] else None
-    )
-    index = operation.outputs.index(part)
-    return int(sizes[index]) if sizes is not None and index < len(sizes) else 0
+    """The number of elements that a Split gives to a part."""
+    split = part.operation
+    operand = split.inputs[1] if split is not None and len(split.inputs) > 1 else None
+    sizes = None if operand is None else operand.constant
+    if split is None or sizes is None or sizes.dtype.kind != "i" or sizes.ndim != 1:
+        return 0
+    index = split.outputs.index(part)
+    return max(int(sizes[index]), 0) if index < len(sizes) else 0
 
 
 def _own_shape(bucket: Value, update: Update, gradient: Value) -> tuple[int, ...]:

@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 
+from graphopt._nodes import operands
 from graphopt.inspection._flops import VIEWS
 from graphopt.inspection._shape_values import operator
 from graphopt.inspection._shapes import Scope, Shapes
 from graphopt.inspection._stages import values
 from graphopt.inspection.facts import Stage
-from graphopt.profiling._nodes import operands
 
 _CONSTANT = "Constant"
 

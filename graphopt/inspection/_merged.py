@@ -120,8 +120,8 @@ def _parameter(metadata: ParameterFacts, trained: Trained) -> tuple[ParameterFac
         if not _same(getattr(metadata, key), getattr(nodes, key)):
             taken[key] = getattr(nodes, key)
     differences = [
-        f"{key} of '{metadata.name}' is {getattr(metadata, key)} in the metadata and {value} in the "
-        "nodes"
+        f"{key} of '{metadata.name}' is {getattr(metadata, key)} in the metadata "
+        f"and {value} in the nodes"
         for key, value in taken.items()
     ]
     if taken:

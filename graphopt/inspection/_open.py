@@ -30,7 +30,8 @@ def opened(model: "ForwardModel | Any") -> onnx.ModelProto:
 
     What is checked: tensors have dimensions, element types and bytes that fit each other; each
     name is given once where it is seen, and before it is read; attributes hold what their type
-    says; functions do not call themselves; there are less than half a million
+    says; functions do not call themselves; branches, loops and calls
+    have as many inputs and outputs as what they run; there are less than half a million
     nodes, and two million with all functions written out.
 
     What is put right, in a copy where the model is not from a file: nodes are brought into an order
@@ -139,7 +140,7 @@ def _sound(model: onnx.ModelProto, *, own: bool) -> onnx.ModelProto:
     found = list(places(model))
     for place in found:
         check_place(place)
-    check_functions(model)
+    check_functions(model, found)
     in_order = check_scopes(model)
     if in_order and next(_repairs(found), None) is None:
         return model

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt import schedules
 from graphopt.builder import GraphBuilder
-from graphopt.inspection import _schedules
+from graphopt.inspection import _scalars, _schedules
 from graphopt.inspection._batches import PARAMETER, Array, Updated
 from graphopt.inspection._dataflow import Value
 from graphopt.inspection.facts import OptimizerFacts, Schedule
@@ -22,7 +22,7 @@ from graphopt.schedules._base import Fixed
 
 _EPSILON = float(np.finfo(np.float32).eps)
 # Each intermediate result is taken to be off by so many units in the last place.
-_UNITS = 4
+_OFF = 4 * _EPSILON
 # A decay below this would make what stands for rounding in the next state infinite.
 _SMALLEST_DECAY = 1e-30
 _NAME = "w"
@@ -83,74 +83,69 @@ class Oracle:
         and the moment are changed by as much, up and down.
         """
         wanted = self.step(before, gradient, number)
-        plain, g, bound = self._reduced(before, gradient, number)
-        wide = {kind: np.abs(array.astype(np.float64)) for kind, array in before.items()}
-        own, scale = self._optimizer, self._optimizer.loss_scale
-        # Gradients are summed up to the mean of a row.
-        terms = {
-            "mean_square": own.decay * wide["mean_square"] + abs(1 - own.decay) * (g / scale) ** 2,
-            "mean_grad": own.decay * wide.get("mean_grad", 0.0)
-            + abs(1 - own.decay) * np.abs(g / scale),
-        }
-        tolerated = self._own_rounding(wide, wanted, terms)
-        off = _UNITS * _EPSILON
-        changes: dict[str, Array] = {"gradient": off * bound, "moment": off * wide.get("moment", g)}
-        if own.decay > _SMALLEST_DECAY:
-            changes |= {kind: off * value / own.decay for kind, value in terms.items()}
-        start = self._stepped(plain, before, g, number)
-        for kind, change in changes.items():
-            if kind != "gradient" and kind not in before:
+        state = {kind: array.astype(np.float64) for kind, array in before.items()}
+        plain, g, terms = self._reduced(state, gradient, number)
+        sums = self._sums(state, g)
+        tolerated = self._own_rounding(state, wanted, sums)
+        changes = {"gradient": terms, "moment": np.abs(state.get("moment", g))}
+        if plain.decay > _SMALLEST_DECAY:
+            changes |= {kind: value / plain.decay for kind, value in sums.items()}
+        operands = {"gradient": g} | {kind: state[kind] for kind in self._values if kind}
+        start = self._stepped(plain, state, g, number)
+        for kind, operand in operands.items():
+            if kind not in changes:
                 continue
             moved = []
-            for sign in (-1.0, 1.0):
-                if kind == "gradient":
-                    moved.append(self._stepped(plain, before, g + sign * change, number))
-                else:
-                    state = {**before, kind: before[kind] + sign * change}
-                    moved.append(self._stepped(plain, state, g, number))
+            for sign in (-_OFF, _OFF):
+                changed = {**operands, kind: operand + sign * changes[kind]}
+                given = changed.pop("gradient")
+                moved.append(self._stepped(plain, state | changed, given, number))
             for value in self._values:
                 tolerated[value] += np.maximum(*(_distance(m[value], start[value]) for m in moved))
         return wanted, tolerated
 
-    def _reduced(
-        self, before: Arrays, gradient: Array, number: int
-    ) -> tuple[RMSProp, Array, Array]:
+    def _reduced(self, state: Arrays, gradient: Array, number: int) -> tuple[RMSProp, Array, Array]:
         """The optimizer without what comes before the averages, and the gradient after that.
 
         Also the sum of the terms that the gradient is made of, which says how it is rounded.
         """
         (rule,) = self._optimizer.rules
         g = gradient.astype(np.float64)
-        bound = np.abs(g)
+        terms = np.abs(g)
         weight_decay = rule.weight_decay.value(number)
         if not self._optimizer.decoupled_weight_decay:
-            decay = before[PARAMETER].astype(np.float64) * weight_decay * self._optimizer.loss_scale
-            g, bound, weight_decay = g + decay, bound + np.abs(decay), 0.0
+            decay = state[PARAMETER] * weight_decay * self._optimizer.loss_scale
+            g, terms, weight_decay = g + decay, terms + np.abs(decay), 0.0
         if rule.grad_centralization:
             g = g - g.mean(axis=1, keepdims=True)
-            bound = bound + bound.mean(axis=1, keepdims=True)
+            terms = terms + terms.mean(axis=1, keepdims=True)
         group = {"params": [Parameter(_NAME, (1,))], "lr": rule.learning_rate}
         plain = _like(self._optimizer, [group | {"weight_decay": Fixed(weight_decay)}])
-        return plain, g, bound
+        return plain, g, terms
 
-    def _own_rounding(self, before: Arrays, wanted: Arrays, terms: Arrays) -> dict[str, Array]:
+    def _sums(self, state: Arrays, gradient: Array) -> dict[str, Array]:
+        """What the averages are made of, added up without signs."""
+        decay, g = self._optimizer.decay, np.abs(gradient / self._optimizer.loss_scale)
+        terms = {"mean_square": g**2, "mean_grad": g}
+        return {
+            kind: decay * np.abs(state[kind]) + abs(1 - decay) * term
+            for kind, term in terms.items()
+            if kind in state
+        }
+
+    def _own_rounding(self, state: Arrays, wanted: Arrays, sums: Arrays) -> dict[str, Array]:
         """How far each result may be off by the operations that make it, of exact operands."""
         found = {}
         for kind in self._values:
-            old, new = before[kind], np.abs(wanted[kind])
-            if kind in terms:
-                rounding = _UNITS * _EPSILON * terms[kind]
-            else:
-                # What it begins with is rounded once or twice, what it moves by more often.
-                kept = self._optimizer.momentum if kind == "moment" else 1.0
-                rounding = _EPSILON * (kept * old + _UNITS * (kept * old + new))
-                if kind == PARAMETER:
-                    moved = np.abs(np.abs(wanted[kind]) - old)
-                    rounding = _EPSILON * (old + _UNITS * moved)
+            old, new = state[kind], wanted[kind]
+            kept = self._optimizer.momentum * old if kind == "moment" else old
+            # What it moves by is rounded more often than what it begins with.
+            rounding = sums[kind] * _OFF if kind in sums else _moved(kept, new)
             if self._twice_rounded:
-                rounding = rounding + _EPSILON * (old + new)
+                rounding = rounding + _EPSILON * (np.abs(old) + np.abs(new))
             own = np.finfo(self._dtypes.get(kind, np.dtype("float32")))
-            found[kind] = rounding + own.eps / 2 * new * 1.001 + float(own.smallest_subnormal)
+            last = 0.501 * float(own.eps) * np.abs(new) + float(own.smallest_subnormal)
+            found[kind] = rounding + last
         return found
 
     def _stepped(
@@ -167,6 +162,11 @@ class Oracle:
 
 def _key(kind: str) -> str:
     return f"{kind}.{_NAME}" if kind else _NAME
+
+
+def _moved(kept: Array, new: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(_EPSILON * np.abs(kept) + _OFF * np.abs(new - kept))
 
 
 def _distance(moved: Array, start: Array) -> Array:
@@ -269,7 +269,7 @@ class Computed(LearningRateSchedule):
         """
         if self.nodes is None or self.step is None:
             raise ValueError("a learning rate depends on something else than the step")
-        result = _schedules.evaluated(self.nodes, self.step, np.array([step], np.int64))
+        result = _scalars.evaluated(self.nodes, self.step, np.array([step], np.int64))
         if result is None:
             raise ValueError("a learning rate is not computed by arithmetic on the step alone")
         return float(result.reshape(-1)[0]) / self.scale

@@ -56,6 +56,7 @@ class Recovered:
         trained: The parameters, in the order of the writes.
         updates: The update of each bucket, by the name of its input.
         step: What counts the steps: an int64 scalar, or None.
+        odd: Inputs whose update is not made as the first one is.
     """
 
     optimizer: OptimizerFacts
@@ -63,6 +64,7 @@ class Recovered:
     trained: tuple[Trained, ...]
     updates: dict[str, Update]
     step: Value | None
+    odd: tuple[str, ...] = ()
 
 
 def recovered(flow: Dataflow, carried: Sequence[Write]) -> Recovered | None:
@@ -164,15 +166,14 @@ def _assembled(
 ) -> Recovered:
     """Parameters with the same rule become a group."""
     masks = [_group_of_mask(parameter.update) for parameter in trained]
-    rules: list[object] = []
+    rules: dict[object, int] = {}
     groups: list[list[Trained]] = []
     numbered = []
     for parameter, mask in zip(trained, masks, strict=True):
         rule = repr((parameter.facts.learning_rate, parameter.facts.weight_decay, mask))
-        if rule not in rules:
-            rules.append(rule)
+        group = rules.setdefault(rule, len(groups))
+        if group == len(groups):
             groups.append([])
-        group = rules.index(rule)
         numbered.append(replace(parameter, facts=replace(parameter.facts, group=group)))
         groups[group].append(numbered[-1])
     if masks and None not in masks and len(set(masks)) == len(groups):
@@ -184,7 +185,16 @@ def _assembled(
         tuple(numbered),
         by_bucket,
         step,
+        tuple(name for name, update in by_bucket.items() if _made(update) != _made(updates[0])),
     )
+
+
+def _made(update: Update) -> tuple[object, ...]:
+    """What all updates of an optimizer have in common."""
+    numbers = (update.number(name, 0.0) for name in ("decay", "momentum", "epsilon"))
+    marks = ("centered", "nesterov", "epsilon_outside", "rate_outside", "guarded")
+    scale = update.number("loss_scale", 1.0)
+    return (update.optimizer, *numbers, scale, *(update.has(mark) for mark in marks))
 
 
 def _in_order_of_mask(

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 
+from graphopt._nodes import operands
 from graphopt._subgraphs import subgraphs
 from graphopt.inspection._shape_values import operator
 from graphopt.inspection.facts import STAGES, Stage
-from graphopt.profiling._nodes import operands
 
 _GRADIENT_BUFFER = "_grad.accumulation.buffer"
 _NEXT = ".next"

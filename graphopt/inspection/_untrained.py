@@ -1,12 +1,13 @@
 """What could be trained: the weights that the forward pass reads."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import onnx
 
 from graphopt.inspection._dataflow import Dataflow, Operation, Value
-from graphopt.inspection.facts import Stage
+from graphopt.inspection.facts import ParameterFacts, Stage, static
 from graphopt.parameters import SETTING_INPUTS, WEIGHT_INPUTS
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
@@ -71,3 +72,29 @@ def _is_weight(reader: Operation, value: Value, depth: int = 0) -> bool:
 
 def _reads(reader: Operation, value: Value, places: Sequence[int]) -> bool:
     return any(place < len(reader.inputs) and reader.inputs[place] is value for place in places)
+
+
+def untrained(
+    names: Sequence[str], flow: Dataflow, buffers: Mapping[str, Value]
+) -> tuple[ParameterFacts, ...]:
+    """Those that have a buffer for gradients, or could be trained."""
+    return tuple(
+        ParameterFacts(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            op_type=weight_of(flow, name),
+            group=None,
+            learning_rate=None,
+            weight_decay=None,
+            grad_centralization=False,
+            states=(),
+            bytes=math.prod(shape) * np.dtype(dtype).itemsize,
+            state_bytes=0,
+            gradient=buffers[name].name if name in buffers else None,
+        )
+        for name in buffers or names
+        if name in flow.values
+        for shape in [static(flow.values[name].shape)]
+        for dtype in [flow.values[name].dtype or "float32"]
+    )

@@ -141,6 +141,9 @@ class Gradient:
 def recognised(new: Value) -> Update | None:
     """The update that computes these new parameters, if it is one that is known."""
     value, enabled = _unmasked(new)
+    operation = value.source.operation
+    if operation is None or operation.op_type != "Sub":
+        return None
     found = match(_RMSPROP, value)
     if found is not None and _consistent(found):
         return Update("RMSProp", new, found, enabled)

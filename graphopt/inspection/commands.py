@@ -10,9 +10,10 @@ import typer
 from rich.console import Console, RenderableType
 
 from graphopt._files import write_atomically
-from graphopt.inspection import checkpoint_tables, checkpoints, tables as inspection_tables
+from graphopt.inspection import checkpoints, tables as inspection_tables
 from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection._open import opened
+from graphopt.inspection.checkpoints import tables as checkpoint_tables
 from graphopt.inspection.diff import diff as difference
 from graphopt.inspection.diff_tables import diff_tables
 from graphopt.inspection.facts import Inspection, Level

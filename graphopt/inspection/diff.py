@@ -55,7 +55,7 @@ def diff(before: Inspection, after: Inspection) -> Difference:
 
     Example:
         >>> p = [Parameter("w", (3,))]
-        >>> a, b = (graphopt.inspect(update_graph(RMSProp(p, momentum=m))) for m in (0.0, 0.9))
+        >>> a, b = (inspect(update_graph(RMSProp(p, momentum=m))) for m in (0.0, 0.9))
         >>> change = diff(a, b).changes[0]
         >>> change.part, change.what, change.before, change.after
         ('optimizer', 'momentum', 0.0, 0.9)

@@ -1,7 +1,7 @@
 """What an inspection finds: plain values, which become JSON as they are.
 
-Sizes are in bytes, numbers of elements or floating-point operations; an int that is not known, because
-a dimension is open or an operator unknown, is None.
+Sizes are in bytes, numbers of elements or floating-point operations; an int that is not known,
+because a dimension is open or an operator unknown, is None.
 """
 
 from collections.abc import Mapping
@@ -31,15 +31,20 @@ Shape = tuple[int | str | None, ...]
 """Dimensions: a size, the name of an open one, or None where nothing is known of it."""
 
 
+def static(shape: Shape | None) -> tuple[int, ...]:
+    """The sizes of a shape that are known; all of them, where it is static."""
+    return tuple(size for size in shape or () if isinstance(size, int))
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What kind of file it is.
 
     Attributes:
         name: The path as it was given, or the name of the graph.
-        kind: "training graph" (forward, gradients and update), "update graph", "gradient graph" (no
-            update), "on-device training model" (the update is in it), "on-device gradient model" (it
-            is not), "on-device optimizer model", or "model".
+        kind: "training graph" (forward, gradients and update), "update graph", "on-device training
+            model" (the update is in it), "on-device gradient model" (it is not), "on-device
+            optimizer model", or "model".
         producer: Who wrote it; "" if it does not say.
         nodes: Their number, those in branches, loops and functions not counted.
         bytes: The size of the model.

@@ -3,6 +3,7 @@
 | kind | level | |
 |---|---|---|
 | metadata-differs | error | the metadata says something else than the nodes compute |
+| mixed-updates | error | parameters are updated by different formulas or hyperparameters |
 | no-gradient | error | a trained parameter has no gradient, or one that depends on nothing |
 | state-not-carried | error | a state of the optimizer starts anew in each step |
 | epsilon-too-small | error, warning | epsilon is zero, or less than a normal number, in its dtype |
@@ -105,6 +106,19 @@ def _metadata_damaged(subject: Subject) -> Iterator[Hazard]:
             ["metadata"],
             subject.damage,
             "build the graph again; what is shown was read in the nodes",
+        )
+
+
+def _mixed_updates(subject: Subject) -> Iterator[Hazard]:
+    odd = subject.recovered.odd if subject.recovered is not None else ()
+    if odd:
+        yield _hazard(
+            "mixed-updates",
+            "error",
+            odd,
+            "it is updated with other hyperparameters than the first, or by another formula; what is "
+            "shown are those of the first",
+            "build the graph again",
         )
 
 
@@ -323,7 +337,7 @@ def _unguarded_centered(subject: Subject) -> Iterator[Hazard]:
             "unguarded-centered",
             "warning",
             unguarded,
-            "the mean square minus the square of the mean gradient may be negative by rounding, and "
+            "the mean square minus the square of the mean gradient may be negative by rounding; "
             "its root then is NaN, which stays in the parameter for ever",
             "keep parameter and moment where the denominator is not greater than 0",
         )
@@ -426,6 +440,7 @@ def _hazard(kind: str, level: Level, where: Sequence[str], why: str, fix: str) -
 _CHECKS: tuple[Callable[[Subject], Iterator[Hazard]], ...] = (
     _metadata_differs,
     _metadata_damaged,
+    _mixed_updates,
     _no_gradient,
     _no_group,
     _state_not_carried,

@@ -6,10 +6,11 @@ A property of the checkpoint says how; ONNX Runtime keeps it when it saves the c
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from graphopt import checkpoint as session_checkpoint
+from graphopt import _checks, checkpoint as session_checkpoint
 from graphopt._files import PathLike
 from graphopt.carried import Array
 from graphopt.checkpoint import misfits
@@ -17,9 +18,12 @@ from graphopt.on_device import _step
 from graphopt.on_device._names import ACCUMULATED, STEP
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
 
-_PROPERTY = "graphopt"
+PROPERTY = "graphopt"
+"""The property that says how, in files of `export_on_device`."""
+
 _VERSION = 1
 _KINDS = ("mean_square", "mean_grad", "moment")
+_MOMENTUMS = ("momentum0", "momentum1")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Arrangement:
 
     def property(self) -> dict[str, int | float | str]:
         """As a property of a checkpoint."""
-        return {_PROPERTY: json.dumps({"version": _VERSION} | asdict(self))}
+        return {PROPERTY: json.dumps({"version": _VERSION} | asdict(self))}
 
     @classmethod
     def of(cls, checkpoint: OnDeviceCheckpoint) -> "Arrangement":
@@ -47,23 +51,45 @@ class Arrangement:
         Raises:
             ValueError: It has none that is understood.
         """
-        text = checkpoint.properties.get(_PROPERTY)
+        text = checkpoint.properties.get(PROPERTY)
         if text is None:
             raise ValueError(
-                f"it has no property '{_PROPERTY}', so it does not come from files that "
+                f"it has no property '{PROPERTY}', so it does not come from files that "
                 "graphopt.export_on_device wrote"
             )
         try:
             found = json.loads(str(text))
-            version = found.pop("version")
+            version = _version(found)
             if version == _VERSION:
-                return cls(**found)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"its property '{_PROPERTY}' is damaged: {error}") from None
+                return _arrangement(found)
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"its property '{PROPERTY}' is damaged: {error}") from None
         raise ValueError(
-            f"its property '{_PROPERTY}' has version {version}, expected {_VERSION}; "
+            f"its property '{PROPERTY}' has version {version}, expected {_VERSION}; "
             "a newer graphopt wrote it"
         )
+
+
+def _version(found: Any) -> int:
+    """That of the property, which may be any JSON."""
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, int):
+        raise TypeError("expected an object with a version")
+    return version
+
+
+def _arrangement(found: Mapping[str, Any]) -> Arrangement:
+    """What the property of this version says."""
+    unknown = sorted(found.keys() - {"version", "momentums", "initial_mean_square"})
+    if unknown:
+        raise ValueError(f"got an unknown {unknown[0][:60]!r}")
+    momentums = found.get("momentums", {})
+    if not isinstance(momentums, dict) or not momentums.keys() <= set(_KINDS):
+        raise TypeError(f"momentums: expected an object with some of {', '.join(_KINDS)}")
+    if not all(momentum in _MOMENTUMS for momentum in momentums.values()):
+        raise ValueError(f"momentums: expected each to be one of {', '.join(_MOMENTUMS)}")
+    first = _checks.number("initial_mean_square", found.get("initial_mean_square", 0.0))
+    return Arrangement(momentums, _checks.at_least_zero("initial_mean_square", first))
 
 
 def read_state(path: PathLike) -> dict[str, Array]:
@@ -91,13 +117,14 @@ def to_state(checkpoint: OnDeviceCheckpoint) -> dict[str, Array]:
     arrangement = Arrangement.of(checkpoint)
     if checkpoint.nominal:
         raise ValueError("it is a nominal checkpoint, which has names, but no values")
+    if STEP in checkpoint.trainable:
+        raise ValueError(f"it is damaged: its {STEP} is a parameter")
     state: dict[str, Array] = dict(checkpoint.trainable)
     for name, array in checkpoint.frozen.items():
         if name == STEP:
-            state[STEP] = np.array(_step.decode(array), np.int64)
+            state[STEP] = _decoded_step(array)
         elif name != ACCUMULATED:
-            shape = _parameter_shape(name, checkpoint.trainable)
-            state[name] = array if shape is None else array.reshape(shape)
+            state[name] = _shaped(name, array, checkpoint.trainable)
     if arrangement.momentums:
         state |= _from_optimizer(arrangement, checkpoint)
     return state
@@ -137,11 +164,34 @@ def from_state(state: Mapping[str, Array], like: OnDeviceCheckpoint) -> OnDevice
     return replace(like, trainable=trainable, frozen=frozen, optimizer=optimizer)
 
 
-def _parameter_shape(name: str, trainable: Mapping[str, Array]) -> tuple[int, ...] | None:
-    """The shape of the parameter of which this is a state."""
+def _decoded_step(numbers: Array) -> Array:
+    """The number of steps, as a session has it."""
+    if numbers.shape != (2,) or numbers.dtype != np.float32:
+        raise ValueError(
+            f"its {STEP} is damaged: got {numbers.dtype.name}{list(numbers.shape)}, "
+            "expected float32[2]"
+        )
+    try:
+        return np.array(_step.decode(numbers.astype(np.float32)), np.int64)
+    except (OverflowError, ValueError):  # infinite, beyond int64, or NaN
+        raise ValueError(
+            f"its {STEP} is damaged: got {numbers.tolist()}, expected finite numbers of a "
+            "step that fits int64"
+        ) from None
+
+
+def _shaped(name: str, array: Array, trainable: Mapping[str, Array]) -> Array:
+    """A tensor; if it is a state, in the shape of its parameter."""
     kind, _, parameter = name.partition(".")
-    known = kind in _KINDS and parameter in trainable
-    return trainable[parameter].shape if known else None
+    if kind not in _KINDS or parameter not in trainable:
+        return array
+    like = trainable[parameter]
+    if array.size != like.size:
+        raise ValueError(
+            f"its '{name}' is damaged: got {array.size} elements, expected the {like.size} of "
+            f"'{parameter}'"
+        )
+    return array.reshape(like.shape)
 
 
 def _from_optimizer(arrangement: Arrangement, checkpoint: OnDeviceCheckpoint) -> dict[str, Array]:

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import onnx
 
+from graphopt._nodes import first_output, operands
 from graphopt.graph import TrainingGraph
-from graphopt.profiling._nodes import first_output, operands
 
 # In the order of a step: what several stages need belongs to the first.
 STAGES = ("forward", "loss", "backward", "update", "other")

@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 
 from graphopt import _runtime
+from graphopt._nodes import first_output
 from graphopt.graph import TrainingGraph
-from graphopt.profiling._nodes import first_output
 from graphopt.session import Session
 
 RUN = "model_run"  # what the profiler calls a step

@@ -5,22 +5,30 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 
 from graphopt._subgraphs import subgraphs
-from graphopt.inspection._sound.nodes import MOST_NODES
+from graphopt.inspection._sound.nodes import MOST_NODES, Place, describe
 from graphopt.inspection._words import shown
 
 _Name = tuple[str, str]
 """Domain and name. The overload is left out: not all that reads a model knows of it."""
 
+_Bodies = dict[_Name, list[onnx.FunctionProto]]
+"""The functions of a name, which differ in their overload."""
 
-def check_functions(model: onnx.ModelProto) -> None:
+
+def check_functions(model: onnx.ModelProto, found: Iterable[Place]) -> None:
     """Refuse functions that call themselves, and models that are huge with their functions.
 
     Nothing is written out for that: the nodes of each function are counted once.
 
+    Args:
+        model: The model.
+        found: Its graphs and function bodies.
+
     Raises:
-        ValueError: It is one of these, or two functions have the same name.
+        ValueError: It is one of these, two functions have the same name, or a call has more
+            inputs or outputs than its function.
     """
-    bodies: dict[_Name, list[onnx.FunctionProto]] = {}
+    bodies: _Bodies = {}
     for function in model.functions:
         bodies.setdefault(_name(function.domain, function.name), []).append(function)
     for name, overloads in bodies.items():
@@ -28,6 +36,9 @@ def check_functions(model: onnx.ModelProto) -> None:
             raise ValueError("a function has no name")
         if len({function.overload for function in overloads}) < len(overloads):
             raise ValueError(f"the function {_shown(name)} is defined twice")
+    for place in found:
+        for node in place.body.node:
+            _check_call(node, bodies)
     calls = {
         name: _calls((function.node for function in overloads), bodies)
         for name, overloads in bodies.items()
@@ -38,6 +49,18 @@ def check_functions(model: onnx.ModelProto) -> None:
     graphs = [model.graph, *(info.initialization for info in model.training_info)]
     graphs += [info.algorithm for info in model.training_info]
     _size(_calls((graph.node for graph in graphs), bodies), sizes, "the model")
+
+
+def _check_call(node: onnx.NodeProto, bodies: _Bodies) -> None:
+    overloads = bodies.get(_name(node.domain, node.op_type))
+    if overloads is None:
+        return
+    most = [max(len(getattr(f, key)) for f in overloads) for key in ("input", "output")]
+    if len(node.input) > most[0] or len(node.output) > most[1]:
+        raise ValueError(
+            f"{describe(node)} has {len(node.input)} inputs and {len(node.output)} outputs, "
+            f"but its function has {most[0]} and {most[1]}"
+        )
 
 
 def _calls(

@@ -7,6 +7,7 @@ import onnx
 from onnx import AttributeProto
 
 from graphopt._subgraphs import subgraphs
+from graphopt.inspection._sound.control_flow import check_control_flow
 from graphopt.inspection._sound.names import check_name
 from graphopt.inspection._sound.tensors import check_dimensions, check_tensor, check_type
 from graphopt.inspection._words import shown
@@ -188,13 +189,12 @@ def _check_node(node: onnx.NodeProto, place: Place) -> None:
     where = describe(node)
     if not node.op_type:
         raise ValueError(f"{where} in {place.name} has no operator")
-    if not node.attribute:
-        return
     names = {attribute.name for attribute in node.attribute}
     if len(names) != len(node.attribute):
         raise ValueError(f"{where} has an attribute twice")
     for attribute in node.attribute:
         _check_attribute(attribute, where, place)
+    check_control_flow(node, where)
 
 
 def _check_attribute(attribute: AttributeProto, owner: str, place: Place) -> None:

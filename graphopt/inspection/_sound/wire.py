@@ -16,7 +16,7 @@ MOST_MESSAGES = 4_000_000
 """Nodes, attributes, tensors, dimensions and so on, together: half a gigabyte in memory."""
 
 _MOST_FIELDS = 10_000_000  # numbers in a row are one
-_MOST_NUMBERS = 2**28  # bytes; some of one byte take eight in memory, and as many to get there
+_MOST_NUMBERS = 2**27  # bytes; some of one byte take eight in memory, and as many to get there
 _DEEPEST = 100  # protobuf's own limit
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}

@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.inspection.checkpoints import (
+from graphopt._tables import table
+from graphopt.inspection._words import shown
+from graphopt.inspection.checkpoints._facts import (
     BINS,
     CheckpointDifference,
     CheckpointInspection,
@@ -25,6 +26,7 @@ from graphopt.inspection.facts import Hazard
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"
 _LONGEST_NAME = 60
+_LONGEST_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def difference_tables(
         "only in the second": totals.only_second,
     }
     text = (
-        f"{_printable(title)}: steps {first} and {second}, {totals.tensors:,} tensors\n"
+        f"{shown(title, _LONGEST_TEXT)}: steps {first} and {second}, {totals.tensors:,} tensors\n"
         f"{', '.join(f'{count:,} {name}' for name, count in counts.items() if count) or 'empty'}\n"
     )
     if totals.relative_rms is not None:
@@ -129,7 +131,7 @@ def difference_tables(
     if changed := [t for t in difference.tensors if t.comparable and not t.equal]:
         yield _changed_table(changed, rows)
     if unfit := [t for t in difference.tensors if not t.comparable]:
-        found = [[_name(t.name), t.kind, _type_in(t, 0), _type_in(t, 1)] for t in unfit]
+        found = [[_name(t.name), _name(t.kind), _type_in(t, 0), _type_in(t, 1)] for t in unfit]
         yield _table("Tensors that do not fit", ["name", "", "first", "second"], *_cut(found, rows))
 
 
@@ -137,7 +139,7 @@ def _heading(title: str, inspection: CheckpointInspection) -> str:
     totals = inspection.totals
     step = "step unknown" if inspection.step is None else f"step {inspection.step:,}"
     text = (
-        f"{_printable(title)}: {inspection.kind}, {step}, {inspection.bytes:,} bytes\n"
+        f"{shown(title, _LONGEST_TEXT)}: {inspection.kind}, {step}, {inspection.bytes:,} bytes\n"
         f"{totals.parameters:,} parameters with {totals.parameter_elements:,} elements, "
         f"{totals.parameter_bytes:,} bytes, and {totals.state_bytes:,} bytes of states; "
         f"{totals.tensors:,} tensors\n"
@@ -151,18 +153,18 @@ def _heading(title: str, inspection: CheckpointInspection) -> str:
 
 def _problem_text(problems: Sequence[Hazard], rows: int) -> str:
     lines = [
-        f"{p.level}, {p.kind}: {_name(', '.join(p.where))}: {p.why}; {p.fix}"
+        f"{p.level}, {p.kind}: {_name(', '.join(p.where))}: {shown(p.why, _LONGEST_TEXT)}; {p.fix}"
         for p in problems[:rows]
     ]
     if len(problems) > rows:
         lines.append(f"{len(problems) - rows:,} more")
-    return "\n".join(["Problems", *(f"  {_printable(line)}" for line in lines), ""])
+    return "\n".join(["Problems", *(f"  {line}" for line in lines), ""])
 
 
 def _value_table(title: str, tensors: Sequence[TensorValues], spread: str, rows: int) -> Table:
     """The tensors in numbers; columns of zeros, NaN and Inf where there are any."""
-    shown = tensors[:rows]
-    counts = [_counts(tensor) for tensor in shown]
+    first = tensors[:rows]
+    counts = [_counts(tensor) for tensor in first]
     counted = [name for name in (">zeros", ">NaN", ">Inf") if any(count[name] for count in counts)]
     cells = [
         [
@@ -170,10 +172,10 @@ def _value_table(title: str, tensors: Sequence[TensorValues], spread: str, rows:
             *(f"{count[name]:,}" if count[name] else "" for name in counted),
             _sparkline(tensor.statistics),
         ]
-        for tensor, count in zip(shown, counts, strict=True)
+        for tensor, count in zip(first, counts, strict=True)
     ]
     columns = ["name", "type", ">min", ">max", ">rms", *counted, spread]
-    return _table(title, columns, cells, len(tensors) - len(shown))
+    return _table(title, columns, cells, len(tensors) - len(first))
 
 
 def _counts(tensor: TensorValues) -> dict[str, int]:
@@ -211,7 +213,7 @@ def _changed_table(tensors: Sequence[TensorDifference], rows: int) -> Table:
     found: list[list[_Cell]] = [
         [
             _name(tensor.name),
-            tensor.kind,
+            _name(tensor.kind),
             _number(tensor.largest),
             _number(tensor.relative_rms),
             "" if tensor.cosine is None else f"{tensor.cosine:.6f}",
@@ -229,30 +231,17 @@ def _cut(found: Sequence[list[str]], rows: int) -> tuple[Sequence[list[str]], in
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[_Cell]], more: int) -> Table:
-    """A table; columns that begin with ">" are aligned on the right."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        numeric = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"),
-            justify="right" if numeric else "left",
-            no_wrap=numeric,
-            overflow="fold",
-        )
+    """A table, some of whose cells adapt to the room that there is."""
+    made = table(title, columns, ())
     for row in rows:
-        table.add_row(*(Text(_printable(c)) if isinstance(c, str) else c for c in row))
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     if more:
-        table.add_row(Text(f"{more:,} more"))
-    return table
+        made.add_row(Text(f"{more:,} more"))
+    return made
 
 
 def _name(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-
-
-def _printable(text: str) -> str:
-    """Text from a file, which could otherwise steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown(name, _LONGEST_NAME)
 
 
 def _type(dtype: str | None, shape: Sequence[int] | None) -> str:

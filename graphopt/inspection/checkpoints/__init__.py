@@ -1,0 +1,41 @@
+"""What a checkpoint holds, tensor by tensor, and how two checkpoints differ.
+
+Tensors are read one after the other, and looked at in pieces of them, so that memory is needed for
+the tensors of one parameter. On-device checkpoints are read as a whole.
+"""
+
+from graphopt.inspection.checkpoints._compare import compare_checkpoints
+from graphopt.inspection.checkpoints._facts import (
+    BINS,
+    CheckpointDifference,
+    CheckpointInspection,
+    CheckpointTotals,
+    DifferenceTotals,
+    Histogram,
+    Kind,
+    ParameterValues,
+    Statistics,
+    StepSizes,
+    TensorDifference,
+    TensorValues,
+)
+from graphopt.inspection.checkpoints._inspect import inspect_checkpoint
+from graphopt.inspection.checkpoints._open import is_checkpoint
+
+__all__ = [
+    "BINS",
+    "CheckpointDifference",
+    "CheckpointInspection",
+    "CheckpointTotals",
+    "DifferenceTotals",
+    "Histogram",
+    "Kind",
+    "ParameterValues",
+    "Statistics",
+    "StepSizes",
+    "TensorDifference",
+    "TensorValues",
+    "compare_checkpoints",
+    "inspect_checkpoint",
+    "is_checkpoint",
+]

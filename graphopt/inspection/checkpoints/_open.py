@@ -1,0 +1,176 @@
+"""Opening checkpoints: a session's in safetensors, and those of on-device training.
+
+Tensors of a session are read one after the other. On-device checkpoints are read as a whole.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graphopt import checkpoint as session_checkpoint
+from graphopt._files import PathLike, existing_file
+from graphopt.carried import Array
+from graphopt.inspection.checkpoints._facts import Kind
+from graphopt.inspection.checkpoints._numbers import finite
+from graphopt.inspection.checkpoints._problems import problem
+from graphopt.inspection.facts import Hazard
+from graphopt.on_device import checkpoint as on_device
+from graphopt.on_device._names import STEP
+from graphopt.on_device._state import PROPERTY, to_state
+from graphopt.on_device.checkpoint import OnDeviceCheckpoint, is_on_device
+
+_STATES = ("mean_square", "mean_grad", "moment")
+_MOST_KINDS = 8
+_LARGEST_HEADER = 10**8  # bytes, of a safetensors file
+
+
+def is_checkpoint(path: PathLike) -> bool:
+    """Whether a file looks like a checkpoint, of a session or of on-device training.
+
+    It reads a few bytes only: a damaged checkpoint looks like one too, and so does any other
+    safetensors file. An ONNX model does not.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+
+    Example:
+        >>> on_device.write("checkpoint", OnDeviceCheckpoint({"w": np.zeros(3, np.float32)}))
+        >>> is_checkpoint("checkpoint")
+        True
+    """
+    if is_on_device(path):
+        return True
+    with existing_file(path).open("rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and 2 <= header <= _LARGEST_HEADER
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that can be read.
+
+    Attributes:
+        kind: What it is.
+        bytes: Its size.
+        step: The number of steps taken.
+        names: Its tensors but the step, in order.
+        read: Reads one.
+        trainable: Those that are parameters; None where only their states tell.
+        kinds: The kinds of states that it may have, as in ``<kind>.<parameter>``.
+        learning_rate: What the optimizer started with.
+        problems: What is wrong with the step.
+    """
+
+    kind: Kind
+    bytes: int
+    step: int | None
+    names: tuple[str, ...]
+    read: Callable[[str], Array]
+    trainable: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] = _STATES
+    learning_rate: float | None = None
+    problems: tuple[Hazard, ...] = ()
+
+
+@contextmanager
+def open_checkpoint(path: PathLike) -> Iterator[Opened]:
+    """A checkpoint of any kind."""
+    file = existing_file(path)
+    if not is_on_device(file):
+        with _opened_session(file) as opened:
+            yield opened
+        return
+    checkpoint = on_device.read(file)
+    if checkpoint.nominal:
+        raise ValueError(
+            f"checkpoint '{file}' is a nominal one, which has names, but no values; "
+            "look at the one that was written beside it"
+        )
+    ours = PROPERTY in checkpoint.properties
+    yield (_opened_ours if ours else _opened_native)(file, checkpoint)
+
+
+@contextmanager
+def _opened_session(path: Path) -> Iterator[Opened]:
+    with session_checkpoint.opened(path) as tensors:
+        step, problems = _step(tensors.get(STEP))
+        yield Opened(
+            kind="session checkpoint",
+            bytes=path.stat().st_size,
+            step=step,
+            names=tuple(name for name in tensors if name != STEP),
+            read=tensors.__getitem__,
+            problems=problems,
+        )
+
+
+def _opened_ours(path: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
+    """What `export_on_device` made, under the names of a session."""
+    try:
+        state = to_state(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"checkpoint '{path}' is damaged: {error}") from None
+    step, problems = _step(state.pop(STEP, None))
+    return Opened(
+        kind="on-device checkpoint",
+        bytes=path.stat().st_size,
+        step=step,
+        names=tuple(state),
+        read=state.__getitem__,
+        trainable=tuple(checkpoint.trainable),
+        learning_rate=_initial_learning_rate(checkpoint),
+        problems=problems,
+    )
+
+
+def _opened_native(path: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
+    """What ONNX Runtime's own optimizers left, under the names that it gives their states."""
+    optimizer = checkpoint.optimizer
+    tensors: dict[str, Array] = dict(checkpoint.trainable) | dict(checkpoint.frozen)
+    momentums = {} if optimizer is None else optimizer.momentums
+    kinds = dict.fromkeys(kind for states in momentums.values() for kind in states)
+    if len(kinds) > _MOST_KINDS:  # each is looked for at each parameter
+        raise ValueError(
+            f"checkpoint '{path}' is damaged: it has {len(kinds)} kinds of states, expected "
+            "momentum0 and momentum1"
+        )
+    for parameter, states in momentums.items():
+        for kind, array in states.items():
+            name = f"{kind}.{parameter}"
+            if name in tensors:
+                raise ValueError(f"checkpoint '{path}' is damaged: it has '{name}' twice")
+            tensors[name] = array
+    step, problems = (None, ()) if optimizer is None else _step(np.array(optimizer.step))
+    return Opened(
+        kind="ONNX Runtime checkpoint",
+        bytes=path.stat().st_size,
+        step=step,
+        names=tuple(tensors),
+        read=tensors.__getitem__,
+        trainable=tuple(checkpoint.trainable),
+        kinds=tuple(kinds),
+        learning_rate=_initial_learning_rate(checkpoint),
+        problems=problems,
+    )
+
+
+def _initial_learning_rate(checkpoint: OnDeviceCheckpoint) -> float | None:
+    optimizer = checkpoint.optimizer
+    return None if optimizer is None else finite(optimizer.learning_rate)
+
+
+def _step(array: Array | None) -> tuple[int | None, tuple[Hazard, ...]]:
+    """The number of steps, or what is wrong with it."""
+    if array is None:
+        return None, (problem("no-step", "error", STEP, "it is missing"),)
+    if array.shape != () or array.dtype.kind not in "iu":
+        why = f"it is {array.dtype.name}{list(array.shape)}, expected int64[]"
+        return None, (problem("no-step", "error", STEP, why),)
+    step = int(array.item())
+    if step < 0:
+        return None, (problem("no-step", "error", STEP, f"it is {step}, expected 0 or more"),)
+    return step, ()

@@ -1,0 +1,145 @@
+"""What is wrong with the values of a checkpoint, and how they do not fit its graph."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from graphopt.inspection.checkpoints._facts import Kind, ParameterValues, TensorValues
+from graphopt.inspection.facts import Hazard, Inspection, Level
+
+_FIXES = {
+    "no-step": "take another copy of the checkpoint",
+    "not-finite": "go back to an earlier checkpoint, and lower the learning rate or the loss scale",
+    "negative-mean-square": "take another copy of the checkpoint",
+    "zero-state": "see whether the loss depends on the parameter, and whether its group is updated",
+    "missing-tensor": "take a checkpoint of this graph, or build the graph that it belongs to",
+    "unexpected-tensor": "take a checkpoint of this graph, or build the graph that it belongs to",
+    "other-shape-or-dtype": "take a checkpoint of this graph, or build the graph it belongs to",
+}
+
+
+def problem(kind: str, level: Level, name: str, why: str) -> Hazard:
+    """What is wrong with a tensor, and what helps against that kind."""
+    return Hazard(kind, level, (name,), why, _FIXES[kind])
+
+
+def value_problems(
+    step: int | None, parameters: Sequence[ParameterValues], others: Sequence[TensorValues]
+) -> Iterator[Hazard]:
+    """What is wrong with the values."""
+    for tensor in tensors_of(parameters, others):
+        yield from _not_finite(tensor)
+    for parameter in parameters:
+        value = parameter.value
+        for kind, state in parameter.states.items():
+            if state.shape != value.shape:
+                why = f"it has shape {list(state.shape)}, and its parameter {list(value.shape)}"
+                yield problem("other-shape-or-dtype", "error", state.name, why)
+            yield from _odd_state(kind, state, step)
+
+
+def tensors_of(
+    parameters: Sequence[ParameterValues], others: Sequence[TensorValues]
+) -> Iterator[TensorValues]:
+    """The parameters, each before its states, and the other tensors."""
+    for parameter in parameters:
+        yield parameter.value
+        yield from parameter.states.values()
+    yield from others
+
+
+def _not_finite(tensor: TensorValues) -> Iterator[Hazard]:
+    found = tensor.statistics
+    if found is not None and (found.nan or found.inf):
+        counts = {"NaN": found.nan, "infinite": found.inf}
+        what = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        why = f"of its {math.prod(tensor.shape):,} elements {what}"
+        yield problem("not-finite", "error", tensor.name, why)
+
+
+def _odd_state(kind: str, state: TensorValues, step: int | None) -> Iterator[Hazard]:
+    found, size = state.statistics, math.prod(state.shape)
+    if found is None or not size:
+        return
+    if kind == "mean_square" and found.minimum is not None and found.minimum < 0:
+        why = f"its lowest element is {found.minimum:.3g}, and a mean of squares is never negative"
+        yield problem("negative-mean-square", "error", state.name, why)
+    if step and found.zeros == size:
+        why = f"it is zero throughout after {step:,} steps: no gradient has reached the parameter"
+        yield problem("zero-state", "warning", state.name, why)
+
+
+def incomplete(
+    known: Sequence[str], parameters: Sequence[ParameterValues], others: Sequence[TensorValues]
+) -> Iterator[Hazard]:
+    """What a checkpoint seems to lack, by what else it has."""
+    kinds = dict.fromkeys(kind for parameter in parameters for kind in parameter.states)
+    for parameter in parameters:
+        for kind in kinds:
+            if kind not in parameter.states:
+                name = f"{kind}.{parameter.value.name}"
+                why = f"it is missing, and other parameters have their {kind}"
+                yield problem("missing-tensor", "error", name, why)
+    for tensor in others:
+        kind, _, parameter_name = tensor.name.partition(".")
+        if kind in known and parameter_name:
+            why = f"it is a state of '{parameter_name}', which is missing"
+            yield problem("unexpected-tensor", "error", tensor.name, why)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a graph wants of a tensor; None where it does not say."""
+
+    shape: tuple[int, ...] | None
+    dtype: str
+
+
+def misfits(
+    kind: Kind,
+    parameters: Sequence[ParameterValues],
+    others: Sequence[TensorValues],
+    graph: Inspection,
+) -> Iterator[Hazard]:
+    """How the tensors differ from those that the graph carries."""
+    expected = _expected(graph)
+    found = {tensor.name: tensor for tensor in tensors_of(parameters, others)}
+    for name, wanted in expected.items():
+        if name not in found:
+            yield problem("missing-tensor", "error", name, "the checkpoint lacks it")
+        else:
+            yield from _misfit(found[name], wanted)
+    known = {*expected, *(state.input for state in graph.state)}
+    unexpected = {parameter.value.name for parameter in parameters}
+    if graph.optimizer is not None and graph.optimizer.name == "RMSProp":
+        unexpected |= {state.name for p in parameters for state in p.states.values()}
+    if kind == "session checkpoint":  # on-device ones have frozen parameters too
+        unexpected |= {tensor.name for tensor in others}
+    for name in found:
+        if name in unexpected and name not in known:
+            yield problem("unexpected-tensor", "error", name, "the graph does not have it")
+
+
+def _expected(graph: Inspection) -> dict[str, _Expected]:
+    """The tensors that a checkpoint of a graph must have."""
+    expected: dict[str, _Expected] = {}
+    for parameter in graph.parameters:
+        expected[parameter.name] = _Expected(parameter.shape, parameter.dtype)
+        for kind in parameter.states:
+            expected[f"{kind}.{parameter.name}"] = _Expected(parameter.shape, "float32")
+    for state in graph.state:
+        if state.kind == "statistic":
+            sizes = tuple(d for d in state.shape if isinstance(d, int))
+            shape = sizes if len(sizes) == len(state.shape) else None
+            expected[state.input] = _Expected(shape, state.dtype)
+    return expected
+
+
+def _misfit(tensor: TensorValues, wanted: _Expected) -> Iterator[Hazard]:
+    shape = tensor.shape if wanted.shape is None else wanted.shape
+    if (tensor.shape, tensor.dtype) != (shape, wanted.dtype):
+        why = (
+            f"it is {tensor.dtype}{list(tensor.shape)} in the checkpoint, "
+            f"but {wanted.dtype}{list(shape)} in the graph"
+        )
+        yield problem("other-shape-or-dtype", "error", tensor.name, why)
