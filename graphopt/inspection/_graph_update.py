@@ -79,6 +79,8 @@ class GraphUpdate:
         described: Mapping[str, ParameterFacts],
         fed: Sequence[float],
         providers: Sequence[str],
+        *,
+        masked: bool,
     ) -> None:
         """Prepare it.
 
@@ -89,16 +91,21 @@ class GraphUpdate:
             described: What is said of each parameter, by name.
             fed: Numbers to feed for learning rates.
             providers: The execution providers.
+            masked: Whether a mask says which groups, as they are described, are updated. Otherwise
+                the nodes say which parameters obey a mask.
 
         Raises:
             NotRunError: It cannot be run.
         """
         self.step = nodes.step
+        self._masked = masked
         self._trained = nodes.trained
         _check_names(nodes)
         self._slots = list(_slots(nodes, carried))
         self._inputs = {slot.input.name: slot.input for slot in self._slots}
         self._mask = _mask(nodes.trained)
+        if masked and self._mask is None:
+            raise NotRunError("no input masks groups, as the metadata says")
         self._counter = next((w.output for w in carried if w.input is self.step), None)
         self._rates = _fed_rates(nodes, self._mask)
         self.fed = {v.name: fed[i % len(fed)] for i, v in enumerate(self._rates)}
@@ -133,31 +140,27 @@ class GraphUpdate:
             feeds[self.step.name] = np.array(number, np.int64)
         if self._mask is not None and mask is not None:
             feeds[self._mask.name] = mask
-        shapes = {slot.output: feeds[slot.input.name].shape for slot in self._slots}
-        results = self._results(feeds, shapes, number)
+        results = self._results(feeds, number)
         after: dict[str, dict[str, Array]] = {}
         for slot in self._slots:
-            after.setdefault(slot.kind, {})[slot.name] = slot.of(results[slot.output])
+            new, old = results[slot.output], feeds[slot.input.name]
+            if new.size != old.size:
+                raise NotRunError(
+                    f"'{shown(slot.output)}' has the shape {list(new.shape)}, and "
+                    f"'{shown(slot.input.name)}', whose new value it is, {list(old.shape)}"
+                )
+            after.setdefault(slot.kind, {})[slot.name] = slot.of(new)
         return after
 
-    def _results(
-        self, feeds: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], number: int
-    ) -> Mapping[str, Array]:
-        names = list(shapes)
-        fetched = [*names, *([self._counter] if self._counter else [])]
+    def _results(self, feeds: Mapping[str, Array], number: int) -> Mapping[str, Array]:
+        names = [slot.output for slot in self._slots]
+        fetched = list(dict.fromkeys([*names, *([self._counter] if self._counter else [])]))
+        known = {name: array for name, array in feeds.items() if name in self._known}
         try:
-            results = self._session.run(
-                fetched, {name: array for name, array in feeds.items() if name in self._known}
-            )
+            results = self._session.run(fetched, known)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's
             raise NotRunError(f"the update fails in step {number}: {one_line(error)}") from None
         found = dict(zip(fetched, map(np.asarray, results), strict=True))
-        for name, shape in shapes.items():
-            if found[name].size != math.prod(shape):
-                raise NotRunError(
-                    f"'{shown(name)}' has the shape {list(found[name].shape)}, and what it is the "
-                    f"new value of has {list(shape)}"
-                )
         if self._counter and found[self._counter].tolist() != number + 1:
             raise NotRunError(
                 f"'{shown(self._counter)}' is {found[self._counter].tolist()} after step {number}, "
@@ -182,7 +185,7 @@ class GraphUpdate:
                 grad_centralization=said.grad_centralization,
                 rate=trained.rate,
                 factor=trained.factor,
-                enabled_by=_enabled_by(trained),
+                enabled_by=said.group if self._masked else _enabled_by(trained),
             )
 
     def _check_size(self) -> None:

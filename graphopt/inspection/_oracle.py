@@ -92,6 +92,8 @@ class Oracle:
             changes |= {kind: value / plain.decay for kind, value in sums.items()}
         operands = {"gradient": g} | {kind: state[kind] for kind in self._values if kind}
         start = self._stepped(plain, state, g, number)
+        radicand = self._radicand(start)
+        uncertain = np.zeros_like(g)
         for kind, operand in operands.items():
             if kind not in changes:
                 continue
@@ -102,6 +104,11 @@ class Oracle:
                 moved.append(self._stepped(plain, state | changed, given, number))
             for value in self._values:
                 tolerated[value] += np.maximum(*(_distance(m[value], start[value]) for m in moved))
+            uncertain += np.maximum(*(_distance(self._radicand(m), radicand) for m in moved))
+        # Where next to nothing is left of what is under the root, the step may have any size.
+        any_size = uncertain > np.abs(radicand) / 2
+        for kind in tolerated.keys() & {PARAMETER, "moment"}:
+            tolerated[kind][any_size] = np.inf
         return wanted, tolerated
 
     def _reduced(self, state: Arrays, gradient: Array, number: int) -> tuple[RMSProp, Array, Array]:
@@ -132,6 +139,12 @@ class Oracle:
             for kind, term in terms.items()
             if kind in state
         }
+
+    def _radicand(self, state: Arrays) -> Array:
+        """What stands under the root."""
+        epsilon = self._optimizer.epsilon if self._optimizer.epsilon_inside_root else 0.0
+        mean = state.get("mean_grad", np.zeros(1)) if self._optimizer.centered else 0.0
+        return np.asarray(state["mean_square"] - np.square(mean) + epsilon)
 
     def _own_rounding(self, state: Arrays, wanted: Arrays, sums: Arrays) -> dict[str, Array]:
         """How far each result may be off by the operations that make it, of exact operands."""

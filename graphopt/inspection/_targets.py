@@ -62,7 +62,13 @@ _OPTIMIZERS = {
         "first_order_moments",
         "second_order_moments",
     ),
-    "com.microsoft::SGDOptimizerV2": ("learning_rate", "params", "gradients"),
+    "com.microsoft::SGDOptimizerV2": (
+        "learning_rate",
+        "step",
+        "params",
+        "gradients",
+        "first_order_moments",
+    ),
 }
 _NO_TRAINING_MODEL = (
     f"a training model has the inputs '{_RESET}' and '<parameter>{_BUFFER}', this one has not; use "

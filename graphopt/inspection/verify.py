@@ -20,6 +20,7 @@ from graphopt.inspection._open import opened
 from graphopt.inspection._oracle import Oracle
 from graphopt.inspection._recovered import Recovered, Trained, recovered
 from graphopt.inspection._sequence_update import SequenceUpdate
+from graphopt.inspection._state import state_facts
 from graphopt.inspection._words import shown
 from graphopt.inspection.facts import OptimizerFacts, Schedule
 
@@ -108,7 +109,11 @@ def verify(
     reason = _why_not(nodes, gradient_buffers(flow))
     if reason is not None or nodes is None:
         return Verification(words, verified=False, differences=(reason or "",))
-    differences = [*_contradictions(optimizer), *_inconsistencies(nodes)]
+    differences = [
+        *_contradictions(optimizer),
+        *_inconsistencies(nodes),
+        *_not_recognised(carried, nodes),
+    ]
     random = np.random.default_rng(seed)
     found: _Compared = _Compared()
     try:
@@ -186,6 +191,13 @@ def _inconsistencies(nodes: Recovered) -> Iterator[str]:
             yield f"nothing keeps elements of '{name}' whose radicand is not positive"
 
 
+def _not_recognised(carried: Sequence[Write], nodes: Recovered) -> Iterator[str]:
+    """What is carried beside parameters and their states, and is no statistic."""
+    for state in state_facts(carried, nodes, ()) if nodes.trained else ():
+        if state.kind == "other" and state.output is not None and state.dtype.startswith("float"):
+            yield f"how '{shown(state.input)}' changes was not recognised"
+
+
 def _first_of(differences: Sequence[str]) -> Iterator[str]:
     yield from differences[:_MOST_DIFFERENCES]
     if len(differences) > _MOST_DIFFERENCES:
@@ -226,7 +238,8 @@ def _update(
         return SequenceUpdate(model, flow, nodes, claimed, parameters, providers)
     described = {trained.facts.name: trained.facts for trained in nodes.trained}
     described |= {parameter.name: parameter for parameter in parameters}
-    return GraphUpdate(model, nodes, carried, described, _FED_RATES, providers)
+    masked = said is not None and bool(said.optimizer.group_mask)
+    return GraphUpdate(model, nodes, carried, described, _FED_RATES, providers, masked=masked)
 
 
 @dataclass
@@ -395,7 +408,7 @@ def _parts(got: Array, want: Array, tolerated: Array) -> Array:
     with np.errstate(all="ignore"):
         rounded = want.astype(got.dtype)  # a large number is infinite in float16
         parts = np.abs(got.astype(np.float64) - want) / tolerated
-    same = (np.isnan(got) & np.isnan(want)) | (got == rounded)
+    same = (np.isnan(got) & np.isnan(want)) | (got == rounded) | np.isinf(tolerated)
     return np.where(same, 0.0, np.where(np.isnan(parts), np.inf, parts))
 
 
