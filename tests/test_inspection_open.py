@@ -192,6 +192,9 @@ DAMAGED = {
     "declared sequences": (sequences(40), "the type of 'a' is nested deeper"),
     "declared sequence": (
         declared(onnx.TypeProto(sequence_type=onnx.TypeProto.Sequence())), "'a' is a seq.* of no"),
+    "declared sequence of anything": (
+        declared(helper.make_sequence_type_proto(helper.make_tensor_type_proto(0, []))),
+        "'a' is a sequence of tensors without"),
     "no operator": (with_node(helper.make_node("", ["a"], ["b"])), "the  that gives 'b'.*no oper"),
     "attribute without a name": (with_attribute(name="", type="INT", i=1), "has no name"),
     "attribute without a type": (with_attribute(i=1), "'k' of the Identity.*has no type"),

@@ -1,6 +1,8 @@
 """The commands that look into files: ``graphopt inspect``, ``verify`` and ``diff``."""
 
 import json
+import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,14 +15,16 @@ from graphopt._files import write_atomically
 from graphopt.inspection import checkpoints, tables as inspection_tables
 from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection._open import opened
+from graphopt.inspection._words import shown
 from graphopt.inspection.checkpoints import tables as checkpoint_tables
 from graphopt.inspection.diff import diff as difference
 from graphopt.inspection.diff_tables import diff_tables
-from graphopt.inspection.facts import Inspection, Level
+from graphopt.inspection.facts import Hazard, Inspection, Level
 from graphopt.inspection.html import page
 from graphopt.inspection.verify import verify as verified
 
 _WIDTH = 100  # where it is not known
+_LONGEST_LINE = 400
 _LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _File = Annotated[
     Path,
@@ -79,10 +83,19 @@ def inspect(
     and what may go wrong: read in the file alone, which is not run.
     """
     if checkpoints.is_checkpoint(file):
-        _inspect_checkpoint(file, graph, rows=rows, as_json=as_json)
+        of_graphs = {
+            "--html": html, "--steps": steps, "--target": target, "--dim": dim, "--name": name,
+            "--group": group,
+        }  # fmt: skip
+        for option, value in of_graphs.items():
+            if value is not None:
+                raise ValueError(f"{option}: '{file}' is a checkpoint, and this is for graphs")
+        rows = sys.maxsize if show_all else rows
+        problems = _inspect_checkpoint(file, graph, rows=rows, as_json=as_json)
+        _exit_if(problems, fail_on)
         return
     if graph is not None:
-        raise ValueError(f"--graph: '{file}' is not a checkpoint")
+        raise ValueError(f"--graph: got it for '{file}', which is not a checkpoint; leave it out")
     found = inspected(
         file,
         steps=steps,
@@ -100,8 +113,8 @@ def inspect(
         )
     if html is not None:
         _write_page(html, found, opened(file))
-    if fail_on is not None and any(_is_at_least(hazard.level, fail_on) for hazard in found.hazards):
-        raise typer.Exit(1)
+        typer.echo(f"page: {html}", err=as_json)
+    _exit_if(found.hazards, fail_on)
 
 
 def verify(
@@ -130,7 +143,7 @@ def verify(
     else:
         typer.echo(f"{file}: {found.optimizer}, not verified")
         for line in found.differences:
-            typer.echo(f"  {line}")
+            typer.echo(f"  {shown(line, _LONGEST_LINE)}")
     if not found.verified:
         raise typer.Exit(1)
 
@@ -172,22 +185,28 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
-def _inspect_checkpoint(file: Path, graph: Path | None, *, rows: int, as_json: bool) -> None:
+def _inspect_checkpoint(
+    file: Path, graph: Path | None, *, rows: int, as_json: bool
+) -> Iterable[Hazard]:
     found = checkpoints.inspect_checkpoint(file, None if graph is None else inspected(graph))
     if as_json:
         _print_json(found.to_dict())
     else:
         _print(checkpoint_tables.checkpoint_tables(str(file), found, rows=rows))
+    return found.problems
 
 
 def _write_page(path: Path, found: Inspection, model: onnx.ModelProto) -> None:
     text = page(found, model)
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-    typer.echo(f"page: {path}")
 
 
-def _is_at_least(level: Level, wanted: Level) -> bool:
-    return _LEVELS.index(level) <= _LEVELS.index(wanted)
+def _exit_if(hazards: Iterable[Hazard], level: Level | None) -> None:
+    """Exit with 1 if one of the hazards is of this level or worse."""
+    if level is not None:
+        levels = _LEVELS[: _LEVELS.index(level) + 1]
+        if any(hazard.level in levels for hazard in hazards):
+            raise typer.Exit(1)
 
 
 def _print(parts: Iterable[RenderableType]) -> None:
@@ -197,4 +216,15 @@ def _print(parts: Iterable[RenderableType]) -> None:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """A value with words for infinity and NaN, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

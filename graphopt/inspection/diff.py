@@ -6,7 +6,7 @@ from typing import Any
 
 from graphopt.inspection.facts import Inspection
 
-_LEFT_OUT = {"source", "formula"}
+_LEFT_OUT = {"source", "formula", "others"}
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Change:
         part: What it belongs to: "model", "optimizer", "groups", "parameters", "state", "layout",
             "interface", "requirements", "targets" or "hazards".
         where: The group, parameter or the like; "" for the part itself.
-        what: The fact.
+        what: The fact; "there" where all of it is in one of the two only.
         before: In the first; None where it is not there.
         after: In the second; None where it is not there.
     """
@@ -69,10 +69,11 @@ def diff(before: Inspection, after: Inspection) -> Difference:
 def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
     """What is compared: by part, by what it is about, by fact."""
     optimizer = {} if inspection.optimizer is None else asdict(inspection.optimizer)
+    others = optimizer.get("others", {})
     needed = inspection.requirements
     return {
         "model": {"": {"kind": inspection.model.kind, "nodes": inspection.model.nodes}},
-        "optimizer": {"": {k: v for k, v in optimizer.items() if k not in _LEFT_OUT}},
+        "optimizer": {"": {k: v for k, v in optimizer.items() if k not in _LEFT_OUT} | others},
         "groups": {
             f"group {index}": {
                 "parameters": len(group.parameters),
@@ -96,22 +97,30 @@ def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
         },
         "layout": {"": {"name": inspection.layout, "buckets": len(inspection.buckets)}},
         "state": {
-            state.input: {"shape": state.shape, "dtype": state.dtype, "kind": state.kind}
+            state.input: {
+                "kind": state.kind,
+                "shape": state.shape,
+                "dtype": state.dtype,
+                "initial": state.initial,
+                "overwritable": state.overwritable,
+            }
             for state in inspection.state
         },
         "interface": {
-            value.name: {"direction": direction, "shape": value.shape, "dtype": value.dtype}
+            f"{direction} {value.name}": {"shape": value.shape, "dtype": value.dtype}
             for direction, values in (("input", inspection.inputs), ("output", inspection.outputs))
             for value in values
         },
         "requirements": {
             "": {"ir_version": needed.ir_version}
-            | {f"opset {domain or 'ai.onnx'}": v for domain, v in needed.opsets.items()}
-            | {
-                f"operators of {domain or 'ai.onnx'}": names
-                for domain, names in needed.operators.items()
-            }
-        },
+            | {f"opset of {_domain(name)}": version for name, version in needed.opsets.items()}
+        }
+        | {
+            f"operator {_domain(domain)}::{name}": {}
+            for domain, names in needed.operators.items()
+            for name in names
+        }
+        | {f"function {name}": {} for name in needed.functions},
         "targets": {target.name: {"runs": target.runs} for target in inspection.targets},
         "hazards": {
             f"{hazard.kind}: {', '.join(hazard.where)}": {"level": hazard.level}
@@ -120,15 +129,23 @@ def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
+def _domain(name: str) -> str:
+    return name or "ai.onnx"
+
+
 def _changes(
     part: str, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Change]:
     for where in dict.fromkeys((*before, *after)):
         old, new = before.get(where), after.get(where)
         if old is None or new is None:
-            there = "there" if where else "present"
-            yield Change(part, where, there, old is not None, new is not None)
+            yield Change(part, where, "there", old is not None, new is not None)
             continue
         for what in dict.fromkeys((*old, *new)):
-            if old.get(what) != new.get(what):
+            if _differ(old.get(what), new.get(what)):
                 yield Change(part, where, what, old.get(what), new.get(what))
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """Whether two facts are different; NaN is itself here."""
+    return bool(old != new) and repr(old) != repr(new)

@@ -30,7 +30,7 @@ def diff_tables(title: str, difference: Difference, *, rows: int = 20) -> Iterat
     for change in difference.changes:
         parts.setdefault(change.part, []).append(change)
     for part, changes in parts.items():
-        table = Table(title=part, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table = Table(title=Text(_words.shown(part), "bold"), title_justify="left", box=SIMPLE_HEAD)
         for column in ("", "fact", "before", "after"):
             table.add_column(column, overflow="fold")
         for change in changes[:rows]:
@@ -40,7 +40,7 @@ def diff_tables(title: str, difference: Difference, *, rows: int = 20) -> Iterat
         if len(changes) > rows:
             yield Text(f"... and {len(changes) - rows} more\n")
     if difference.same:
-        yield Text(f"the same: {', '.join(difference.same)}")
+        yield Text(f"the same: {', '.join(map(_words.shown, difference.same))}")
 
 
 def _shown(value: Any) -> str:

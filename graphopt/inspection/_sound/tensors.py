@@ -121,7 +121,10 @@ def check_type(kind: onnx.TypeProto, where: str) -> None:
     for level in range(_DEEPEST_TYPE):
         match kind.WhichOneof("value"):
             case "tensor_type" | "sparse_tensor_type" as name:
-                _check_tensor_type(getattr(kind, name), where)
+                tensor = getattr(kind, name)
+                _check_tensor_type(tensor, where)
+                if level and not tensor.elem_type:
+                    raise ValueError(f"{where} is a sequence of tensors without an element type")
                 return
             case "sequence_type" | "optional_type" as name:
                 kind = getattr(kind, name).elem_type
