@@ -287,7 +287,7 @@ def test_damaged_files(part, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("device")
     originals = models(folder)
     sound = graphopt.inspect(originals[3])
-    outcomes = {"read": 0, "refused": 0}
+    read, refused = 0, []
     for index in range(FILES // 10):
         damage = DAMAGES[index % len(DAMAGES)]
         data = damage(rng, originals[rng.integers(len(originals))])
@@ -297,12 +297,12 @@ def test_damaged_files(part, tmp_path, tmp_path_factory):
             try:
                 found = graphopt.inspect(path, steps=100, target="onnxruntime==1.19")
             except ValueError as error:
-                assert str(path) in str(error), (index, damage, error)
-                outcomes["refused"] += 1
+                refused.append((index, damage, str(error)))
                 continue
-            outcomes["read"] += 1
+            read += 1
             show(found, onnx.load_model_from_string(data), sound)
-    assert min(outcomes.values()) > 10
+    assert [refusal for refusal in refused if str(path) not in refusal[-1]] == []
+    assert min(read, len(refused)) > 10
 
 
 def show(found, model, other):
@@ -319,7 +319,7 @@ def show(found, model, other):
 def test_verify_takes_them_too(part, tmp_path, tmp_path_factory):
     rng = np.random.default_rng(100 + part)
     originals = models(tmp_path_factory.mktemp("device"))[3:6]
-    refused = verified = 0
+    verified, refused = 0, []
     for _ in range(25):
         path = tmp_path / "model.onnx"
         path.write_bytes(rewired(rng, originals[rng.integers(len(originals))]))
@@ -327,10 +327,10 @@ def test_verify_takes_them_too(part, tmp_path, tmp_path_factory):
             try:
                 found = graphopt.verify(path, steps=1)
             except ValueError as error:
-                assert str(path) in str(error), error
-                refused += 1
+                refused.append(str(error))
                 continue
             verified += found.verified
             assert found.verified or found.differences
     assert refused
+    assert [reason for reason in refused if str(path) not in reason] == []
     assert verified

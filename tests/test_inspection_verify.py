@@ -504,6 +504,75 @@ def test_graphs_that_compute_something_else(change, optimizer, graph, told, stri
     assert any(told in line for line in found.differences), found
 
 
+def all_nodes(graph):
+    """Those of branches too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g)
+
+
+def set_number(model, before, value):
+    """The one constant that is this number."""
+    (tensor,) = (
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+        and np.allclose(numpy_helper.to_array(tensor), before)
+    )
+    tensor.CopyFrom(numpy_helper.from_array(np.float32(value), tensor.name))
+
+
+def decay_of_optimizer_model(model):
+    first = next(node for node in all_nodes(model.graph) if node.op_type.startswith("RMSProp"))
+    (attribute,) = (attribute for attribute in first.attribute if attribute.name == "decay")
+    attribute.f = 0.91
+
+
+def rate_of_group(model):
+    """The ratio of a group to the first."""
+    set_number(model, 3.0, 3.1)
+
+
+def moved_twice(model):
+    """The parameters are moved by twice the step."""
+    (write,) = (
+        node
+        for node in all_nodes(model.graph)
+        if node.op_type == "SGDOptimizerV2" and node.input[1] == "params"
+    )
+    write.input[0] = number(model, "twice", -2.0)
+
+
+def added_once_more(model):
+    """The mean square starts from something else."""
+    set_number(model, 0.7, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (decay_of_optimizer_model, "mean_square."),
+        (rate_of_group, "dense"),
+        (moved_twice, "bias["),
+        (added_once_more, "step 0: mean_square."),
+    ],
+)
+def test_optimizer_models_that_compute_something_else(change, told, tmp_path):
+    groups = [{"params": [BIAS], "lr": 0.1}, {"params": [DENSE], "lr": 0.3}]
+    opt = RMSProp(groups, momentum=0.9, initial_mean_square=0.7)
+    model = optimizer_model(opt, tmp_path)
+    check(graphopt.verify(model))
+    changed = copied(model)
+    change(changed)
+    assert changed != model
+    found = graphopt.verify(changed)
+    assert not found.verified
+    assert found.deviation > 1
+    assert any(told in line for line in found.differences), found
+
+
 class TestNotRun:
     def test_a_model_without_an_optimizer(self):
         found = graphopt.verify(zoo.ZOO["mlp"].build())

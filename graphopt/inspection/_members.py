@@ -37,14 +37,15 @@ def members(bucket: Value, update: Update) -> list[Member]:
     if len(parts) == len(gradients) > 1:
         pairs = zip(parts, gradients, strict=True)
         return [_of_part(part, gradient) for part, gradient in pairs]
-    if len(gradients) > 1:
+    if len(gradients) > 1 and all(_is_named(gradient) for gradient in gradients):
         return [
-            Member(_named_by_gradient(gradient, f"{bucket.name}[{index}]"), shape or (), gradient)
-            for index, gradient in enumerate(gradients)
+            Member(_named_by_gradient(gradient), shape or (), gradient)
+            for gradient in gradients
             for shape in [static_shape(gradient_of(gradient).value)]
         ]
-    (gradient,) = gradients
-    return [Member(bucket.name, _own_shape(bucket, update, gradient), gradient)]
+    gradient = gradients[0] if len(gradients) == 1 else update.value("gradient")
+    shape = () if gradient is None else _own_shape(bucket, update, gradient)
+    return [Member(bucket.name, shape, gradient)]
 
 
 def static_shape(value: Value) -> tuple[int, ...] | None:
@@ -140,6 +141,10 @@ def _own_shape(bucket: Value, update: Update, gradient: Value) -> tuple[int, ...
     return shape if shape is not None and math.prod(shape) == size else here
 
 
-def _named_by_gradient(gradient: Value, default: str) -> str:
-    name = gradient_of(gradient).value.name
-    return name.removesuffix(_GRADIENT) if name.endswith(_GRADIENT) else default
+def _is_named(gradient: Value) -> bool:
+    """Whether a gradient is called after its parameter; a part of one is not."""
+    return gradient_of(gradient).value.name.endswith(_GRADIENT)
+
+
+def _named_by_gradient(gradient: Value) -> str:
+    return gradient_of(gradient).value.name.removesuffix(_GRADIENT)

@@ -88,7 +88,7 @@ def inspect(
             "--group": group,
         }  # fmt: skip
         for option, value in of_graphs.items():
-            if value is not None:
+            if value:
                 raise ValueError(f"{option}: '{file}' is a checkpoint, and this is for graphs")
         rows = sys.maxsize if show_all else rows
         problems = _inspect_checkpoint(file, graph, rows=rows, as_json=as_json)

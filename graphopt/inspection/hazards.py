@@ -116,8 +116,8 @@ def _mixed_updates(subject: Subject) -> Iterator[Hazard]:
             "mixed-updates",
             "error",
             odd,
-            "it is updated with other hyperparameters than the first, or by another formula; what is "
-            "shown are those of the first",
+            "it is updated with other hyperparameters than the first, or by another formula; "
+            "what is shown are those of the first",
             "build the graph again",
         )
 
