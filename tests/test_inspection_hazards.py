@@ -12,6 +12,7 @@ from graphopt import Parameter, RMSProp
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
+    NaturalExpDecayLR,
     PolynomialDecayLR,
     SequentialLR,
     WarmUpLR,
@@ -132,7 +133,7 @@ class TestNoGroup:
         model = trained(parameters=PARAMETERS.without(conv)).model
         for graph in (model, without_metadata(model)):
             hazard = only(graph)
-            assert (hazard.kind, hazard.level) == ("no-group", "note")
+            assert (hazard.kind, hazard.level) == ("not-trained", "note")
             assert set(hazard.where) == {parameter.name for parameter in conv}
             assert set(graphopt.inspect(graph).frozen) == set(hazard.where)
 
@@ -184,7 +185,7 @@ class TestEarlyWrite:
 
     def test_an_output_over_its_input(self):
         hazard = only(onnx.parser.parse_model(self.TEXT))
-        assert (hazard.kind, hazard.level, hazard.where) == ("early-write", "warning", ("w",))
+        assert (hazard.kind, hazard.level, hazard.where) == ("early-write", "note", ("w",))
 
     def test_in_place(self, tmp_path):
         """Without what makes writes wait, a parameter may be written before a gradient reads it."""
@@ -251,6 +252,7 @@ class TestSchedules:
             (SequentialLR([WarmUpLR(0.1, 10), CosineDecayLR(0.0, 0.1, 90)], [10]), 101, "warning"),
             (ExponentialDecayLR(0.1, 0.9, 10), 10_000, None),
             (WarmUpLR(0.1, 10), 10_000, None),
+            (NaturalExpDecayLR(1.0, 50.0, 1), 10_000, "warning"),
             (0.1, 10_000, None),
         ],
     )
@@ -357,7 +359,7 @@ class TestNoise:
     def test_bias_before_batch_normalization(self, strip, layout):
         model = strip(trained(normalized(bias=True), graph={"layout": layout}).model)
         hazard = only(model)
-        assert (hazard.kind, hazard.level, hazard.where) == ("noise-gradient", "warning", ("cb",))
+        assert (hazard.kind, hazard.level, hazard.where) == ("noise-gradient", "note", ("cb",))
 
     @pytest.mark.parametrize(("bias", "between"), [(False, ""), (True, "Relu")])
     def test_others(self, bias, between):
@@ -369,7 +371,7 @@ class TestNoise:
         parameters = graphopt.parameters(model)
         frozen = parameters.matching("scale", "shift")
         graph = trained(model, parameters=parameters.without(frozen)).model
-        assert kinds(graph) == [("no-group", "note")]
+        assert kinds(graph) == [("not-trained", "note")]
 
     def test_its_gradient_is_indeed_rounding_error(self):
         model = normalized(bias=True)
@@ -400,6 +402,50 @@ class TestLossScale:
         model.graph.node.insert(0, helper.make_node("IsInf", ["w_grad"], ["overflowed"]))
         model.graph.output.append(helper.make_tensor_value_info("overflowed", 9, [3, 2]))
         assert kinds(model) == []
+
+
+class TestUnknownUpdate:
+    def test_of_one_of_two_parameters(self):
+        """The metadata says RMSProp of both, and one takes the sign of its gradient."""
+        model = update()
+        node = next(node for node in model.graph.node if "b.next" in node.output)
+        node.output[list(node.output).index("b.next")] = "unused"
+        model.graph.node.append(helper.make_node("Sign", ["b_grad"], ["sign"]))
+        model.graph.node.append(helper.make_node("Sub", ["b", "sign"], ["b.next"]))
+        for graph in (model, without_metadata(model)):
+            found = {hazard.kind: hazard for hazard in graphopt.inspect(graph).hazards}
+            assert found["unknown-update"].level == "warning"
+            assert "b" in found["unknown-update"].where
+            assert "no-gradient" not in found
+
+    def test_what_a_mask_keeps(self):
+        """A parameter that takes the value of another one where its group is not enabled."""
+        opt = RMSProp([Parameter("w", (3,)), Parameter("v", (3,))])
+        graph = graphopt.update_graph(opt, group_mask=True, layout="separate").model
+        model = inliner.inline_local_functions(without_metadata(graph))
+        (node,) = (node for node in model.graph.node if "w.next" in node.output)
+        node.input[list(node.input).index("w")] = "v"
+        found = graphopt.inspect(model)
+        assert [parameter.name for parameter in found.parameters] == ["v"]
+        assert "unknown-update" in [hazard.kind for hazard in found.hazards]
+
+
+@pytest.mark.parametrize(("name", "value"), [("decay", 1.0), ("decay", 2.0), ("momentum", 1.5)])
+def test_averages_that_never_forget(name, value):
+    model = update(**{name: value})
+    assert ("unstable", "warning") in kinds(model)
+    assert kinds(update(decay=0.999, momentum=0.99)) == []
+
+
+def test_without_epsilon():
+    """As tools that take it for zero leave the graph."""
+    model = inliner.inline_local_functions(without_metadata(update([SMALL[0]])))
+    (root,) = (node for node in model.graph.node if node.op_type == "Sqrt")
+    (added,) = (node for node in model.graph.node if root.input[0] in node.output)
+    root.input[0] = added.input[0]
+    hazard = only(model)
+    assert (hazard.kind, hazard.level) == ("epsilon-too-small", "error")
+    assert "no epsilon" in hazard.why
 
 
 def test_the_worst_comes_first():

@@ -97,7 +97,7 @@ def _by_update(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
     binding = {}
     for name, value in outputs.items():
         update = recognised(value)
-        if update is None:
+        if update is None or update.optimizer != "RMSProp":  # much looks like gradient descent
             continue
         for old, new in (("w", None), ("s", "s1"), ("a", "a1"), ("m", "m1")):
             before = update.value(old)

@@ -6,7 +6,7 @@ inputs, and of nothing else, is taken as what happens to the whole tensors, beca
 element by element. The two branches of an If are written out too, but its results are its own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +21,9 @@ _MAX_OPERATIONS = 500_000
 # Values of a constant are looked at up to this size: longer ones are weights.
 _MAX_CONSTANT = 2**20
 
-# The same elements in the same order, in another shape or precision.
-_SAME_ELEMENTS = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+"""Operators whose result has the same elements in the same order, in another shape or precision."""
+
 _FLOATING = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -130,7 +131,7 @@ class Operation:
 
 def _same_elements(operation: Operation | None) -> Value | None:
     """What an operation changes in shape or precision only, if that is all it does."""
-    if operation is None or operation.op_type not in _SAME_ELEMENTS or not operation.inputs:
+    if operation is None or operation.op_type not in SAME_ELEMENTS or not operation.inputs:
         return None
     if operation.op_type == "Cast" and not _between_floats(operation):
         return None
@@ -180,10 +181,19 @@ class Dataflow:
         for index, node in enumerate(model.graph.node):
             self._append(node, self.values, {}, index)
 
+    def after(self, values: Collection[int]) -> set[int]:
+        """What is computed from any of these values, which are given and returned by their id."""
+        found = set(values)
+        for operation in self.operations:
+            if any(operand is not None and id(operand) in found for operand in operation.inputs):
+                found.update(id(output) for output in operation.outputs)
+        return found - set(values)
+
     def _declared(self, graph: onnx.GraphProto) -> dict[str, Value]:
         values = {v.name: Value(v.name, type=v.type, is_input=True) for v in graph.input}
         for tensor in graph.initializer:
-            values[tensor.name] = Value(tensor.name, tensor=tensor)
+            # An input that has one is fed; that is its default.
+            values.setdefault(tensor.name, Value(tensor.name, tensor=tensor))
         self._types = {v.name: v.type for v in (*graph.value_info, *graph.output)}
         return values
 

@@ -24,7 +24,7 @@ from graphopt.inspection._roles import kind_of, stages_of_nodes
 from graphopt.inspection._state import state_facts
 from graphopt.inspection._totals import memory_facts
 from graphopt.inspection._untrained import could_be_trained, untrained, weight_of
-from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts
+from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts, Stage
 from graphopt.inspection.hazards import Subject, hazards
 from graphopt.requirements import requirements
 
@@ -93,7 +93,8 @@ def _inspected(
     sizes = dict.fromkeys(_shapes.open_dimensions(proto), batch_size) | dict(dims)
     shapes = _shapes.infer(proto, sizes)
     stages = stages_of_nodes(proto, flow, carried, nodes, buffers)
-    frozen = could_be_trained(proto, flow, stages, _names(optimizer.parameters))
+    holders = [*(write.input.name for write in carried), *(buffers or ())]
+    frozen = could_be_trained(proto, flow, stages, _names(optimizer.parameters), holders)
     in_place_writes = any(write.output is None for write in carried) or bool(buffers)
     if in_place_writes:
         early = in_place.early_writes(proto)
@@ -101,6 +102,7 @@ def _inspected(
     else:
         overwritable = in_place.overwritable(proto, pairs(carried))
         early = [write.input.name for write in carried if write.input.name not in overwritable]
+    state = state_facts(carried, nodes, overwritable)
     subject = Subject(
         model=proto,
         flow=flow,
@@ -114,10 +116,11 @@ def _inspected(
         damage=damage,
         buffers=buffers,
         early=early,
+        state=state,
         in_place=in_place_writes,
     )
     kind = kind_of(proto, carried, nodes, buffers)
-    parameters = _parameters(optimizer, flow) or untrained(frozen, flow, buffers)
+    parameters = _parameters(optimizer, flow, stages) or untrained(frozen, flow, buffers, stages)
     known = set(_names(parameters))
     trained = kind != "model"
     buckets = bucket_facts(proto, flow, carried, nodes, metadata)
@@ -133,7 +136,7 @@ def _inspected(
         groups=optimizer.groups,
         parameters=parameters,
         frozen=tuple(name for name in frozen if name not in known),
-        state=state_facts(carried, nodes, overwritable),
+        state=state,
         layout=layout_of(metadata, buckets, parameters),
         buckets=buckets,
         inputs=inputs_of(proto, carried),
@@ -184,10 +187,12 @@ def _optimizer(
     return replace(facts, formula=formula(facts, decays=decays, centralized=centralized))
 
 
-def _parameters(optimizer: Merged, flow: Dataflow) -> tuple[ParameterFacts, ...]:
+def _parameters(
+    optimizer: Merged, flow: Dataflow, stages: Sequence[Stage]
+) -> tuple[ParameterFacts, ...]:
     return tuple(
         parameter
         if parameter.op_type is not None
-        else replace(parameter, op_type=weight_of(flow, parameter.name))
+        else replace(parameter, op_type=weight_of(flow, parameter.name, stages))
         for parameter in optimizer.parameters
     )

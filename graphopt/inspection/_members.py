@@ -6,6 +6,7 @@ order, each of them flattened, those that are 1-D aside.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphopt.inspection._dataflow import Operation, Value
@@ -30,8 +31,35 @@ class Member:
     gradient: Value | None
 
 
-def members(bucket: Value, update: Update) -> list[Member]:
-    """The parameters that an input of the graph holds, in order."""
+def members(
+    bucket: Value, update: Update, listed: Mapping[str, tuple[int, ...]] | None = None
+) -> list[Member]:
+    """The parameters that an input of the graph holds, in order.
+
+    Args:
+        bucket: The input.
+        update: Its update.
+        listed: The shapes of its parameters, by name and in order, as the metadata lists them. They
+            are taken for those that have no name in the graph, if numbers and sizes agree.
+    """
+    return _as_listed(_by_nodes(bucket, update), listed or {})
+
+
+def _as_listed(found: list[Member], listed: Mapping[str, tuple[int, ...]]) -> list[Member]:
+    names = {member.name for member in found}
+    agree = len(found) == len(listed) and all(
+        math.prod(member.shape) == math.prod(shape)
+        for member, shape in zip(found, listed.values(), strict=True)
+    )
+    if not agree:
+        return found
+    return [
+        member if member.name in listed or name in names else Member(name, shape, member.gradient)
+        for member, (name, shape) in zip(found, listed.items(), strict=True)
+    ]
+
+
+def _by_nodes(bucket: Value, update: Update) -> list[Member]:
     gradients = _joined(update)
     parts = _parts(bucket)
     if len(parts) == len(gradients) > 1:
@@ -81,6 +109,10 @@ def _parts(bucket: Value) -> list[Value]:
 
 
 def _of_part(part: Value, gradient: Value) -> Member:
+    """A part by its gradient, which is called after it; by itself, where that is another."""
+    shape = static_shape(gradient_of(gradient).value)
+    if _is_named(gradient) and shape is not None and math.prod(shape) == _size(part):
+        return Member(_named_by_gradient(gradient), shape, gradient)
     reshape = None if _is_flat(gradient) else _reshape(part)
     if reshape is not None:
         return Member(reshape.outputs[0].name, _given_shape(reshape) or (), gradient)

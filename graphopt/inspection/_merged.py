@@ -1,7 +1,7 @@
 """One view of the optimizer, from what the metadata says and what the nodes compute."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 from graphopt.inspection import _schedules
 from graphopt.inspection._dataflow import Value
@@ -11,7 +11,6 @@ from graphopt.inspection.facts import (
     GroupFacts,
     OptimizerFacts,
     ParameterFacts,
-    Schedule,
     Source,
 )
 
@@ -31,6 +30,7 @@ class Merged:
         differences: Where the metadata says something else than the nodes.
         not_updated: Parameters of the metadata that nothing updates.
         in_no_group: Parameters that are updated, and that the metadata does not know.
+        buckets: The input that holds each parameter, as the metadata says.
     """
 
     optimizer: OptimizerFacts | None
@@ -39,6 +39,7 @@ class Merged:
     differences: tuple[str, ...] = ()
     not_updated: tuple[str, ...] = ()
     in_no_group: tuple[str, ...] = ()
+    buckets: Mapping[str, str] = field(default_factory=dict)
 
 
 def merged(
@@ -80,16 +81,27 @@ def merged(
         tuple(_with_curve(group, nodes, recovered.step, steps) for group in described.groups),
         tuple(parameters),
         tuple(differences),
-        tuple(name for name in known if name not in nodes),
+        tuple(p.name for p in described.parameters if p.name not in nodes),
         tuple(parameter.name for parameter in parameters if parameter.name not in grouped),
+        _buckets(described),
     )
+
+
+def _buckets(described: Described) -> dict[str, str]:
+    return {name: bucket.name for bucket in described.buckets for name in bucket.parameters}
 
 
 def _of_metadata(described: Described | None) -> Merged:
     if described is None:
         return Merged(None)
     names = tuple(parameter.name for parameter in described.parameters)
-    return Merged(described.optimizer, described.groups, described.parameters, not_updated=names)
+    return Merged(
+        described.optimizer,
+        described.groups,
+        described.parameters,
+        not_updated=names,
+        buckets=_buckets(described),
+    )
 
 
 def _optimizer(metadata: OptimizerFacts, nodes: OptimizerFacts) -> tuple[OptimizerFacts, list[str]]:
@@ -165,31 +177,3 @@ def _with_curve(
         if trained is not None and trained.rate is not None:
             return replace(group, curve=_schedules.curve(trained.rate, step, steps))
     return group
-
-
-def schedule_steps(schedule: Schedule) -> int | None:
-    """After how many steps a schedule does not change any more, or ends; None if never."""
-    if not isinstance(schedule, Mapping):
-        return None
-    kind = schedule.get("schedule")
-    if kind == "list":
-        return _int(schedule.get("length"))
-    if kind in ("CosineDecayLR", "PolynomialDecayLR"):
-        return None if schedule.get("update_decay_steps") else _int(schedule.get("decay_steps"))
-    if kind == "WarmUpLR":
-        return _int(schedule.get("warmup_steps"))
-    if kind == "SequentialLR":
-        parts, milestones = schedule.get("schedules"), schedule.get("milestones")
-        if (
-            isinstance(parts, Sequence)
-            and isinstance(milestones, Sequence)
-            and parts
-            and milestones
-        ):
-            last, begins = schedule_steps(parts[-1]), _int(milestones[-1])
-            return None if last is None or begins is None else begins + last
-    return None
-
-
-def _int(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -70,8 +70,11 @@ class Recovered:
 def recovered(flow: Dataflow, carried: Sequence[Write]) -> Recovered | None:
     """The optimizer that the nodes of a graph are; None if there is none that is known."""
     step = _step(flow, carried)
-    updates = [(write, recognised(write.new)) for write in carried]
-    found = [(write, update) for write, update in updates if update and _moves(write, update)]
+    found = _found(carried, unscales=True)
+    if len({update.number("loss_scale", 1.0) for _, update in found}) > 1:
+        # A gradient that ends in a division, by the size of the batch for example.
+        found = _found(carried, unscales=False)
+    found = _without_other_optimizers(flow, carried, found)
     if found:
         reader = _Reader(step)
         trained = [
@@ -85,9 +88,35 @@ def recovered(flow: Dataflow, carried: Sequence[Write]) -> Recovered | None:
     return None if fused is None else Recovered(fused, (), (), {}, step)
 
 
-def _moves(write: Write, update: Update) -> bool:
-    """Whether an update moves the input that it is written to."""
-    return update.value("w") is write.input
+def _found(carried: Sequence[Write], *, unscales: bool) -> list[tuple[Write, Update]]:
+    """The updates that move the inputs that they are written to."""
+    updates = ((write, recognised(write.new, unscales=unscales)) for write in carried)
+    return [(w, update) for w, update in updates if update and update.value("w") is w.input]
+
+
+def _without_other_optimizers(
+    flow: Dataflow, carried: Sequence[Write], found: list[tuple[Write, Update]]
+) -> list[tuple[Write, Update]]:
+    """Those that are no gradient descent of a state, or along something that depends on one.
+
+    The step of any optimizer looks like a gradient; that of Adam depends on its states.
+    """
+    if all(update.optimizer != "SGD" for _, update in found):
+        return found
+    states = {id(update.value(letter)) for _, update in found for letter in KINDS}
+    found = [(write, update) for write, update in found if id(write.input) not in states]
+    known = states | {id(update.value("w")) for _, update in found}
+    others = {
+        id(write.input)
+        for write in carried
+        if id(write.input) not in known and write.input.dtype != "int64"
+    }
+    after = flow.after(others)
+    return [
+        (write, update)
+        for write, update in found
+        if update.optimizer != "SGD" or id(update.value("gradient")) not in after
+    ]
 
 
 class _Reader:
@@ -107,7 +136,8 @@ class _Reader:
         if factor is None and gradient is not None:
             factor = gradient.factor
         rate = update.value("lr")
-        states = tuple(kind for letter, kind in KINDS.items() if letter in update.found)
+        letters = [letter for letter in KINDS if letter in update.found]
+        states = tuple(KINDS[letter] for letter in letters)
         dtype = write.input.dtype or "float32"
         size = int(np.prod(member.shape, dtype=np.int64))
         facts = ParameterFacts(
@@ -116,12 +146,12 @@ class _Reader:
             dtype=dtype,
             op_type=None,
             group=None,
-            learning_rate=None if rate is None else self._schedule(rate),
-            weight_decay=self._weight_decay(update, factor),
+            learning_rate=None if rate is None else self._rate(update, rate),
+            weight_decay=self._weight_decay(update, factor, rate),
             grad_centralization=gradient is not None and gradient.centralized,
             states=states,
             bytes=size * np.dtype(dtype).itemsize,
-            state_bytes=size * 4 * len(states),
+            state_bytes=size * sum(_item_size(update.value(letter)) for letter in letters),
             gradient=None if gradient is None else gradient.value.name,
             bucket=write.input.name,
         )
@@ -133,10 +163,15 @@ class _Reader:
             self._known[id(value)] = _schedules.described(value, self._step)
         return self._known[id(value)]
 
-    def _weight_decay(self, update: Update, factor: Value | None) -> Schedule:
+    def _rate(self, update: Update, rate: Value) -> Schedule:
+        schedule = self._schedule(rate)
+        negative = update.has("negative_rate") and isinstance(schedule, float | int)
+        return -schedule if negative else schedule  # type: ignore[operator]
+
+    def _weight_decay(self, update: Update, factor: Value | None, rate: Value | None) -> Schedule:
         """The weight decay, of which the factor may be as large as the loss scale says."""
         if factor is None:
-            return 0.0
+            return _folded_decay(update, rate)
         scale = 1.0 if update.has("decoupled") else update.number("loss_scale", 1.0)
         number = factor.source.number
         if number is not None:
@@ -147,6 +182,19 @@ class _Reader:
             assert isinstance(schedule, Value)
             return self._schedule(schedule)
         return self._schedule(factor)
+
+
+def _item_size(state: Value | None) -> int:
+    return np.dtype((state.dtype if state is not None else None) or "float32").itemsize
+
+
+def _folded_decay(update: Update, rate: Value | None) -> Schedule:
+    """A weight decay that has been multiplied by the learning rate, or none."""
+    product = 1 - update.number("kept", 1.0) if update.has("kept") else update.number("lr_k", 0.0)
+    if not product:
+        return 0.0
+    number = None if rate is None else rate.source.number
+    return without_factor(float(f"{product:.7g}"), abs(number)) if number else None
 
 
 def without_factor(product: float, factor: float) -> float:
@@ -237,7 +285,6 @@ def _optimizer(updates: Sequence[Update], carried: Sequence[Write]) -> Optimizer
         return OptimizerFacts("SGD", "graph", momentum=first.number("momentum", 0.0))
     momentum = first.number("momentum", 0.0)
     centered = first.has("centered")
-    decoupled = [update for update in updates if "k" in update.found]
     return OptimizerFacts(
         name="RMSProp",
         source="graph",
@@ -249,7 +296,7 @@ def _optimizer(updates: Sequence[Update], carried: Sequence[Write]) -> Optimizer
         epsilon_inside_root=not first.has("epsilon_outside"),
         initial_mean_square=_initial_mean_square(updates, carried),
         learning_rate_inside_moment=not (momentum and first.has("rate_outside")),
-        decoupled_weight_decay=any(update.has("decoupled") for update in decoupled),
+        decoupled_weight_decay=any(update.has("decoupled") for update in updates),
         nesterov=first.has("nesterov"),
         group_mask=any(update.enabled is not None for update in updates),
         guarded=all(update.has("guarded") for update in updates) if centered else None,

@@ -1,6 +1,6 @@
 """What a graph is, and which part of it does what."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -47,7 +47,7 @@ def stages_of_nodes(
     trained = nodes.trained if nodes is not None else ()
     gradients = [t.gradient.source for t in trained if t.gradient is not None]
     gradients += [value.source for value in buffers.values()]
-    after = _after(flow, gradients)
+    after = flow.after({id(value) for value in gradients})
     written = {write.output for write in carried}
     reported = [
         flow.values[value.name].source
@@ -73,12 +73,3 @@ def _loss(model: onnx.ModelProto, flow: Dataflow, reported: Sequence[Value]) -> 
     outputs = (flow.values[value.name] for value in model.graph.output if value.name in flow.values)
     scalars = (v.source for v in outputs if v.shape in ((), (1,)) and v.source in reported)
     return next(scalars, None)
-
-
-def _after(flow: Dataflow, values: Collection[Value]) -> set[int]:
-    """What is computed from any of these."""
-    found = {id(value) for value in values}
-    for operation in flow.operations:
-        if any(operand is not None and id(operand) in found for operand in operation.inputs):
-            found.update(id(output) for output in operation.outputs)
-    return found - {id(value) for value in values}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.inspection._dataflow import Operation, Value
+from graphopt.inspection._dataflow import SAME_ELEMENTS, Operation, Value
 
 # More operations than this are no schedule.
 _MAX_OPERATIONS = 400
@@ -44,7 +44,6 @@ _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "Tanh": np.tanh,
     "Where": np.where,
 }
-_UNCHANGED = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 def operations_of(value: Value) -> list[Operation]:
@@ -99,7 +98,7 @@ def _operand(value: Value | None, known: Mapping[int, np.ndarray]) -> np.ndarray
 def _result(operation: Operation, operands: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """What an operator computes of numbers, of each step by itself."""
     kind = operation.op_type
-    if kind in _UNCHANGED | {"Cast"} and operands:
+    if kind in SAME_ELEMENTS and operands:
         first = operands[0]
         if kind != "Cast" or first is None:
             return first

@@ -1,6 +1,7 @@
 """Learning rates and weight decays: what they are, and their value at a step, from their nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any as AnyType
 
 import numpy as np
@@ -23,70 +24,69 @@ from graphopt.inspection.facts import Schedule
 _POINTS = 200
 _HALF_PI = 1.5707963267948966
 
-_STEP = Any("step")
-_PERIODS = OneOf(
-    Marked("is_stair", Op("Floor", Op("Div", _STEP, Number("decay_steps")))),
-    Op("Div", _STEP, Number("decay_steps")),
-)
-_PART = Op("Div", Op("Min", _STEP, Number("decay_steps")), Number("decay_steps"))
+
+@dataclass(frozen=True)
+class _Step(Pattern):
+    """The step that is looked for; any input, where nothing is."""
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        source = value.source
+        if found.get("step", source) is source and ("step" in found or source.is_input):
+            yield found | {"step": source}
+
+
+@dataclass(frozen=True)
+class _LeftOut(Pattern):
+    """What fits a pattern, where a number that changes nothing is left out."""
+
+    name: str
+    neutral: float
+    pattern: Pattern
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        for inner in self.pattern.matches(value, found):
+            if inner.get(self.name, self.neutral) == self.neutral:
+                yield inner | {self.name: self.neutral}
+
+
+def _with(op_type: str, pattern: Pattern, name: str) -> Pattern:
+    """A sum, product or quotient with a number, which optimizers leave out if it is neutral."""
+    neutral = 0.0 if op_type == "Add" else 1.0
+    return OneOf(Op(op_type, pattern, Number(name)), _LeftOut(name, neutral, pattern))
+
+
+_STEP = _Step()
+_STAIRS = Marked("is_stair", Op("Floor", _with("Div", _STEP, "decay_steps")))
+_PERIODS = OneOf(_STAIRS, _with("Div", _STEP, "decay_steps"))
+_PART = _with("Div", Op("Min", _STEP, Number("decay_steps")), "decay_steps")
 _SINE = Op("Sin", Op("Mul", Op("Sub", Equals(1.0), _PART), Equals(_HALF_PI)))
-_GROWING = Op("Max", Op("Ceil", Op("Div", _STEP, Number("decay_steps"))), Equals(1.0))
+_GROWING = Op("Max", Op("Ceil", _with("Div", _STEP, "decay_steps")), Equals(1.0))
+_GROWING_PART = Marked(
+    "update_decay_steps", Op("Div", _STEP, _with("Mul", _GROWING, "decay_steps"))
+)
+_LEFT = Op("Sub", Equals(1.0), OneOf(_GROWING_PART, _PART))
 
 _PATTERNS: Mapping[str, Pattern] = {
-    "ExponentialDecayLR": Op(
-        "Mul", Op("Pow", Number("decay_rate"), _PERIODS), Number("learning_rate")
-    ),
-    "NaturalExpDecayLR": Op(
+    "ExponentialDecayLR": _with("Mul", Op("Pow", Number("decay_rate"), _PERIODS), "learning_rate"),
+    "NaturalExpDecayLR": _with(
         "Mul",
-        Op(
-            "Exp",
-            Op(
-                "Mul",
-                OneOf(
-                    Op(
-                        "Mul",
-                        Marked("is_stair", Op("Floor", Op("Div", _STEP, Number("decay_steps")))),
-                        Number("decay_steps"),
-                    ),
-                    _STEP,
-                ),
-                Number("negative"),
-            ),
-        ),
-        Number("learning_rate"),
+        Op("Exp", _with("Mul", OneOf(_with("Mul", _STAIRS, "decay_steps"), _STEP), "negative")),
+        "learning_rate",
     ),
     "InverseDecayLR": Op(
         "Div",
         Number("learning_rate"),
-        Op("Add", Op("Mul", _PERIODS, Number("decay_rate")), Equals(1.0)),
+        Op("Add", _with("Mul", _PERIODS, "decay_rate"), Equals(1.0)),
     ),
-    "CosineDecayLR": Op(
-        "Add", Op("Mul", Op("Mul", _SINE, _SINE), Number("span")), Number("min_lr")
-    ),
-    "PolynomialDecayLR": Op(
+    "CosineDecayLR": _with("Add", _with("Mul", Op("Mul", _SINE, _SINE), "span"), "min_lr"),
+    "PolynomialDecayLR": _with(
         "Add",
-        Op(
-            "Mul",
-            Op(
-                "Pow",
-                Op(
-                    "Sub",
-                    Equals(1.0),
-                    OneOf(
-                        Marked(
-                            "update_decay_steps",
-                            Op("Div", _STEP, Op("Mul", _GROWING, Number("decay_steps"))),
-                        ),
-                        _PART,
-                    ),
-                ),
-                Number("power"),
-            ),
-            Number("span"),
-        ),
-        Number("end_learning_rate"),
+        _with("Mul", _with("Pow", _LEFT, "power"), "span"),
+        "end_learning_rate",
     ),
-    "WarmUpLR": Op("Mul", _PART, Number("learning_rate")),
+    "WarmUpLR": _with("Mul", _PART, "learning_rate"),
 }
 RECOGNISED = frozenset({*_PATTERNS, "SequentialLR", "list", "FromCaller"})
 """The schedules that are known by their nodes."""
@@ -125,10 +125,16 @@ def described(value: Value, step: Value | None) -> Schedule:
 
 def _single(value: Value, step: Value | None) -> dict[str, AnyType] | None:
     for name, pattern in _PATTERNS.items():
-        found = match(pattern, value)
-        if found is not None and _is(found["step"], step):
+        found = _found(pattern, value, step)
+        if found is not None:
             return {"schedule": name} | _arguments(name, found)
     return None
+
+
+def _found(pattern: Pattern, value: Value, step: Value | None) -> Found | None:
+    """What a pattern finds of this step."""
+    known = Found() if step is None else Found() | {"step": step.source}
+    return match(pattern, value, known)
 
 
 def _arguments(name: str, found: Found) -> dict[str, AnyType]:
@@ -155,8 +161,8 @@ def _arguments(name: str, found: Found) -> dict[str, AnyType]:
 
 def _sequential(value: Value, step: Value | None) -> dict[str, AnyType] | None:
     """One schedule after another: the last of them, and what comes before it."""
-    found = match(_LATER, value)
-    if found is None or not _is(found["step"], step):
+    found = _found(_LATER, value, step)
+    if found is None:
         return None
     before, later, milestone = found["before"], found["later"], found["milestone"]
     assert isinstance(before, Value)
@@ -183,17 +189,10 @@ def _shifted_step(value: Value, milestone: float, step: Value | None) -> Value |
     """The step of a schedule that begins at a milestone."""
     for operation in operations_of(value):
         for output in operation.outputs:
-            found = match(_LATER_STEP, output)
-            if found is not None and found["milestone"] == milestone and _is(found["step"], step):
+            found = _found(_LATER_STEP, output, step)
+            if found is not None and found["milestone"] == milestone:
                 return output.source
     return None
-
-
-def _is(value: AnyType, step: Value | None) -> bool:
-    """Whether a value is the step."""
-    if step is None:
-        return isinstance(value, Value) and value.source.is_input
-    return isinstance(value, Value) and value.source is step.source
 
 
 def _length(values: AnyType) -> int | None:
@@ -253,3 +252,31 @@ def _horizon(operations: Sequence[Operation]) -> int:
         if number is not None and number >= 2 and number == int(number):
             total += number
     return int(min(max(1.1 * total, 100), 10_000_000))
+
+
+def schedule_steps(schedule: Schedule) -> int | None:
+    """After how many steps a schedule does not change any more, or ends; None if never."""
+    if not isinstance(schedule, Mapping):
+        return None
+    kind = schedule.get("schedule")
+    if kind == "list":
+        return _int(schedule.get("length"))
+    if kind in ("CosineDecayLR", "PolynomialDecayLR"):
+        return None if schedule.get("update_decay_steps") else _int(schedule.get("decay_steps"))
+    if kind == "WarmUpLR":
+        return _int(schedule.get("warmup_steps"))
+    if kind == "SequentialLR":
+        parts, milestones = schedule.get("schedules"), schedule.get("milestones")
+        if (
+            isinstance(parts, Sequence)
+            and isinstance(milestones, Sequence)
+            and parts
+            and milestones
+        ):
+            last, begins = schedule_steps(parts[-1]), _int(milestones[-1])
+            return None if last is None or begins is None else begins + last
+    return None
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -7,12 +7,14 @@ import numpy as np
 
 from graphopt.inspection._carried import Write
 from graphopt.inspection._dataflow import Value
-from graphopt.inspection._pattern import Any, Equals, Number, OneOf, Op, match
+from graphopt.inspection._pattern import Any, Op, match
 from graphopt.inspection._recovered import KINDS, Recovered
+from graphopt.inspection._update import average
 from graphopt.inspection.facts import StateFacts
+from graphopt.on_device._names import ACCUMULATED, STEP
 
-_REST = OneOf(Op("Sub", Equals(1.0), Number("decay")), Number("rest"))
-_AVERAGE = Op("Add", Op("Mul", Any("old"), Number("decay")), Op("Mul", Any("new"), _REST))
+_COUNTERS = {STEP, ACCUMULATED}
+_AVERAGE = average(Any("old"), Any("new"))
 
 
 def state_facts(
@@ -55,11 +57,12 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
 
 def _other_kind(write: Write) -> str:
     value = write.input
-    if value.name == "global_step" or (value.dtype == "int64" and value.shape == ()):
+    if value.name in _COUNTERS or (value.dtype == "int64" and value.shape == ()):
         return "step"
     new = write.new.source
     masked = match(Op("Where", Any("on"), Any("new"), Any("old")), new)
-    if masked is not None and isinstance(masked["new"], Value):
+    kept = masked is not None and masked["old"] is value.source
+    if masked is not None and kept and isinstance(masked["new"], Value):
         # The mask of a group keeps its statistics, as it keeps its parameters.
         new = masked["new"]
     average = match(_AVERAGE, new)

@@ -4,17 +4,20 @@
 |---|---|---|
 | metadata-differs | error | the metadata says something else than the nodes compute |
 | mixed-updates | error | parameters are updated by different formulas or hyperparameters |
-| no-gradient | error | a trained parameter has no gradient, or one that depends on nothing |
-| state-not-carried | error | a state of the optimizer starts anew in each step |
+| no-gradient | error | nothing updates a trained parameter, or its gradient is a constant |
+| state-not-carried | error | what the update computes for a state does not feed it again |
 | epsilon-too-small | error, warning | epsilon is zero, or less than a normal number, in its dtype |
 | schedule-too-short | error, warning, note | the learning rate ends before the planned steps |
 | above-target | error | the target does not know the opset or the file format |
-| early-write | error, warning | an input may be overwritten before all that read it have run |
+| early-write | error, note | an input may be overwritten before all that read it have run |
 | metadata-damaged | warning | the metadata cannot be read |
-| no-group | warning, note | a parameter is in no group; a note where it is not trained at all |
+| unknown-update | warning | a value is carried by a formula that is not known |
+| no-group | warning | a parameter is updated, but in no group |
+| unstable | warning | a decay or momentum of 1 or more: what it averages grows |
 | unguarded-centered | warning | centered, and a radicand that is not positive gives NaN |
-| noise-gradient | warning | a bias before batch normalization, whose gradient is rounding error |
 | loss-scale-unchecked | warning, note | nothing looks for overflow; a note without float16 |
+| noise-gradient | note | a bias before batch normalization, whose gradient is rounding error |
+| not-trained | note | a weight is not given to the optimizer |
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +28,10 @@ import onnx
 
 from graphopt.inspection._carried import Write
 from graphopt.inspection._dataflow import Dataflow, Operation, Value
-from graphopt.inspection._merged import Merged, schedule_steps
+from graphopt.inspection._merged import Merged
 from graphopt.inspection._recovered import KINDS, Recovered
-from graphopt.inspection.facts import Hazard, Level, Stage
+from graphopt.inspection._schedules import schedule_steps
+from graphopt.inspection.facts import Hazard, Level, Stage, StateFacts
 
 _LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _MOST = 50  # names in one hazard
@@ -40,7 +44,7 @@ _NORMALIZATION = {
 }
 # What else may read the value that it normalizes.
 _BESIDE_IT = {"ReduceMean", "Shape", "Size", "Sub"}
-_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+_BIAS_INPUTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 # These read a shape, not values.
 _SHAPE_ONLY = {"Shape", "Size"}
 _OVERFLOW_CHECKS = {"IsInf", "IsNaN"}
@@ -63,6 +67,7 @@ class Subject:
         damage: What is wrong with the metadata.
         buffers: The parameters for whose gradients ONNX Runtime has a buffer.
         early: Inputs that may be overwritten before all that read them have run.
+        state: What is carried, and what each is.
         in_place: Whether nodes write over inputs, or outputs have memory of their own.
     """
 
@@ -78,6 +83,7 @@ class Subject:
     damage: str | None = None
     buffers: Mapping[str, Value] | None = None
     early: Sequence[str] = ()
+    state: Sequence[StateFacts] = ()
     in_place: bool = False
 
 
@@ -124,7 +130,10 @@ def _mixed_updates(subject: Subject) -> Iterator[Hazard]:
 
 def _no_gradient(subject: Subject) -> Iterator[Hazard]:
     buffers = subject.buffers or {}
-    missing = [name for name in subject.merged.not_updated if name not in buffers]
+    written = _written(subject)
+    missing = [
+        name for name in subject.merged.not_updated if name not in buffers and name not in written
+    ]
     if missing and (subject.carried or buffers):
         yield _hazard(
             "no-gradient",
@@ -163,6 +172,33 @@ def _dependent(flow: Dataflow) -> set[int]:
     return found
 
 
+def _written(subject: Subject) -> set[str]:
+    """The parameters of the metadata that are in a value that is carried."""
+    carried = {write.input.name for write in subject.carried}
+    inside = {name for name, bucket in subject.merged.buckets.items() if bucket in carried}
+    return carried | inside
+
+
+def _unknown_update(subject: Subject) -> Iterator[Hazard]:
+    written = _written(subject)
+    unknown = [name for name in subject.merged.not_updated if name in written]
+    if subject.recovered is not None and subject.recovered.trained:
+        unknown += [state.input for state in subject.state if _is_unknown(state)]
+    if unknown and subject.carried:
+        yield _hazard(
+            "unknown-update",
+            "warning",
+            list(dict.fromkeys(unknown)),
+            "the formula of its new value is not known: what is shown of its update is what the "
+            "metadata says, if anything",
+            "compare it with what was built (graphopt verify)",
+        )
+
+
+def _is_unknown(state: StateFacts) -> bool:
+    return state.kind == "other" and state.dtype.startswith(("float", "bfloat"))
+
+
 def _no_group(subject: Subject) -> Iterator[Hazard]:
     if subject.merged.in_no_group:
         yield _hazard(
@@ -172,14 +208,32 @@ def _no_group(subject: Subject) -> Iterator[Hazard]:
             "it is updated, but in no group of the metadata: no one sets its learning rate",
             "put it into a group, and build the graph again",
         )
+
+
+def _not_trained(subject: Subject) -> Iterator[Hazard]:
     if subject.frozen and subject.recovered is not None and subject.recovered.trained:
         yield _hazard(
-            "no-group",
+            "not-trained",
             "note",
             subject.frozen,
-            "it is in no group, so it is not trained",
+            "the optimizer does not have it, so it stays as it is",
             "if it is to be trained, give it to the optimizer",
         )
+
+
+def _unstable(subject: Subject) -> Iterator[Hazard]:
+    facts = subject.merged.optimizer
+    if facts is None or subject.recovered is None:
+        return
+    for name, value in (("decay", facts.decay), ("momentum", facts.momentum)):
+        if value is not None and value >= 1:
+            yield _hazard(
+                "unstable",
+                "warning",
+                [name],
+                f"{name} is {value:g}: what it averages never forgets, and grows",
+                f"take a {name} below 1",
+            )
 
 
 def _state_not_carried(subject: Subject) -> Iterator[Hazard]:
@@ -193,7 +247,7 @@ def _state_not_carried(subject: Subject) -> Iterator[Hazard]:
             if old is None or (letter == "m" and new is None):
                 continue
             write = writes.get(id(old.source))
-            if write is None or not _computes(write.new, new):
+            if write is None or not _computes(write.new, new, old):
                 lost.append(f"{kind}.{bucket}")
     if lost:
         yield _hazard(
@@ -205,19 +259,16 @@ def _state_not_carried(subject: Subject) -> Iterator[Hazard]:
         )
 
 
-def _computes(value: Value, wanted: Value | None) -> bool:
+def _computes(value: Value, wanted: Value | None, old: Value) -> bool:
     """Whether a value is another one, or a choice between that and the old one."""
     source = value.source
     if wanted is None or source is wanted.source:
         return wanted is not None
     operation = source.operation
-    return (
-        operation is not None
-        and operation.op_type == "Where"
-        and any(
-            operand is not None and operand.source is wanted.source for operand in operation.inputs
-        )
-    )
+    if operation is None or operation.op_type != "Where":
+        return False
+    operands = {id(operand.source) for operand in operation.inputs[1:] if operand is not None}
+    return operands == {id(wanted.source), id(old.source)}
 
 
 def _early_write(subject: Subject) -> Iterator[Hazard]:
@@ -235,9 +286,9 @@ def _early_write(subject: Subject) -> Iterator[Hazard]:
     else:
         yield _hazard(
             "early-write",
-            "warning",
+            "note",
             subject.early,
-            "its new value may be written before all that read the old one have run",
+            "its new value may be there before all that read the old one have run",
             "keep input and output in different memory, or let the output depend on every reader",
         )
 
@@ -254,7 +305,9 @@ def _epsilon_too_small(subject: Subject) -> Iterator[Hazard]:
         smallest = float(np.finfo(dtype).smallest_normal)
         with np.errstate(under="ignore"):
             kept = float(np.dtype(dtype).type(epsilon))
-        if kept == 0:
+        if epsilon == 0:
+            why = "there is no epsilon: a gradient of 0 divides by 0"
+        elif kept == 0:
             why = f"epsilon {epsilon:g} is 0 in {dtype}: a gradient of 0 divides by 0"
         elif kept < smallest:
             why = (
@@ -284,14 +337,15 @@ def _arithmetic(recovered: Recovered) -> Mapping[str, list[str]]:
 
 def _schedule_too_short(subject: Subject) -> Iterator[Hazard]:
     for index, group in enumerate(subject.merged.groups):
-        last = schedule_steps(group.learning_rate)
-        if subject.steps is None or last is None or last >= subject.steps:
-            continue
-        schedule = group.learning_rate
+        last, schedule = schedule_steps(group.learning_rate), group.learning_rate
         kind = schedule["schedule"] if isinstance(schedule, Mapping) else ""
-        if kind == "WarmUpLR":
+        if subject.steps is None or kind in ("", "WarmUpLR"):
             continue
         end = group.curve[-1][1] if group.curve else None
+        if last is None and end == 0:
+            last = next(step for step, rate in group.curve if rate == 0)
+        if last is None or last >= subject.steps:
+            continue
         level: Level = "note"
         why = f"the learning rate is the same from step {last} on, and {subject.steps} are planned"
         if kind == "list":
@@ -347,7 +401,13 @@ def _loss_scale_unchecked(subject: Subject) -> Iterator[Hazard]:
     recovered = subject.recovered
     if recovered is None or recovered.optimizer.loss_scale in (None, 1.0):
         return
-    if any(operation.op_type in _OVERFLOW_CHECKS for operation in subject.flow.operations):
+    gradients = {id(t.gradient) for t in recovered.trained if t.gradient is not None}
+    computed = subject.flow.after(gradients) | gradients
+    if any(
+        operation.op_type in _OVERFLOW_CHECKS and id(operation.inputs[0]) in computed
+        for operation in subject.flow.operations
+        if operation.inputs
+    ):
         return
     narrow = any(
         trained.facts.dtype == "float16" for trained in recovered.trained
@@ -381,10 +441,11 @@ def _noise_gradient(subject: Subject) -> Iterator[Hazard]:
     if noisy and subject.carried:
         yield _hazard(
             "noise-gradient",
-            "warning",
+            "note",
             noisy,
             "it is a bias before batch normalization, which subtracts it again: its gradient is "
-            "nothing but rounding error, and RMSProp makes steps of full size of that",
+            "nothing but rounding error, of which RMSProp makes steps of up to full size where "
+            "epsilon is smaller than its square",
             "build the layer without it, or leave it out of the optimizer",
         )
 
@@ -399,10 +460,17 @@ def _is_before_normalization(subject: Subject, name: str) -> bool:
 
 
 def _biased(reader: Operation, bias: Value) -> Value | None:
-    """What a node adds a bias to, and all that it computes."""
-    place = _BIASED.get(reader.op_type)
+    """What a node computes by adding a bias to each channel."""
+    place = _BIAS_INPUTS.get(reader.op_type)
     is_bias = place is not None and len(reader.inputs) > place and reader.inputs[place] is bias
-    return reader.outputs[0] if (is_bias or reader.op_type == "Add") and reader.outputs else None
+    is_added = reader.op_type == "Add" and _is_of_channels(bias)
+    return reader.outputs[0] if (is_bias or is_added) and reader.outputs else None
+
+
+def _is_of_channels(bias: Value) -> bool:
+    """Whether all axes but one have a single element."""
+    shape = bias.shape
+    return shape is not None and len([size for size in shape if size != 1]) == 1
 
 
 def _is_normalized(subject: Subject, value: Value | None) -> bool:
@@ -443,6 +511,9 @@ _CHECKS: tuple[Callable[[Subject], Iterator[Hazard]], ...] = (
     _mixed_updates,
     _no_gradient,
     _no_group,
+    _not_trained,
+    _unknown_update,
+    _unstable,
     _state_not_carried,
     _early_write,
     _epsilon_too_small,
