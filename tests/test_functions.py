@@ -196,19 +196,21 @@ def assert_formula(variant, shape, seed, on):
     operands, negative = drawn(shape, seed, on)
     results = computed(shape, seed, on, variant.chunked)[variant.name]
     expected, resting = formula(variant, operands, **ATTRIBUTES)
-    assert tuple(results) == variant.outputs
+    what = f"{variant.name}, seed {seed}, on {on}"
+    assert tuple(results) == variant.outputs, what
     for name, got in results.items():
-        assert got.shape == shape
-        np.testing.assert_allclose(got, expected[name], rtol=2e-6, atol=1e-6, err_msg=name)
+        assert got.shape == shape, what
+        np.testing.assert_allclose(got, expected[name], 2e-6, 1e-6, err_msg=f"{name} of {what}")
     if variant.mask and not on:
         for name, got in results.items():
-            assert_bits(got, operands[name.removesuffix("1")], name)
+            assert_bits(got, operands[name.removesuffix("1")], f"{name} of {what}")
     elif variant.centered:
-        np.testing.assert_array_equal(resting, negative)  # the operands are what they shall be
+        # the operands are what they shall be
+        np.testing.assert_array_equal(resting, negative, what)
         if variant.momentum:
-            np.testing.assert_array_equal(results["m1"][resting], operands["m"][resting])
+            np.testing.assert_array_equal(results["m1"][resting], operands["m"][resting], what)
         if variant.weight_decay != "DecoupledWeightDecay":
-            np.testing.assert_array_equal(results["w1"][resting], operands["w"][resting])
+            np.testing.assert_array_equal(results["w1"][resting], operands["w"][resting], what)
 
 
 def test_there_are_240_variants():
@@ -216,16 +218,26 @@ def test_there_are_240_variants():
     assert len(EVERY) == 480
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_formula(name):
-    for shape, seed, on in product(SHAPES.values(), range(3), (True, False)):
-        assert_formula(VARIANTS[name], shape, seed, on)
+# Tests of one session each: building one for all variants takes longer than what it is tested for.
 
 
-@pytest.mark.parametrize("name", CHUNKED)
-def test_formula_row_by_row(name):
-    for on in (True, False):
-        assert_formula(CHUNKED[name], MATRIX, 2, on)
+@pytest.mark.parametrize("kind", [kind for kind, shape in SHAPES.items() if shape != MATRIX])
+def test_formula(kind):
+    for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):
+        assert_formula(variant, SHAPES[kind], seed, on)
+
+
+def test_matrices():
+    """By the formula; row by row the same; and kept bit for bit where the mask says so."""
+    for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):
+        assert_formula(variant, MATRIX, seed, on)
+    for variant, on in product(CHUNKED.values(), (True, False)):
+        assert_formula(variant, MATRIX, 2, on)
+    for name in VARIANTS:
+        assert_same_row_by_row(name)
+    for name, variant in EVERY.items():
+        if variant.mask:
+            assert_mask_keeps_every_bit(name)
 
 
 def test_both_kinds_of_radicands_are_drawn():
@@ -235,18 +247,18 @@ def test_both_kinds_of_radicands_are_drawn():
         assert not all(kind.all() for kind in kinds)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_row_by_row_is_the_same(name):
+def assert_same_row_by_row(name):
     """Bit for bit, if the roots are."""
     for on in (True, False):
         whole = computed(MATRIX, 2, on)[name]
         rows = computed(MATRIX, 2, on, chunked=True)[f"Chunked{name}"]
         assert list(whole) == list(rows)
         for output, value in whole.items():
+            what = f"{output} of {name}"
             if EXACT_ROOTS:
-                assert_bits(rows[output], value, output)
+                assert_bits(rows[output], value, what)
             else:
-                np.testing.assert_allclose(rows[output], value, 1e-6, 1e-6, err_msg=output)
+                np.testing.assert_allclose(rows[output], value, 1e-6, 1e-6, err_msg=what)
 
 
 # What the guard is for. With decay 0.5 and epsilon 0.25, a gradient of 0 and a mean gradient of 1
@@ -304,37 +316,43 @@ def edges(chunked):
     }
 
 
-@pytest.mark.parametrize("name", CENTERED)
-def test_guard(name):
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+def test_guard(chunked):
     """A denominator that is zero or NaN keeps weight and moment; the states go on."""
+    for name, variant in CENTERED.items():
+        if variant.chunked == chunked:
+            assert_guarded(name)
+
+
+def assert_guarded(name):
     variant = CENTERED[name]
     results = edges(variant.chunked)[name]
     expected, resting = formula(variant, at_the_edge(), **EDGES)
     for index, (case, moment) in enumerate(CASES):
         if moment != 0.25:
             continue
+        what = f"{case} of {name}"
         got = {output: value[index] for output, value in results.items()}
         if case in GUARDED:
-            assert got["w1"] == 1, case
-            assert got.get("m1", 0.25) == 0.25, case
+            assert got["w1"] == 1, what
+            assert got.get("m1", 0.25) == 0.25, what
         elif case != "mean square Inf" or EXACT_ROOTS:  # otherwise its root may be NaN
-            assert not resting[index], case
-            np.testing.assert_allclose(got["w1"], expected["w1"][index], rtol=1e-6, err_msg=case)
+            assert not resting[index], what
+            np.testing.assert_allclose(got["w1"], expected["w1"][index], rtol=1e-6, err_msg=what)
             if variant.momentum:
-                np.testing.assert_allclose(got["m1"], expected["m1"][index], 1e-6, err_msg=case)
+                np.testing.assert_allclose(got["m1"], expected["m1"][index], 1e-6, err_msg=what)
         for state in ("s1", "a1"):
             if case == "gradient overflows":  # in float32, not in the formula
                 continue
-            np.testing.assert_allclose(got[state], expected[state][index], 1e-6, err_msg=case)
+            np.testing.assert_allclose(got[state], expected[state][index], 1e-6, err_msg=what)
 
 
-@pytest.mark.parametrize("name", [name for name, v in EVERY.items() if v.mask])
-def test_mask_keeps_every_bit(name):
+def assert_mask_keeps_every_bit(name):
     """Signs of zeros, numbers that are not finite, and the smallest numbers."""
     variant = EVERY[name]
     operands = odd_operands()
     for output, got in masked(variant.chunked)[name].items():
-        assert_bits(got, operands[output.removesuffix("1")], output)
+        assert_bits(got, operands[output.removesuffix("1")], f"{output} of {name}")
 
 
 def odd_operands():
@@ -352,6 +370,7 @@ def masked(chunked):
 # What a variant says of itself.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("name", EVERY)
 def test_name_says_what_it_is(name):
     variant = EVERY[name]
@@ -379,6 +398,7 @@ def function_of(name):
     return EVERY[name].function(17)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("name", EVERY)
 def test_interface(name):
     """The function has the inputs, outputs and attributes that the variant tells."""
@@ -434,6 +454,7 @@ SAME_NAME = {
 }
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(
     ("expected", "settings"), [*NAMES.items(), *SAME_NAME.values()], ids=[*NAMES, *SAME_NAME]
 )
@@ -577,6 +598,7 @@ def test_guard_at_the_edge():
 # What is loaded.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("variant", NEEDED, ids=lambda variant: variant.name)
 def test_loading_pulls_in_what_is_called(variant):
     loaded = core.load([variant], [], 17)
@@ -584,12 +606,14 @@ def test_loading_pulls_in_what_is_called(variant):
     assert {function.domain for function in loaded} == {"graphopt"}
 
 
+@pytest.mark.any_runtime
 def test_loading_several_has_each_once():
     names = [f.name for f in core.load([*NEEDED, *NEEDED], ["Centralize", "Moment"], 17)]
     needed = {name for called in NEEDED.values() for name in called}
     assert names == sorted({*(variant.name for variant in NEEDED), *needed, "Centralize"})
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("name", CHUNKED)
 def test_a_row_calls_no_function(name):
     """ONNX Runtime does not find functions that are called in a subgraph of a function."""
@@ -599,12 +623,14 @@ def test_a_row_calls_no_function(name):
     assert {node.domain for node in body.node} == {""}
 
 
+@pytest.mark.any_runtime
 def test_every_stage_is_tested():
     names = [path.name for path in files(functions).iterdir()]
     stages = {name.removesuffix(".onnxtxt") for name in names if "onnxtxt" in name}
     assert stages == {*STAGES, "Centralize", "Mask"}
 
 
+@pytest.mark.any_runtime
 def test_every_stage_is_used():
     """By a variant, but for the one that comes before them."""
     used = {function.name for function in core.load(VARIANTS.values(), [], 17)} - set(VARIANTS)

@@ -4,11 +4,14 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import queue
 import re
 import subprocess
+import time
+import urllib.request
 from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import replace
@@ -597,7 +600,7 @@ frame.onload = async () => {
   await pause();
   const result = await run().catch((error) => String(error.stack));
   await pause();
-  fetch("/", { method: "POST", body: JSON.stringify(result) });
+  fetch(location.pathname, { method: "POST", body: JSON.stringify(result) });
 };
 frame.src = "page.html";
 </script>"""
@@ -633,21 +636,70 @@ def browser(address, home, scheme):
             process.wait(30)
 
 
-def visited(html, folder, script="return null", width=1400, scheme="light"):
-    """What a script sees and does in a page: its result, the console, and what was loaded."""
-    site, home = folder / "site", folder / "home"
-    site.mkdir(parents=True)
+def write(folder, html, script, width):
+    folder.mkdir()
+    (folder / "page.html").write_text(html, encoding="utf-8")
+    (folder / "frame.html").write_text(FRAME % (width, script), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Gives the result of a script in a page, in a tab of a Chromium that all tests share."""
+    folder = tmp_path_factory.mktemp("tabs")
+    site, home, count = folder / "site", folder / "home", itertools.count()
+    site.mkdir()
     home.mkdir()
-    (site / "page.html").write_text(html, encoding="utf-8")
-    (site / "frame.html").write_text(FRAME % (width, script), encoding="utf-8")
+    with pages.served(site) as (address, sent), browser("about:blank", home, "light") as log:
+        control = f"http://127.0.0.1:{control_port(home)}/json"
+
+        def show(html, script, width=1400):
+            name = f"{next(count)}"
+            write(site / name, html, script, width)
+            tab = json.loads(asked(f"{control}/new?{address}/{name}/frame.html", "PUT"))
+            try:
+                return json.loads(received(sent, log, f"/{name}/frame.html"))
+            finally:
+                asked(f"{control}/close/{tab['id']}", "GET")
+
+        yield show
+
+
+def control_port(home):
+    """Where Chromium takes requests for tabs, which it writes down once it has started."""
+    file = home / "profile" / "DevToolsActivePort"
+    for _ in range(600):
+        if file.exists() and "\n" in file.read_text():
+            return int(file.read_text().splitlines()[0])
+        time.sleep(0.1)
+    return pytest.fail((home / "log").read_text(encoding="utf-8", errors="replace")[-4000:])
+
+
+def asked(url, method):
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as answer:
+        return answer.read()
+
+
+def received(sent, log, path):
+    """What a page sent; what another one sent too late is left out."""
+    try:
+        while True:
+            sender, content = sent.get(timeout=60)
+            if sender == path:
+                return content
+    except queue.Empty:
+        pytest.fail(log.read_text(encoding="utf-8", errors="replace")[-4000:])
+
+
+def visited(html, folder, script="return null", width=1400, scheme="light"):
+    """In a Chromium of its own: a script's result, the console, and what was loaded."""
+    site, home = folder / "site", folder / "home"
+    write(site, html, script, width)
+    home.mkdir()
     with (
         pages.served(site) as (address, sent),
         browser(f"{address}/frame.html", home, scheme) as log,
     ):
-        try:
-            result = json.loads(sent.get(timeout=60)[1])
-        except queue.Empty:
-            pytest.fail(log.read_text(encoding="utf-8", errors="replace")[-4000:])
+        result = json.loads(received(sent, log, "/frame.html"))
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     console = [line for line in said if "CONSOLE" in line]
     return Visit(result, console, loaded(home / "net.json", address))
@@ -696,19 +748,19 @@ def test_what_is_smuggled_into_a_page_runs_only_without_the_policy(policy, tmp_p
     assert bool(seen.console) == policy
 
 
-def test_hostile_names_are_shown_as_text(tmp_path):
+def test_hostile_names_are_shown_as_text(shown):
     script = """
         for (const button of all("#parameters .toggle")) button.click();
         return [texts("#parameters .toggle"), texts("#parameters dd:first-of-type > .name")];
     """
-    in_cells, in_details = visited(page(hostile()), tmp_path, script).result
+    in_cells, in_details = shown(page(hostile()), script)
     assert in_cells[:6] == HOSTILE[:6]
     assert in_cells[6] == r"a\u{202e}b\u{2028}c\u{0}d\u{1b}[31m"
     assert in_cells[7] == HOSTILE[7]
     assert in_details == in_cells
 
 
-def test_the_page_shows_what_the_facts_say(tmp_path):
+def test_the_page_shows_what_the_facts_say(shown):
     script = """
         return {
           overview: texts("#overview .line > span"),
@@ -728,7 +780,7 @@ def test_the_page_shows_what_the_facts_say(tmp_path):
           frozen: texts("#memory .chips"),
         };
     """
-    seen = visited(page(digits()), tmp_path, script).result
+    seen = shown(page(digits()), script)
     size = "training graph", "1,234 nodes", "107 KiB", "made by graphopt", "build/train.onnx"
     assert seen["overview"] == [*size]
     assert seen["tiles"][0] == "13,706in 8 tensors"
@@ -759,12 +811,12 @@ def test_the_page_shows_what_the_facts_say(tmp_path):
     assert seen["frozen"] == ["embedding.positions"]
 
 
-def test_a_page_without_an_optimizer_says_so(tmp_path):
+def test_a_page_without_an_optimizer_says_so(shown):
     script = """
         const hidden = all("main > section").filter((section) => section.hidden);
         return [hidden.map((section) => section.id), texts("#optimizer .card, #hazards .card")];
     """
-    hidden, said = visited(page(without_facts()), tmp_path, script).result
+    hidden, said = shown(page(without_facts()), script)
     assert hidden == ["groups", "state"]
     assert "No hazards were found." in said[0]
     assert "no optimizer" in said[1]
@@ -783,33 +835,33 @@ SEARCHES = {
 }
 
 
-def test_the_search_keeps_what_fits(tmp_path):
+def test_the_search_keeps_what_fits(shown):
     script = f"""
         return {json.dumps([*SEARCHES])}.map((text) => {{
           search(text);
           return [texts("#parameters .toggle"), one("#found").textContent.split(",")[0]];
         }});
     """
-    found = visited(page(digits()), tmp_path, script).result
+    found = shown(page(digits()), script)
     for (text, names), (kept, said) in zip(SEARCHES.items(), found, strict=True):
         assert kept == names, text
         plural = "parameter" if len(names) == 1 else "parameters"
         assert said == ("" if text in ("", "group:") else f"{len(names)} {plural}"), text
 
 
-def test_the_search_finds_layers(tmp_path):
+def test_the_search_finds_layers(shown):
     script = """
         search("conv2.bias");
         const found = all(".lane").map((lane) =>
           [...lane.querySelectorAll(".box.found .title")].map((title) => title.textContent));
         return [found, one("#found").textContent];
     """
-    found, said = visited(page(digits()), tmp_path, script).result
+    found, said = shown(page(digits()), script)
     assert found == [["conv2"], [], ["conv2"], ["bucket0"]]
     assert said == "1 parameter, 3 layers"
 
 
-def test_columns_sort_both_ways(tmp_path):
+def test_columns_sort_both_ways(shown):
     script = """
         const seen = {};
         all("#parameters thead button").forEach((button, column) => {
@@ -823,7 +875,7 @@ def test_columns_sort_both_ways(tmp_path):
         const marked = all("#parameters th[aria-sort]:not([aria-sort=none])").length;
         return { seen, marked, order: texts("#parameters .toggle") };
     """
-    result = visited(page(digits()), tmp_path, script).result
+    result = shown(page(digits()), script)
     seen = result["seen"]
     assert result["marked"] == 1
     names = sorted(row.name for row in DIGITS)
@@ -838,7 +890,7 @@ def test_columns_sort_both_ways(tmp_path):
     assert len(seen) == 2 * 11
 
 
-def test_a_row_opens_with_its_formula_its_bucket_and_its_nodes(tmp_path):
+def test_a_row_opens_with_its_formula_its_bucket_and_its_nodes(shown):
     script = """
         const toggle = all("#parameters .toggle")[2];
         toggle.click();
@@ -857,7 +909,7 @@ def test_a_row_opens_with_its_formula_its_bucket_and_its_nodes(tmp_path):
         toggle.click();
         return { ...seen, opened, open, focused, left: all("#parameters .detail").length };
     """
-    seen = visited(page(digits()), tmp_path, script).result
+    seen = shown(page(digits()), script)
     assert seen["opened"] == "true"
     assert seen["formula"] == [
         "g ← g + 0.01 · 2 · w",
@@ -879,7 +931,7 @@ def test_a_row_opens_with_its_formula_its_bucket_and_its_nodes(tmp_path):
     assert seen["left"] == 1
 
 
-def test_a_layer_shows_the_same_layer_in_the_other_stages(tmp_path):
+def test_a_layer_shows_the_same_layer_in_the_other_stages(shown):
     script = """
         all(".lane.forward .pick")[3].click();
         const marked = (kind) => all(".lane").map((lane) =>
@@ -889,7 +941,7 @@ def test_a_layer_shows_the_same_layer_in_the_other_stages(tmp_path):
         one(".lane.backward .box .chip").click();  // opens the parameter, whatever is searched for
         return [...seen, texts("#parameters tr.open .toggle"), one("#search").value];
     """
-    chosen, related, parts, opened, left = visited(page(digits()), tmp_path, script).result
+    chosen, related, parts, opened, left = shown(page(digits()), script)
     assert chosen == [["conv2"], [], [], []]
     assert related == [[], [], ["conv2"], ["bucket0"]]
     assert parts == ["Operators", "Parameters", "Reads from", "Read by"]
@@ -897,16 +949,16 @@ def test_a_layer_shows_the_same_layer_in_the_other_stages(tmp_path):
     assert left == ""
 
 
-def test_each_layer_is_joined_to_what_it_reads(tmp_path):
+def test_each_layer_is_joined_to_what_it_reads(shown):
     script = """
         const lines = all(".lane.update path:not(.tip)").length;
         return [lines, all(".lane.forward path:not(.tip)").length, all(".lane.loss path").length];
     """
     # 2 buckets, one after the other; 10 layers, and every third reads the one three before
-    assert visited(page(digits()), tmp_path, script).result == [1, 9 + 3, 0]
+    assert shown(page(digits()), script) == [1, 9 + 3, 0]
 
 
-def test_the_learning_rate_is_said_where_one_points(tmp_path):
+def test_the_learning_rate_is_said_where_one_points(shown):
     script = """
         const [fixed, curve] = all(".chart");
         const drawing = curve.querySelector("svg");
@@ -926,7 +978,7 @@ def test_the_learning_rate_is_said_where_one_points(tmp_path):
         return seen;
     """
     whole = "0 to 0.01, steps 0 to 980"
-    assert visited(page(digits()), tmp_path, script).result == [
+    assert shown(page(digits()), script) == [
         *("0.1 at every step", whole, "step 980: 0", whole, "step 0: 0.01", "0.00001"),
     ]
 
@@ -1022,7 +1074,7 @@ def test_text_stands_out_from_its_ground(scheme, dark, tmp_path):
 
 @pytest.mark.parametrize("width", [320, 400, 800, 1400])
 @pytest.mark.parametrize("name", ["large", "hostile"])
-def test_the_page_is_not_wider_than_the_window(name, width, tmp_path):
+def test_the_page_is_not_wider_than_the_window(name, width, shown):
     script = """
         all("#parameters .toggle")[1].click();
         all(".lane.forward .pick")[1].click();
@@ -1033,13 +1085,13 @@ def test_the_page_is_not_wider_than_the_window(name, width, tmp_path):
         const fits = root.scrollWidth <= root.clientWidth;
         return [fits, root.clientWidth, wide.map((element) => element.outerHTML.slice(0, 300))];
     """
-    fits, shown, wide = visited(page(MADE[name]()), tmp_path, script, width=width).result
-    assert shown <= width
+    fits, inner, wide = shown(page(MADE[name]()), script, width=width)
+    assert inner <= width
     assert wide == []
     assert fits
 
 
-def test_what_can_be_clicked_can_be_reached_and_has_a_name(tmp_path):
+def test_what_can_be_clicked_can_be_reached_and_has_a_name(shown):
     script = """
         const buttons = all("button, a, input");
         const named = (button) => button.textContent.trim() || button.labels.length;
@@ -1054,6 +1106,4 @@ def test_what_can_be_clicked_can_be_reached_and_has_a_name(tmp_path):
         const captions = all("table").every((table) => table.caption.textContent);
         return [nameless.length, lanes, page.activeElement.textContent, headings, scopes, captions];
     """
-    assert visited(page(digits()), tmp_path, script).result == [
-        *(0, [1, 1, 1, 1], "conv1.bias", 11, 0, True)
-    ]
+    assert shown(page(digits()), script) == [*(0, [1, 1, 1, 1], "conv1.bias", 11, 0, True)]

@@ -73,25 +73,17 @@ def test_they_compute_the_same():
         assert done.verified, (average, root, step, done.differences)
 
 
+ADAM = """a = Mul(m, beta)  b = Mul(g, beta)  m1 = Add(a, b)
+gg = Mul(g, g)  o = Mul(s, rho)  n = Mul(gg, rest)  s1 = Add(o, n)
+r = Sqrt(s1)  d = Add(r, eps)  q = Div(m1, d)  u = Mul(q, lr)  w1 = Sub(w, u)"""
+ADAGRAD = """gg = Mul(g, g)  s1 = Add(s, gg)
+r = Sqrt(s1)  d = Add(r, eps)  q = Div(g, d)  u = Mul(q, lr)  w1 = Sub(w, u)"""
+SIGN = "q = Sign(g)  u = Mul(q, lr)  w1 = Sub(w, u)  s1 = Mul(s, rho)"
+# The body, the states and their new values.
 OTHERS = {
-    "Adam": (
-        "a = Mul(m, beta) b = Mul(g, beta) m1 = Add(a, b) gg = Mul(g, g) o = Mul(s, rho) "
-        "n = Mul(gg, rest) s1 = Add(o, n) r = Sqrt(s1) d = Add(r, eps) q = Div(m1, d) "
-        "u = Mul(q, lr) w1 = Sub(w, u)",
-        "float[4] s, float[4] m",
-        "float[4] s1, float[4] m1",
-    ),
-    "Adagrad": (
-        "gg = Mul(g, g) s1 = Add(s, gg) r = Sqrt(s1) d = Add(r, eps) q = Div(g, d) "
-        "u = Mul(q, lr) w1 = Sub(w, u)",
-        "float[4] s",
-        "float[4] s1",
-    ),
-    "signSGD": ("q = Sign(g) u = Mul(q, lr) w1 = Sub(w, u) s1 = Mul(s, rho)",)
-    + (
-        "float[4] s",
-        "float[4] s1",
-    ),
+    "Adam": (ADAM, "float[4] s, float[4] m", "float[4] s1, float[4] m1"),
+    "Adagrad": (ADAGRAD, "float[4] s", "float[4] s1"),
+    "signSGD": (SIGN, "float[4] s", "float[4] s1"),
 }
 
 
@@ -129,12 +121,10 @@ def test_gradient_descent(body, momentum, decay):
 
 
 def test_a_network_that_subtracts_a_product_is_no_optimizer():
-    graph = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["": 17]>
-    net (float[4,4] x) => (float[4,4] y) <float[4,4] k = {%s}, float c = {0.1}>
-    { h = MatMul(x, k)  p = Mul(h, c)  y = Sub(x, p) }"""
-        % ", ".join(["0.5"] * 16)
-    )
+    halves = ", ".join(["0.5"] * 16)
+    graph = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+    net (float[4,4] x) => (float[4,4] y) <float[4,4] k = {{{halves}}}, float c = {{0.1}}>
+    {{ h = MatMul(x, k)  p = Mul(h, c)  y = Sub(x, p) }}""")
     found = graphopt.inspect(graph)
     assert found.model.kind == "model"
     assert found.optimizer is None

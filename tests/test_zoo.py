@@ -14,6 +14,7 @@ import graphopt
 from models.torch_peers import LOSSES, peer
 from models.zoo import ZOO
 
+torch.set_num_threads(1)  # its threads wait by spinning, and the test processes fill the cores
 BATCH = 4
 every_model = pytest.mark.parametrize("name", ZOO)
 every_batch = pytest.mark.parametrize("batch", [None, BATCH], ids=["dynamic batch", "static batch"])
@@ -97,6 +98,7 @@ def loss_and_gradients(graph, feeds, parameters):
     return loss, dict(zip(parameters, gradients, strict=True))
 
 
+@pytest.mark.any_runtime
 @every_model
 def test_peer_has_the_same_parameters(name):
     model = ZOO[name].build()
@@ -145,6 +147,7 @@ def test_twenty_steps(name):
         )
 
 
+@pytest.mark.any_runtime
 @every_model
 def test_only_standard_operators(name):
     model = training_graph(name, None).model

@@ -85,8 +85,8 @@ def _inspected(
 ) -> Inspection:
     flow = Dataflow(proto)
     carried = writes(proto, flow)
-    nodes = recovered(flow, carried)
     metadata, damage = _metadata(proto)
+    nodes = recovered(flow, carried, metadata)
     optimizer = merged(metadata, nodes, steps)
     buffers = gradient_buffers(flow)
     needed = requirements(proto)

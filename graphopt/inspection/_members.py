@@ -6,11 +6,13 @@ order, each of them flattened, those that are 1-D aside.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.inspection._dataflow import Operation, Value
+from graphopt.inspection._metadata import Bucket
 from graphopt.inspection._update import Update, gradient_of
+from graphopt.inspection.facts import ParameterFacts
 
 _GRADIENT = "_grad"
 _SHAPED = "/shaped"
@@ -180,3 +182,14 @@ def _is_named(gradient: Value) -> bool:
 
 def _named_by_gradient(gradient: Value) -> str:
     return gradient_of(gradient).value.name.removesuffix(_GRADIENT)
+
+
+def listed(
+    buckets: Sequence[Bucket], parameters: Sequence[ParameterFacts]
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the parameters of each bucket, in order, as the metadata says them."""
+    shapes = {parameter.name: parameter.shape for parameter in parameters}
+    return {
+        bucket.name: {name: shapes[name] for name in bucket.parameters if name in shapes}
+        for bucket in buckets
+    }

@@ -8,7 +8,8 @@ import numpy as np
 from graphopt.inspection import _schedules
 from graphopt.inspection._carried import Write
 from graphopt.inspection._dataflow import Dataflow, Value
-from graphopt.inspection._members import Member, members
+from graphopt.inspection._members import Member, listed, members
+from graphopt.inspection._metadata import Described
 from graphopt.inspection._pattern import Any, Number, Op, match
 from graphopt.inspection._update import Update, gradient_of, recognised
 from graphopt.inspection.facts import (
@@ -67,8 +68,16 @@ class Recovered:
     odd: tuple[str, ...] = ()
 
 
-def recovered(flow: Dataflow, carried: Sequence[Write]) -> Recovered | None:
-    """The optimizer that the nodes of a graph are; None if there is none that is known."""
+def recovered(
+    flow: Dataflow, carried: Sequence[Write], metadata: Described | None = None
+) -> Recovered | None:
+    """The optimizer that the nodes of a graph are; None if there is none that is known.
+
+    Args:
+        flow: The flow of values.
+        carried: What is handed from step to step.
+        metadata: For the names of parameters that have none in the graph any more.
+    """
     step = _step(flow, carried)
     found = _found(carried, unscales=True)
     if len({update.number("loss_scale", 1.0) for _, update in found}) > 1:
@@ -76,7 +85,7 @@ def recovered(flow: Dataflow, carried: Sequence[Write]) -> Recovered | None:
         found = _found(carried, unscales=False)
     found = _without_other_optimizers(flow, carried, found)
     if found:
-        reader = _Reader(step)
+        reader = _Reader(step, metadata)
         trained = [
             parameter for write, update in found for parameter in reader.parameters(write, update)
         ]
@@ -122,13 +131,16 @@ def _without_other_optimizers(
 class _Reader:
     """Reads parameters out of updates, each schedule once."""
 
-    def __init__(self, step: Value | None) -> None:
+    def __init__(self, step: Value | None, metadata: Described | None) -> None:
         self._step = step
+        self._listed = {} if metadata is None else listed(metadata.buckets, metadata.parameters)
         self._known: dict[int, Schedule] = {}
 
     def parameters(self, write: Write, update: Update) -> list[Trained]:
         """Those of a bucket."""
-        return [self._parameter(write, update, member) for member in members(write.input, update)]
+        names = self._listed.get(write.input.name)
+        found = members(write.input, update, names)
+        return [self._parameter(write, update, member) for member in found]
 
     def _parameter(self, write: Write, update: Update, member: Member) -> Trained:
         gradient = None if member.gradient is None else gradient_of(member.gradient)

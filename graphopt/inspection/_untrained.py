@@ -1,7 +1,7 @@
 """What could be trained: the weights that the forward pass reads."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -56,18 +56,19 @@ def could_be_trained(
         if value.dtype in _FLOATING
     }
     learned = [flow.values[name] for name in (*known, *carried) if name in flow.values]
-    data = _only_data(flow, learned)
+    constants = _Constants()
+    data = _only_data(flow, learned, constants)
     return tuple(
         name
         for name, value in candidates.items()
         if any(
-            stages[reader.node] == "forward" and _is_weight(reader, value, data)
+            stages[reader.node] == "forward" and _is_weight(reader, value, data, constants)
             for reader in value.readers
         )
     )
 
 
-def _only_data(flow: Dataflow, learned: Iterable[Value]) -> set[int]:
+def _only_data(flow: Dataflow, learned: Iterable[Value], constants: "_Constants") -> set[int]:
     """What is computed from what is fed, and that no weight has touched."""
     touched = {id(value) for value in learned}
     data: set[int] = set()
@@ -82,7 +83,7 @@ def _only_data(flow: Dataflow, learned: Iterable[Value]) -> set[int]:
             or any(
                 id(operand) not in data
                 and _reads(operation, operand, weights)
-                and not _is_waves(operand)
+                and not (operation.op_type == "Gather" and constants.is_waves(operand))
                 for operand in operands
             )
         ):
@@ -124,44 +125,70 @@ def _places(reader: Operation) -> Sequence[int]:
     return WEIGHT_INPUTS.get(_FUSED.get(reader.op_type, reader.op_type), ())
 
 
-def _is_weight(reader: Operation, value: Value, data: Collection[int], depth: int = 0) -> bool:
+def _is_weight(
+    reader: Operation, value: Value, data: Collection[int], constants: "_Constants", depth: int = 0
+) -> bool:
     if _reads(reader, value, SETTING_INPUTS.get(reader.op_type, ())):
         return False
     if reader.op_type in _MOVED and depth < _DEEPEST:
         return any(
-            _is_weight(after, output, data, depth + 1)
+            _is_weight(after, output, data, constants, depth + 1)
             for output in reader.outputs
             for after in output.readers
         )
     if reader.op_type in _SUMS | _PRODUCTS:
-        return not any(id(other) in data for other in reader.inputs) and not _is_table(value)
+        return not any(id(other) in data for other in reader.inputs) and not constants.is_table(
+            value
+        )
     if reader.op_type == "Gather":
-        return not _is_waves(value)
+        return not constants.is_waves(value)
     return _FUSED.get(reader.op_type, reader.op_type) in _BIASED
 
 
-def _is_table(value: Value) -> bool:
-    """Whether an operand of a sum or product is a constant by its values.
+class _Constants:
+    """Says which constants are tables, by their values; looks at each of them once."""
 
-    Rows are not looked at: a bias or a scale that has not been trained is all zeros or ones.
-    """
-    array = value.source.constant
-    if array is None or sum(size > 1 for size in array.shape) < 2:
+    def __init__(self) -> None:
+        self._tables: dict[int, bool] = {}
+        self._waves: dict[int, bool] = {}
+
+    def is_table(self, value: Value) -> bool:
+        """Whether an operand of a sum or product is no weight: it has two values, or is waves."""
+        return self._known(self._tables, _has_two_values, value) or self.is_waves(value)
+
+    def is_waves(self, value: Value) -> bool:
+        """Whether rows are the sines and cosines of 0, 1, 2 ... times some frequencies."""
+        return self._known(self._waves, _is_waves, value)
+
+    @staticmethod
+    def _known(
+        answers: dict[int, bool], question: Callable[[np.ndarray], bool], value: Value
+    ) -> bool:
+        tensor = value.source.tensor
+        if tensor is None:
+            return False
+        if id(tensor) not in answers:
+            array = value.source.constant
+            answers[id(tensor)] = array is not None and array.size > 0 and question(array)
+        return answers[id(tensor)]
+
+
+def _has_two_values(array: np.ndarray) -> bool:
+    """Whether a matrix does; a row may be a bias or a scale that has not been trained."""
+    if sum(size > 1 for size in array.shape) < 2:
         return False
     low, high = array.min(), array.max()
-    return bool(((array == low) | (array == high)).all()) or _is_waves(value)
+    return bool(((array == low) | (array == high)).all())
 
 
-def _is_waves(value: Value) -> bool:
-    """Whether rows are the sines and cosines of 0, 1, 2 ... times some frequencies."""
-    array = value.source.constant
-    if array is None or array.ndim < 2:
+def _is_waves(array: np.ndarray) -> bool:
+    if array.ndim < 2 or array.dtype.kind in "OSU":
         return False
     table = array.reshape(-1, array.shape[-1])[:3].astype(np.float64)
     if len(table) < 3:
         return False
     first, second, third = table
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         cosine = (first == 1) & np.isclose(third, 2 * second**2 - 1, atol=_ROUNDING)
         double = 2 * second * np.sqrt(1 - second**2)
         sine = (first == 0) & np.isclose(third, double, atol=_ROUNDING)

@@ -99,11 +99,11 @@ def verify(
     proto = opened(model)
     flow = Dataflow(proto)
     carried = writes(proto, flow)
-    nodes = recovered(flow, carried)
     try:
         said = described(proto)
     except ValueError:  # the metadata is damaged; the nodes are what runs
         said = None
+    nodes = recovered(flow, carried, said)
     optimizer = merged(said, nodes)
     words = in_words(optimizer.optimizer)
     reason = _why_not(nodes, gradient_buffers(flow))
