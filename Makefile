@@ -19,6 +19,8 @@ export MPLCONFIGDIR := $(CACHE)/matplotlib
 export MPLBACKEND := agg
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests run on all cores already; PyTorch's threads would only wait for each other.
+test: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
