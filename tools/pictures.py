@@ -60,7 +60,7 @@ def main() -> None:
             console.print(part)
         text = console.export_html(theme=_DARK, code_format=_PAGE)
         lines = text.count("\n")
-        _picture(text, _DOCS / "inspect_terminal.png", 880, 40 + int(17.6 * lines))
+        _picture(text, _DOCS / "inspect_terminal.png", 880, 40 + int(16.2 * lines))
         _picture(page(found, model), _DOCS / "inspect_page.png", 1400, 1750)
 
 

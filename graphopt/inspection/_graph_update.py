@@ -308,7 +308,7 @@ def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:
     found: dict[str, Value] = {}
     for trained in nodes.trained:
         for value in (trained.rate, trained.factor):
-            for read in [] if value is None else _scalars.inputs_of(value):
+            for read in [] if value is None else _scalars.inputs_read_by(value):
                 if read is not nodes.step and read is not mask:
                     found[read.name] = read
     return list(found.values())

@@ -172,7 +172,7 @@ class _Reader:
 
     def _schedule(self, value: Value) -> Schedule:
         if id(value) not in self._known:
-            self._known[id(value)] = _schedules.described(value, self._step)
+            self._known[id(value)] = _schedules.schedule_of(value, self._step)
         return self._known[id(value)]
 
     def _rate(self, update: Update, rate: Value) -> Schedule:

@@ -139,7 +139,7 @@ _SYMBOLS = {
 }
 
 
-def formula(value: Value) -> str:
+def expression(value: Value) -> str:
     """What a scalar is computed by, as a formula."""
     text = _formula(value, [_MAX_OPERANDS])
     if text.startswith("(") and _closes_at_end(text):
@@ -179,7 +179,7 @@ def _closes_at_end(text: str) -> bool:
     return False
 
 
-def inputs_of(value: Value) -> list[Value]:
+def inputs_read_by(value: Value) -> list[Value]:
     """The inputs of the graph that a scalar is computed from."""
     read = [value, *(operand for o in operations_of(value) for operand in o.inputs if operand)]
     return list({id(v.source): v.source for v in read if v.source.is_input}.values())

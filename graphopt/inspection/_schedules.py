@@ -18,7 +18,7 @@ from graphopt.inspection._pattern import (
     Pattern,
     match,
 )
-from graphopt.inspection._scalars import evaluated, formula, operations_of
+from graphopt.inspection._scalars import evaluated, expression, operations_of
 from graphopt.inspection.facts import Schedule
 
 _POINTS = 200
@@ -101,7 +101,7 @@ _LATER_STEP = Op("Max", Op("Sub", _STEP, Number("milestone")), Equals(0.0))
 _LISTED = Op("Gather", Any("values"), Op("Min", Any("index"), Number("last")))
 
 
-def described(value: Value, step: Value | None) -> Schedule:
+def schedule_of(value: Value, step: Value | None) -> Schedule:
     """What a learning rate is: a number, one of graphopt's schedules, or an expression.
 
     Args:
@@ -120,7 +120,7 @@ def described(value: Value, step: Value | None) -> Schedule:
         if length is not None:
             return {"schedule": "list", "length": length}
     found = _sequential(value, step) or _single(value, step)
-    return found or {"schedule": "expression", "formula": formula(value)}
+    return found or {"schedule": "expression", "formula": expression(value)}
 
 
 def _single(value: Value, step: Value | None) -> dict[str, AnyType] | None:
@@ -181,7 +181,7 @@ def _sequential(value: Value, step: Value | None) -> dict[str, AnyType] | None:
 
 
 def _part(value: Value, step: Value | None) -> AnyType:
-    found = described(value, step)
+    found = schedule_of(value, step)
     return {"schedule": "Fixed", "constant": found} if isinstance(found, float) else found
 
 
