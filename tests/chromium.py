@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,13 @@ _PACKAGE = "chromium-headless-shell"
 
 
 @contextmanager
-def opened(address: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+def opened(address: str, home: Path, more: Iterable[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
     """Shows a page for as long as the context lasts.
 
     Args:
         address: Of the page.
         home: An empty folder for what Chromium writes, among it ``log``.
+        more: Further options.
     """
     executable, environment = program()
     options = [
@@ -31,6 +32,7 @@ def opened(address: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
         "--enable-logging=stderr",
         f"--user-data-dir={home / 'profile'}",
         "--remote-debugging-port=0",  # without it, the page is closed as soon as it has loaded
+        *more,
     ]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -9,7 +9,6 @@ import json
 import math
 import queue
 import re
-import subprocess
 import time
 import urllib.request
 from collections import namedtuple
@@ -609,31 +608,13 @@ frame.src = "page.html";
 @contextmanager
 def browser(address, home, scheme):
     """A Chromium in a colour scheme, which logs what it loads; gives the log of its console."""
-    executable, environment = chromium.program()
     options = [
-        "--headless",
-        "--no-sandbox",  # containers forbid it
-        "--disable-dev-shm-usage",  # it is small there
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--remote-debugging-port=0",  # without it, the page is closed as soon as it has loaded
-        f"--user-data-dir={home / 'profile'}",
         f"--log-net-log={home / 'net.json'}",
         f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
         "--window-size=1500,1000",
     ]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [executable, *options, address],
-            env={**environment, "HOME": str(home), "XDG_CACHE_HOME": str(home)},
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            yield home / "log"
-        finally:
-            process.terminate()
-            process.wait(30)
+    with chromium.opened(address, home, options):
+        yield home / "log"
 
 
 def write(folder, html, script, width):
