@@ -8,12 +8,11 @@ import onnx
 
 from graphopt.carried import Carried
 from graphopt.inspection._dataflow import Dataflow, Operation, Value
+from graphopt.inspection._names import GRADIENT_BUFFER, NEXT
 from graphopt.inspection._update import recognised
 
-_NEXT = ".next"
 _BINDING = "graphopt.update_binding"
 _ACCUMULATOR = "com.microsoft::InPlaceAccumulatorV2"
-_GRADIENT_BUFFER = "_grad.accumulation.buffer"
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ def pairs(carried: Iterable[Write]) -> list[Carried]:
 def gradient_buffers(flow: Dataflow) -> dict[str, Value]:
     """Where ONNX Runtime adds gradients up: what is added for each parameter, by its name."""
     return {
-        buffer.name.removesuffix(_GRADIENT_BUFFER): value
+        buffer.name.removesuffix(GRADIENT_BUFFER): value
         for buffer, value, _ in _accumulated(flow)
-        if buffer.name.endswith(_GRADIENT_BUFFER)
+        if buffer.name.endswith(GRADIENT_BUFFER)
     }
 
 
@@ -84,9 +83,9 @@ def _from_metadata(model: onnx.ModelProto) -> Mapping[str, str]:
 def _by_name(model: onnx.ModelProto) -> Mapping[str, str]:
     inputs = {value.name for value in model.graph.input}
     return {
-        value.name.removesuffix(_NEXT): value.name
+        value.name.removesuffix(NEXT): value.name
         for value in model.graph.output
-        if value.name.endswith(_NEXT) and value.name.removesuffix(_NEXT) in inputs
+        if value.name.endswith(NEXT) and value.name.removesuffix(NEXT) in inputs
     }
 
 

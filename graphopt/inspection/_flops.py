@@ -222,14 +222,6 @@ def _resize(node: Node, outputs: Outputs) -> int | None:
     return _scaled(2, outputs[0].elements, points**axes)
 
 
-def _of_result(each: int, index: int = 0) -> Count:
-    def count(node: Node, outputs: Outputs) -> int | None:
-        del node
-        return _scaled(outputs[index].elements, each)
-
-    return count
-
-
 def _of_input(index: int, each: int) -> Count:
     def count(node: Node, outputs: Outputs) -> int | None:
         del outputs

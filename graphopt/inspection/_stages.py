@@ -6,11 +6,10 @@ import onnx
 
 from graphopt._nodes import operands
 from graphopt._subgraphs import subgraphs
+from graphopt.inspection._names import GRADIENT_BUFFER, NEXT
 from graphopt.inspection._shape_values import operator
 from graphopt.inspection.facts import STAGES, Stage
 
-_GRADIENT_BUFFER = "_grad.accumulation.buffer"
-_NEXT = ".next"
 _READS_SHAPE_ONLY = {"Shape", "Size"}
 _SHAPE_OPERAND = {"Reshape": 1, "Expand": 1}
 # They write over an input, so that nobody may read what they give.
@@ -138,9 +137,9 @@ def _weights(
 ) -> set[str]:
     """Parameters and what is computed from them alone."""
     inputs = {value.name for value in graph.input}
-    known = {name.removesuffix(_NEXT) for name in carried if name.endswith(_NEXT)} & inputs
+    known = {name.removesuffix(NEXT) for name in carried if name.endswith(NEXT)} & inputs
     known |= {
-        name.removesuffix(_GRADIENT_BUFFER) for name in inputs if name.endswith(_GRADIENT_BUFFER)
+        name.removesuffix(GRADIENT_BUFFER) for name in inputs if name.endswith(GRADIENT_BUFFER)
     }
     known |= {t.name for t in graph.initializer if len(t.dims) > 1}
     constants = {t.name for t in graph.initializer}

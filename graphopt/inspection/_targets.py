@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from graphopt._subgraphs import subgraphs
+from graphopt.inspection._names import GRADIENT_BUFFER
 from graphopt.inspection._operators import ADDED_LATER, CPU, CUDA, TRAINING_ONLY, Kernels
 from graphopt.inspection._shape_values import operator, static_size
 from graphopt.inspection.facts import TargetFacts
@@ -52,7 +53,6 @@ _DEEPEST = 100  # functions and loops within each other
 _SHOWN = 5  # operators in a reason
 
 _RESET = "lazy_reset_grad"
-_BUFFER = "_grad.accumulation.buffer"
 _OPTIMIZERS = {
     "com.microsoft::AdamWOptimizer": (
         "learning_rate",
@@ -71,8 +71,8 @@ _OPTIMIZERS = {
     ),
 }
 _NO_TRAINING_MODEL = (
-    f"a training model has the inputs '{_RESET}' and '<parameter>{_BUFFER}', this one has not; use "
-    "graphopt.export_on_device"
+    f"a training model has the inputs '{_RESET}' and '<parameter>{GRADIENT_BUFFER}', this one has "
+    "not; use graphopt.export_on_device"
 )
 _NO_OPTIMIZER_MODEL = (
     "an optimizer model has one node AdamWOptimizer or SGDOptimizerV2 in its main graph, this one "
@@ -233,18 +233,18 @@ def _interface(graph: onnx.GraphProto) -> list[str]:
     is_optimizer = {"params", "gradients"} <= set(inputs)
     if is_optimizer or (optimizers and _RESET not in inputs):
         return _optimizer_interface(inputs, optimizers)
-    buffers = [value for value in inputs if value.endswith(_BUFFER)]
+    buffers = [value for value in inputs if value.endswith(GRADIENT_BUFFER)]
     if _RESET not in inputs and not buffers:
         return [_NO_TRAINING_MODEL]
     reasons = []
     if _RESET not in inputs:
         reasons.append(f"it lacks the input '{_RESET}'")
     if not buffers:
-        reasons.append(f"no parameter has an input '<parameter>{_BUFFER}'")
+        reasons.append(f"no parameter has an input '<parameter>{GRADIENT_BUFFER}'")
     reasons += [
-        f"the input '{value}' belongs to no input '{value.removesuffix(_BUFFER)}'"
+        f"the input '{value}' belongs to no input '{value.removesuffix(GRADIENT_BUFFER)}'"
         for value in buffers
-        if value.removesuffix(_BUFFER) not in inputs
+        if value.removesuffix(GRADIENT_BUFFER) not in inputs
     ][:_SHOWN]
     if not graph.output or not _may_be_scalar(graph.output[0]):
         reasons.append("its first output must be the loss, a single number")

@@ -195,3 +195,14 @@ def _scaled(amount: float, base: int, units: Sequence[str]) -> str:
         if math.floor(abs(scaled) * 10 + 0.5) < base * 10:
             return f"{scaled:.1f} {unit}"
     return f"{number(amount)} {units[0]}"
+
+
+def finite(value: Any) -> Any:
+    """A value with words for infinity and NaN, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return value

@@ -1,7 +1,6 @@
 """The commands that look into files: ``graphopt inspect``, ``verify`` and ``diff``."""
 
 import json
-import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,17 +14,16 @@ from graphopt._files import write_atomically
 from graphopt.inspection import checkpoints, tables as inspection_tables
 from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection._open import opened
-from graphopt.inspection._words import shown
+from graphopt.inspection._words import finite, shown
 from graphopt.inspection.checkpoints import tables as checkpoint_tables
 from graphopt.inspection.diff import diff as difference
 from graphopt.inspection.diff_tables import diff_tables
-from graphopt.inspection.facts import Hazard, Inspection, Level
+from graphopt.inspection.facts import LEVELS, Hazard, Inspection, Level
 from graphopt.inspection.html import page
 from graphopt.inspection.verify import verify as verified
 
 _WIDTH = 100  # where it is not known
 _LONGEST_LINE = 400
-_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _File = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A model in ONNX, or a checkpoint.", show_default=False),
@@ -204,7 +202,7 @@ def _write_page(path: Path, found: Inspection, model: onnx.ModelProto) -> None:
 def _exit_if(hazards: Iterable[Hazard], level: Level | None) -> None:
     """Exit with 1 if one of the hazards is of this level or worse."""
     if level is not None:
-        levels = _LEVELS[: _LEVELS.index(level) + 1]
+        levels = LEVELS[: LEVELS.index(level) + 1]
         if any(hazard.level in levels for hazard in hazards):
             raise typer.Exit(1)
 
@@ -216,15 +214,4 @@ def _print(parts: Iterable[RenderableType]) -> None:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """A value with words for infinity and NaN, which JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return value
+    typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))

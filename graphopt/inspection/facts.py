@@ -18,6 +18,7 @@ Source = Literal["metadata and graph", "metadata", "graph", "none"]
 
 Level = Literal["error", "warning", "note"]
 """Training goes wrong; training may go wrong; worth knowing."""
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 Stage = Literal["forward", "loss", "backward", "update"]
 STAGES: tuple[Stage, ...] = ("forward", "loss", "backward", "update")

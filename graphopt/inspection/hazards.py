@@ -31,9 +31,8 @@ from graphopt.inspection._dataflow import Dataflow, Operation, Value
 from graphopt.inspection._merged import Merged
 from graphopt.inspection._recovered import KINDS, Recovered
 from graphopt.inspection._schedules import schedule_steps
-from graphopt.inspection.facts import Hazard, Level, Stage, StateFacts
+from graphopt.inspection.facts import LEVELS, Hazard, Level, Stage, StateFacts
 
-_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _MOST = 50  # names in one hazard
 
 # What batch normalization is in forward passes: ONNX's, and ONNX Runtime's for training.
@@ -90,7 +89,7 @@ class Subject:
 def hazards(subject: Subject) -> tuple[Hazard, ...]:
     """All that are found, the worst first."""
     found = [hazard for check in _CHECKS for hazard in check(subject)]
-    return tuple(sorted(found, key=lambda hazard: _LEVELS.index(hazard.level)))
+    return tuple(sorted(found, key=lambda hazard: LEVELS.index(hazard.level)))
 
 
 def _metadata_differs(subject: Subject) -> Iterator[Hazard]:

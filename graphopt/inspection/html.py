@@ -11,7 +11,6 @@ policy allows that one script and that one style sheet, by their hashes, and not
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -229,18 +228,9 @@ def _names(names: Sequence[str]) -> str:
 
 def _json(value: object) -> str:
     """JSON in ASCII, of which no character means anything in HTML."""
-    return json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
-
-
-def _finite(value: Any) -> Any:
-    """The value, with text in place of numbers that JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return value
+    return json.dumps(words.finite(value), allow_nan=False, separators=(",", ":")).translate(
+        _ESCAPES
+    )
 
 
 def _file(name: str) -> str:

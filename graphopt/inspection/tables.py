@@ -30,7 +30,6 @@ from graphopt.inspection.facts import (
     OptimizerFacts,
     ParameterFacts,
     Schedule,
-    Shape,
     StateFacts,
     TargetFacts,
 )
@@ -253,11 +252,6 @@ def _parameters(
     yield _table(title, ["name", "shape", *columns, ">bytes", ">states"], cells, total)
     if common:
         yield _indented(f"all: {', '.join(common)}")
-
-
-def _dense(dimensions: Shape) -> str:
-    """Without spaces, which leaves them to names."""
-    return shape(dimensions).replace(", ", ",")
 
 
 def _parameter_columns(inspection: Inspection) -> dict[str, Callable[[ParameterFacts], str]]:
