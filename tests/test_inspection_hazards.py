@@ -446,6 +446,7 @@ def test_without_epsilon():
     hazard = only(model)
     assert (hazard.kind, hazard.level) == ("epsilon-too-small", "error")
     assert "no epsilon" in hazard.why
+    assert graphopt.inspect(model).optimizer.formula[-1] == "w ← w - learning_rate · g / √s"
 
 
 def test_the_worst_comes_first():

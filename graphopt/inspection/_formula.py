@@ -35,16 +35,23 @@ def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tu
     if optimizer.centered:
         lines.append("a ← decay · a + (1 - decay) · g")
         variance = "s - a²"
-    inside = optimizer.epsilon_inside_root is not False
-    root = f"√({variance} + epsilon)" if inside else f"(√({variance}) + epsilon)"
-    if not inside and variance == "s":
-        root = "(√s + epsilon)"
+    root = _root(variance, optimizer)
     if decoupled:
         lines.append("w ← w - learning_rate · weight_decay · w")
     lines += _step(optimizer, root)
     if optimizer.centered and optimizer.guarded:
         lines.append(f"m and w stay where {root} is not greater than 0")
     return tuple(lines)
+
+
+def _root(variance: str, optimizer: OptimizerFacts) -> str:
+    """What the gradient is divided by."""
+    plain = f"√{variance}" if variance == "s" else f"√({variance})"
+    if optimizer.epsilon == 0:
+        return plain
+    if optimizer.epsilon_inside_root is False:
+        return f"({plain} + epsilon)"
+    return f"√({variance} + epsilon)"
 
 
 def _step(optimizer: OptimizerFacts, root: str) -> list[str]:

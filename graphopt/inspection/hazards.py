@@ -304,8 +304,10 @@ def _epsilon_too_small(subject: Subject) -> Iterator[Hazard]:
         smallest = float(np.finfo(dtype).smallest_normal)
         with np.errstate(under="ignore"):
             kept = float(np.dtype(dtype).type(epsilon))
+        fix = f"take an epsilon of {smallest:.2g} or more"
         if epsilon == 0:
             why = "there is no epsilon: a gradient of 0 divides by 0"
+            fix = "take a larger epsilon, or leave out the tool that took it for 0 and away"
         elif kept == 0:
             why = f"epsilon {epsilon:g} is 0 in {dtype}: a gradient of 0 divides by 0"
         elif kept < smallest:
@@ -320,7 +322,7 @@ def _epsilon_too_small(subject: Subject) -> Iterator[Hazard]:
             "warning" if kept else "error",
             buckets,
             why,
-            f"take an epsilon of {smallest:.2g} or more",
+            fix,
         )
 
 
