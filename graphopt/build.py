@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
+from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, read_proto, to_ir
 from graphopt.gradients import (
     MIN_OPSET,
@@ -373,7 +374,7 @@ def _free_names(
         for value in (*op.graph.inputs, *op.graph.outputs, *op.graph.initializers.values())
     }
     for name in trained:
-        for taken in (f"{name}_grad", f"{name}.next"):
+        for taken in (f"{name}_grad", f"{name}{NEXT}"):
             if taken in interface:
                 raise ValueError(
                     f"the model has '{taken}', which is what the training graph calls a value of "
@@ -382,7 +383,7 @@ def _free_names(
     for node in op.graph:
         for value in node.outputs:
             name = str(value.name)
-            needed = name in wanted or name.endswith(("_grad", ".next")) or name.startswith(_STATES)
+            needed = name in wanted or name.endswith(("_grad", NEXT)) or name.startswith(_STATES)
             if needed and name not in interface:
                 value.name = op.fresh_name(f"forward/{name}")
                 op.release_name(name)

@@ -20,7 +20,10 @@ from onnx import helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
 
-_BINDING = "graphopt.update_binding"
+BINDING_KEY = "graphopt.update_binding"
+"""The metadata that repeats ``update_binding``."""
+NEXT = ".next"
+"""The end of the name of the output that feeds the input of the name before it."""
 _VIEWS = "graphopt.views"
 
 
@@ -125,7 +128,7 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
     helper.set_model_props(
         model,
         {entry.key: entry.value for entry in model.metadata_props}
-        | {_BINDING: json.dumps(binding), _VIEWS: json.dumps(views)},
+        | {BINDING_KEY: json.dumps(binding), _VIEWS: json.dumps(views)},
     )
 
 

@@ -26,11 +26,11 @@ from graphopt.update import core, functions
 from graphopt.update.emit import Update
 
 _FORWARD = "graphopt.forward"
-_GROUPS = "graphopt.groups"
+GROUPS_KEY = "graphopt.groups"
 _LABELS = "graphopt.class_labels"
-_LAYOUT = "graphopt.layout"
-_OPTIMIZER = "graphopt.optimizer"
-_PARAMETERS = "graphopt.parameters"
+LAYOUT_KEY = "graphopt.layout"
+OPTIMIZER_KEY = "graphopt.optimizer"
+PARAMETERS_KEY = "graphopt.parameters"
 _TWO_GIB = 2**31
 
 
@@ -69,23 +69,23 @@ class TrainingGraph:
         ``function`` (the ONNX function that updates it), ``shape`` (in which it is updated and
         its states are carried), ``group`` (an index) and ``parameters`` (their names, in order).
         """
-        layout: dict[str, Any] = self._metadata(_LAYOUT, {"name": "unknown", "buckets": []})
+        layout: dict[str, Any] = self._metadata(LAYOUT_KEY, {"name": "unknown", "buckets": []})
         return layout
 
     @property
     def use_locking(self) -> bool:
         """Whether the optimizer was built with ``use_locking``."""
-        return bool(self._metadata(_OPTIMIZER, {}).get("use_locking", False))
+        return bool(self._metadata(OPTIMIZER_KEY, {}).get("use_locking", False))
 
     @property
     def group_mask(self) -> bool:
         """Whether the graph has the input ``group_mask``."""
-        return bool(self._metadata(_OPTIMIZER, {}).get("group_mask", False))
+        return bool(self._metadata(OPTIMIZER_KEY, {}).get("group_mask", False))
 
     @property
     def steps(self) -> int | None:
         """The number of steps for which there is a learning rate, if a list gives it."""
-        steps = self._metadata(_OPTIMIZER, {}).get("steps")
+        steps = self._metadata(OPTIMIZER_KEY, {}).get("steps")
         return None if steps is None else int(steps)
 
     @property
@@ -128,7 +128,7 @@ class TrainingGraph:
     def __repr__(self) -> str:
         """The optimizer and the size of the graph."""
         return (
-            f"TrainingGraph({self._metadata(_OPTIMIZER, {}).get('name', 'unknown optimizer')}, "
+            f"TrainingGraph({self._metadata(OPTIMIZER_KEY, {}).get('name', 'unknown optimizer')}, "
             f"{len(self.model.graph.node)} nodes, {len(self.carried)} carried values)"
         )
 
@@ -193,7 +193,7 @@ def described(
     opset = model.graph.opset_imports[""]
     proto.functions.extend(core.load(update.variants, stages, opset))
     proto.functions.extend(local_functions(model.graph))
-    metadata = describe(optimizer, group_mask) | {_LAYOUT: json.dumps(_describe_layout(update))}
+    metadata = describe(optimizer, group_mask) | {LAYOUT_KEY: json.dumps(_describe_layout(update))}
     if labels:
         metadata[_LABELS] = json.dumps([asdict(label) for label in labels])
     metadata[METADATA_KEY] = requirements(proto).to_json()
@@ -204,9 +204,9 @@ def described(
 def describe(optimizer: RMSProp, group_mask: bool = False) -> dict[str, str]:
     """What the metadata of a model says about its optimizer, groups and parameters, as JSON."""
     return {
-        _OPTIMIZER: json.dumps(_describe(optimizer) | {"group_mask": group_mask}),
-        _GROUPS: json.dumps(_describe_groups(optimizer)),
-        _PARAMETERS: json.dumps(_describe_parameters(optimizer)),
+        OPTIMIZER_KEY: json.dumps(_describe(optimizer) | {"group_mask": group_mask}),
+        GROUPS_KEY: json.dumps(_describe_groups(optimizer)),
+        PARAMETERS_KEY: json.dumps(_describe_parameters(optimizer)),
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import inliner
 
+from graphopt._nodes import captured, reads
 from graphopt._subgraphs import subgraphs
 from graphopt.carried import Carried
 
@@ -29,8 +30,8 @@ _VIEWS = {
     "Transpose",
     "Unsqueeze",
 }
-# Writes over its first input, in ONNX Runtime's training packages.
-_ACCUMULATOR = "InPlaceAccumulatorV2"
+ACCUMULATOR = "InPlaceAccumulatorV2"
+"""The operator that writes over its first input, in ONNX Runtime's training packages."""
 # Element i of the output depends on element i of an input of the same shape, and on no other.
 _ELEMENTWISE = {"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"}
 
@@ -69,7 +70,7 @@ def _written(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
     """What nodes write over, each with an output of the node that does."""
     written = {}
     for node in nodes:
-        if node.op_type == _ACCUMULATOR:
+        if node.op_type == ACCUMULATOR:
             written[node.input[0]] = node.output[0]
         elif node.op_type == "If":
             for branch in subgraphs(node):
@@ -84,16 +85,16 @@ def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str], *, copied: bool = 
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
         writer.update(dict.fromkeys(node.output, index))
-        for name in _read(node):
+        for name in reads(node):
             readers.setdefault(name, []).append(index)
 
     reported = {value.name for value in graph.output} - set(pairs.values())
     names_of = {name: _names_of(name, nodes, readers) for name in pairs}
-    reads = {
+    read_by = {
         name: {index for alias in names for index in readers.get(alias, ())}
         for name, names in names_of.items()
     }
-    bit = {node: 1 << k for k, node in enumerate(sorted(set().union(*reads.values(), ())))}
+    bit = {node: 1 << k for k, node in enumerate(sorted(set().union(*read_by.values(), ())))}
     depends_on = _dependencies(nodes, writer, bit)
     proven = set()
     for name, output in pairs.items():
@@ -103,7 +104,7 @@ def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str], *, copied: bool = 
         if all(
             depends_on[last] & bit[node]
             or (node == last and _in_step(nodes[node], names_of[name], output))
-            for node in reads[name]
+            for node in read_by[name]
         ):
             proven.add(name)
     return proven
@@ -113,7 +114,7 @@ def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
     """Whether a node writes an element of the output after it has read that of the input."""
     if node.op_type in _ELEMENTWISE:
         return True
-    if node.op_type == _ACCUMULATOR:
+    if node.op_type == ACCUMULATOR:
         return node.input[0] in names
     if node.op_type == "If":
         # Only one of the branches runs, and only a write within it is one in step.
@@ -131,7 +132,7 @@ def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
     states = len(node.input) - attributes["num_scan_inputs"].i
     places = [place for place, name in enumerate(node.input) if name in names]
     to = list(node.output).index(output)
-    if len(places) != 1 or places[0] < states or to < states or _captured(node) & names:
+    if len(places) != 1 or places[0] < states or to < states or captured(node) & names:
         return False
     body = attributes["body"].g
     if places[0] >= len(body.input) or to >= len(body.output):
@@ -163,22 +164,6 @@ def _attributes(node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
     return {attribute.name: attribute for attribute in node.attribute}
 
 
-def _read(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, its subgraphs included."""
-    return {name for name in node.input if name} | _captured(node)
-
-
-def _captured(node: onnx.NodeProto) -> set[str]:
-    """What the subgraphs of a node read of the graph around them."""
-    names: set[str] = set()
-    for graph in subgraphs(node):
-        own = {value.name for value in (*graph.input, *graph.initializer)}
-        own.update(name for inner in graph.node for name in inner.output)
-        read = {name for inner in graph.node for name in _read(inner)}
-        names |= (read | {value.name for value in graph.output}) - own
-    return names
-
-
 def _names_of(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[str]:
     """The values that may be the memory of this one, itself among them."""
     names: set[str] = set()
@@ -205,7 +190,7 @@ def _dependencies(
     known: list[int] = []
     for node in nodes:  # ONNX lists them in topological order
         before = 0
-        for name in _read(node):
+        for name in reads(node):
             source = writer.get(name)
             if source is not None:
                 before |= known[source] | bit.get(source, 0)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphopt.carried import Carried
+from graphopt.carried import BINDING_KEY, NEXT, Carried
+from graphopt.in_place import ACCUMULATOR
 from graphopt.inspection._dataflow import Dataflow, Operation, Value
-from graphopt.inspection._names import GRADIENT_BUFFER, NEXT
 from graphopt.inspection._update import recognised
+from graphopt.on_device._names import GRADIENT_BUFFER
 
-_BINDING = "graphopt.update_binding"
-_ACCUMULATOR = "com.microsoft::InPlaceAccumulatorV2"
+_ACCUMULATOR = f"com.microsoft::{ACCUMULATOR}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _binding(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
 
 def _from_metadata(model: onnx.ModelProto) -> Mapping[str, str]:
     for entry in model.metadata_props:
-        if entry.key == _BINDING:
+        if entry.key == BINDING_KEY:
             try:
                 found = json.loads(entry.value)
             except (ValueError, RecursionError):

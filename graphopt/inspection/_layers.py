@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from graphopt._nodes import first_output, operands
-from graphopt.inspection._names import NEXT
+from graphopt.carried import NEXT
 from graphopt.inspection.facts import STAGES, LayerFacts, Stage
 
 _BACKWARD = "backward/"

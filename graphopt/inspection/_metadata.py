@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from graphopt.graph import GROUPS_KEY, LAYOUT_KEY, OPTIMIZER_KEY, PARAMETERS_KEY
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Schedule
 
 _LONGEST = 2**26
@@ -66,18 +67,17 @@ def described(model: onnx.ModelProto) -> Described | None:
         ValueError: It is damaged.
     """
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    if "graphopt.optimizer" not in entries:
+    if OPTIMIZER_KEY not in entries:
         return None
     try:
-        optimizer = _optimizer(_parsed(entries, "graphopt.optimizer", dict))
-        groups = tuple(_group(group) for group in _parsed(entries, "graphopt.groups", list))
+        optimizer = _optimizer(_parsed(entries, OPTIMIZER_KEY, dict))
+        groups = tuple(_group(group) for group in _parsed(entries, GROUPS_KEY, list))
         parameters = tuple(
-            _parameter(parameter, optimizer)
-            for parameter in _parsed(entries, "graphopt.parameters", list)
+            _parameter(parameter, optimizer) for parameter in _parsed(entries, PARAMETERS_KEY, list)
         )
-        if "graphopt.layout" not in entries:
+        if LAYOUT_KEY not in entries:
             return Described(optimizer, groups, parameters)
-        layout = _parsed(entries, "graphopt.layout", dict)
+        layout = _parsed(entries, LAYOUT_KEY, dict)
         buckets = tuple(_bucket(bucket) for bucket in _typed(layout, "buckets", list))
         name = _typed(layout, "name", str)
         return Described(optimizer, groups, parameters, name if buckets else None, buckets)

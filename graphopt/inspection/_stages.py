@@ -6,9 +6,10 @@ import onnx
 
 from graphopt._nodes import operands
 from graphopt._subgraphs import subgraphs
-from graphopt.inspection._names import GRADIENT_BUFFER, NEXT
+from graphopt.carried import NEXT
 from graphopt.inspection._shape_values import operator
 from graphopt.inspection.facts import STAGES, Stage
+from graphopt.on_device._names import GRADIENT_BUFFER
 
 _READS_SHAPE_ONLY = {"Shape", "Size"}
 _SHAPE_OPERAND = {"Reshape": 1, "Expand": 1}

@@ -9,10 +9,10 @@ from typing import Any
 import onnx
 
 from graphopt._subgraphs import subgraphs
-from graphopt.inspection._names import GRADIENT_BUFFER
 from graphopt.inspection._operators import ADDED_LATER, CPU, CUDA, TRAINING_ONLY, Kernels
 from graphopt.inspection._shape_values import operator, static_size
 from graphopt.inspection.facts import TargetFacts
+from graphopt.on_device._names import GRADIENT_BUFFER, RESET
 from graphopt.requirements import Requirements
 
 _Version = tuple[int, ...]
@@ -52,7 +52,6 @@ _TARGET = re.compile(r"([a-z-]+)==(\d{1,4}(?:\.\d{1,4}){1,2})")
 _DEEPEST = 100  # functions and loops within each other
 _SHOWN = 5  # operators in a reason
 
-_RESET = "lazy_reset_grad"
 _OPTIMIZERS = {
     "com.microsoft::AdamWOptimizer": (
         "learning_rate",
@@ -71,7 +70,7 @@ _OPTIMIZERS = {
     ),
 }
 _NO_TRAINING_MODEL = (
-    f"a training model has the inputs '{_RESET}' and '<parameter>{GRADIENT_BUFFER}', this one has "
+    f"a training model has the inputs '{RESET}' and '<parameter>{GRADIENT_BUFFER}', this one has "
     "not; use graphopt.export_on_device"
 )
 _NO_OPTIMIZER_MODEL = (
@@ -231,14 +230,14 @@ def _interface(graph: onnx.GraphProto) -> list[str]:
     inputs = [value.name for value in graph.input if value.name not in stored]
     optimizers = [name for name in map(operator, graph.node) if name in _OPTIMIZERS]
     is_optimizer = {"params", "gradients"} <= set(inputs)
-    if is_optimizer or (optimizers and _RESET not in inputs):
+    if is_optimizer or (optimizers and RESET not in inputs):
         return _optimizer_interface(inputs, optimizers)
     buffers = [value for value in inputs if value.endswith(GRADIENT_BUFFER)]
-    if _RESET not in inputs and not buffers:
+    if RESET not in inputs and not buffers:
         return [_NO_TRAINING_MODEL]
     reasons = []
-    if _RESET not in inputs:
-        reasons.append(f"it lacks the input '{_RESET}'")
+    if RESET not in inputs:
+        reasons.append(f"it lacks the input '{RESET}'")
     if not buffers:
         reasons.append(f"no parameter has an input '<parameter>{GRADIENT_BUFFER}'")
     reasons += [

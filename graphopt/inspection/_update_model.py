@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from graphopt._nodes import reads
 from graphopt._subgraphs import subgraphs
+from graphopt.in_place import ACCUMULATOR
 
 _ANYTHING = "graphopt/anything"
-_WRITES = "InPlaceAccumulatorV2"
 
 
 def update_model(
@@ -46,7 +47,7 @@ def update_model(
         if node.op_type == "Size":
             node.input[0] = _ANYTHING
         cut.graph.node.append(node)
-        read.update(_reads(node))
+        read.update(reads(node))
     known = {name for index in needed for name in nodes[index].output} | {_ANYTHING}
     missing = sorted(read - known - set(fed) - set(constants) - {""})
     if missing:
@@ -68,7 +69,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield node
         if node.op_type == "If" and node.domain in ("", "ai.onnx"):
             for branch in subgraphs(node):
-                if any(inner.op_type == _WRITES for inner in branch.node):
+                if any(inner.op_type == ACCUMULATOR for inner in branch.node):
                     yield from _nodes(branch)
 
 
@@ -97,16 +98,5 @@ def _needed(
             continue
         needed.add(index)
         if nodes[index].op_type != "Size":
-            waiting += [name for name in _reads(nodes[index]) if name not in fed]
+            waiting += [name for name in reads(nodes[index]) if name not in fed]
     return needed
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, that which its subgraphs take from outside included."""
-    names = set(filter(None, node.input))
-    for graph in subgraphs(node):
-        own = {value.name for value in (*graph.input, *graph.initializer)}
-        own.update(name for inner in graph.node for name in inner.output)
-        inside = {name for inner in graph.node for name in _reads(inner)}
-        names |= (inside | {value.name for value in graph.output}) - own
-    return names

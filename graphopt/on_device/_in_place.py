@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.in_place import ACCUMULATOR
 
 DOMAIN = "com.microsoft"
-ACCUMULATOR = "InPlaceAccumulatorV2"
 
 
 class Writer:

@@ -10,11 +10,13 @@ STEP = "global_step"
 """The number of steps, as two float32 numbers."""
 ACCUMULATED_OUT = "_grad.accumulation.out"
 """The end of the names of outputs that ONNX Runtime keeps from the application."""
+GRADIENT_BUFFER = "_grad.accumulation.buffer"
+"""The end of the names of the inputs in which ONNX Runtime adds gradients up."""
 
 
 def gradient_buffer(parameter: str) -> str:
     """ONNX Runtime's buffer for the gradient of a parameter."""
-    return f"{parameter}_grad.accumulation.buffer"
+    return f"{parameter}{GRADIENT_BUFFER}"
 
 
 def accumulated(parameter: str) -> str:

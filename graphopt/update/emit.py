@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.carried import Array, Carried, View, joined
+from graphopt.carried import NEXT, Array, Carried, View, joined
 from graphopt.parameters import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules import LearningRateSchedule
@@ -305,9 +305,9 @@ class _Update:
         assert value.dtype is not None
         assert value.shape is not None
         name, shape = str(value.name), tuple(value.shape.numpy())
-        output = self.op.output(new, f"{name}.next")
+        output = self.op.output(new, f"{name}{NEXT}")
         output.dtype, output.shape = value.dtype, ir.Shape(shape)
         dtype = value.dtype.numpy().name
         return Carried(
-            name, f"{name}.next", shape, dtype, tuple(views or [View(name, shape)]), initial
+            name, f"{name}{NEXT}", shape, dtype, tuple(views or [View(name, shape)]), initial
         )
