@@ -2,37 +2,17 @@
 
 import importlib
 
-import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 import graphopt
 from graphopt import RMSProp
 from models import digits_cnn
 from tests.environments import needs_training_package
+from tests.test_on_device_checkpoint import forward_model
 
 MODEL = digits_cnn.build()
 PARAMETERS = graphopt.parameters(MODEL)
-
-
-def linear() -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    shapes = {"w": (3, 4), "b": (4,), "scale": (4,)}
-    values = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "w"], ["xw"]),
-            helper.make_node("Add", ["xw", "b"], ["sum"]),
-            helper.make_node("Mul", ["sum", "scale"], ["y"]),
-        ],
-        "linear",
-        [helper.make_tensor_value_info("x", 1, ["N", 3])],
-        [helper.make_tensor_value_info("y", 1, ["N", 4])],
-        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items()],
-    )
-    opset = [helper.make_opsetid("", 15)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8)
 
 
 @pytest.fixture(scope="module", params=["AdamW", "SGD"])
@@ -41,7 +21,7 @@ def artifacts(request, tmp_path_factory):
     module = importlib.import_module("onnxruntime.training.artifacts")
     folder = tmp_path_factory.mktemp(request.param)
     module.generate_artifacts(
-        linear(),
+        forward_model(),
         requires_grad=["w", "b"],
         frozen_params=["scale"],
         loss=module.LossType.MSELoss,
