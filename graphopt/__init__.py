@@ -8,9 +8,9 @@ from graphopt.graph import TrainingGraph, load
 from graphopt.inspection import Inspection, inspect, verify
 from graphopt.kernels import register_kernels
 from graphopt.on_device import Artifacts, export_on_device
-from graphopt.parameters import Parameter, Parameters, parameters
+from graphopt.parameter import Parameter, Parameters, parameters
 from graphopt.profiling import Profile, profile
-from graphopt.requirements import Requirements, requirements
+from graphopt.requirement import Requirements, requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
 

@@ -26,7 +26,7 @@ from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
 from graphopt.labels import ClassLabels, remembered
 from graphopt.losses import LossFunction, append_loss, report_loss
-from graphopt.parameters import Parameter
+from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout

@@ -19,9 +19,9 @@ from graphopt._files import PathLike, write_atomically
 from graphopt.carried import Carried, declare, declared, initial_values
 from graphopt.forward import read_proto
 from graphopt.labels import ClassLabels
-from graphopt.requirements import METADATA_KEY, requirements
+from graphopt.requirement import METADATA_KEY, requirements
 from graphopt.rmsprop import RMSProp
-from graphopt.schedules._base import Fixed, LearningRateSchedule, Listed, local_functions
+from graphopt.schedules.base import Fixed, LearningRateSchedule, Listed, local_functions
 from graphopt.update import core, functions
 from graphopt.update.emit import Update
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks
-from graphopt.parameters import Parameter
+from graphopt.parameter import Parameter
 from graphopt.schedules import LearningRateSchedule
-from graphopt.schedules._base import Fixed, Listed
-from graphopt.schedules._parse import checked_schedule, learning_rate as as_learning_rate
+from graphopt.schedules.base import Fixed, Listed
+from graphopt.schedules.parse import checked_schedule, learning_rate as as_learning_rate
 
 # Parameters of these dtypes can be updated; the arithmetic and the state are float32.
 _TRAINABLE = ("float32", "float16")

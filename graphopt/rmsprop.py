@@ -6,10 +6,10 @@ from typing import Any
 
 from graphopt import _checks
 from graphopt.groups import as_weight_decay, read_groups
-from graphopt.parameters import Parameter
+from graphopt.parameter import Parameter
 from graphopt.schedules import LearningRateSchedule
-from graphopt.schedules._base import Fixed
-from graphopt.schedules._parse import learning_rate as as_learning_rate
+from graphopt.schedules.base import Fixed
+from graphopt.schedules.parse import learning_rate as as_learning_rate
 
 _SMALLEST_LOSS_SCALE = 1.1754943508222875e-38  # the smallest normal float32
 _CONVOLUTIONS = ("Conv", "ConvTranspose")

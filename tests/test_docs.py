@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import graphopt
 import models
 from graphopt.cli import app
-from graphopt.inspection import hazards
+from graphopt.inspection.hazards import hazards
 from models import digits, digits_cnn
 from tests.environments import OTHER_PYTHON, needs_other_runtime
 

@@ -23,7 +23,6 @@ from graphopt.inspection.checkpoints import (
     inspect_checkpoint,
     is_checkpoint,
 )
-from graphopt.inspection.checkpoints.tables import Sparkline, checkpoint_tables, difference_tables
 from graphopt.inspection.facts import (
     GroupFacts,
     Inspection,
@@ -33,9 +32,14 @@ from graphopt.inspection.facts import (
     ParameterFacts,
     StateFacts,
 )
+from graphopt.inspection.show.checkpoint_tables import (
+    Sparkline,
+    checkpoint_tables,
+    difference_tables,
+)
 from graphopt.on_device import checkpoint as on_device
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState
-from graphopt.requirements import Requirements
+from graphopt.requirement import Requirements
 from graphopt.schedules import CosineDecayLR
 from models.zoo import ZOO
 

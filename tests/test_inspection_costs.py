@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 import graphopt
-from graphopt.inspection import _costs, _layers, _memory, _shapes, _stages
-from graphopt.inspection._shape_values import LARGEST, TensorInfo
+from graphopt.inspection.costs import memory, operations, shapes
+from graphopt.inspection.costs.shape_values import LARGEST, TensorInfo
 from graphopt.inspection.facts import STAGES, StageFacts
+from graphopt.inspection.structure import layers, stages
 from models.zoo import ZOO
 from tests.environments import needs_training_package
 
@@ -49,7 +50,7 @@ def digits_of(kind, folder):
 
 
 def sizes_of(model, size=BATCH):
-    return dict.fromkeys(_shapes.open_dimensions(model), size)
+    return dict.fromkeys(shapes.open_dimensions(model), size)
 
 
 def stages_of(model, *, reported=None):
@@ -62,7 +63,7 @@ def stages_of(model, *, reported=None):
     if reported is None:
         reported = [name for name in outputs if name not in (*carried, "loss")]
     loss = [name for name in outputs if name == "loss"]
-    return _stages.stages_of(
+    return stages.stages_of(
         model.graph, reported=reported, loss=loss, gradients=gradients, carried=carried
     )
 
@@ -164,7 +165,7 @@ def test_a_rule_gives_the_shape_that_running_gives(name):
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     expected = run(model)
-    found = _shapes.infer(model, {})
+    found = shapes.infer(model, {})
     assert {value: described(found.of(value)) for value in expected} == expected
 
 
@@ -223,12 +224,12 @@ def bare_shapes(model):
     del bare.graph.value_info[:]
     for value in bare.graph.output:
         value.type.Clear()
-    return _shapes.infer(bare, sizes_of(model))
+    return shapes.infer(bare, sizes_of(model))
 
 
 def test_shapes_inside_a_function_are_those_of_its_call():
     model = zoo_graph("digits_cnn", "buckets").model
-    found = _shapes.infer(model, sizes_of(model))
+    found = shapes.infer(model, sizes_of(model))
     (node,) = (node for node in model.graph.node if node.domain == "graphopt")
     (body,) = found.bodies(node, found.scope)
     inner = {name: body.scope.of(name) for each in body.nodes for name in each.output}
@@ -241,15 +242,15 @@ def test_open_dimensions_have_names_in_order():
         "g (float[N,3,?] x, int64[M] n, float[N] z, float[2] w) => (float[?] y) "
         "<float[2] w = {1, 2}> { y = Identity(z) }"
     )
-    assert _shapes.open_dimensions(model) == ("N", "x[2]", "M")
-    found = _shapes.infer(model, {"N": 5, "x[2]": 7})
+    assert shapes.open_dimensions(model) == ("N", "x[2]", "M")
+    found = shapes.infer(model, {"N": 5, "x[2]": 7})
     assert (found.of("x").shape, found.of("n").shape) == ((5, 3, 7), (None,))
     assert found.of("y") == TensorInfo(TensorProto.FLOAT, (5,))
 
 
 def test_an_unknown_operator_has_the_declared_shape():
     model = model_of("g (float[N] x) => (float[N,2] y) { y = custom.Twice(x) }")
-    assert _shapes.infer(model, {"N": 4}).of("y").shape == (4, 2)
+    assert shapes.infer(model, {"N": 4}).of("y").shape == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -283,10 +284,10 @@ def test_an_unknown_operator_has_the_declared_shape():
 )  # fmt: skip
 def test_what_makes_no_sense_is_unknown(text):
     model = model_of(f"g {text}")
-    found = _shapes.infer(model, {})
+    found = shapes.infer(model, {})
     stages = stages_of(model)
-    _costs.stage_facts(model, stages, found)
-    _memory.peak_activations(model, stages, found, [])
+    operations.stage_facts(model, stages, found)
+    memory.peak_activations(model, stages, found, [])
     shape = found.of("y").shape
     assert shape is None or all(size is None or 0 <= size <= LARGEST for size in shape)
 
@@ -301,7 +302,7 @@ def test_a_chain_of_outer_products_stays_bounded():
         "g (float[9] x) => (float y) <int64[2] column = {-1,1}, int64[2] row = {1,-1}> "
         f"{{ {body} y = Identity(y2000) }}"
     )
-    found = _shapes.infer(model, {})
+    found = shapes.infer(model, {})
     assert found.of("y2").shape == (9**4, 1)
     assert found.of("y2000").shape == (None, 1)
 
@@ -317,8 +318,8 @@ def test_functions_that_call_each_other_twice_take_linear_time():
         '<domain: "local", opset_import: ["": 17]> f60 (a) => (c) { c = Neg(a) }',
         '<ir_version: 8, opset_import: ["": 17, "local": 1]>',
     )
-    found = _shapes.infer(model, {})
-    (forward, *_) = _costs.stage_facts(model, stages_of(model), found)
+    found = shapes.infer(model, {})
+    (forward, *_) = operations.stage_facts(model, stages_of(model), found)
     assert forward.unknown > 0  # it is deeper than is looked
 
 
@@ -508,8 +509,8 @@ COSTS = {
 def test_costs_are_those_counted_by_hand(name):
     text, flops, moved = COSTS[name]
     model = model_of(f"g {text}")
-    found = _shapes.infer(model, {})
-    forward, *others = _costs.stage_facts(model, ["forward"] * len(model.graph.node), found)
+    found = shapes.infer(model, {})
+    forward, *others = operations.stage_facts(model, ["forward"] * len(model.graph.node), found)
     assert (forward.flops, forward.bytes, forward.unknown) == (flops, moved, 0)
     assert others == [StageFacts(stage, 0, 0, 0) for stage in STAGES[1:]]
 
@@ -519,8 +520,8 @@ def test_what_cannot_be_counted_is_said():
         "g (float[4] x, float[?] u) => (float y) "
         "{ a = custom.Twice(x) b = Neg(u) c = Neg(x) y = Neg(a) }"
     )
-    found = _shapes.infer(model, {})
-    forward, loss, *_ = _costs.stage_facts(model, ["loss", "forward", "forward", "loss"], found)
+    found = shapes.infer(model, {})
+    forward, loss, *_ = operations.stage_facts(model, ["loss", "forward", "forward", "loss"], found)
     assert (forward.flops, forward.bytes, forward.unknown) == (4, 32, 1)
     assert loss == StageFacts("loss", 2, None, None, 2)
 
@@ -533,7 +534,7 @@ def test_an_update_reads_and_writes_each_tensor_once(layout, rows):
     )
     graph = graphopt.update_graph(optimizer, layout=layout)
     model = graph.model
-    update = _costs.stage_facts(model, stages_of(model), _shapes.infer(model, {}))[-1]
+    update = operations.stage_facts(model, stages_of(model), shapes.infer(model, {}))[-1]
     # w, g, mean square and moment are read, three of them written; else there are some scalars.
     assert 0 <= update.bytes - 4 * count * 7 < 200
     # g g; s decay, g g (1 - decay), +; s + epsilon, root; g lr, /; m momentum, +; w - m
@@ -547,7 +548,7 @@ def test_an_update_that_is_written_out_moves_as_much():
     model = zoo_graph("digits_cnn", "chunks").model
     inlined = onnx.inliner.inline_local_functions(model)
     facts = [
-        _costs.stage_facts(each, stages_of(each), _shapes.infer(each, sizes_of(each)))[-1]
+        operations.stage_facts(each, stages_of(each), shapes.infer(each, sizes_of(each)))[-1]
         for each in (model, inlined)
     ]
     assert facts[0].flops == facts[1].flops
@@ -559,7 +560,7 @@ def test_a_network_is_counted_whole(name):
     model = zoo_graph(name).model
     stages = stages_of(model)
     one, ten = (
-        _costs.stage_facts(model, stages, _shapes.infer(model, sizes_of(model, batch)))
+        operations.stage_facts(model, stages, shapes.infer(model, sizes_of(model, batch)))
         for batch in (10, 100)
     )
     assert all(fact.unknown == 0 for fact in (*one, *ten))
@@ -575,7 +576,7 @@ def test_a_network_is_counted_whole(name):
 def peak(text, stages=None, resident=()):
     model = model_of(f"g {text}")
     stages = stages or ["forward"] * len(model.graph.node)
-    return _memory.peak_activations(model, stages, _shapes.infer(model, {}), resident)
+    return memory.peak_activations(model, stages, shapes.infer(model, {}), resident)
 
 
 @pytest.mark.parametrize(
@@ -673,8 +674,8 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
     resident = [value.input for value in zoo_graph("resnet").carried]
     resident += [tensor.name for tensor in model.graph.initializer]
     stages = stages_of(model)
-    found = _shapes.infer(model, sizes_of(model, 16))
-    peak = _memory.peak_activations(model, stages, found, resident)
+    found = shapes.infer(model, sizes_of(model, 16))
+    peak = memory.peak_activations(model, stages, found, resident)
     backward = {
         name
         for node, stage in zip(model.graph.node, stages, strict=True)
@@ -691,9 +692,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
     assert 0.4 * kept < peak < sum(made.values()) * 2
     # A part grows with the batch; the parameters taken out of their bucket do not.
     peaks = [
-        _memory.peak_activations(
-            model, stages, _shapes.infer(model, sizes_of(model, size)), resident
-        )
+        memory.peak_activations(model, stages, shapes.infer(model, sizes_of(model, size)), resident)
         for size in (16, 32, 48)
     ]
     growth = peaks[1] - peaks[0], peaks[2] - peaks[1]
@@ -705,7 +704,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
 
 
 def layers_of(model, parameters=()):
-    return _layers.layers(model, stages_of(model), parameters)
+    return layers.layers(model, stages_of(model), parameters)
 
 
 def test_layers_of_the_digits_network():
@@ -768,7 +767,7 @@ def test_layers_of_gradients_by_onnx_runtime():
     ):
         for node, name in zip(model.graph.node, names, strict=True):
             node.name = name
-        found = _layers.layers(model, stages, ["w"])
+        found = layers.layers(model, stages, ["w"])
         product, relu = ("f1", "f2") if names[0] else ("h", "r")
         assert [(layer.stage, layer.name) for layer in found] == [
             ("forward", product), ("forward", relu), ("backward", relu), ("backward", product),
@@ -793,19 +792,19 @@ def test_gradients_by_onnx_runtime_are_counted_whole(name):
     optimizer = graphopt.RMSProp(graphopt.parameters(forward), learning_rate=0.01, momentum=0.9)
     graph = graphopt.training_graph(forward, ZOO[name].loss, optimizer, portable=False)
     model = graph.model
-    found = _shapes.infer(model, sizes_of(model))
+    found = shapes.infer(model, sizes_of(model))
     stages = stages_of(model)
-    facts = _costs.stage_facts(model, stages, found)
+    facts = operations.stage_facts(model, stages, found)
     assert [fact.unknown for fact in facts] == [0] * 4
     own = zoo_graph(name).model
-    own_facts = _costs.stage_facts(own, stages_of(own), _shapes.infer(own, sizes_of(own)))
+    own_facts = operations.stage_facts(own, stages_of(own), shapes.infer(own, sizes_of(own)))
     # The same products, in other operators.
     for fact, other in zip(facts, own_facts, strict=True):
         if fact.stage in ("forward", "backward"):
             assert fact.flops == pytest.approx(other.flops, rel=0.1)
     resident = [value.input for value in graph.carried]
     resident += [tensor.name for tensor in model.graph.initializer]
-    assert _memory.peak_activations(model, stages, found, resident) > 0
+    assert memory.peak_activations(model, stages, found, resident) > 0
     layers = layers_of(model)
     before = {layer.name for layer in layers if layer.stage in ("forward", "loss")}
     after = {layer.name for layer in layers if layer.stage == "backward"}
@@ -818,9 +817,9 @@ def test_gradients_by_onnx_runtime_are_counted_whole(name):
 def test_thousands_of_nodes():
     lines = [f"y{at + 1} = Relu(y{at})" for at in range(20_000)]
     model = model_of(f"g (float[8] y0) => (float y20000) {{ {' '.join(lines)} }}")
-    found = _shapes.infer(model, {})
+    found = shapes.infer(model, {})
     stages = stages_of(model)
-    facts = _costs.stage_facts(model, stages, found)
+    facts = operations.stage_facts(model, stages, found)
     assert facts[0].flops == 8 * 20_000
-    assert _memory.peak_activations(model, stages, found, []) == 64
-    assert len(_layers.layers(model, stages, [])) == 20_000
+    assert memory.peak_activations(model, stages, found, []) == 64
+    assert len(layers.layers(model, stages, [])) == 20_000

@@ -13,9 +13,9 @@ from rich.console import Console
 
 import graphopt
 from graphopt import Parameter, RMSProp
-from graphopt.inspection.diff import diff
-from graphopt.inspection.html import page
-from graphopt.inspection.tables import tables
+from graphopt.inspection.comparison.comparison import diff
+from graphopt.inspection.show.graph_tables import tables
+from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
 from models import digits_cnn
 

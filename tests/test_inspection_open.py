@@ -19,9 +19,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.inspection._open import opened
-from graphopt.inspection._sound import nodes, wire
-from graphopt.inspection._sound.tensors import external_location
+from graphopt.inspection.opening.soundness import nodes, wire
+from graphopt.inspection.opening.soundness.tensors import external_location
+from graphopt.inspection.opening.untrusted import opened
 from models.zoo import ZOO
 
 pytestmark = pytest.mark.any_runtime

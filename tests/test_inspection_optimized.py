@@ -12,15 +12,15 @@ from test_inspection import by_nodes, check, configured, described, without_decl
 
 import graphopt
 from graphopt import Parameter, RMSProp
-from graphopt.inspection._carried import writes
-from graphopt.inspection._dataflow import Dataflow
-from graphopt.inspection._members import listed, members
-from graphopt.inspection._metadata import described as said
-from graphopt.inspection._recovered import recovered
-from graphopt.inspection._roles import stages_of_nodes
-from graphopt.inspection._schedules import schedule_steps
-from graphopt.inspection._untrained import weight_of
-from graphopt.inspection._update import recognised
+from graphopt.inspection.reading.dataflow import Dataflow
+from graphopt.inspection.reading.members import listed, members
+from graphopt.inspection.reading.metadata import described as said
+from graphopt.inspection.reading.rates import schedule_steps
+from graphopt.inspection.reading.recovered import recovered
+from graphopt.inspection.reading.update import recognised
+from graphopt.inspection.reading.writes import writes
+from graphopt.inspection.structure.roles import stages_of_nodes
+from graphopt.inspection.structure.untrained import weight_of
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,

@@ -25,10 +25,10 @@ import pages
 import pytest
 
 import graphopt
-from graphopt.inspection import _words as words, facts as f
-from graphopt.inspection.html import page, update_lines
+from graphopt.inspection import facts as f, words as words
+from graphopt.inspection.show.page import page, update_lines
 from graphopt.reference import ReferenceRMSProp
-from graphopt.requirements import Requirements
+from graphopt.requirement import Requirements
 from models import digits_cnn
 
 pytestmark = pytest.mark.any_runtime

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from graphopt.inspection import _words
+from graphopt.inspection import words
 from graphopt.inspection.facts import (
     BucketFacts,
     GroupFacts,
@@ -22,8 +22,8 @@ from graphopt.inspection.facts import (
     TargetFacts,
     ValueFacts,
 )
-from graphopt.inspection.tables import tables
-from graphopt.requirements import Requirements
+from graphopt.inspection.show.graph_tables import tables
+from graphopt.requirement import Requirements
 
 pytestmark = pytest.mark.any_runtime
 
@@ -376,20 +376,20 @@ SCHEDULES = [
 
 @pytest.mark.parametrize(("value", "expected"), SCHEDULES, ids=str)
 def test_schedules(value, expected):
-    assert _words.schedule(value) == expected
+    assert words.schedule(value) == expected
 
 
 def test_names_of_schedules():
-    assert _words.schedule_name(COSINE) == "CosineDecayLR"
-    assert _words.schedule_name(0.5) == "0.5"
-    assert _words.schedule_name({}) == "None"
+    assert words.schedule_name(COSINE) == "CosineDecayLR"
+    assert words.schedule_name(0.5) == "0.5"
+    assert words.schedule_name({}) == "None"
 
 
 def test_schedules_in_schedules_end():
     value = 0.1
     for _ in range(500):
         value = {"schedule": "SequentialLR", "schedules": [value, value], "milestones": [1]}
-    assert len(_words.schedule(value)) <= 160
+    assert len(words.schedule(value)) <= 160
 
 
 SIZES = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1048575, "1.0 MiB"),
@@ -401,12 +401,12 @@ COUNTS = [(0, "0"), (999, "999"), (1000, "1.0 k"), (999_949, "999.9 k"), (999_95
 
 @pytest.mark.parametrize(("value", "expected"), SIZES)
 def test_bytes_in_units(value, expected):
-    assert _words.size(value) == expected
+    assert words.size(value) == expected
 
 
 @pytest.mark.parametrize(("value", "expected"), COUNTS)
 def test_counts_in_units(value, expected):
-    assert _words.count(value) == expected
+    assert words.count(value) == expected
 
 
 NAMES_SHOWN = [
@@ -423,8 +423,8 @@ NAMES_SHOWN = [
 
 @pytest.mark.parametrize(("name", "expected"), NAMES_SHOWN)
 def test_names(name, expected):
-    assert _words.shown(name) == expected
+    assert words.shown(name) == expected
 
 
 def test_long_names_lose_their_middle():
-    assert _words.shown("a" * 50 + "b" * 50, 20) == "a" * 6 + "..." + "b" * 11
+    assert words.shown("a" * 50 + "b" * 50, 20) == "a" * 6 + "..." + "b" * 11

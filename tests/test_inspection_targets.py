@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 import graphopt
-from graphopt.inspection import _operators, _targets
+from graphopt.inspection.targets import runtime_operators, targets
 from models.zoo import ZOO
 from tests.device import Device
 from tests.environments import HAS_TRAINING_PACKAGE, needs_training_package
@@ -28,7 +28,7 @@ def exported(folder, **options):
 
 
 def targets_of(model):
-    return {fact.name: fact for fact in _targets.targets(model, graphopt.requirements(model))}
+    return {fact.name: fact for fact in targets.targets(model, graphopt.requirements(model))}
 
 
 def model_of(body, *, opset=17, ir_version=8, domains=("com.microsoft",), functions=""):
@@ -84,8 +84,8 @@ MODELS = {
 def test_what_runs_here_is_what_loads_here(name):
     model = MODELS[name]
     package = "onnxruntime-training" if HAS_TRAINING_PACKAGE else "onnxruntime"
-    here = _targets.parse_target(f"{package}=={VERSION[0]}.{VERSION[1]}")
-    reasons = _targets.exceeds(graphopt.requirements(model), here)
+    here = targets.parse_target(f"{package}=={VERSION[0]}.{VERSION[1]}")
+    reasons = targets.exceeds(graphopt.requirements(model), here)
     if name == "operator without a kernel":
         assert not loads(model)  # it is known to builds for training
     else:
@@ -94,7 +94,7 @@ def test_what_runs_here_is_what_loads_here(name):
 
 
 @pytest.mark.skipif(
-    max(_targets._LIMITS) != VERSION or HAS_TRAINING_PACKAGE,
+    max(targets._LIMITS) != VERSION or HAS_TRAINING_PACKAGE,
     reason="NOT RUN: the facts are about the newest version of onnxruntime that is known",
 )
 @pytest.mark.parametrize("name", [*MODELS, *ZOO, "update"])
@@ -113,11 +113,11 @@ def test_the_cpu_runs_what_loads(name):
 
 
 @pytest.mark.skipif(
-    VERSION not in _targets._LIMITS,
+    VERSION not in targets._LIMITS,
     reason="NOT RUN: this version of ONNX Runtime is newer than those that are known",
 )
 def test_limits_of_this_version():
-    opset, ir_version = _targets._LIMITS[VERSION]
+    opset, ir_version = targets._LIMITS[VERSION]
     for at in range(opset - 2, opset + 3):
         assert loads(tiny(opset=at)) == (at <= opset), at
     for at in range(ir_version - 2, ir_version + 3):
@@ -133,7 +133,7 @@ def tiny(opset=17, ir_version=8):
 
 def test_the_table_of_kernels_is_that_of_this_version():
     native = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
-    if max(_targets._LIMITS) != VERSION or not hasattr(native, "get_all_opkernel_def"):
+    if max(targets._LIMITS) != VERSION or not hasattr(native, "get_all_opkernel_def"):
         pytest.skip("NOT RUN: the table is of another version of ONNX Runtime")
     kernels = {}
     for kernel in native.get_all_opkernel_def():
@@ -141,10 +141,10 @@ def test_the_table_of_kernels_is_that_of_this_version():
             name = f"{kernel.domain}::{kernel.op_name}" if kernel.domain else kernel.op_name
             start, end = kernel.version_range
             kernels.setdefault(name, set()).add((start, None if end == 2**31 - 1 else end))
-    assert {name: set(ranges) for name, ranges in _operators.CPU.items()} == kernels
+    assert {name: set(ranges) for name, ranges in runtime_operators.CPU.items()} == kernels
 
 
-@pytest.mark.parametrize("name", sorted(_operators.TRAINING_ONLY))
+@pytest.mark.parametrize("name", sorted(runtime_operators.TRAINING_ONLY))
 def test_operators_of_training(name):
     domain, _, op_type = name.rpartition("::")
     node = helper.make_node(op_type, ["x"], ["y"], domain=domain)
@@ -163,7 +163,7 @@ def test_operators_of_training(name):
 
 def test_cuda_runs_what_has_kernels_there():
     fact = targets_of(MODELS["relu"])[CUDA]
-    assert fact == _targets.TargetFacts(CUDA, True)
+    assert fact == targets.TargetFacts(CUDA, True)
 
 
 def test_nodes_without_a_kernel_for_cuda_run_on_the_cpu():
@@ -173,7 +173,7 @@ def test_nodes_without_a_kernel_for_cuda_run_on_the_cpu():
         functions='<domain: "local", opset_import: ["": 17]> '
         "Twice (a) => (c) { b = Asinh(a) c = Asinh(b) }",
     )
-    assert not {"Sinh", "Asinh"} & set(_operators.CUDA)
+    assert not {"Sinh", "Asinh"} & set(runtime_operators.CUDA)
     fact = targets_of(model)[CUDA]
     assert fact.runs
     assert fact.reasons == (
@@ -185,7 +185,7 @@ def test_nodes_without_a_kernel_for_cuda_run_on_the_cpu():
 
 
 def test_a_kernel_of_an_older_version_does_not_run_a_newer_operator():
-    assert _operators.CUDA["EyeLike"] == ((9, None),)  # the operator changed in opset 22
+    assert runtime_operators.CUDA["EyeLike"] == ((9, None),)  # the operator changed in opset 22
     old, new = (
         targets_of(model_of("y = EyeLike(x)", opset=opset, ir_version=10))[CUDA]
         for opset in (21, 22)
@@ -211,7 +211,7 @@ def test_files_of_export_on_device_run_there_only(options, tmp_path):
     files = exported(tmp_path / "device", **options)
     for path in filter(None, (files.training_model, files.optimizer_model)):
         facts = targets_of(onnx.load(path))
-        assert facts[ON_DEVICE] == _targets.TargetFacts(ON_DEVICE, True)
+        assert facts[ON_DEVICE] == targets.TargetFacts(ON_DEVICE, True)
         assert not facts[CPU].runs
         assert "only builds of ONNX Runtime for training" in facts[CPU].reasons[0]
     if HAS_TRAINING_PACKAGE:
@@ -338,7 +338,7 @@ def test_onnx_runtime_refuses_it_too(damage, tmp_path):
     ],
 )
 def test_targets_by_name(text, version, trains):
-    target = _targets.parse_target(text)
+    target = targets.parse_target(text)
     assert (target.version, target.trains) == (version, trains)
     assert str(target) == text.strip()
 
@@ -353,9 +353,9 @@ def test_targets_by_name(text, version, trains):
 )  # fmt: skip
 def test_a_target_that_is_none(text):
     with pytest.raises(ValueError, match=r"(?s)target: got .*(expected|last version)"):
-        _targets.parse_target(text)
+        targets.parse_target(text)
     with pytest.raises(TypeError, match="target: got int"):
-        _targets.parse_target(3)
+        targets.parse_target(3)
 
 
 @pytest.mark.parametrize(
@@ -376,14 +376,14 @@ def test_a_target_that_is_none(text):
     ],
 )
 def test_what_exceeds_a_target(model, target, expected):
-    reasons = _targets.exceeds(graphopt.requirements(MODELS[model]), _targets.parse_target(target))
+    reasons = targets.exceeds(graphopt.requirements(MODELS[model]), targets.parse_target(target))
     assert len(reasons) == len(expected)
     for reason, begin in zip(reasons, expected, strict=True):
         assert reason.startswith(begin)
 
 
 def test_no_target_is_exceeded_by_nothing():
-    assert _targets.exceeds(graphopt.requirements(MODELS["opset 99"]), None) == []
+    assert targets.exceeds(graphopt.requirements(MODELS["opset 99"]), None) == []
 
 
 def test_functions_that_call_themselves_end():

@@ -88,7 +88,7 @@ def unfit(opt, optimizer_model):
         return ""
     rules = {(parameter.shape, rule) for parameter, rule in zip(opt.params, opt.rules, strict=True)}
     rates = [rule.learning_rate for rule in opt.rules]
-    if not all(isinstance(rate, graphopt.schedules._base.Fixed) for rate in rates):
+    if not all(isinstance(rate, graphopt.schedules.base.Fixed) for rate in rates):
         return "the application sets the rate in each step"
     alike = {(shape, dataclasses.replace(rule, group=0)) for shape, rule in rules}
     if len(alike) > len({shape for shape, _ in alike}):

@@ -14,8 +14,8 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import schedules
 from graphopt.builder import GraphBuilder
-from graphopt.schedules._base import local_functions
-from graphopt.schedules._parse import emit, learning_rate
+from graphopt.schedules.base import local_functions
+from graphopt.schedules.parse import emit, learning_rate
 
 TABLE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())
 CLASSES = {name: row for name, row in TABLE.items() if "steps" in row}

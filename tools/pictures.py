@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 import graphopt
-from graphopt.inspection.html import page
-from graphopt.inspection.tables import tables
+from graphopt.inspection.show.graph_tables import tables
+from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
 from models import digits_cnn
 

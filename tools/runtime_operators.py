@@ -1,4 +1,4 @@
-"""Finds the operators that ONNX Runtime has, for ``graphopt/inspection/_operators.py``.
+"""Finds the operators that ONNX Runtime has, for ``inspection/targets/runtime_operators.py``.
 
 ``python -m tools.runtime_operators kernels FILE`` writes the kernels of the installed ONNX Runtime,
 and ``names FILE`` the operators that it knows at all, which takes a minute. ``write`` makes the
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 app = typer.Typer(add_completion=False)
 
-_MODULE = Path(__file__).parents[1] / "graphopt" / "inspection" / "_operators.py"
+_MODULE = Path(__file__).parents[1] / "graphopt" / "inspection" / "targets" / "runtime_operators.py"
 _NO_END = 2**31 - 1
 _DOMAINS = {"": 20, "com.microsoft": 1, "org.pytorch.aten": 1}
 _UNKNOWN = ("is not a registered", "No Op registered", "No opset import")

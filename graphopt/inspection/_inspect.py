@@ -8,25 +8,27 @@ from typing import Any
 import onnx
 
 from graphopt import _checks, in_place
-from graphopt.inspection import _layers, _shapes, _targets
-from graphopt.inspection._buckets import bucket_facts, layout_of
-from graphopt.inspection._carried import Write, gradient_buffers, pairs, writes
-from graphopt.inspection._costs import stage_facts
-from graphopt.inspection._dataflow import Dataflow
-from graphopt.inspection._errors import naming
-from graphopt.inspection._formula import formula
-from graphopt.inspection._interface import inputs_of, outputs_of
-from graphopt.inspection._merged import Merged, merged
-from graphopt.inspection._metadata import Described, described
-from graphopt.inspection._open import opened
-from graphopt.inspection._recovered import recovered
-from graphopt.inspection._roles import kind_of, stages_of_nodes
-from graphopt.inspection._state import state_facts
-from graphopt.inspection._totals import memory_facts
-from graphopt.inspection._untrained import could_be_trained, untrained, weight_of
+from graphopt.inspection.costs import shapes
+from graphopt.inspection.costs.operations import stage_facts
+from graphopt.inspection.costs.totals import memory_facts
 from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts, Stage
-from graphopt.inspection.hazards import Subject, hazards
-from graphopt.requirements import requirements
+from graphopt.inspection.hazards.hazards import Subject, hazards
+from graphopt.inspection.opening.errors import naming
+from graphopt.inspection.opening.untrusted import opened
+from graphopt.inspection.reading.dataflow import Dataflow
+from graphopt.inspection.reading.merged import Merged, merged
+from graphopt.inspection.reading.metadata import Described, described
+from graphopt.inspection.reading.recovered import recovered
+from graphopt.inspection.reading.writes import Write, gradient_buffers, pairs, writes
+from graphopt.inspection.show.formula import formula
+from graphopt.inspection.structure import layers
+from graphopt.inspection.structure.buckets import bucket_facts, layout_of
+from graphopt.inspection.structure.interface import inputs_of, outputs_of
+from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
+from graphopt.inspection.structure.state import state_facts
+from graphopt.inspection.structure.untrained import could_be_trained, untrained, weight_of
+from graphopt.inspection.targets import targets
+from graphopt.requirement import requirements
 
 
 def inspect(
@@ -69,7 +71,7 @@ def inspect(
         ()
     """
     _check(steps, batch_size, dims)
-    wanted = None if target is None else _targets.parse_target(target)
+    wanted = None if target is None else targets.parse_target(target)
     proto = opened(model)
     with naming(model):
         return _inspected(proto, _name(model, proto), steps, wanted, batch_size, dims or {})
@@ -79,7 +81,7 @@ def _inspected(
     proto: onnx.ModelProto,
     name: str,
     steps: int | None,
-    target: _targets.Target | None,
+    target: targets.Target | None,
     batch_size: int,
     dims: Mapping[str, int],
 ) -> Inspection:
@@ -90,8 +92,8 @@ def _inspected(
     optimizer = merged(metadata, nodes, steps)
     buffers = gradient_buffers(flow)
     needed = requirements(proto)
-    sizes = dict.fromkeys(_shapes.open_dimensions(proto), batch_size) | dict(dims)
-    shapes = _shapes.infer(proto, sizes)
+    sizes = dict.fromkeys(shapes.open_dimensions(proto), batch_size) | dict(dims)
+    tensors = shapes.infer(proto, sizes)
     stages = stages_of_nodes(proto, flow, carried, nodes, buffers)
     holders = [*(write.input.name for write in carried), *(buffers or ())]
     frozen = could_be_trained(proto, flow, stages, _names(optimizer.parameters), holders)
@@ -112,7 +114,7 @@ def _inspected(
         frozen=frozen,
         stages=stages,
         steps=steps,
-        above_target=_targets.exceeds(needed, target),
+        above_target=targets.exceeds(needed, target),
         damage=damage,
         buffers=buffers,
         early=early,
@@ -141,11 +143,11 @@ def _inspected(
         buckets=buckets,
         inputs=inputs_of(proto, carried),
         outputs=outputs_of(proto, carried),
-        stages=stage_facts(proto, stages, shapes),
-        layers=_layers.layers(proto, stages, _names(parameters)),
-        memory=memory_facts(proto, carried, nodes, parameters, stages, shapes, sizes),
+        stages=stage_facts(proto, stages, tensors),
+        layers=layers.layers(proto, stages, _names(parameters)),
+        memory=memory_facts(proto, carried, nodes, parameters, stages, tensors, sizes),
         requirements=needed,
-        targets=_targets.targets(proto, needed),
+        targets=targets.targets(proto, needed),
         hazards=hazards(subject),
     )
 

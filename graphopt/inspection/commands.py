@@ -11,16 +11,19 @@ import typer
 from rich.console import Console, RenderableType
 
 from graphopt._files import write_atomically
-from graphopt.inspection import checkpoints, tables as inspection_tables
+from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
-from graphopt.inspection._open import opened
-from graphopt.inspection._words import finite, shown
-from graphopt.inspection.checkpoints import tables as checkpoint_tables
-from graphopt.inspection.diff import diff as difference
-from graphopt.inspection.diff_tables import diff_tables
+from graphopt.inspection.comparison.comparison import diff as difference
 from graphopt.inspection.facts import LEVELS, Hazard, Inspection, Level
-from graphopt.inspection.html import page
-from graphopt.inspection.verify import verify as verified
+from graphopt.inspection.opening.untrusted import opened
+from graphopt.inspection.show import (
+    checkpoint_tables as checkpoint_tables,
+    graph_tables as inspection_tables,
+)
+from graphopt.inspection.show.difference_tables import diff_tables
+from graphopt.inspection.show.page import page
+from graphopt.inspection.verification.verification import verify as verified
+from graphopt.inspection.words import finite, shown
 
 _WIDTH = 100  # where it is not known
 _LONGEST_LINE = 400

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from graphopt.requirements import Requirements
+from graphopt.requirement import Requirements
 
 VERSION = 1
 """The version of the JSON; a key that is added does not change it."""

@@ -22,9 +22,9 @@ from graphopt.on_device._eval_model import eval_model
 from graphopt.on_device._state import Arrangement, from_state, read_state
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, write
-from graphopt.requirements import requirements
+from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
-from graphopt.schedules._base import Fixed
+from graphopt.schedules.base import Fixed
 
 _VERSION = 1
 _TRAINING = "training_model.onnx"

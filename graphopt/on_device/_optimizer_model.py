@@ -35,12 +35,12 @@ from graphopt import _checks
 from graphopt.builder import GraphBuilder
 from graphopt.gradients import MIN_OPSET
 from graphopt.graph import describe
-from graphopt.parameters import Parameter
-from graphopt.requirements import METADATA_KEY, requirements
+from graphopt.parameter import Parameter
+from graphopt.requirement import METADATA_KEY, requirements
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules import LearningRateSchedule
-from graphopt.schedules._base import Fixed, local_functions
-from graphopt.schedules._parse import emit as emit_schedule
+from graphopt.schedules.base import Fixed, local_functions
+from graphopt.schedules.parse import emit as emit_schedule
 from graphopt.update import core, functions
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate

@@ -4,7 +4,6 @@ Six schedules and seven list-making functions with the semantics of MindSpore, w
 and the base class for one's own. Steps count from 0.
 """
 
-from graphopt.schedules._base import LearningRateSchedule
 from graphopt.schedules._compose import FromCaller, OnnxSchedule, SequentialLR
 from graphopt.schedules._decays import (
     CosineDecayLR,
@@ -23,6 +22,7 @@ from graphopt.schedules._lists import (
     polynomial_decay_lr,
     warmup_lr,
 )
+from graphopt.schedules.base import LearningRateSchedule
 
 __all__ = [
     "CosineDecayLR",

@@ -11,7 +11,7 @@ from onnx import defs, parser
 
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
-from graphopt.schedules._base import LearningRateSchedule, add_local_function
+from graphopt.schedules.base import LearningRateSchedule, add_local_function
 
 _FROM_CALLER = "graphopt.from_caller"
 

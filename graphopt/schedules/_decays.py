@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
-from graphopt.schedules._base import LearningRateSchedule
+from graphopt.schedules.base import LearningRateSchedule
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT, Array, Carried, View, joined
-from graphopt.parameters import Parameter
+from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules import LearningRateSchedule
-from graphopt.schedules._base import Fixed
-from graphopt.schedules._parse import emit as emit_schedule
+from graphopt.schedules.base import Fixed
+from graphopt.schedules.parse import emit as emit_schedule
 from graphopt.update import functions
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Literal, get_args
 
 from graphopt import _checks
-from graphopt.parameters import Parameter
+from graphopt.parameter import Parameter
 from graphopt.rmsprop import Rule
 
 LayoutName = Literal["auto", "chunks", "buckets", "separate"]

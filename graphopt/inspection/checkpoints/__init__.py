@@ -5,6 +5,7 @@ the tensors of one parameter. On-device checkpoints are read as a whole.
 """
 
 from graphopt.inspection.checkpoints._compare import compare_checkpoints
+from graphopt.inspection.checkpoints._contents import is_checkpoint
 from graphopt.inspection.checkpoints._facts import (
     BINS,
     CheckpointDifference,
@@ -20,7 +21,6 @@ from graphopt.inspection.checkpoints._facts import (
     TensorValues,
 )
 from graphopt.inspection.checkpoints._inspect import inspect_checkpoint
-from graphopt.inspection.checkpoints._open import is_checkpoint
 
 __all__ = [
     "BINS",

@@ -8,6 +8,7 @@ import numpy as np
 
 from graphopt._files import PathLike
 from graphopt.carried import Array
+from graphopt.inspection.checkpoints._contents import open_checkpoint
 from graphopt.inspection.checkpoints._facts import (
     CheckpointDifference,
     DifferenceTotals,
@@ -21,7 +22,6 @@ from graphopt.inspection.checkpoints._numbers import (
     scaled,
     unit_of,
 )
-from graphopt.inspection.checkpoints._open import open_checkpoint
 from graphopt.inspection.checkpoints._roles import kinds_of
 
 

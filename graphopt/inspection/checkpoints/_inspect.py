@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from graphopt._files import PathLike
 from graphopt.carried import Array
+from graphopt.inspection.checkpoints._contents import Opened, open_checkpoint
 from graphopt.inspection.checkpoints._facts import (
     CheckpointInspection,
     CheckpointTotals,
     ParameterValues,
     TensorValues,
 )
-from graphopt.inspection.checkpoints._open import Opened, open_checkpoint
 from graphopt.inspection.checkpoints._problems import (
     incomplete,
     misfits,

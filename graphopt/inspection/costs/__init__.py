@@ -1,0 +1,1 @@
+"""What a step costs: operations, bytes moved, and memory."""

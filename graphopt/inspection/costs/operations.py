@@ -1,0 +1,146 @@
+"""What a step computes, and what it reads and writes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from graphopt.inspection.costs.flops import VIEWS, flops
+from graphopt.inspection.costs.shape_values import Node, TensorInfo
+from graphopt.inspection.costs.shapes import Body, Scope, Shapes
+from graphopt.inspection.facts import STAGES, Stage, StageFacts
+
+_DOMAIN = "graphopt"
+_UPDATES = "RMSProp"
+# They read no elements, or none that are not in the file.
+_READS_NOTHING = {"Constant", "Shape", "Size"}
+# They read as much as they write, however large their first input is.
+_READS_WHAT_IT_WRITES = {"Gather", "GatherElements", "GatherND", "Slice", "Split"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some nodes cost.
+
+    Attributes:
+        nodes: How many there are.
+        flops: The floating-point operations of those of which they are known.
+        bytes: What those read and write of which that is known.
+        unknown: How many could not be counted.
+    """
+
+    nodes: int = 0
+    flops: int = 0
+    bytes: int = 0
+    unknown: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Both."""
+        return Cost(
+            self.nodes + other.nodes,
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.unknown + other.unknown,
+        )
+
+    def repeated(self, times: int) -> "Cost":
+        """The same nodes, run several times."""
+        return Cost(self.nodes, self.flops * times, self.bytes * times, self.unknown)
+
+
+def stage_facts(
+    model: onnx.ModelProto, stages: Sequence[Stage], shapes: Shapes
+) -> tuple[StageFacts, ...]:
+    """What each stage of a step does.
+
+    Functions are counted by their bodies, a loop as often as it runs, and of two branches the one
+    that costs more. Bytes are those of all operands and results, as if nothing stayed in
+    caches; a reshaped tensor is not moved. The update of a bucket runs in pieces that stay in
+    caches, so there the bytes are those of the inputs and outputs of its function, or of its Scan
+    where functions are written out.
+
+    Args:
+        model: The model.
+        stages: The stage of each node.
+        shapes: What is known of its values.
+
+    Returns:
+        The four stages, in order.
+    """
+    counted = dict.fromkeys(STAGES, Cost())
+    counter = _Counter(shapes)
+    for proto, stage in zip(model.graph.node, stages, strict=True):
+        counted[stage] += counter.of(proto, shapes.scope, updates=stage == "update")
+    return tuple(_facts(stage, cost) for stage, cost in counted.items())
+
+
+def _facts(stage: Stage, cost: Cost) -> StageFacts:
+    if cost.nodes and cost.unknown == cost.nodes:
+        return StageFacts(stage, cost.nodes, None, cost.bytes or None, cost.unknown)
+    return StageFacts(stage, cost.nodes, cost.flops, cost.bytes, cost.unknown)
+
+
+class _Counter:
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+        self._bodies: dict[int, tuple[Body, Cost]] = {}
+
+    def of(self, proto: onnx.NodeProto, scope: Scope, *, updates: bool = False) -> Cost:
+        """The cost of a node."""
+        node = scope.node(proto)
+        moved = _moved(node, [scope.of(name) for name in proto.output if name])
+        bodies = self._shapes.bodies(proto, scope)
+        if not bodies:
+            return _simple(node, [scope.of(name) for name in proto.output], moved)
+        inside = self._inside(bodies)
+        if _stays_in_caches(proto, updates=updates):
+            return Cost(inside.nodes, inside.flops, moved or 0, inside.unknown + (moved is None))
+        return inside
+
+    def _inside(self, bodies: Sequence[Body]) -> Cost:
+        """The cost of a node with bodies, itself included."""
+        costs = [self._body(body) for body in bodies]
+        worst = max(costs, key=lambda cost: (cost.flops, cost.bytes))
+        nodes = 1 + sum(cost.nodes for cost in costs)
+        unknown = sum(cost.unknown for cost in costs)
+        return Cost(nodes, worst.flops, worst.bytes, unknown)
+
+    def _body(self, body: Body) -> Cost:
+        key = id(body.scope)
+        if key not in self._bodies:
+            cost = _total(self.of(proto, body.scope) for proto in body.nodes)
+            # The body is kept with its cost, so that its id stays its.
+            self._bodies[key] = body, cost
+        cost = self._bodies[key][1]
+        if body.times is None:
+            return Cost(cost.nodes, 0, 0, cost.unknown + 1)
+        return cost.repeated(body.times)
+
+
+def _total(costs: Iterable[Cost]) -> Cost:
+    return sum(costs, start=Cost())
+
+
+def _simple(node: Node, outputs: Sequence[TensorInfo], moved: int | None) -> Cost:
+    operations = flops(node, outputs)
+    return Cost(1, operations or 0, moved or 0, int(operations is None or moved is None))
+
+
+def _stays_in_caches(proto: onnx.NodeProto, *, updates: bool) -> bool:
+    """Whether a node is the update of a bucket."""
+    if proto.domain == _DOMAIN:
+        return _UPDATES in proto.op_type
+    return updates and proto.op_type == "Scan"
+
+
+def _moved(node: Node, outputs: Sequence[TensorInfo]) -> int | None:
+    """The bytes that a node reads and writes."""
+    if node.op_type in VIEWS | _READS_NOTHING:
+        return 0
+    written = [info.bytes for info in outputs]
+    read = [info.bytes for info in node.inputs if info is not None]
+    if node.op_type in _READS_WHAT_IT_WRITES:
+        read[:1] = written
+    if not written or None in written or None in read:
+        return None
+    return sum(size for size in (*written, *read) if size is not None)

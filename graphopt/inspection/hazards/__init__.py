@@ -1,0 +1,1 @@
+"""What goes wrong with a training graph, or may."""

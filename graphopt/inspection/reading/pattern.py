@@ -1,0 +1,197 @@
+"""Patterns of operators, which are looked for in the flow of values.
+
+A pattern matches a value by what it was computed from. Operands of sums, products, minima and
+maxima may stand in any order, and changes of shape or precision in between do not matter. What a
+pattern names is found in the result; a name that occurs twice stands for the same value both times.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphopt.inspection.reading.dataflow import Value
+
+_COMMUTATIVE = {"Add", "And", "Max", "Min", "Mul", "Or"}
+# A graph may be made so that patterns fit almost everywhere; a search then ends without result.
+_MAX_TRIES = 100_000
+
+
+class Found(dict[str, Value | float]):
+    """What a pattern has found so far, by name."""
+
+    def __init__(self, *entries: "Found", tries: list[int] | None = None) -> None:
+        super().__init__(*entries)
+        self._tries = tries if tries is not None else [_MAX_TRIES]
+
+    def __or__(self, other: dict[str, Value | float]) -> "Found":  # type: ignore[override]
+        """A copy with more, which counts against the same search."""
+        copy = Found(self, tries=self._tries)
+        copy.update(other)
+        return copy
+
+    def may_go_on(self) -> bool:
+        """Count a try; whether there may be more."""
+        self._tries[0] -= 1
+        return self._tries[0] > 0
+
+
+class Pattern:
+    """What a value may have been computed by."""
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """All ways in which the value fits, each with what was found before and is found by it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Any(Pattern):
+    """Any value."""
+
+    name: str
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        yield from _named(self.name, value, found)
+
+
+@dataclass(frozen=True)
+class Fed(Pattern):
+    """An input of the graph, or a constant in its place."""
+
+    name: str
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        source = value.source
+        if source.operation is None or source.tensor is not None or _is_part(source):
+            yield from _named(self.name, source, found)
+
+
+def _is_part(value: Value) -> bool:
+    """Whether it is a part of an input, or of a sequence that is one, or several joined."""
+    operation = value.operation
+    return operation is not None and operation.op_type in {"Concat", "SequenceAt", "Split"}
+
+
+@dataclass(frozen=True)
+class Number(Pattern):
+    """A constant of one element, found as a float."""
+
+    name: str
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        number = value.source.number
+        if number is not None and found.get(self.name, number) == number:
+            yield found | {self.name: number}
+
+
+@dataclass(frozen=True)
+class Equals(Pattern):
+    """This number."""
+
+    number: float
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        if value.source.number == self.number:
+            yield found
+
+
+@dataclass(frozen=True)
+class Named(Pattern):
+    """What fits a pattern, found under a name."""
+
+    name: str
+    pattern: Pattern
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        source = value.source
+        if self.name in found:
+            if found[self.name] is source:
+                yield found
+            return
+        for inner in self.pattern.matches(value, found):
+            yield from _named(self.name, source, inner)
+
+
+@dataclass(frozen=True)
+class Marked(Pattern):
+    """What fits a pattern, and leaves a mark that it did."""
+
+    mark: str
+    pattern: Pattern
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        for inner in self.pattern.matches(value, found):
+            yield inner | {self.mark: 1.0}
+
+
+@dataclass(frozen=True, init=False)
+class OneOf(Pattern):
+    """The first of these patterns that fits."""
+
+    patterns: tuple[Pattern, ...]
+
+    def __init__(self, *patterns: Pattern) -> None:
+        object.__setattr__(self, "patterns", patterns)
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        for pattern in self.patterns:
+            yield from pattern.matches(value, found)
+
+
+@dataclass(frozen=True, init=False)
+class Op(Pattern):
+    """The result of an operator.
+
+    Args:
+        op_type: The operator.
+        operands: Patterns of its first inputs.
+        here: No change of shape or precision may stand between.
+    """
+
+    op_type: str
+    operands: tuple[Pattern, ...]
+    here: bool
+
+    def __init__(self, op_type: str, *operands: Pattern, here: bool = False) -> None:
+        object.__setattr__(self, "op_type", op_type)
+        object.__setattr__(self, "operands", operands)
+        object.__setattr__(self, "here", here)
+
+    def matches(self, value: Value, found: Found) -> Iterator[Found]:
+        """See the class."""
+        operation = value.operation
+        if not self.here and (operation is None or operation.op_type != self.op_type):
+            operation = value.source.operation
+        if operation is None or operation.op_type != self.op_type or not found.may_go_on():
+            return
+        inputs = [operand for operand in operation.inputs if operand is not None]
+        if len(inputs) < len(self.operands):
+            return
+        yield from self._all(inputs, self.operands, found)
+        if self.op_type in _COMMUTATIVE and len(self.operands) == len(inputs) == 2:
+            yield from self._all(inputs[::-1], self.operands, found)
+
+    def _all(
+        self, inputs: list[Value], operands: tuple[Pattern, ...], found: Found
+    ) -> Iterator[Found]:
+        if not operands:
+            yield found
+            return
+        for inner in operands[0].matches(inputs[0], found):
+            yield from self._all(inputs[1:], operands[1:], inner)
+
+
+def match(pattern: Pattern, value: Value, found: Found | None = None) -> Found | None:
+    """What a pattern finds in a value, in the first way that fits; None if there is none."""
+    return next(pattern.matches(value, found or Found()), None)
+
+
+def _named(name: str, value: Value, found: Found) -> Iterator[Found]:
+    value = value.source
+    if found.get(name, value) is value:
+        yield found | {name: value}

@@ -1,0 +1,141 @@
+"""What a graph hands from step to step, however it says so."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from graphopt.carried import BINDING_KEY, NEXT, Carried
+from graphopt.in_place import ACCUMULATOR
+from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
+from graphopt.inspection.reading.update import recognised
+from graphopt.on_device._names import GRADIENT_BUFFER
+
+_ACCUMULATOR = f"com.microsoft::{ACCUMULATOR}"
+
+
+@dataclass(frozen=True)
+class Write:
+    """An input and its new value.
+
+    Attributes:
+        input: The input.
+        new: Its value at the next step.
+        output: The output that is the new value; None if the input is written in place.
+        initial: What it starts from: "values", a number that fills it, or None if unknown.
+    """
+
+    input: Value
+    new: Value
+    output: str | None
+    initial: float | str | None = None
+
+
+def writes(model: onnx.ModelProto, flow: Dataflow) -> list[Write]:
+    """All of them: as ``training_info`` says, or the metadata, or the graph itself."""
+    in_place = list(_in_place(flow))
+    if in_place:
+        return in_place
+    initial = _initial(model)
+    return [
+        Write(flow.values[before], flow.values[after], after, initial.get(before))
+        for before, after in _binding(model, flow).items()
+        if before in flow.values and after in flow.values and flow.values[before].is_input
+    ]
+
+
+def pairs(carried: Iterable[Write]) -> list[Carried]:
+    """The inputs with the outputs that feed them, for `graphopt.in_place`."""
+    return [
+        Carried(write.input.name, write.output, (), "float32", ())
+        for write in carried
+        if write.output is not None
+    ]
+
+
+def gradient_buffers(flow: Dataflow) -> dict[str, Value]:
+    """Where ONNX Runtime adds gradients up: what is added for each parameter, by its name."""
+    return {
+        buffer.name.removesuffix(GRADIENT_BUFFER): value
+        for buffer, value, _ in _accumulated(flow)
+        if buffer.name.endswith(GRADIENT_BUFFER)
+    }
+
+
+def _binding(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
+    declared = {e.key: e.value for info in model.training_info for e in info.update_binding}
+    return declared or _from_metadata(model) or _by_name(model) or _by_update(model, flow)
+
+
+def _from_metadata(model: onnx.ModelProto) -> Mapping[str, str]:
+    for entry in model.metadata_props:
+        if entry.key == BINDING_KEY:
+            try:
+                found = json.loads(entry.value)
+            except (ValueError, RecursionError):
+                return {}
+            if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()):
+                return found
+    return {}
+
+
+def _by_name(model: onnx.ModelProto) -> Mapping[str, str]:
+    inputs = {value.name for value in model.graph.input}
+    return {
+        value.name.removesuffix(NEXT): value.name
+        for value in model.graph.output
+        if value.name.endswith(NEXT) and value.name.removesuffix(NEXT) in inputs
+    }
+
+
+def _by_update(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
+    """Outputs that are the new value of an input, by what they compute."""
+    outputs = {v.name: flow.values[v.name] for v in model.graph.output if v.name in flow.values}
+    by_value = {id(value.source): name for name, value in outputs.items()}
+    binding = {}
+    for name, value in outputs.items():
+        update = recognised(value)
+        if update is None or update.optimizer != "RMSProp":  # much looks like gradient descent
+            continue
+        for old, new in (("w", None), ("s", "s1"), ("a", "a1"), ("m", "m1")):
+            before = update.value(old)
+            after = update.value(new) if new else None
+            output = name if new is None else by_value.get(id(after.source)) if after else None
+            if before is not None and before.is_input and output is not None:
+                binding[before.name] = output
+    return binding
+
+
+def _initial(model: onnx.ModelProto) -> dict[str, float | str]:
+    """What the initialization starts each value from."""
+    found: dict[str, float | str] = {}
+    for info in model.training_info:
+        found.update((tensor.name, "values") for tensor in info.initialization.initializer)
+        for node in info.initialization.node:
+            if node.op_type == "ConstantOfShape" and node.output:
+                value = next((a.t for a in node.attribute if a.name == "value"), None)
+                number = 0.0 if value is None else Value("", tensor=value).number
+                if number is not None:
+                    found[node.output[0]] = number
+    return found
+
+
+def _in_place(flow: Dataflow) -> Iterator[Write]:
+    """The inputs that the graph writes over, gradient buffers aside."""
+    for buffer, value, overwrite in _accumulated(flow):
+        if overwrite.number == 1.0 and buffer.is_input:
+            yield Write(buffer, value, None, "values")
+
+
+def _accumulated(flow: Dataflow) -> Iterator[tuple[Value, Value, Value]]:
+    """The buffers that are written in place, each with what is added, and whether it replaces."""
+    for operation in flow.operations:
+        if operation.op_type == _ACCUMULATOR and _has_operands(operation, 3):
+            buffer, value, overwrite = operation.inputs[:3]
+            if buffer is not None and value is not None and overwrite is not None:
+                yield buffer, value, overwrite
+
+
+def _has_operands(operation: Operation, count: int) -> bool:
+    return len(operation.inputs) >= count

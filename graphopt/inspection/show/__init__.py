@@ -1,0 +1,1 @@
+"""How facts are shown to people: tables, formulas and a page for the browser."""

@@ -1,0 +1,70 @@
+"""What is updated together."""
+
+from collections.abc import Sequence
+
+import onnx
+
+from graphopt.inspection.facts import BucketFacts, ParameterFacts, static
+from graphopt.inspection.reading.dataflow import Dataflow
+from graphopt.inspection.reading.metadata import Described
+from graphopt.inspection.reading.recovered import KINDS, Recovered
+from graphopt.inspection.reading.writes import Write
+from graphopt.inspection.structure.nodes_of import nodes_of
+
+
+def bucket_facts(
+    model: onnx.ModelProto,
+    flow: Dataflow,
+    carried: Sequence[Write],
+    nodes: Recovered | None,
+    metadata: Described | None,
+) -> tuple[BucketFacts, ...]:
+    """The buckets, in the order in which the graph has them."""
+    if nodes is None:
+        return ()
+    known = {} if metadata is None else {bucket.name: bucket for bucket in metadata.buckets}
+    by_input = {id(write.input): write for write in carried}
+    members: dict[str, list[str]] = {}
+    for trained in nodes.trained:
+        members.setdefault(trained.write.input.name, []).append(trained.facts.name)
+    buckets = []
+    for name, update in nodes.updates.items():
+        old = [update.value(letter) for letter in ("w", *KINDS)]
+        new = [
+            by_input[id(value)].new for value in old if value is not None and id(value) in by_input
+        ]
+        node = update.new.operation
+        called = model.graph.node[node.node] if node is not None else onnx.NodeProto()
+        is_function = any(
+            (f.domain, f.name) == (called.domain, called.op_type) for f in model.functions
+        )
+        shape = known[name].shape if name in known else static(flow.values[name].shape)
+        buckets.append(
+            BucketFacts(
+                name=name,
+                function=called.op_type if is_function else None,
+                shape=shape,
+                parameters=tuple(members.get(name, ())),
+                nodes=nodes_of(model, new, update),
+            )
+        )
+    return tuple(buckets)
+
+
+def layout_of(
+    metadata: Described | None,
+    buckets: Sequence[BucketFacts],
+    parameters: Sequence[ParameterFacts],
+) -> str | None:
+    """The name of the layout, from the shapes if the metadata does not say it."""
+    if metadata is not None and metadata.layout is not None:
+        return metadata.layout
+    if not buckets:
+        return None
+    shapes = {parameter.name: parameter.shape for parameter in parameters}
+    if all(
+        len(bucket.parameters) == 1 and shapes.get(bucket.parameters[0]) == bucket.shape
+        for bucket in buckets
+    ):
+        return "separate"
+    return "chunks" if all(len(bucket.shape) == 2 for bucket in buckets) else "buckets"

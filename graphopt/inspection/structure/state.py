@@ -1,0 +1,76 @@
+"""The state of a graph, value by value."""
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from graphopt.inspection.facts import StateFacts
+from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.reading.pattern import Any, Op, match
+from graphopt.inspection.reading.recovered import KINDS, Recovered
+from graphopt.inspection.reading.update import average
+from graphopt.inspection.reading.writes import Write
+from graphopt.on_device._names import ACCUMULATED, STEP
+
+_COUNTERS = {STEP, ACCUMULATED}
+_AVERAGE = average(Any("old"), Any("new"))
+
+
+def state_facts(
+    carried: Sequence[Write], nodes: Recovered | None, overwritable: Collection[str]
+) -> tuple[StateFacts, ...]:
+    """What is handed from step to step.
+
+    Args:
+        carried: The inputs and their new values.
+        nodes: The optimizer, which knows what the values are.
+        overwritable: The inputs whose new value may have their memory.
+    """
+    kinds = _kinds(nodes)
+    return tuple(
+        StateFacts(
+            input=write.input.name,
+            output=write.output,
+            kind=kinds.get(id(write.input)) or _other_kind(write),
+            shape=write.input.shape or (),
+            dtype=write.input.dtype or "unknown",
+            bytes=_bytes(write.input),
+            overwritable=write.input.name in overwritable,
+            initial=write.initial,
+        )
+        for write in carried
+    )
+
+
+def _kinds(nodes: Recovered | None) -> dict[int, str]:
+    kinds: dict[int, str] = {}
+    if nodes is None:
+        return kinds
+    for update in nodes.updates.values():
+        for letter, kind in {"w": "parameter", **KINDS}.items():
+            value = update.value(letter)
+            if value is not None:
+                kinds[id(value)] = kind
+    return kinds
+
+
+def _other_kind(write: Write) -> str:
+    value = write.input
+    if value.name in _COUNTERS or (value.dtype == "int64" and value.shape == ()):
+        return "step"
+    new = write.new.source
+    masked = match(Op("Where", Any("on"), Any("new"), Any("old")), new)
+    kept = masked is not None and masked["old"] is value.source
+    if masked is not None and kept and isinstance(masked["new"], Value):
+        # The mask of a group keeps its statistics, as it keeps its parameters.
+        new = masked["new"]
+    average = match(_AVERAGE, new)
+    return "statistic" if average is not None and average["old"] is value.source else "other"
+
+
+def _bytes(value: Value) -> int | None:
+    shape, dtype = value.shape, value.dtype
+    if shape is None or dtype is None or not all(isinstance(size, int) for size in shape):
+        return None
+    return math.prod(size for size in shape if isinstance(size, int)) * np.dtype(dtype).itemsize

@@ -1,0 +1,1 @@
+"""What runs a model: versions and execution providers of ONNX Runtime."""

@@ -1,0 +1,327 @@
+"""The update of a training graph, cut out and run by ONNX Runtime."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from graphopt import _runtime
+from graphopt.inspection.facts import ParameterFacts
+from graphopt.inspection.reading import pattern, scalars
+from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.reading.pattern import Number, Op, match
+from graphopt.inspection.reading.recovered import KINDS, Recovered, Trained
+from graphopt.inspection.reading.writes import Write
+from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
+from graphopt.inspection.verification.update_model import update_model
+from graphopt.inspection.words import shown, size
+
+# Memory for what is fed and what comes out, in bytes.
+_MOST_BYTES = 2**33
+_FATAL = 4  # ONNX Runtime's level of severity
+
+State = Mapping[str, Mapping[str, Array]]
+"""The arrays of parameters and states: by kind, then by parameter."""
+
+
+class NotRunError(Exception):
+    """Why an update could not be run."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A parameter or a state of one, and where the graph has it.
+
+    Attributes:
+        name: The parameter.
+        kind: The kind of state.
+        input: The graph's input that holds it.
+        output: The value that is its new one.
+        offset: Where it begins in them, in elements.
+        shape: Its dimensions.
+    """
+
+    name: str
+    kind: str
+    input: Value
+    output: str
+    offset: int
+    shape: tuple[int, ...]
+
+    def of(self, array: Array) -> Array:
+        """Its part of the array of an input or output; they share memory."""
+        end = self.offset + math.prod(self.shape)
+        return array.reshape(-1)[self.offset : end].reshape(self.shape)
+
+
+class GraphUpdate:
+    """The update of the parameters that a graph carries from step to step.
+
+    Attributes:
+        parameters: The parameters.
+        step: What counts the steps.
+        fed: What is fed for learning rates, by input.
+        twice_rounded: A new value is computed as the old one less a difference.
+    """
+
+    twice_rounded = False
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        nodes: Recovered,
+        carried: Sequence[Write],
+        described: Mapping[str, ParameterFacts],
+        fed: Sequence[float],
+        providers: Sequence[str],
+        *,
+        masked: bool,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            model: The model.
+            nodes: What was recognised in it.
+            carried: What it carries from step to step.
+            described: What is said of each parameter, by name.
+            fed: Numbers to feed for learning rates.
+            providers: The execution providers.
+            masked: Whether a mask says which groups, as they are described, are updated. Otherwise
+                the nodes say which parameters obey a mask.
+
+        Raises:
+            NotRunError: It cannot be run.
+        """
+        self.step = nodes.step
+        self._masked = masked
+        self._trained = nodes.trained
+        _check_names(nodes)
+        self._slots = list(_slots(nodes, carried))
+        self._inputs = {slot.input.name: slot.input for slot in self._slots}
+        self._mask = _mask(nodes.trained)
+        if masked and self._mask is None:
+            raise NotRunError("no input masks groups, as the metadata says")
+        self._counter = next((w.output for w in carried if w.input is self.step), None)
+        self._rates = _fed_rates(nodes, self._mask)
+        self.fed = {v.name: fed[i % len(fed)] for i, v in enumerate(self._rates)}
+        self.parameters = list(self._updated(described))
+        self._check_size()
+        self._session = self._started(model, providers)
+        self._known = {value.name for value in self._session.get_inputs()}
+
+    @property
+    def groups(self) -> int:
+        """How many groups the mask has; 0 without a mask."""
+        return 0 if self._mask is None else _shape(self._mask)[0]
+
+    def starts(self, number: int) -> Mapping[str, float]:  # noqa: ARG002
+        """The kinds of states that only have one value at a step: none."""
+        return {}
+
+    def run(
+        self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
+    ) -> State:
+        """One step of the graph.
+
+        Raises:
+            NotRunError: It fails.
+        """
+        feeds = {name: np.zeros(_shape(v), v.dtype) for name, v in self._inputs.items()}
+        for slot in self._slots:
+            slot.of(feeds[slot.input.name])[...] = state[slot.kind][slot.name]
+        feeds |= {_gradient(t).name: gradients[t.facts.name] for t in self._trained}
+        feeds |= {v.name: np.full(_shape(v), self.fed[v.name], v.dtype) for v in self._rates}
+        if self.step is not None:
+            feeds[self.step.name] = np.array(number, np.int64)
+        if self._mask is not None and mask is not None:
+            feeds[self._mask.name] = mask
+        results = self._results(feeds, number)
+        after: dict[str, dict[str, Array]] = {}
+        for slot in self._slots:
+            new, old = results[slot.output], feeds[slot.input.name]
+            if new.size != old.size:
+                raise NotRunError(
+                    f"'{shown(slot.output)}' has the shape {list(new.shape)}, and "
+                    f"'{shown(slot.input.name)}', whose new value it is, {list(old.shape)}"
+                )
+            after.setdefault(slot.kind, {})[slot.name] = slot.of(new)
+        return after
+
+    def _results(self, feeds: Mapping[str, Array], number: int) -> Mapping[str, Array]:
+        names = [slot.output for slot in self._slots]
+        fetched = list(dict.fromkeys([*names, *([self._counter] if self._counter else [])]))
+        known = {name: array for name, array in feeds.items() if name in self._known}
+        try:
+            results = self._session.run(fetched, known)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's
+            raise NotRunError(f"the update fails in step {number}: {one_line(error)}") from None
+        found = dict(zip(fetched, map(np.asarray, results), strict=True))
+        if self._counter and found[self._counter].tolist() != number + 1:
+            raise NotRunError(
+                f"'{shown(self._counter)}' is {found[self._counter].tolist()} after step {number}, "
+                f"expected {number + 1}"
+            )
+        return found
+
+    def _updated(self, described: Mapping[str, ParameterFacts]) -> Iterator[Updated]:
+        kinds: dict[str, list[str]] = {}
+        for slot in self._slots:
+            kinds.setdefault(slot.name, []).append(slot.kind)
+        for trained in self._trained:
+            name, said = trained.facts.name, described[trained.facts.name]
+            yield Updated(
+                name=name,
+                shape=trained.facts.shape,
+                dtype=trained.facts.dtype,
+                gradient_dtype=_gradient(trained).dtype or trained.facts.dtype,
+                kinds=tuple(filter(None, kinds[name])),
+                learning_rate=said.learning_rate,
+                weight_decay=said.weight_decay,
+                grad_centralization=said.grad_centralization,
+                rate=trained.rate,
+                factor=trained.factor,
+                enabled_by=said.group if self._masked else _enabled_by(trained),
+            )
+
+    def _check_size(self) -> None:
+        carried = sum(
+            math.prod(_shape(value)) * np.dtype(value.dtype or "float32").itemsize
+            for value in self._inputs.values()
+        )
+        gradients = sum(parameter.size for parameter in self.parameters) * 4
+        if 2 * carried + gradients > _MOST_BYTES:
+            raise NotRunError(
+                f"to run it takes {size(2 * carried + gradients)}, more than the "
+                f"{size(_MOST_BYTES)} that are used for this"
+            )
+
+    def _started(self, model: onnx.ModelProto, providers: Sequence[str]) -> Any:
+        fed = {name: _type(value) for name, value in self._inputs.items()}
+        fed |= {value.name: _type(value) for value in self._rates}
+        wanted = [slot.output for slot in self._slots]
+        if self.step is not None:
+            fed[self.step.name] = helper.make_tensor_type_proto(onnx.TensorProto.INT64, [])
+        if self._counter:
+            wanted.append(self._counter)
+        if self._mask is not None:
+            fed[self._mask.name] = _type(self._mask)
+        for trained, parameter in zip(self._trained, self.parameters, strict=True):
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(parameter.gradient_dtype))
+            fed[_gradient(trained).name] = helper.make_tensor_type_proto(kind, parameter.shape)
+        return started(model, fed, wanted, providers)
+
+
+def started(
+    model: onnx.ModelProto,
+    fed: Mapping[str, onnx.TypeProto],
+    wanted: Sequence[str],
+    providers: Sequence[str],
+) -> Any:
+    """A session that computes some values of a model from others.
+
+    Raises:
+        NotRunError: ONNX Runtime does not run that.
+    """
+    runtime = _runtime.onnxruntime()
+    options = _runtime.session_options(runtime)
+    options.log_severity_level = _FATAL  # what goes wrong is said in the result
+    try:
+        cut = update_model(model, fed, wanted)
+        return runtime.InferenceSession(cut.SerializeToString(), options, list(providers))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's
+        raise NotRunError(f"the update does not run by itself: {one_line(error)}") from None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short enough for one line."""
+    return shown(" ".join(str(error).split()), 300)
+
+
+def _check_names(nodes: Recovered) -> None:
+    names = Counter(trained.facts.name for trained in nodes.trained)
+    for name, count in names.items():
+        if count > 1:
+            raise NotRunError(f"'{shown(name)}' is updated {count} times")
+
+
+def _slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[_Slot]:
+    outputs = {id(write.input): write.output or write.new.name for write in carried}
+    offsets: Counter[str] = Counter()
+    for trained in nodes.trained:
+        bucket, facts = trained.write.input.name, trained.facts
+        if not facts.size:
+            raise NotRunError(f"the shape of '{shown(facts.name)}' was not recognised")
+        for letter, kind in {"w": PARAMETER, **KINDS}.items():
+            value = trained.update.value(letter)
+            if value is None or (letter == "m" and not trained.update.has("m1")):
+                continue
+            if id(value) not in outputs:
+                raise NotRunError(
+                    f"'{shown(f'{kind}.{facts.name}')}' is not carried from step to step"
+                )
+            if math.prod(_shape(value)) < offsets[bucket] + facts.size:
+                raise NotRunError(
+                    f"'{shown(value.name)}' is too small for '{shown(f'{kind}.{facts.name}')}'"
+                )
+            yield _Slot(facts.name, kind, value, outputs[id(value)], offsets[bucket], facts.shape)
+        offsets[bucket] += facts.size
+
+
+def _gradient(trained: Trained) -> Value:
+    if trained.gradient is None:
+        raise NotRunError(f"the gradient of '{shown(trained.facts.name)}' was not found")
+    return trained.gradient
+
+
+def _mask(trained: Sequence[Trained]) -> Value | None:
+    """The input that says which groups are updated."""
+    for parameter in trained:
+        if parameter.update.enabled is not None:
+            found = match(
+                Op("Gather", pattern.Any("mask"), pattern.Any("index")), parameter.update.enabled
+            )
+            mask = found["mask"] if found is not None else None
+            if isinstance(mask, Value) and mask.is_input and len(_shape(mask)) == 1:
+                return mask
+    return None
+
+
+def _enabled_by(trained: Trained) -> int | None:
+    enabled = trained.update.enabled
+    if enabled is None:
+        return None
+    found = match(Op("Gather", pattern.Any("mask"), Number("index")), enabled)
+    if found is None or not isinstance(found["index"], float):
+        raise NotRunError(
+            f"what enables the update of '{shown(trained.facts.name)}' was not recognised"
+        )
+    return int(found["index"])
+
+
+def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:
+    """The inputs that learning rates and weight decays are computed from, but for the step."""
+    found: dict[str, Value] = {}
+    for trained in nodes.trained:
+        for value in (trained.rate, trained.factor):
+            for read in [] if value is None else scalars.inputs_read_by(value):
+                if read is not nodes.step and read is not mask:
+                    found[read.name] = read
+    return list(found.values())
+
+
+def _type(value: Value) -> onnx.TypeProto:
+    if value.type is None:
+        raise NotRunError(f"the type of '{shown(value.name)}' is not known")
+    return value.type
+
+
+def _shape(value: Value) -> tuple[int, ...]:
+    shape = value.shape
+    if shape is None or not all(isinstance(dimension, int) for dimension in shape):
+        raise NotRunError(f"the shape of '{shown(value.name)}' is not known")
+    return tuple(dimension for dimension in shape if isinstance(dimension, int))
