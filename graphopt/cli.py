@@ -25,7 +25,7 @@ from graphopt._files import existing_file, write_atomically
 from graphopt.feeds import Feed, feed_of
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
-from graphopt.profiling.tables import tables
+from graphopt.profiling.profile_tables import profile_tables
 from graphopt.update.layout import LayoutName
 
 _DEFAULT_BATCH_SIZE = 32
@@ -300,7 +300,7 @@ def profile(
         kernels=kernels,
     )
     screen = console()
-    for part in tables(str(graph), measured, top):
+    for part in profile_tables(str(graph), measured, top):
         screen.print(part)
     if json_path is not None:
         text = json.dumps(measured.to_dict(), indent=2) + "\n"

@@ -15,7 +15,7 @@ from graphopt._files import PathLike
 from graphopt.carried import Carried, View, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, load, save_model
-from graphopt.on_device._state import read_state
+from graphopt.on_device import read_state
 
 
 class Session:

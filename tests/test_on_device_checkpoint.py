@@ -21,8 +21,8 @@ from environments import needs_training_package
 from onnx import helper, numpy_helper
 
 from graphopt.on_device import checkpoint as on_device, read_state
-from graphopt.on_device._state import to_state
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, read, write
+from graphopt.on_device.session_state import to_state
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 LOADABLE = ["float32", "float64", "bool", *INTEGERS]

@@ -3,7 +3,7 @@
 from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._differentiate import differentiate
 from graphopt.gradients._given import given_gradients
-from graphopt.gradients._graph import GradientGraph
+from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 from graphopt.gradients._opset import MAX_OPSET, MIN_OPSET, convert_opset
 from graphopt.gradients._prepare import prepare
 
@@ -15,5 +15,6 @@ __all__ = [
     "convert_opset",
     "differentiate",
     "given_gradients",
+    "initializers_to_inputs",
     "prepare",
 ]

@@ -9,8 +9,7 @@ from onnx_ir.passes import common as passes
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array
 from graphopt.forward import to_ir
-from graphopt.gradients import MAX_OPSET, MIN_OPSET, convert_opset
-from graphopt.gradients._graph import initializers_to_inputs
+from graphopt.gradients import MAX_OPSET, MIN_OPSET, convert_opset, initializers_to_inputs
 from graphopt.losses import LossFunction, append_loss
 
 _MAX_IR_VERSION = 10  # that onnxruntime-training 1.19 reads

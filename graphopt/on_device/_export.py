@@ -17,11 +17,11 @@ from graphopt.carried import Array
 from graphopt.forward import ForwardModel, read_proto
 from graphopt.graph import save_model
 from graphopt.losses import LossFunction
-from graphopt.on_device import _names, _optimizer_model
+from graphopt.on_device import _optimizer_model, names
 from graphopt.on_device._eval_model import eval_model
-from graphopt.on_device._state import Arrangement, from_state, read_state
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, write
+from graphopt.on_device.session_state import Arrangement, from_state, read_state
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import Fixed
@@ -277,8 +277,8 @@ def _describe(
 ) -> dict[str, Any]:
     """What is in the files, for programs."""
     assert checkpoint is not None
-    fed = {*checkpoint.trainable, *checkpoint.frozen, _names.RESET}
-    fed.update(_names.gradient_buffer(name) for name in checkpoint.trainable)
+    fed = {*checkpoint.trainable, *checkpoint.frozen, names.RESET}
+    fed.update(names.gradient_buffer(name) for name in checkpoint.trainable)
     described = {}
     for name, model in models.items():
         if model is None:
@@ -287,7 +287,7 @@ def _describe(
         if name != _OPTIMIZER:  # whose inputs are ONNX Runtime's
             entry["inputs"] = [_value(v) for v in model.graph.input if v.name not in fed]
             entry["outputs"] = [
-                _value(v) for v in model.graph.output if not v.name.endswith(_names.ACCUMULATED_OUT)
+                _value(v) for v in model.graph.output if not v.name.endswith(names.ACCUMULATED_OUT)
             ]
         described[name] = entry
     return {

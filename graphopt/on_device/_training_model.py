@@ -18,10 +18,10 @@ from graphopt.build import Differentiated
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array, Carried, filled
 from graphopt.graph import described
-from graphopt.on_device import _step
+from graphopt.on_device import _step_numbers
 from graphopt.on_device._branch import only_if
-from graphopt.on_device._in_place import Writer, once_written
-from graphopt.on_device._names import (
+from graphopt.on_device._writer import Writer, once_written
+from graphopt.on_device.names import (
     ACCUMULATED,
     RESET,
     STEP,
@@ -172,7 +172,7 @@ def _write(op: GraphBuilder, writer: Writer, carried: Iterable[Carried]) -> None
         old, new = inputs[value.input], outputs[value.output]
         graph.outputs.remove(new)
         if value.input == STEP:
-            old, new = _float_step(op, old), _step.encoded(op, new)
+            old, new = _float_step(op, old), _step_numbers.encoded(op, new)
         writer.write(old, new)
 
 
@@ -182,7 +182,7 @@ def _float_step(op: GraphBuilder, step: ir.Value) -> ir.Value:
     op.release_name(STEP)
     numbers = op.input(STEP, np.float32, [2])
     with op.at_front():
-        step.replace_all_uses_with(_step.decoded(op, numbers))
+        step.replace_all_uses_with(_step_numbers.decoded(op, numbers))
     op.graph.inputs.remove(step)
     return numbers
 
@@ -203,7 +203,7 @@ def _report(op: GraphBuilder, outputs: Sequence[str], flags: Sequence[ir.Value])
 
 
 def _initial(value: Carried) -> Array:
-    return _step.encode(0) if value.input == STEP else filled(value)
+    return _step_numbers.encode(0) if value.input == STEP else filled(value)
 
 
 def _order_inputs(graph: ir.Graph, checkpoint: Collection[str], last: Collection[ir.Value]) -> None:

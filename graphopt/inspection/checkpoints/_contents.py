@@ -18,9 +18,9 @@ from graphopt.inspection.checkpoints._numbers import finite
 from graphopt.inspection.checkpoints._problems import problem
 from graphopt.inspection.facts import Hazard
 from graphopt.on_device import checkpoint as on_device
-from graphopt.on_device._names import STEP
-from graphopt.on_device._state import PROPERTY, to_state
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, is_on_device
+from graphopt.on_device.names import STEP
+from graphopt.on_device.session_state import PROPERTY, to_state
 
 _STATES = ("mean_square", "mean_grad", "moment")
 _MOST_KINDS = 8

@@ -10,7 +10,7 @@ from graphopt.carried import BINDING_KEY, NEXT, Carried
 from graphopt.in_place import ACCUMULATOR
 from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
 from graphopt.inspection.reading.update import recognised
-from graphopt.on_device._names import GRADIENT_BUFFER
+from graphopt.on_device.names import GRADIENT_BUFFER
 
 _ACCUMULATOR = f"com.microsoft::{ACCUMULATOR}"
 

@@ -11,7 +11,7 @@ from graphopt.inspection.reading.pattern import Any, Op, match
 from graphopt.inspection.reading.recovered import KINDS, Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
-from graphopt.on_device._names import ACCUMULATED, STEP
+from graphopt.on_device.names import ACCUMULATED, STEP
 
 _COUNTERS = {STEP, ACCUMULATED}
 _AVERAGE = average(Any("old"), Any("new"))

@@ -18,7 +18,7 @@ from graphopt.inspection.targets.runtime_operators import (
     TRAINING_ONLY,
     Kernels,
 )
-from graphopt.on_device._names import GRADIENT_BUFFER, RESET
+from graphopt.on_device.names import GRADIENT_BUFFER, RESET
 from graphopt.requirement import Requirements
 
 _Version = tuple[int, ...]

@@ -14,9 +14,9 @@ from graphopt import _checks, checkpoint as session_checkpoint
 from graphopt._files import PathLike
 from graphopt.carried import Array
 from graphopt.checkpoint import misfits
-from graphopt.on_device import _step
-from graphopt.on_device._names import ACCUMULATED, STEP
+from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
+from graphopt.on_device.names import ACCUMULATED, STEP
 
 PROPERTY = "graphopt"
 """The property that says how, in files of `export_on_device`."""
@@ -144,7 +144,7 @@ def from_state(state: Mapping[str, Array], like: OnDeviceCheckpoint) -> OnDevice
     frozen = {
         name: np.zeros(1, np.float32)
         if name == ACCUMULATED
-        else _step.encode(int(state[STEP]))
+        else _step_numbers.encode(int(state[STEP]))
         if name == STEP
         else state[name].reshape(array.shape)
         for name, array in like.frozen.items()
@@ -172,7 +172,7 @@ def _decoded_step(numbers: Array) -> Array:
             "expected float32[2]"
         )
     try:
-        return np.array(_step.decode(numbers.astype(np.float32)), np.int64)
+        return np.array(_step_numbers.decode(numbers.astype(np.float32)), np.int64)
     except (OverflowError, ValueError):  # infinite, beyond int64, or NaN
         raise ValueError(
             f"its {STEP} is damaged: got {numbers.tolist()}, expected finite numbers of a "

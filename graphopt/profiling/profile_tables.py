@@ -19,7 +19,7 @@ from graphopt.profiling.results import (
 _Part = StageTime | BucketTime | GroupTime | NodeTime | OperatorTime
 
 
-def tables(title: str, profile: Profile, rows: int = 10) -> Iterator[RenderableType]:
+def profile_tables(title: str, profile: Profile, rows: int = 10) -> Iterator[RenderableType]:
     """A profile, to be printed one after the other by a ``rich.console.Console``.
 
     Args:
