@@ -1,31 +1,32 @@
-"""graphopt turns the RMSProp optimizer into ONNX: training graphs that ONNX Runtime executes."""
+"""graphopt turns the RMSProp optimizer into ONNX: training graphs that ONNX Runtime executes.
+
+Here are the verbs and what users construct. What the verbs return stands where it is made:
+`graph.TrainingGraph`, `feeds.Feed`, `requirement.Requirements`, `on_device.Artifacts`,
+`profiling.Profile` and `inspection.Inspection`.
+"""
 
 from graphopt import inspection, reference, schedules
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
-from graphopt.feeds import Feed
-from graphopt.graph import TrainingGraph, load
-from graphopt.inspection import Inspection, inspect, verify
+from graphopt.graph import load
+from graphopt.inspection import inspect, verify
 from graphopt.kernels import register_kernels
-from graphopt.on_device import Artifacts, export_on_device
+from graphopt.on_device import export_on_device
 from graphopt.parameter import Parameter, Parameters, parameters
-from graphopt.profiling import Profile, profile
-from graphopt.requirement import Requirements, requirements
+from graphopt.profiling import profile
+from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
 
+__version__ = "0.1.0"
+
 __all__ = [
-    "Artifacts",
-    "Feed",
     "GraphBuilder",
-    "Inspection",
     "Parameter",
     "Parameters",
-    "Profile",
     "RMSProp",
-    "Requirements",
     "Session",
-    "TrainingGraph",
+    "__version__",
     "export_on_device",
     "inspect",
     "inspection",

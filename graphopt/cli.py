@@ -1,9 +1,6 @@
 """The command line: build a training graph, train it, export the trained model, look into it."""
 
 import json
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,16 +18,20 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 import graphopt
-from graphopt._files import existing_file, write_atomically
-from graphopt.feeds import Feed, feed_of
+from graphopt._files import write_atomically
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
 from graphopt.profiling.profile_tables import profile_tables
+from graphopt.samples import (
+    DEFAULT_BATCH_SIZE,
+    batches,
+    first_batch,
+    fixed_size,
+    read_samples,
+    size_of_batch,
+)
 from graphopt.update.layout import LayoutName
 
-_DEFAULT_BATCH_SIZE = 32
-
-Batch = dict[str, np.ndarray]
 _Graph = Annotated[
     Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
 ]
@@ -58,6 +59,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphopt {graphopt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """What every command has."""
 
 
 @app.command(
@@ -117,7 +134,7 @@ def build(
 ) -> None:
     """Build the training graph of a forward model."""
     parameters = graphopt.parameters(forward)
-    trained = _without_frozen(parameters, freeze or [])
+    trained = parameters.without(parameters.matching(*freeze or ()))
     optimizer = graphopt.RMSProp(
         trained,
         learning_rate=learning_rate,
@@ -160,7 +177,7 @@ def train(
         typer.Option(
             min=1,
             help="Samples in a step; by default what the graph fixes, "
-            f"or {_DEFAULT_BATCH_SIZE} where it leaves it open.",
+            f"or {DEFAULT_BATCH_SIZE} where it leaves it open.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
@@ -187,14 +204,14 @@ def train(
     if checkpoint is None and export is None:
         checkpoint = graph.with_suffix(".safetensors")
     _check_folders(checkpoint, export)
-    samples = _read_samples(data)
+    samples = read_samples(data)
     session = graphopt.Session(graph)
     if resume is not None:
         session.load_checkpoint(resume)
-    size = _batch_size(session.inputs, batch_size)
+    size = size_of_batch(session.inputs, batch_size)
     count = len(next(iter(samples.values())))
     steps, rest = divmod(count, size)
-    if rest and _fixed_batch_size(session.inputs) is None:
+    if rest and fixed_size(session.inputs) is None:
         steps += 1
     elif steps == 0:
         raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
@@ -208,7 +225,7 @@ def train(
             progress.update(task, description=f"epoch {epoch + 1}/{epochs}")
             order = np.random.default_rng([seed, first_epoch + epoch]).permutation(count)
             losses = []
-            for batch in _batches(samples, order[: steps * size], size):
+            for batch in batches(samples, order[: steps * size], size):
                 losses.append(float(session.step(batch)["loss"]))
                 progress.update(task, advance=1, loss=losses[-1])
             if checkpoint is not None:
@@ -260,7 +277,7 @@ def profile(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Samples in a step; {_DEFAULT_BATCH_SIZE} where it is open."),
+        typer.Option(min=1, help=f"Samples in a step; {DEFAULT_BATCH_SIZE} where it is open."),
     ] = None,
     dim: Annotated[
         list[str] | None,
@@ -288,7 +305,7 @@ def profile(
     """
     _check_folders(json_path)
     loaded = graphopt.load(graph)
-    feeds = None if data is None else _first_batch(loaded, data, batch_size)
+    feeds = None if data is None else first_batch(loaded, data, batch_size)
     measured = graphopt.profile(
         loaded,
         feeds,
@@ -332,63 +349,3 @@ def _progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-
-
-def _without_frozen(
-    parameters: list[graphopt.Parameter], patterns: list[str]
-) -> list[graphopt.Parameter]:
-    for pattern in patterns:
-        if not any(fnmatchcase(parameter.name, pattern) for parameter in parameters):
-            names = ", ".join(f"'{parameter.name}'" for parameter in parameters)
-            raise ValueError(f"--freeze '{pattern}' matches no parameter of {names}")
-    return [p for p in parameters if not any(fnmatchcase(p.name, pattern) for pattern in patterns)]
-
-
-def _read_samples(path: Path) -> Batch:
-    """The arrays of an ``.npz`` file, all of the same length."""
-    path = existing_file(path)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"'{path}' is not an .npz file (numpy.savez writes them)")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            samples = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"cannot read '{path}': {error}") from None
-    scalars = [name for name, array in samples.items() if array.ndim == 0]
-    if scalars:
-        raise ValueError(f"'{path}': '{scalars[0]}' is a scalar, expected an axis of samples")
-    lengths = {name: len(array) for name, array in samples.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise ValueError(f"'{path}': expected the same number of samples, got {lengths}")
-    return samples
-
-
-def _fixed_batch_size(inputs: Iterable[Feed]) -> int | None:
-    """The batch size that is part of the graph, if one is."""
-    sizes = (feed.shape[0] for feed in inputs if feed.shape)
-    return next((size for size in sizes if isinstance(size, int)), None)
-
-
-def _batch_size(inputs: Iterable[Feed], wanted: int | None) -> int:
-    fixed = _fixed_batch_size(inputs)
-    if fixed is None:
-        return wanted or _DEFAULT_BATCH_SIZE
-    if wanted not in (None, fixed):
-        raise ValueError(f"--batch-size {wanted}: the batch size of the graph is fixed to {fixed}")
-    return fixed
-
-
-def _batches(samples: Mapping[str, np.ndarray], order: np.ndarray, size: int) -> Iterator[Batch]:
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield {name: array[chosen] for name, array in samples.items()}
-
-
-def _first_batch(graph: graphopt.TrainingGraph, data: Path, wanted: int | None) -> Batch:
-    samples = _read_samples(data)
-    inputs = [feed_of(value) for value in graph.model.graph.input if value.name in samples]
-    size = _batch_size(inputs, wanted)
-    count = len(next(iter(samples.values())))
-    if size > count and (wanted is not None or _fixed_batch_size(inputs) is not None):
-        raise ValueError(f"'{data}' has {count} samples, and a step takes {size}")
-    return {name: array[:size] for name, array in samples.items()}

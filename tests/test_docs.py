@@ -132,7 +132,7 @@ def test_the_guide_to_inspection_has_all_hazards_and_keys():
     assert len(known) == len(hazards._CHECKS)
     rows = dict(re.findall(row, INSPECTION, re.MULTILINE))
     assert rows == known
-    keys = {field.name for field in fields(graphopt.Inspection)}
+    keys = {field.name for field in fields(graphopt.inspection.Inspection)}
     documented = set(re.findall(r"`([a-z]+)`", "".join(re.findall(
         r"^\| (`[a-z`, ]+) \| [^|]*\|$", INSPECTION, re.MULTILINE))))  # fmt: skip
     assert keys <= documented

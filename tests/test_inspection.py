@@ -158,7 +158,9 @@ def by_nodes(schedule) -> Any:
     return description
 
 
-def check(found: graphopt.Inspection, opt: RMSProp, source: str, show, start: float | None) -> None:
+def check(
+    found: graphopt.inspection.Inspection, opt: RMSProp, source: str, show, start: float | None
+) -> None:
     assert found.optimizer is not None
     facts = found.optimizer
     assert facts.name == "RMSProp"
@@ -201,7 +203,7 @@ class TestConfigurations:
             assert group.learning_rate == described(wanted.learning_rate)
             assert group.weight_decay == described(wanted.weight_decay)
             assert group.grad_centralization == wanted.grad_centralization
-        assert found.layout == graphopt.TrainingGraph(model).layout["name"]
+        assert found.layout == graphopt.graph.TrainingGraph(model).layout["name"]
 
     def test_without_metadata(self, name):
         opt, model = configured(name)
@@ -433,7 +435,7 @@ def test_json_is_stable(tmp_path):
 
 def test_takes_what_training_takes(tmp_path):
     _, model = built({}, {})
-    graph = graphopt.TrainingGraph(model)
+    graph = graphopt.graph.TrainingGraph(model)
     path = tmp_path / "train.onnx"
     graph.save(path)
     wanted = graphopt.inspect(model)

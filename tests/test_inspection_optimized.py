@@ -84,7 +84,7 @@ class TestConfigurations:
         assert serious(found) == []
 
 
-def serious(found: graphopt.Inspection) -> list[str]:
+def serious(found: graphopt.inspection.Inspection) -> list[str]:
     """The hazards that are more than notes."""
     return [hazard.kind for hazard in found.hazards if hazard.level != "note"]
 

@@ -35,7 +35,7 @@ def test_it_stands_in_the_metadata():
     needed = graphopt.requirements(graph)
     metadata = {entry.key: entry.value for entry in graph.model.metadata_props}
     stated = json.loads(metadata["graphopt.requirements"])
-    assert graphopt.Requirements(**stated) == needed
+    assert graphopt.requirement.Requirements(**stated) == needed
 
 
 @needs_training_package
@@ -60,7 +60,7 @@ def test_branches_and_functions_are_looked_into():
         <domain: "own", opset_import: ["" : 18]>
         NotCalled (x) => (y) { y = Exp (x) }
     """)
-    assert graphopt.requirements(model) == graphopt.Requirements(
+    assert graphopt.requirements(model) == graphopt.requirement.Requirements(
         ir_version=9,
         opsets={"": 18, "own": 3},
         operators={"": ["Add", "If", "Neg"], "other": ["Kernel"]},
