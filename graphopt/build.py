@@ -24,8 +24,8 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
-from graphopt.labels import ClassLabels, remembered
 from graphopt.losses import LossFunction, append_loss, report_loss
+from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from graphopt.labels import ClassLabels
+from graphopt.operators.labels import ClassLabels
 
 
 @dataclass(frozen=True)

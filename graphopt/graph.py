@@ -18,7 +18,7 @@ from onnx_ir.passes import common as passes
 from graphopt._files import PathLike, write_atomically
 from graphopt.carried import Carried, declare, declared, initial_values
 from graphopt.forward import read_proto
-from graphopt.labels import ClassLabels
+from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import METADATA_KEY, requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import Fixed, LearningRateSchedule, Listed, local_functions

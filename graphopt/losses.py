@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
-from graphopt.labels import checked_labels
+from graphopt.operators.labels import checked_labels
 
 LossFunction = Callable[..., ir.Value]
 

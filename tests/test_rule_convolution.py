@@ -9,7 +9,7 @@ from gradient_oracle import Case, cases, check, normal, onnx_model
 from torch.nn import functional
 
 from graphopt.gradients import differentiate, prepare
-from graphopt.gradients.rules import _convolution_weight
+from graphopt.operators import _convolution_weight
 
 CUDA = {"provider": "CUDAExecutionProvider"}
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

@@ -1,7 +1,7 @@
 """Reverse-mode differentiation of an ONNX graph, in standard ONNX operators.
 
 The nodes are visited from the loss backwards; at each, the rule of its operator turns the
-gradients of its outputs into those of its inputs. Which operators have one, `rules` says.
+gradients of its outputs into those of its inputs. Which operators have one, `operators` says.
 """
 
 from collections import Counter, defaultdict
@@ -13,11 +13,11 @@ from onnx_ir.passes import common as passes
 
 from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
-from graphopt.gradients import rules  # noqa: F401 - fills the tables of rules
-from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, operands, unreached
 from graphopt.gradients._steep import steep_values
-from graphopt.gradients.backward import RULES, ZERO_GRADIENT, Backward, NoGradient
+from graphopt.operators import ZERO, NoGradient, of
+from graphopt.operators.backward import Backward
+from graphopt.operators.rewriting import RunningStatistic
 
 
 def differentiate(
@@ -100,7 +100,7 @@ class _Path:
         """Name all operators without a rule at once, and where they stand."""
         without: defaultdict[str, list[str]] = defaultdict(list)
         for node in self.nodes:
-            if node.domain or node.op_type not in RULES:
+            if not callable(of(node).gradient):
                 name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
                 without[name].append(node.name or str(node.outputs[0].name))
         if not without:
@@ -117,7 +117,7 @@ class _Path:
 
 
 def _has_gradient(node: ir.Node) -> bool:
-    return bool(node.domain) or node.op_type not in ZERO_GRADIENT
+    return of(node).gradient is not ZERO
 
 
 def _is_differentiable(value: ir.Value) -> bool:
@@ -149,7 +149,9 @@ def _backward(
             needed = [i for i, value in enumerate(node.inputs) if value in path.values]
             is_steep = not steep.isdisjoint(node.outputs)
             backward = Backward(op, node, incoming, needed, provider, is_steep=is_steep)
-            result = RULES[node.op_type](backward)
+            rule = of(node).gradient
+            assert callable(rule)
+            result = rule(backward)
         outgoing = [result] if isinstance(result, ir.Value) else list(result or ())
         for index in needed:
             value, part = backward.input(index), outgoing[index] if index < len(outgoing) else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.gradients._batch_normalization import RunningStatistic
+from graphopt.operators.rewriting import RunningStatistic
 
 
 @dataclass

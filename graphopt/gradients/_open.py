@@ -17,6 +17,7 @@ from graphopt.gradients._opset import MAX_OPSET, MIN_OPSET, convert_opset
 
 _MIN_IR_VERSION, _MAX_IR_VERSION = 8, 10  # functions; the newest that ONNX Runtime 1.19 reads
 _ROUNDS = 10
+_LOOPS = {"Range"}  # operators whose definition is a loop
 
 
 def open_model(
@@ -42,8 +43,9 @@ def open_model(
         own = _without_functions(own)
     # Before the conversion, which knows no newer operators, and after it: HardSigmoid has a
     # definition from opset 18 on.
-    own = inline_schema_functions(own, known)
-    own = inline_schema_functions(convert_opset(own, least, MAX_OPSET), known)
+    kept = {*known, *_LOOPS}
+    own = inline_schema_functions(own, kept)
+    own = inline_schema_functions(convert_opset(own, least, MAX_OPSET), kept)
     model = to_ir(own)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)

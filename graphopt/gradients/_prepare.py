@@ -11,16 +11,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._batch_normalization import (
-    RunningStatistic,
-    rewrite_batch_normalization,
-)
-from graphopt.gradients._cross_entropy import rewrite_cross_entropy
-from graphopt.gradients._dropout import rewrite_dropout
 from graphopt.gradients._open import open_model
-from graphopt.gradients._recurrent import rewrite_recurrent
-from graphopt.gradients._rewrite import describe
-from graphopt.gradients.backward import RULES, ZERO_GRADIENT
+from graphopt.operators import OPERATORS, of
+from graphopt.operators.rewriting import RunningStatistic, describe
 
 
 def prepare(
@@ -36,22 +29,14 @@ def prepare(
         ValueError: The model cannot be brought to an opset that the rules know, or an operator
             cannot be rewritten.
     """
-    known = RULES.keys() | ZERO_GRADIENT | {"LSTM", "GRU", "RNN", "Range"}
+    known = {name for name, operator in OPERATORS.items() if operator.is_known}
     model = open_model(proto, known, trained)
     op = GraphBuilder(model.graph)
     statistics: list[RunningStatistic] = []
     for node in list(model.graph):
-        if node.domain != "":
-            continue
-        match node.op_type:
-            case "BatchNormalization":
-                statistics += rewrite_batch_normalization(op, node, trained)
-            case "Dropout":
-                rewrite_dropout(op, node)
-            case "SoftmaxCrossEntropyLoss" | "NegativeLogLikelihoodLoss":
-                rewrite_cross_entropy(op, node)
-            case "LSTM" | "GRU" | "RNN":
-                rewrite_recurrent(op, node)
+        rewrite = of(node).rewrite
+        if rewrite is not None:
+            statistics += rewrite(op, node, trained) or ()
     model.graph.sort()
     check_trained(model.graph, trained, statistics)
     return model, statistics

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import describe, replace
+from graphopt.operators.rewriting import describe, replace
 
 
 def rewrite_average_pool(op: GraphBuilder, node: ir.Node) -> None:

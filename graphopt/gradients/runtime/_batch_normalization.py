@@ -5,12 +5,8 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._batch_normalization import (
-    RunningStatistic,
-    is_trained,
-    running_statistics,
-)
-from graphopt.gradients._rewrite import add_outputs, describe, replace
+from graphopt.operators.batch_normalization import is_trained, running_statistics
+from graphopt.operators.rewriting import RunningStatistic, add_outputs, describe, replace
 
 
 def rewrite_for_builder(

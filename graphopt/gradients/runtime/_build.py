@@ -7,13 +7,13 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
-from graphopt.gradients._batch_normalization import RunningStatistic
 from graphopt.gradients._graph import (
     GradientGraph,
     initializers_to_inputs,
     operands,
     unreached,
 )
+from graphopt.operators.rewriting import RunningStatistic
 
 _MAX_IR_VERSION = 10  # the newest that onnxruntime-training 1.19.2 reads
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import add_outputs, describe
+from graphopt.operators.rewriting import add_outputs, describe
 
 
 def rewrite_layer_normalization(op: GraphBuilder, node: ir.Node) -> None:

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import describe, replace
+from graphopt.operators.rewriting import describe, replace
 
 
 def rewrite_matmul(op: GraphBuilder, node: ir.Node) -> None:

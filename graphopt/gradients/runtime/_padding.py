@@ -2,8 +2,8 @@
 
 import onnx_ir as ir
 
-from graphopt.gradients._padding import same_padding
-from graphopt.gradients._rewrite import describe
+from graphopt.operators.rewriting import describe
+from graphopt.operators.window import same_padding
 
 
 def write_out_pads(node: ir.Node) -> None:

@@ -6,20 +6,18 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._batch_normalization import RunningStatistic
-from graphopt.gradients._cross_entropy import rewrite_cross_entropy
-from graphopt.gradients._dropout import rewrite_dropout
 from graphopt.gradients._open import open_model
 from graphopt.gradients._opset import MIN_OPSET
 from graphopt.gradients._prepare import check_trained
-from graphopt.gradients._recurrent import rewrite_recurrent
-from graphopt.gradients._rewrite import add_outputs
 from graphopt.gradients.runtime._average_pool import rewrite_average_pool
 from graphopt.gradients.runtime._batch_normalization import rewrite_for_builder
 from graphopt.gradients.runtime._layer_normalization import rewrite_layer_normalization
 from graphopt.gradients.runtime._matmul import rewrite_matmul
 from graphopt.gradients.runtime._padding import write_out_pads
 from graphopt.gradients.runtime._transpose import rewrite_transpose
+from graphopt.operators import name_of, of
+from graphopt.operators.cross_entropy import rewrite_cross_entropy
+from graphopt.operators.rewriting import RunningStatistic, add_outputs
 
 # Operators that ONNX defines by simpler ones, for which the builder has no gradient.
 _WITHOUT_GRADIENT = frozenset(
@@ -36,28 +34,22 @@ def prepare_for_builder(
     proto: onnx.ModelProto, trained: Collection[str]
 ) -> tuple[ir.Model, list[RunningStatistic]]:
     """As `prepare`, for the builder of onnxruntime-training."""
-    known = {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT | {"Range"}
+    known = {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT
     # HardSigmoid and others have a definition from opset 18 on.
     undefined = any(node.op_type in _WITHOUT_GRADIENT for node in proto.graph.node)
     model = open_model(proto, known, trained, least=18 if undefined else MIN_OPSET)
     op = GraphBuilder(model.graph)
     statistics: list[RunningStatistic] = []
     for node in list(model.graph):
-        if node.domain != "":
-            continue
-        match node.op_type:
+        match name_of(node):
             case "BatchNormalization":
                 statistics += rewrite_for_builder(op, node, trained)
-            case "Dropout":
-                rewrite_dropout(op, node)
             case "LayerNormalization":
                 rewrite_layer_normalization(op, node)
-            case "LSTM" | "GRU" | "RNN":
-                rewrite_recurrent(op, node)
             case "MatMul":
                 rewrite_matmul(op, node)
             case "SoftmaxCrossEntropyLoss":
-                rewrite_cross_entropy(op, node)
+                rewrite_cross_entropy(op, node, trained)
                 add_outputs(op, node, 2)  # which the gradient reads
             case "Transpose":
                 rewrite_transpose(node)
@@ -66,6 +58,10 @@ def prepare_for_builder(
                 rewrite_average_pool(op, node)
             case "Conv" | "ConvTranspose" | "MaxPool":
                 write_out_pads(node)
+            case "Dropout" | "LSTM" | "GRU" | "RNN" as name:
+                rewrite = of(name).rewrite
+                assert rewrite is not None
+                rewrite(op, node, trained)
     model.graph.sort()
     check_trained(model.graph, trained, statistics)
     return model, statistics

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from graphopt.gradients._rewrite import describe
+from graphopt.operators.rewriting import describe
 
 
 def rewrite_transpose(node: ir.Node) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients.backward import Backward, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
 
 # Of these, an enlargement by a whole number repeats each element.
 _REPEATING = {
@@ -22,7 +23,7 @@ _REPEATING = {
 }
 
 
-@rule("Resize")
+@operator("Resize")
 def resize(b: Backward) -> ir.Value:
     """Along each resized axis, the product with the matrix of the resampling."""
     _check(b)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients._padding import same_padding
-from graphopt.gradients.backward import Backward, Dim
+from graphopt.operators.backward import Backward, Dim
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,35 @@ def window_of(b: Backward, kernel: Sequence[int], sizes: Sequence[Dim]) -> Windo
         pads = pads or [0] * (2 * len(kernel))
         begin, end = pads[: len(kernel)], pads[len(kernel) :]
     return Window(list(kernel), strides, dilations, begin, end)
+
+
+def same_padding(
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    sizes: Sequence[object],
+) -> tuple[list[int], list[int]] | None:
+    """The padding of ``auto_pad``: there are as many windows as input elements / stride.
+
+    Args:
+        kernel: How many elements a window takes along each spatial axis.
+        strides: How far the next window is.
+        dilations: How far the next element of a window is.
+        sizes: Of the input; what is no int is not known.
+
+    Returns:
+        The smaller halves and the larger ones; None if they depend on a size that is not known.
+    """
+    smaller, larger = [], []
+    for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = dilation * (width - 1)
+        if stride > 1:
+            if not isinstance(size, int):
+                return None
+            total = max((-(-size // stride) - 1) * stride + total + 1 - size, 0)
+        smaller.append(total // 2)
+        larger.append(total - total // 2)
+    return smaller, larger
 
 
 def from_windows(

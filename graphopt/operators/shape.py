@@ -6,16 +6,17 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients.backward import Backward, NoGradient, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import NoGradient, operator
 
 
-@rule("Identity")
+@operator("Identity")
 def identity(b: Backward) -> ir.Value:
     """The same."""
     return b.dy
 
 
-@rule("Cast", "CastLike")
+@operator("Cast", "CastLike")
 def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """In the dtype of the operand."""
     if b.x.dtype is None:
@@ -25,7 +26,7 @@ def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     return [d_x, NoGradient.ZERO]
 
 
-@rule("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+@operator("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 def reshape(b: Backward) -> ir.Value:
     """In the shape of the operand."""
     if b.x.shape is None:
@@ -33,7 +34,7 @@ def reshape(b: Backward) -> ir.Value:
     return b.reshape_like(b.dy, b.x)
 
 
-@rule("Transpose")
+@operator("Transpose")
 def transpose(b: Backward) -> ir.Value:
     """By the inverse permutation."""
     rank = b.rank(b.x)
@@ -43,7 +44,7 @@ def transpose(b: Backward) -> ir.Value:
     return b.op.Transpose(b.dy, perm=[perm.index(axis) for axis in range(rank)])
 
 
-@rule("Concat")
+@operator("Concat")
 def concat(b: Backward) -> Sequence[ir.Value | None]:
     """Each its part."""
     axis = b.axis(b.y, 0)
@@ -63,20 +64,20 @@ def concat(b: Backward) -> Sequence[ir.Value | None]:
     return b.op.node("Split", [b.dy, split], outputs=len(inputs), axis=axis)
 
 
-@rule("Split")
+@operator("Split")
 def split(b: Backward) -> ir.Value:
     """The parts together."""
     gradients = [b.gradient(index) for index in range(len(b.outputs))]
     return b.op.Concat(*gradients, axis=b.axis(b.x, 0))
 
 
-@rule("Expand")
+@operator("Expand")
 def expand(b: Backward) -> ir.Value:
     """The sum over the copies."""
     return b.unbroadcast(b.dy, b.x)
 
 
-@rule("Tile")
+@operator("Tile")
 def tile(b: Backward) -> ir.Value:
     """The sum over the copies, each repeated axis seen as two."""
     op, rank = b.op, b.rank(b.x)
@@ -101,7 +102,7 @@ def tile(b: Backward) -> ir.Value:
     return b.sum(op.Reshape(b.dy, b.concat(parts), allowzero=1), axes)
 
 
-@rule("DepthToSpace")
+@operator("DepthToSpace")
 def depth_to_space(b: Backward) -> ir.Value:
     """The inverse."""
     block = b.node.attributes.get_int("blocksize", 1)
@@ -113,20 +114,20 @@ def depth_to_space(b: Backward) -> ir.Value:
     return b.op.Gather(b.op.SpaceToDepth(b.dy, blocksize=block), order.T.reshape(-1), axis=1)
 
 
-@rule("SpaceToDepth")
+@operator("SpaceToDepth")
 def space_to_depth(b: Backward) -> ir.Value:
     """The inverse."""
     return b.op.DepthToSpace(b.dy, blocksize=b.node.attributes.get_int("blocksize", 1))
 
 
-@rule("Trilu")
+@operator("Trilu")
 def trilu(b: Backward) -> ir.Value:
     """The same triangle."""
     upper = b.node.attributes.get_int("upper", 1)
     return b.op.Trilu(b.dy, b.optional(1), upper=upper)
 
 
-@rule("ReverseSequence")
+@operator("ReverseSequence")
 def reverse_sequence(b: Backward) -> ir.Value:
     """To reverse is its own inverse."""
     return b.op.ReverseSequence(

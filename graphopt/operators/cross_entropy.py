@@ -4,18 +4,32 @@ ONNX Runtime has no kernel of these operators outside its training package; it t
 definition, which is slow. The rules write out the forward pass too, and share it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients._rewrite import replace
-from graphopt.gradients.backward import Backward, rule
+from graphopt.builder import GraphBuilder
+from graphopt.operators.backward import Backward
+from graphopt.operators.labels import checked_labels
+from graphopt.operators.record import operator
+from graphopt.operators.rewriting import replace
 
 
-@rule("SoftmaxCrossEntropyLoss")
+def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Check its labels."""
+    del trained
+    logits, labels = node.inputs[:2]
+    assert logits is not None
+    assert labels is not None
+    ignored = node.attributes.get_int("ignore_index") if "ignore_index" in node.attributes else None
+    node.replace_input_with(1, checked_labels(op, logits, labels, ignored))
+
+
+@operator("SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy)
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
-    """dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
+    """Dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
     op = b.op
     with b.named_as_node():
         logarithms = op.LogSoftmax(b.x, axis=1)
@@ -30,9 +44,9 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     return op.Add(d_x, d_logarithms) if b.has_gradient(0) else d_logarithms
 
 
-@rule("NegativeLogLikelihoodLoss")
+@operator("NegativeLogLikelihoodLoss", rewrite=rewrite_cross_entropy)
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
-    """dx = -onehot(label) w dL / Σw."""
+    """Dx = -onehot(label) w dL / Σw."""
     forward = _replace_loss(b, b.x)
     one_hot, share = _one_hot(b, forward), _share(b, forward)
     if b.is_steep:

@@ -1,4 +1,4 @@
-"""One rule for each operator of ONNX that has a gradient; look for it by the operator's name.
+"""One record for each ONNX operator; look for it by the operator's name.
 
 | file | operators |
 |---|---|
@@ -13,6 +13,7 @@
 | `matrix` | MatMul, Gemm, Einsum |
 | `normalization` | LayerNormalization, InstanceNormalization, LRN, ... |
 | `pooling` | MaxPool, AveragePool, GlobalAveragePool, ... |
+| `recurrent` | LSTM, GRU, RNN |
 | `reduction` | ReduceSum, ReduceMax, CumSum, ... |
 | `resize` | Resize |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
@@ -20,7 +21,7 @@
 | `zero` | operators whose gradient is zero: Sign, Floor, comparisons, ... |
 """
 
-from graphopt.gradients.rules import (
+from graphopt.operators import (
     activation,
     arithmetic,
     batch_normalization,
@@ -32,14 +33,21 @@ from graphopt.gradients.rules import (
     matrix,
     normalization,
     pooling,
+    recurrent,
     reduction,
     resize,
     shape,
     softmax,
     zero,
 )
+from graphopt.operators.record import OPERATORS, ZERO, Moves, NoGradient, Operator, name_of, of
 
 __all__ = [
+    "OPERATORS",
+    "ZERO",
+    "Moves",
+    "NoGradient",
+    "Operator",
     "activation",
     "arithmetic",
     "batch_normalization",
@@ -49,8 +57,11 @@ __all__ = [
     "indexing",
     "mathematical",
     "matrix",
+    "name_of",
     "normalization",
+    "of",
     "pooling",
+    "recurrent",
     "reduction",
     "resize",
     "shape",

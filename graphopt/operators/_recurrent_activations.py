@@ -6,7 +6,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import describe
+from graphopt.operators.rewriting import describe
 
 Activation = Callable[[ir.Value], ir.Value]
 

@@ -6,12 +6,13 @@ from string import ascii_letters
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, Dim, rule
+from graphopt.operators.backward import Backward, Dim
+from graphopt.operators.record import operator
 
 
-@rule("MatMul")
+@operator("MatMul")
 def matmul(b: Backward) -> Sequence[ir.Value | None]:
-    """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
+    """DA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
     op, dy = b.op, b.dy
     left, right = b.input(0), b.input(1)
     ranks = b.rank(left), b.rank(right)
@@ -56,9 +57,9 @@ def _unbatched(b: Backward, product: ir.Value, operand: ir.Value, axis_of_one: i
     return b.unbroadcast(vector, operand, [*batch, *shape])
 
 
-@rule("Gemm")
+@operator("Gemm")
 def gemm(b: Backward) -> Sequence[ir.Value | None]:
-    """y = alpha A B + beta C, where A and B may be transposed."""
+    """Y = alpha A B + beta C, where A and B may be transposed."""
     op, dy = b.op, b.dy
     left, right, bias = b.input(0), b.input(1), b.optional(2)
     alpha = b.node.attributes.get_float("alpha", 1.0)
@@ -81,7 +82,7 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
     return [d_left, d_right, d_bias]
 
 
-@rule("Einsum")
+@operator("Einsum")
 def einsum(b: Backward) -> Sequence[ir.Value | None]:
     """The gradient of each operand is an Einsum of dy and the other operands."""
     terms, output, batch = _letters(b)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.gradients._rewrite import add_outputs
-from graphopt.gradients.backward import Backward, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
+from graphopt.operators.rewriting import add_outputs
 
 
-@rule("LayerNormalization")
+@operator("LayerNormalization")
 def layer_normalization(b: Backward) -> Sequence[ir.Value | None]:
     """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std."""
     op, dy, x, scale, bias = b.op, b.dy, b.x, b.input(1), b.optional(2)
@@ -26,7 +27,7 @@ def layer_normalization(b: Backward) -> Sequence[ir.Value | None]:
     return [d_x, d_scale, d_bias]
 
 
-@rule("InstanceNormalization")
+@operator("InstanceNormalization")
 def instance_normalization(b: Backward) -> Sequence[ir.Value | None]:
     """As `layer_normalization`, over the spatial axes of each channel."""
     op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
@@ -53,7 +54,7 @@ def _input_gradient(
     return op.Mul(op.Sub(centered, op.Mul(normalized, along)), factor)
 
 
-@rule("LRN")
+@operator("LRN")
 def lrn(b: Backward) -> ir.Value:
     """With s = bias + alpha mean(x²) over nearby channels, y = x / s^beta.
 
@@ -80,7 +81,7 @@ def _mean_of_channels(b: Backward, x: ir.Value, size: int, before: int, behind: 
     return b.reshape_like(mean, b.x)
 
 
-@rule("LpNormalization")
+@operator("LpNormalization")
 def lp_normalization(b: Backward) -> ir.Value:
     """p=2: dx = (dy - y Σ dy y) / |x|; p=1: sign(x) in place of the first y; 0 where |x| is 0."""
     op, dy, x, y = b.op, b.dy, b.x, b.y

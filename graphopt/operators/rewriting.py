@@ -1,8 +1,27 @@
-"""Helpers of the rewrites of the forward model."""
+"""What rewrites of the forward model have in common."""
+
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+
+
+@dataclass(frozen=True)
+class RunningStatistic:
+    """A running mean or variance, which moves towards that of the batch.
+
+    Attributes:
+        name: The initializer that holds it.
+        batch: The name of the value that holds the statistic of the batch.
+        momentum: How much of the old value stays: ``momentum * old + (1 - momentum) * batch``.
+        parameter: The trained scale or bias, whose group it belongs to, if there is one.
+    """
+
+    name: str
+    batch: str
+    momentum: float
+    parameter: str | None
 
 
 def describe(node: ir.Node) -> str:

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, NoGradient, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import NoGradient, operator
 
 
-@rule("Add")
+@operator("Add")
 def add(b: Backward) -> Sequence[ir.Value]:
     return [b.unbroadcast(b.dy, b.input(0)), b.unbroadcast(b.dy, b.input(1))]
 
 
-@rule("Sub")
+@operator("Sub")
 def sub(b: Backward) -> Sequence[ir.Value]:
     # Negated after the sum, which may be smaller.
     return [
@@ -22,7 +23,7 @@ def sub(b: Backward) -> Sequence[ir.Value]:
     ]
 
 
-@rule("Mul")
+@operator("Mul")
 def mul(b: Backward) -> Sequence[ir.Value]:
     left, right = b.input(0), b.input(1)
     return [
@@ -31,7 +32,7 @@ def mul(b: Backward) -> Sequence[ir.Value]:
     ]
 
 
-@rule("Div")
+@operator("Div")
 def div(b: Backward) -> Sequence[ir.Value]:
     numerator, denominator = b.input(0), b.input(1)
     quotient = b.op.Div(b.dy, denominator)
@@ -41,17 +42,17 @@ def div(b: Backward) -> Sequence[ir.Value]:
     ]
 
 
-@rule("Mod")
+@operator("Mod")
 def mod(b: Backward) -> Sequence[ir.Value]:
-    """y = x - d n, where n is a whole number."""
+    """Y = x - d n, where n is a whole number."""
     x, divisor = b.input(0), b.input(1)
     minus_n = b.op.Div(b.op.Sub(b.y, x), divisor)
     return [b.unbroadcast(b.dy, x), b.unbroadcast(b.op.Mul(b.dy, minus_n), divisor)]
 
 
-@rule("Pow")
+@operator("Pow")
 def pow_(b: Backward) -> Sequence[ir.Value | None]:
-    """dx = dy e x^(e - 1), 0 where e is 0; de = dy y log(x), 0 where x is 0 and e is not below."""
+    """Dx = dy e x^(e - 1), 0 where e is 0; de = dy y log(x), 0 where x is 0 and e is not below."""
     op, dy, x, exponent = b.op, b.dy, b.input(0), b.input(1)
     known = None if b.needs(1) else b.constant(exponent)
     if known is not None and known.size == 1:
@@ -86,18 +87,18 @@ def _constant_power(b: Backward, e: float) -> ir.Value:
     return op.Mul(op.Mul(dy, e), power)
 
 
-@rule("Sum")
+@operator("Sum")
 def sum_(b: Backward) -> Sequence[ir.Value]:
     return [b.unbroadcast(b.dy, value) for value in b.inputs if value is not None]
 
 
-@rule("Mean")
+@operator("Mean")
 def mean(b: Backward) -> Sequence[ir.Value]:
     share = b.op.Div(b.dy, float(len(b.inputs)))
     return [b.unbroadcast(share, value) for value in b.inputs if value is not None]
 
 
-@rule("Max", "Min")
+@operator("Max", "Min")
 def extremum(b: Backward) -> Sequence[ir.Value]:
     """The operands that are equal to the result share its gradient."""
     values = [value for value in b.inputs if value is not None]
@@ -112,7 +113,7 @@ def extremum(b: Backward) -> Sequence[ir.Value]:
     ]
 
 
-@rule("Clip")
+@operator("Clip")
 def clip(b: Backward) -> Sequence[ir.Value | None]:
     """Passes where min <= x <= max. Where the bounds are in disorder, y is max."""
     op, dy, x = b.op, b.dy, b.x
@@ -138,7 +139,7 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@rule("Where")
+@operator("Where")
 def where(b: Backward) -> Sequence[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
     condition, yes, no = b.input(0), b.input(1), b.input(2)
@@ -149,7 +150,7 @@ def where(b: Backward) -> Sequence[ir.Value | None]:
     ]
 
 
-@rule("OneHot")
+@operator("OneHot")
 def one_hot(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """Of the two values, off and on."""
     op = b.op

@@ -2,19 +2,20 @@
 
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
 
 
-@rule("Softmax")
+@operator("Softmax")
 def softmax(b: Backward) -> ir.Value:
-    """dx = y (dy - Σ dy y)."""
+    """Dx = y (dy - Σ dy y)."""
     weighted = b.op.Mul(b.dy, b.y)
     total = b.sum(weighted, [b.axis(b.x, -1)], keepdims=True)
     return b.op.Sub(weighted, b.op.Mul(b.y, total))
 
 
-@rule("LogSoftmax")
+@operator("LogSoftmax")
 def log_softmax(b: Backward) -> ir.Value:
-    """dx = dy - softmax(x) Σ dy."""
+    """Dx = dy - softmax(x) Σ dy."""
     total = b.sum(b.dy, [b.axis(b.x, -1)], keepdims=True)
     return b.op.Sub(b.dy, b.op.Mul(b.op.Exp(b.y), total))

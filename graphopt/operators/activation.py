@@ -10,37 +10,38 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
 
 
-@rule("Relu")
+@operator("Relu")
 def relu(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.masked(b.dy, b.op.Greater(b.y, 0.0))
 
 
-@rule("ThresholdedRelu")
+@operator("ThresholdedRelu")
 def thresholded_relu(b: Backward) -> ir.Value:
     """0 at the threshold."""
     alpha = b.node.attributes.get_float("alpha", 1.0)
     return b.masked(b.dy, b.op.Greater(b.x, alpha))
 
 
-@rule("Shrink")
+@operator("Shrink")
 def shrink(b: Backward) -> ir.Value:
     """0 from -lambd to lambd, both included."""
     lambd = b.node.attributes.get_float("lambd", 0.5)
     return b.masked(b.dy, b.op.Greater(b.op.Abs(b.x), lambd))
 
 
-@rule("LeakyRelu")
+@operator("LeakyRelu")
 def leaky_relu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     alpha = b.node.attributes.get_float("alpha", 0.01)
     return b.op.Mul(b.dy, _by_sign(b, 1.0, alpha))
 
 
-@rule("PRelu")
+@operator("PRelu")
 def p_relu(b: Backward) -> Sequence[ir.Value]:
     """At 0, the slope below."""
     op, slope = b.op, b.input(1)
@@ -53,13 +54,13 @@ def p_relu(b: Backward) -> Sequence[ir.Value]:
     return [op.Mul(b.dy, factor), b.unbroadcast(below, slope)]
 
 
-@rule("Elu")
+@operator("Elu")
 def elu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     return _exponential(b, 1.0, b.node.attributes.get_float("alpha", 1.0))
 
 
-@rule("Selu")
+@operator("Selu")
 def selu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     alpha = b.node.attributes.get_float("alpha", 1.67326319217681884765625)
@@ -67,9 +68,9 @@ def selu(b: Backward) -> ir.Value:
     return _exponential(b, gamma, gamma * alpha)
 
 
-@rule("Celu")
+@operator("Celu")
 def celu(b: Backward) -> ir.Value:
-    """dx = dy min(1, exp(x / alpha)), the second being y / alpha + 1."""
+    """Dx = dy min(1, exp(x / alpha)), the second being y / alpha + 1."""
     below = b.op.Min(b.y, 0.0)
     alpha = b.node.attributes.get_float("alpha", 1.0)
     if alpha != 1:
@@ -77,29 +78,29 @@ def celu(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Add(below, 1.0))
 
 
-@rule("Sigmoid")
+@operator("Sigmoid")
 def sigmoid(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y))
 
 
-@rule("Tanh")
+@operator("Tanh")
 def tanh(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y)))
 
 
-@rule("Softplus")
+@operator("Softplus")
 def softplus(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Sigmoid(b.x))
 
 
-@rule("Softsign")
+@operator("Softsign")
 def softsign(b: Backward) -> ir.Value:
-    """dx = dy / (1 + |x|)²."""
+    """Dx = dy / (1 + |x|)²."""
     root = b.op.Add(b.op.Abs(b.x), 1.0)
     return b.op.Div(b.dy, b.op.Mul(root, root))
 
 
-@rule("HardSigmoid")
+@operator("HardSigmoid")
 def hard_sigmoid(b: Backward) -> ir.Value:
     """0 at both kinks."""
     op = b.op
@@ -112,9 +113,9 @@ def hard_sigmoid(b: Backward) -> ir.Value:
     return op.Mul(b.masked(b.dy, inside), alpha)
 
 
-@rule("HardSwish")
+@operator("HardSwish")
 def hard_swish(b: Backward) -> ir.Value:
-    """dx = dy (x/3 + 1/2) for -3 < x < 3; 0 up to -3, dy from 3 on.
+    """Dx = dy (x/3 + 1/2) for -3 < x < 3; 0 up to -3, dy from 3 on.
 
     The slope is -1/2 in the limit of x = -3, and 1 minus it is that in the limit of x = 3. So a
     ThresholdedRelu, which sets to 0 what is not above its threshold, ends it on either side.
@@ -126,7 +127,7 @@ def hard_swish(b: Backward) -> ir.Value:
     return op.Where(op.Greater(b.x, -3.0), d_x, 0.0) if b.is_steep else d_x
 
 
-@rule("Mish")
+@operator("Mish")
 def mish(b: Backward) -> ir.Value:
     """From s = sigmoid(x), as Softplus is slow.
 
@@ -143,7 +144,7 @@ def mish(b: Backward) -> ir.Value:
     return op.Mul(b.dy, op.Div(op.Add(first, second), q))
 
 
-@rule("Gelu")
+@operator("Gelu")
 def gelu(b: Backward) -> ir.Value:
     if b.node.attributes.get_string("approximate", "none") == "tanh":
         return _gelu_tanh(b)
@@ -151,7 +152,7 @@ def gelu(b: Backward) -> ir.Value:
 
 
 def _gelu_erf(b: Backward) -> ir.Value:
-    """dx = dy (1 + erf(s) + s 2/√π exp(-s²)) / 2 with s = x/√2."""
+    """Dx = dy (1 + erf(s) + s 2/√π exp(-s²)) / 2 with s = x/√2."""
     op = b.op
     s = op.Mul(b.x, math.sqrt(0.5))
     exponent = op.Sub(math.log(2 / math.sqrt(math.pi)), op.Mul(s, s))
@@ -160,7 +161,7 @@ def _gelu_erf(b: Backward) -> ir.Value:
 
 
 def _gelu_tanh(b: Backward) -> ir.Value:
-    """dx = dy (s + y (1 - s) u') with y = x s, s = sigmoid(u) and u = √(8/π) (x + 0.044715 x³)."""
+    """Dx = dy (s + y (1 - s) u') with y = x s, s = sigmoid(u) and u = √(8/π) (x + 0.044715 x³)."""
     op, k = b.op, math.sqrt(8 / math.pi)
     # Bounded, as 1 - s is 0 from there on, and 0 times infinity is not 0.
     square = op.Min(op.Mul(b.x, b.x), 100.0)

@@ -6,7 +6,7 @@ adds from several threads at once and loses rows where indices repeat. ScatterEl
 
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward
+from graphopt.operators.backward import Backward
 
 _KNOWN = (ir.DataType.FLOAT, ir.DataType.DOUBLE, None)
 

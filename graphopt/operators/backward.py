@@ -1,59 +1,16 @@
-"""What a gradient rule gets, and how it is registered.
-
-A rule turns the gradients of a node's outputs into the gradients of its inputs, by appending nodes
-in standard ONNX. This one is all there is to the sine:
-
-    @rule("Sin")
-    def sin(b: Backward) -> ir.Value:
-        return b.op.Mul(b.dy, b.op.Cos(b.x))
-"""
+"""What a gradient rule gets."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from enum import Enum
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.gradients._rewrite import describe, mean_over
+from graphopt.operators.rewriting import describe, mean_over
 
-
-class NoGradient(Enum):
-    """Why an input that depends on a parameter gets no gradient from a rule."""
-
-    ZERO = "the result does not change with a small change of it"
-    ELSEWHERE = "the gradient of another input contains it"
-
-
-Gradients = ir.Value | Sequence[ir.Value | NoGradient | None] | None
-Rule = Callable[["Backward"], Gradients]
 Dim = int | str | None
-
-RULES: dict[str, Rule] = {}
-"""The rule of each operator of ONNX's own domain."""
-
-ZERO_GRADIENT: set[str] = set()
-"""Operators whose result does not change with a small change of their operands."""
-
-
-def rule(*op_types: str) -> Callable[[Rule], Rule]:
-    """Register a rule under the names of its operators.
-
-    The rule returns a gradient for each input, in their order, or one gradient, of the first input.
-    It need not leave out what nobody asked for: nodes that nothing reads are removed.
-    `Backward.needs` tells where that would be costly or could fail. If it returns None for what was
-    asked for, that is an error; a `NoGradient` says why there is none.
-    """
-
-    def register(function: Rule) -> Rule:
-        for op_type in op_types:
-            assert op_type not in RULES, op_type
-            RULES[op_type] = function
-        return function
-
-    return register
 
 
 class Backward:

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.gradients.backward import Backward, Dim
-from graphopt.gradients.rules._window import Window
+from graphopt.operators.backward import Backward, Dim
+from graphopt.operators.window import Window
 
 _LONG_ROW = 256  # from so many windows on, a product for each example is faster than one of all
 _BLOCK = 24  # columns of a product of which only a band is wanted

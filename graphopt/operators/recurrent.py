@@ -1,14 +1,15 @@
 """Recurrent layers, unrolled: one cell a time step, in operators that have a rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.gradients._recurrent_activations import Activation, activations
-from graphopt.gradients._rewrite import describe
+from graphopt.operators._recurrent_activations import Activation, activations
+from graphopt.operators.record import operator
+from graphopt.operators.rewriting import describe
 
 State = Sequence[ir.Value]
 """The hidden state, then that of an LSTM's cell."""
@@ -20,12 +21,13 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _FUNCTIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
-def rewrite_recurrent(op: GraphBuilder, node: ir.Node) -> None:
+def rewrite_recurrent(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
     """Replace an LSTM, GRU or RNN by one cell a time step.
 
     Raises:
         ValueError: The number of time steps is not known, or an attribute is not valid.
     """
+    del trained
     with op.named(node.name or str(node.outputs[0].name)):
         layer = _Layer(op, node)
         outputs, states = zip(*(layer.unroll(d) for d in layer.directions()), strict=True)
@@ -295,3 +297,5 @@ def _rnn(layer: _Layer, d: _Direction) -> Cell:
 
 
 _CELLS = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+
+operator("LSTM", "GRU", "RNN", rewrite=rewrite_recurrent)

@@ -7,13 +7,14 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients._rewrite import add_outputs
-from graphopt.gradients.backward import Backward, rule
-from graphopt.gradients.rules._scatter import scatter_add
-from graphopt.gradients.rules._window import Window, from_windows, known, window_of
+from graphopt.operators._scatter import scatter_add
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
+from graphopt.operators.rewriting import add_outputs
+from graphopt.operators.window import Window, from_windows, known, window_of
 
 
-@rule("MaxPool")
+@operator("MaxPool")
 def max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a window."""
     if b.node.attributes.get_int("storage_order", 0):
@@ -65,28 +66,28 @@ def _by_indices(b: Backward, window: Window) -> ir.Value:
     return b.reshape_like(gradient, x)
 
 
-@rule("AveragePool")
+@operator("AveragePool")
 def average_pool(b: Backward) -> ir.Value:
     """To each element of a window dy / the number of elements that were counted."""
     window = _window(b)
     return _sum_of_windows(b, b.op.Div(b.dy, _counted(b, window)), window)
 
 
-@rule("LpPool")
+@operator("LpPool")
 def lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     window = _window(b)
     return _norm_gradient(b, lambda factor: _sum_of_windows(b, factor, window))
 
 
-@rule("GlobalAveragePool")
+@operator("GlobalAveragePool")
 def global_average_pool(b: Backward) -> ir.Value:
     """To each element dy / the number of elements of a channel."""
     share = b.op.Div(b.dy, b.count(b.x, range(2, b.rank(b.x))))
     return b.op.Expand(share, b.shape_of(b.x))
 
 
-@rule("GlobalMaxPool")
+@operator("GlobalMaxPool")
 def global_max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a channel."""
     op, x = b.op, b.x
@@ -97,7 +98,7 @@ def global_max_pool(b: Backward) -> ir.Value:
     return b.reshape_like(op.ScatterElements(zeros, index, dy, axis=2), x)
 
 
-@rule("GlobalLpPool")
+@operator("GlobalLpPool")
 def global_lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     return _norm_gradient(b, lambda factor: factor)

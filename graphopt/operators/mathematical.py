@@ -4,103 +4,104 @@ import math
 
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
 
 
-@rule("Abs")
+@operator("Abs")
 def abs_(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.op.Mul(b.dy, b.op.Sign(b.x))
 
 
-@rule("Neg")
+@operator("Neg")
 def neg(b: Backward) -> ir.Value:
     return b.op.Neg(b.dy)
 
 
-@rule("Exp")
+@operator("Exp")
 def exp(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.y)
 
 
-@rule("Log")
+@operator("Log")
 def log(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.x)
 
 
-@rule("Sqrt")
+@operator("Sqrt")
 def sqrt(b: Backward) -> ir.Value:
     """Infinite at 0."""
     return b.op.Div(b.op.Mul(b.dy, 0.5), b.y)
 
 
-@rule("Reciprocal")
+@operator("Reciprocal")
 def reciprocal(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))
 
 
-@rule("Erf")
+@operator("Erf")
 def erf(b: Backward) -> ir.Value:
-    """dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
+    """Dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
     exponent = b.op.Sub(math.log(2 / math.sqrt(math.pi)), b.op.Mul(b.x, b.x))
     return b.op.Mul(b.dy, b.op.Exp(exponent))
 
 
-@rule("Sin")
+@operator("Sin")
 def sin(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Cos(b.x))
 
 
-@rule("Cos")
+@operator("Cos")
 def cos(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x)))
 
 
-@rule("Tan")
+@operator("Tan")
 def tan(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Add(b.op.Mul(b.y, b.y), 1.0))
 
 
-@rule("Asin")
+@operator("Asin")
 def asin(b: Backward) -> ir.Value:
     """Infinite at -1 and 1."""
     return b.op.Div(b.dy, b.op.Sqrt(_one_minus_square(b)))
 
 
-@rule("Acos")
+@operator("Acos")
 def acos(b: Backward) -> ir.Value:
     """Infinite at -1 and 1."""
     return b.op.Neg(asin(b))
 
 
-@rule("Atan")
+@operator("Atan")
 def atan(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.op.Add(b.op.Mul(b.x, b.x), 1.0))
 
 
-@rule("Sinh")
+@operator("Sinh")
 def sinh(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Cosh(b.x))
 
 
-@rule("Cosh")
+@operator("Cosh")
 def cosh(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Sinh(b.x))
 
 
-@rule("Asinh")
+@operator("Asinh")
 def asinh(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.op.Sqrt(b.op.Add(b.op.Mul(b.x, b.x), 1.0)))
 
 
-@rule("Acosh")
+@operator("Acosh")
 def acosh(b: Backward) -> ir.Value:
     """Infinite at 1."""
     square_minus_one = b.op.Mul(b.op.Sub(b.x, 1.0), b.op.Add(b.x, 1.0))
     return b.op.Div(b.dy, b.op.Sqrt(square_minus_one))
 
 
-@rule("Atanh")
+@operator("Atanh")
 def atanh(b: Backward) -> ir.Value:
     """Infinite at -1 and 1."""
     return b.op.Div(b.dy, _one_minus_square(b))

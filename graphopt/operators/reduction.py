@@ -7,16 +7,17 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients.backward import Backward, rule
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
 
 
-@rule("ReduceSum")
+@operator("ReduceSum")
 def reduce_sum(b: Backward) -> ir.Value:
     """Each element has the gradient of the sum."""
     return _spread(b, b.dy)
 
 
-@rule("ReduceMean")
+@operator("ReduceMean")
 def reduce_mean(b: Backward) -> ir.Value:
     """Each element has its share."""
     axes = _known_axes(b)
@@ -28,7 +29,7 @@ def reduce_mean(b: Backward) -> ir.Value:
     return b.dy if axes == [] else _spread(b, b.op.Div(b.dy, count))
 
 
-@rule("ReduceMax", "ReduceMin")
+@operator("ReduceMax", "ReduceMin")
 def reduce_max(b: Backward) -> ir.Value:
     """Elements that tie share evenly, as with torch.amax."""
     equal = b.op.Equal(b.x, _kept(b, b.y))
@@ -37,7 +38,7 @@ def reduce_max(b: Backward) -> ir.Value:
     return b.op.Where(equal, share, 0.0) if b.is_steep else b.op.Mul(chosen, share)
 
 
-@rule("ReduceProd")
+@operator("ReduceProd")
 def reduce_prod(b: Backward) -> ir.Value:
     """The product of the others: y / x, save where there are zeros.
 
@@ -52,14 +53,14 @@ def reduce_prod(b: Backward) -> ir.Value:
     return op.Where(op.Equal(others, 0.0), op.Div(product, rest), 0.0)
 
 
-@rule("ReduceL1")
+@operator("ReduceL1")
 def reduce_l1(b: Backward) -> ir.Value:
     """0 at 0, as with torch.norm."""
     _refuse_none(b)
     return b.op.Mul(_kept(b, b.dy), b.op.Sign(b.x))
 
 
-@rule("ReduceL2")
+@operator("ReduceL2")
 def reduce_l2(b: Backward) -> ir.Value:
     """With the norm y, dx = dy x / y; 0 at the zero vector, as with torch.norm."""
     _refuse_none(b)
@@ -67,21 +68,21 @@ def reduce_l2(b: Backward) -> ir.Value:
     return b.op.Mul(b.x, _kept(b, b.op.Div(b.dy, norm)))
 
 
-@rule("ReduceSumSquare")
+@operator("ReduceSumSquare")
 def reduce_sum_square(b: Backward) -> ir.Value:
     """As with x², dx = 2 x dy."""
     _refuse_none(b)
     return b.op.Mul(b.x, _kept(b, b.op.Mul(b.dy, 2.0)))
 
 
-@rule("ReduceLogSum")
+@operator("ReduceLogSum")
 def reduce_log_sum(b: Backward) -> ir.Value:
     """As dy over the sum, which is exp(y)."""
     _refuse_none(b)
     return _spread(b, b.op.Div(b.dy, b.op.Exp(b.y)))
 
 
-@rule("ReduceLogSumExp")
+@operator("ReduceLogSumExp")
 def reduce_log_sum_exp(b: Backward) -> ir.Value:
     """By shares, dx = dy exp(x - y); 0 where all of x is -inf."""
     op = b.op
@@ -89,7 +90,7 @@ def reduce_log_sum_exp(b: Backward) -> ir.Value:
     return op.Mul(op.Exp(op.Sub(b.x, _kept(b, y))), _kept(b, b.dy))
 
 
-@rule("CumSum")
+@operator("CumSum")
 def cum_sum(b: Backward) -> ir.Value:
     """The same from the other end."""
     attributes = b.node.attributes

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.gradients.backward import Backward, rule
-from graphopt.gradients.rules._convolution_weight import Layer, weight_gradient
-from graphopt.gradients.rules._window import Window, from_windows, known, window_of
+from graphopt.operators._convolution_weight import Layer, weight_gradient
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
+from graphopt.operators.window import Window, from_windows, known, window_of
 
 
-@rule("Conv")
+@operator("Conv")
 def conv(b: Backward) -> Sequence[ir.Value | None]:
     """The gradients of input and weight are convolutions themselves."""
     x, weight = b.x, b.input(1)
@@ -27,7 +28,7 @@ def conv(b: Backward) -> Sequence[ir.Value | None]:
     return [d_x, d_weight, _bias_gradient(b, window)]
 
 
-@rule("ConvTranspose")
+@operator("ConvTranspose")
 def conv_transpose(b: Backward) -> Sequence[ir.Value | None]:
     """It is the gradient of a convolution's input: Conv leads back to its own input."""
     op, x, dy, weight = b.op, b.x, b.dy, b.input(1)

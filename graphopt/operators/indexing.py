@@ -6,15 +6,16 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import Operand
-from graphopt.gradients.backward import Backward, rule
-from graphopt.gradients.rules._scatter import scatter_add
+from graphopt.operators._scatter import scatter_add
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
 
 _SMALL_TABLE = 128
 _INT64 = int(ir.DataType.INT64)
 _TO_THE_START = np.iinfo(np.int64).min
 
 
-@rule("Gather")
+@operator("Gather")
 def gather(b: Backward) -> Sequence[ir.Value | None]:
     """Rows are put back in their place; those that were taken twice are added up."""
     axis = b.axis(b.x, 0)
@@ -91,13 +92,13 @@ def _scatter(
     return scatter_add(b, onto, indices, updates, axis)
 
 
-@rule("GatherElements")
+@operator("GatherElements")
 def gather_elements(b: Backward) -> ir.Value:
     """Elements that were taken twice are added up."""
     return scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
 
 
-@rule("GatherND")
+@operator("GatherND")
 def gather_nd(b: Backward) -> ir.Value:
     """Added up in a table of one row for each place that the indices can name."""
     op = b.op
@@ -135,7 +136,7 @@ def _scalar(b: Backward, size: Operand) -> Operand:
     return size.reshape(()) if isinstance(size, np.ndarray) else b.op.Squeeze(size, [0])
 
 
-@rule("ScatterElements")
+@operator("ScatterElements")
 def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
     """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
     axis = b.axis(b.x, 0)
@@ -146,7 +147,7 @@ def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
     return [b.op.ScatterElements(b.dy, indices, b.zeros_like(updates), axis=axis), None, d_updates]
 
 
-@rule("ScatterND")
+@operator("ScatterND")
 def scatter_nd(b: Backward) -> Sequence[ir.Value | None]:
     """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
     indices, updates = b.input(1), b.input(2)
@@ -166,7 +167,7 @@ def _adds(b: Backward) -> bool:
     return reduction == "add"
 
 
-@rule("Slice")
+@operator("Slice")
 def slice_(b: Backward) -> ir.Value:
     """Zeros where nothing was taken."""
     starts = b.constant(b.input(1))
@@ -283,7 +284,7 @@ def _times(b: Backward, size: Operand, factor: int | np.ndarray) -> Operand:
     return size if isinstance(factor, int) and factor == 1 else b.op.Mul(size, factor)
 
 
-@rule("Pad")
+@operator("Pad")
 def pad(b: Backward) -> Sequence[ir.Value | None]:
     """Without the pads; what these copied is added to where it came from."""
     mode = b.node.attributes.get_string("mode", "constant")
@@ -376,7 +377,7 @@ def _folded(b: Backward, dy: ir.Value, mode: str, axis: int, before: int, after:
     return dx
 
 
-@rule("Compress")
+@operator("Compress")
 def compress(b: Backward) -> ir.Value:
     """Zeros where nothing was taken."""
     op = b.op
@@ -388,7 +389,7 @@ def compress(b: Backward) -> ir.Value:
     return b.reshape_like(op.ScatterND(flat, op.Unsqueeze(chosen, [1]), b.dy), b.x)
 
 
-@rule("TopK")
+@operator("TopK")
 def top_k(b: Backward) -> ir.Value:
     """Of the values; at ties, for those elements that the forward pass chose."""
     indices = b.outputs[1]

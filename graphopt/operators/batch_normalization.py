@@ -1,36 +1,20 @@
-"""Batch normalization that is trained: it normalizes by the statistics of the batch.
+"""Batch normalization, by the statistics of the batch or by given ones.
 
-They are computed by nodes of their own, because the CUDA kernel of ONNX Runtime has no training
-mode; the rule of the operator knows them by `BATCH_STATISTICS`.
+One that is trained normalizes by the statistics of the batch. They are computed by nodes of their
+own, because the CUDA kernel of ONNX Runtime has no training mode.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._rewrite import describe, mean_over
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import NoGradient, operator
+from graphopt.operators.rewriting import RunningStatistic, describe, mean_over
 
-BATCH_STATISTICS = "graphopt.batch_statistics"
+_CENTERED = "graphopt.centered"
 """Metadata of a node whose mean and variance are those of its input: input minus mean."""
-
-
-@dataclass(frozen=True)
-class RunningStatistic:
-    """A running mean or variance, which moves towards that of the batch.
-
-    Attributes:
-        name: The initializer that holds it.
-        batch: The name of the value that holds the statistic of the batch.
-        momentum: How much of the old value stays: ``momentum * old + (1 - momentum) * batch``.
-        parameter: The trained scale or bias, whose group it belongs to, if there is one.
-    """
-
-    name: str
-    batch: str
-    momentum: float
-    parameter: str | None
 
 
 def rewrite_batch_normalization(
@@ -58,7 +42,7 @@ def rewrite_batch_normalization(
     node.resize_outputs(1)
     node.attributes.pop("training_mode", None)
     node.attributes.pop("momentum", None)
-    node.meta[BATCH_STATISTICS] = centered
+    node.meta[_CENTERED] = centered
     return statistics
 
 
@@ -114,3 +98,37 @@ def running_statistics(
             )
         )
     return statistics
+
+
+@operator("BatchNormalization", rewrite=rewrite_batch_normalization)
+def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
+    """With k = scale / √(var + epsilon), per channel.
+
+    By given statistics: dx = k dy. By those of the batch of M elements, the mean and the variance
+    depend on x too: dx = k dy - (x - mean) k Σdy(x - mean) / (M (var + epsilon)) - k Σdy / M.
+    """
+    op, dy, x = b.op, b.dy, b.x
+    scale, mean, variance = b.input(1), b.input(3), b.input(4)
+    rank = b.rank(x)
+    axes = [0, *range(2, rank)]
+    per_channel = [1, -1, *[1] * (rank - 2)]
+    inverse = op.Reciprocal(op.Sqrt(op.Add(variance, b.node.attributes.get_float("epsilon", 1e-5))))
+    k = op.Mul(scale, inverse)
+    centered = b.node.meta.get(_CENTERED)
+    of_batch = isinstance(centered, ir.Value)
+    if not isinstance(centered, ir.Value):
+        centered = op.Sub(x, op.Reshape(mean, per_channel))
+    d_bias = b.sum(dy, axes)
+    d_normalized = b.sum(op.Mul(dy, centered), axes)
+    d_scale = op.Mul(d_normalized, inverse)
+    d_x = op.Mul(dy, op.Reshape(k, per_channel))
+    if not of_batch:
+        d_mean = op.Neg(op.Mul(k, d_bias))
+        d_variance = op.Mul(op.Mul(op.Mul(d_normalized, k), op.Mul(inverse, inverse)), -0.5)
+        return [d_x, d_scale, d_bias, d_mean, d_variance]
+    count = b.count(x, axes)
+    k0 = op.Div(op.Mul(k, d_bias), count)
+    k1 = op.Div(op.Mul(op.Mul(k, inverse), d_scale), count)
+    drift = op.Mul(centered, op.Reshape(k1, per_channel))
+    d_x = op.Sub(d_x, op.Add(drift, op.Reshape(k0, per_channel)))
+    return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]

@@ -1,0 +1,47 @@
+"""Dropout: in training mode, or nothing at all."""
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+from graphopt.operators.backward import Backward
+from graphopt.operators.record import operator
+from graphopt.operators.rewriting import add_outputs, describe, replace
+
+
+def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Remove one that is not in training mode: its gradient would be scaled all the same."""
+    del trained
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode is not None:
+        constant = ir.convenience.get_const_tensor(mode)
+        if constant is None:
+            raise ValueError(
+                f"{describe(node)}: its training_mode is not a constant; "
+                "export the model with a fixed one"
+            )
+        if constant.numpy().item():
+            add_outputs(op, node, 2)  # the gradient reads the mask
+            return
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        raise ValueError(f"{describe(node)}: the mask of a Dropout that drops nothing is read")
+    replace(op, node, op.Identity(node.inputs[0]))
+
+
+@operator("Dropout", rewrite=rewrite_dropout)
+def dropout(b: Backward) -> ir.Value:
+    """Dx = dy mask / (1 - ratio)."""
+    ratio = b.optional(1)
+    known = None if ratio is None else b.constant(ratio)
+    if known is not None and not 0 <= known.item() < 1:
+        raise b.error(
+            f"its ratio is {known.item():g}, expected at least 0 and less than 1: ONNX Runtime "
+            "does not compute others"
+        )
+    kept = b.masked(b.dy, b.outputs[1])
+    if ratio is None:
+        return b.op.Mul(kept, 2.0)
+    if known is not None:
+        return b.op.Mul(kept, 1.0 / (1.0 - float(known.item())))
+    return b.op.Div(kept, b.op.Sub(1.0, b.op.CastLike(ratio, b.dy)))

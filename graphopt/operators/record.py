@@ -1,0 +1,146 @@
+"""One record for each ONNX operator: what graphopt knows of it.
+
+A record is declared above its gradient rule, or alone where there is none. A rule turns the
+gradients of a node's outputs into those of its inputs, by appending nodes in standard ONNX:
+
+    @operator("Sin")
+    def sin(b: Backward) -> ir.Value:
+        return b.op.Mul(b.dy, b.op.Cos(b.x))
+
+    operator("IsNaN", gradient=ZERO)
+
+Whoever needs a fact asks `of` for the record.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+from graphopt.operators.backward import Backward
+from graphopt.operators.rewriting import RunningStatistic
+
+
+class NoGradient(Enum):
+    """Why an input that depends on a parameter gets no gradient from a rule."""
+
+    ZERO = "the result does not change with a small change of it"
+    ELSEWHERE = "the gradient of another input contains it"
+
+
+class Moves(IntEnum):
+    """What becomes of the elements of the first input; of the rest, those after it are true too."""
+
+    SHAPE = 0
+    """All in the same order, in another shape or the same: nothing needs to be moved."""
+    PRECISION = 1
+    """All in the same order, in another dtype."""
+    ORDER = 2
+    """All, in another order."""
+    COPIES = 3
+    """All, some of them several times."""
+    PART = 4
+    """Some of them."""
+    AT_TIMES = 5
+    """They are computed with, or nothing at all is done."""
+    NOT = 6
+    """They are computed with."""
+
+
+Gradients = ir.Value | Sequence[ir.Value | NoGradient | None] | None
+Rule = Callable[[Backward], Gradients]
+Rewrite = Callable[[GraphBuilder, ir.Node, Collection[str]], Sequence[RunningStatistic] | None]
+Steep = Callable[[ir.Node, Collection[ir.Value]], Collection[int]]
+
+ZERO = NoGradient.ZERO
+ALL = range(2**31)
+"""All inputs, however many there are."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What is known of an operator.
+
+    Attributes:
+        name: Its name; of other domains than ONNX's own, ``domain::Name``.
+        gradient: Turns the gradients of the outputs into those of the inputs; `ZERO` where no
+            result changes with a small change of an operand; None where there is no rule.
+        rewrite: Replaces or changes a node before the graph is differentiated, given the names of
+            the trained parameters; returns the running statistics that the node moves, if any.
+        broadcasts: The inputs that may be smaller than the first output, to which they are
+            repeated. The gradients that the rule returns for them are summed to their shapes.
+        steep: The inputs along which the slope may be infinite; or a function that tells it of a
+            node, given the values that depend on a parameter.
+        spreads: Whether each element of a trained operand gets a gradient from what the gradient
+            of the result has there.
+        moves: What becomes of the elements of the first input.
+        elements: Of how many inputs, from the first, the elements go into those of the result;
+            None for all. What an operator reads beside is a shape, or axes.
+        weights: The inputs that are weights (a bias is none).
+        settings: The inputs that are floating-point settings or statistics, no weights.
+        bias: The input that is added to each channel of the result.
+        is_random: Whether it draws random numbers.
+    """
+
+    name: str
+    gradient: Rule | NoGradient | None = None
+    rewrite: Rewrite | None = None
+    broadcasts: Collection[int] = ()
+    steep: Collection[int] | Steep = ()
+    spreads: bool = False
+    moves: Moves = Moves.NOT
+    elements: int | None = None
+    weights: tuple[int, ...] = ()
+    settings: tuple[int, ...] = ()
+    bias: int | None = None
+    is_random: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be differentiated as it is, or is rewritten so that it can."""
+        return self.gradient is not None or self.rewrite is not None
+
+
+OPERATORS: dict[str, Operator] = {}
+"""All records, by name."""
+
+
+def operator(*names: str, **facts: Any) -> Callable[[Rule], Rule]:
+    """Record facts of operators, and the gradient rule that it decorates, if it decorates one.
+
+    The rule returns a gradient for each input, in their order, or one gradient, of the first input.
+    It need not leave out what nobody asked for: nodes that nothing reads are removed.
+    `Backward.needs` tells where that would be costly or could fail. If it returns None for what was
+    asked for, that is an error; a `NoGradient` says why there is none.
+
+    Args:
+        names: One record is made under each of these.
+        facts: The fields of `Operator`.
+    """
+    for name in names:
+        assert name not in OPERATORS, name
+        OPERATORS[name] = Operator(name, **facts)
+
+    def register(rule: Rule) -> Rule:
+        for name in names:
+            OPERATORS[name] = replace(OPERATORS[name], gradient=rule)
+        return rule
+
+    return register
+
+
+def of(operator: str | ir.Node | onnx.NodeProto) -> Operator:
+    """The record of an operator, or of that of a node; one without facts if there is none."""
+    name = operator if isinstance(operator, str) else name_of(operator)
+    return OPERATORS.get(name) or Operator(name)
+
+
+def name_of(node: ir.Node | onnx.NodeProto) -> str:
+    """The name under which the operator of a node is recorded."""
+    if node.domain in ("", "ai.onnx"):
+        return node.op_type
+    return f"{node.domain}::{node.op_type}"
