@@ -12,7 +12,8 @@ from graphopt.inspection.costs import shapes
 from graphopt.inspection.costs.operations import stage_facts
 from graphopt.inspection.costs.totals import memory_facts
 from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts, Stage
-from graphopt.inspection.hazards.hazards import Subject, hazards
+from graphopt.inspection.hazards import hazards
+from graphopt.inspection.hazards.hazard import Subject
 from graphopt.inspection.opening.errors import naming
 from graphopt.inspection.opening.untrusted import opened
 from graphopt.inspection.reading.dataflow import Dataflow
@@ -106,7 +107,6 @@ def _inspected(
         early = [write.input.name for write in carried if write.input.name not in overwritable]
     state = state_facts(carried, nodes, overwritable)
     subject = Subject(
-        model=proto,
         flow=flow,
         carried=carried,
         recovered=nodes,

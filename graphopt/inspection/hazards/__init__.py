@@ -1,1 +1,29 @@
-"""What goes wrong with a training graph, or may."""
+"""What goes wrong with a training graph, or may: one function a hazard, in a file by subject."""
+
+from graphopt.inspection.facts import LEVELS, Hazard
+from graphopt.inspection.hazards import (
+    hyperparameters,
+    metadata,
+    parameters,
+    rounding,
+    schedules,
+    state,
+    target,
+)
+from graphopt.inspection.hazards.hazard import Declared, Subject
+
+_SUBJECTS = (metadata, parameters, state, hyperparameters, schedules, target, rounding)
+
+DECLARED = tuple(
+    declared
+    for subject in _SUBJECTS
+    for declared in vars(subject).values()
+    if isinstance(declared, Declared)
+)
+"""All hazards that are looked for."""
+
+
+def hazards(subject: Subject) -> tuple[Hazard, ...]:
+    """All that are found, the worst first."""
+    found = [hazard for declared in DECLARED for hazard in declared.found(subject)]
+    return tuple(sorted(found, key=lambda hazard: LEVELS.index(hazard.level)))

@@ -1,0 +1,133 @@
+"""What rounding and overflow do to an update that is right in exact arithmetic."""
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+
+from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
+from graphopt.inspection.reading.dataflow import Operation, Value
+
+_OVERFLOW_CHECKS = {"IsInf", "IsNaN"}
+# What batch normalization is in forward passes: ONNX's, and ONNX Runtime's for training.
+_NORMALIZATION = {
+    "BatchNormalization",
+    "com.microsoft::BatchNormInternal",
+    "com.microsoft::BatchNormalizationInternal",
+}
+# What else may read the value that it normalizes.
+_BESIDE_IT = {"ReduceMean", "Shape", "Size", "Sub"}
+_BIAS_INPUTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+
+
+@hazard("unguarded-centered", "warning")
+def unguarded_centered(subject: Subject) -> Iterator[Finding]:
+    """A radicand that is not positive gives NaN."""
+    if subject.recovered is not None:
+        yield Finding(
+            [
+                bucket
+                for bucket, update in subject.recovered.updates.items()
+                if update.has("centered") and not update.has("guarded")
+            ],
+            "the mean square minus the square of the mean gradient may be negative by rounding; "
+            "its root then is NaN, which stays in the parameter for ever",
+            "keep parameter and moment where the denominator is not greater than 0",
+        )
+
+
+@hazard("loss-scale-unchecked", "warning", "note")
+def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
+    """Nothing looks for overflow; a note without float16, where a loss scale has no use."""
+    recovered = subject.recovered
+    if recovered is None or recovered.optimizer.loss_scale in (None, 1.0):
+        return
+    gradients = {id(t.gradient) for t in recovered.trained if t.gradient is not None}
+    computed = subject.flow.after(gradients) | gradients
+    if any(
+        operation.op_type in _OVERFLOW_CHECKS and id(operation.inputs[0]) in computed
+        for operation in subject.flow.operations
+        if operation.inputs
+    ):
+        return
+    halves = any(trained.facts.dtype == "float16" for trained in recovered.trained)
+    if halves or _casts_to_float16(subject.flow.operations):
+        yield Finding(
+            ["loss_scale"],
+            "a gradient that overflows float16 becomes infinite, and nothing keeps it from "
+            "parameters and states",
+            "look at the loss, and go back to a checkpoint with a smaller loss scale if it is NaN",
+        )
+    else:
+        yield Finding(
+            ["loss_scale"],
+            "nothing looks for gradients that overflow; in float32 a loss scale has no use",
+            "leave loss_scale at 1.0",
+            "note",
+        )
+
+
+def _casts_to_float16(operations: Sequence[Operation]) -> bool:
+    return any(
+        operation.op_type == "Cast"
+        and "to" in operation.attributes
+        and operation.attributes["to"].i == onnx.TensorProto.FLOAT16
+        for operation in operations
+    )
+
+
+@hazard("noise-gradient", "note")
+def noise_gradient(subject: Subject) -> Iterator[Finding]:
+    """A bias stands before batch normalization, so that its gradient is rounding error."""
+    if subject.carried:
+        names = [parameter.name for parameter in subject.merged.parameters]
+        yield Finding(
+            [name for name in names if _is_before_normalization(subject, name)],
+            "it is a bias before batch normalization, which subtracts it again: its gradient is "
+            "nothing but rounding error, of which RMSProp makes steps of up to full size where "
+            "epsilon is smaller than its square",
+            "build the layer without it, or leave it out of the optimizer",
+        )
+
+
+def _is_before_normalization(subject: Subject, name: str) -> bool:
+    values = subject.flow.values
+    return any(
+        value is not None and _is_normalized(subject, _biased(reader, value))
+        for value in (values.get(name), values.get(f"{name}/shaped"))
+        for reader in (value.readers if value is not None else ())
+    )
+
+
+def _biased(reader: Operation, bias: Value) -> Value | None:
+    """What a node computes by adding a bias to each channel."""
+    place = _BIAS_INPUTS.get(reader.op_type)
+    is_bias = place is not None and len(reader.inputs) > place and reader.inputs[place] is bias
+    is_added = reader.op_type == "Add" and _is_of_channels(bias)
+    return reader.outputs[0] if (is_bias or is_added) and reader.outputs else None
+
+
+def _is_of_channels(bias: Value) -> bool:
+    """Whether all axes but one have a single element."""
+    shape = bias.shape
+    return shape is not None and len([size for size in shape if size != 1]) == 1
+
+
+def _is_normalized(subject: Subject, value: Value | None) -> bool:
+    """Whether nothing but batch normalization by the batch reads a value in the forward pass."""
+    if value is None:
+        return False
+    forward = [reader for reader in value.readers if subject.stages[reader.node] == "forward"]
+    normalizations = [reader for reader in forward if _by_the_batch(reader, value)]
+    others = {reader.op_type for reader in forward if reader not in normalizations}
+    return bool(normalizations) and others <= _BESIDE_IT
+
+
+def _by_the_batch(reader: Operation, value: Value) -> bool:
+    """Whether a node is a batch normalization of a value by its own mean."""
+    if reader.op_type not in _NORMALIZATION or reader.inputs[0] is not value:
+        return False
+    if reader.op_type != "BatchNormalization" or reader.number("training_mode", 0.0):
+        return True
+    mean = reader.inputs[3] if len(reader.inputs) > 3 else None
+    computed = mean.source.operation if mean is not None else None
+    return computed is not None and computed.op_type == "ReduceMean" and computed.inputs[0] is value
