@@ -10,7 +10,7 @@ from rich.console import Console
 import graphopt
 from graphopt import Parameter, RMSProp
 from graphopt.inspection import diff
-from graphopt.inspection.comparison.comparison import Change, Difference
+from graphopt.inspection.comparison.differences import Change, Difference
 from graphopt.inspection.facts import Hazard, OptimizerFacts, TargetFacts
 from graphopt.inspection.show.difference_tables import diff_tables
 from graphopt.schedules import CosineDecayLR

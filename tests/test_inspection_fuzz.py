@@ -13,7 +13,7 @@ from rich.console import Console
 
 import graphopt
 from graphopt import Parameter, RMSProp
-from graphopt.inspection.comparison.comparison import diff
+from graphopt.inspection.comparison.differences import diff
 from graphopt.inspection.show.graph_tables import tables
 from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR

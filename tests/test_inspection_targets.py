@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 import graphopt
-from graphopt.inspection.targets import runtime_operators, targets
+from graphopt.inspection.facts import TargetFacts
+from graphopt.inspection.targets import exceeds, parse_target, releases, runtime_operators, targets
 from models.zoo import ZOO
 from tests.device import Device
 from tests.environments import HAS_TRAINING_PACKAGE, needs_training_package
@@ -28,7 +29,7 @@ def exported(folder, **options):
 
 
 def targets_of(model):
-    return {fact.name: fact for fact in targets.targets(model, graphopt.requirements(model))}
+    return {fact.name: fact for fact in targets(model, graphopt.requirements(model))}
 
 
 def model_of(body, *, opset=17, ir_version=8, domains=("com.microsoft",), functions=""):
@@ -84,8 +85,8 @@ MODELS = {
 def test_what_runs_here_is_what_loads_here(name):
     model = MODELS[name]
     package = "onnxruntime-training" if HAS_TRAINING_PACKAGE else "onnxruntime"
-    here = targets.parse_target(f"{package}=={VERSION[0]}.{VERSION[1]}")
-    reasons = targets.exceeds(graphopt.requirements(model), here)
+    here = parse_target(f"{package}=={VERSION[0]}.{VERSION[1]}")
+    reasons = exceeds(graphopt.requirements(model), here)
     if name == "operator without a kernel":
         assert not loads(model)  # it is known to builds for training
     else:
@@ -94,7 +95,7 @@ def test_what_runs_here_is_what_loads_here(name):
 
 
 @pytest.mark.skipif(
-    max(targets._LIMITS) != VERSION or HAS_TRAINING_PACKAGE,
+    max(releases._LIMITS) != VERSION or HAS_TRAINING_PACKAGE,
     reason="NOT RUN: the facts are about the newest version of onnxruntime that is known",
 )
 @pytest.mark.parametrize("name", [*MODELS, *ZOO, "update"])
@@ -113,11 +114,11 @@ def test_the_cpu_runs_what_loads(name):
 
 
 @pytest.mark.skipif(
-    VERSION not in targets._LIMITS,
+    VERSION not in releases._LIMITS,
     reason="NOT RUN: this version of ONNX Runtime is newer than those that are known",
 )
 def test_limits_of_this_version():
-    opset, ir_version = targets._LIMITS[VERSION]
+    opset, ir_version = releases._LIMITS[VERSION]
     for at in range(opset - 2, opset + 3):
         assert loads(tiny(opset=at)) == (at <= opset), at
     for at in range(ir_version - 2, ir_version + 3):
@@ -133,7 +134,7 @@ def tiny(opset=17, ir_version=8):
 
 def test_the_table_of_kernels_is_that_of_this_version():
     native = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
-    if max(targets._LIMITS) != VERSION or not hasattr(native, "get_all_opkernel_def"):
+    if max(releases._LIMITS) != VERSION or not hasattr(native, "get_all_opkernel_def"):
         pytest.skip("NOT RUN: the table is of another version of ONNX Runtime")
     kernels = {}
     for kernel in native.get_all_opkernel_def():
@@ -163,7 +164,7 @@ def test_operators_of_training(name):
 
 def test_cuda_runs_what_has_kernels_there():
     fact = targets_of(MODELS["relu"])[CUDA]
-    assert fact == targets.TargetFacts(CUDA, True)
+    assert fact == TargetFacts(CUDA, True)
 
 
 def test_nodes_without_a_kernel_for_cuda_run_on_the_cpu():
@@ -211,7 +212,7 @@ def test_files_of_export_on_device_run_there_only(options, tmp_path):
     files = exported(tmp_path / "device", **options)
     for path in filter(None, (files.training_model, files.optimizer_model)):
         facts = targets_of(onnx.load(path))
-        assert facts[ON_DEVICE] == targets.TargetFacts(ON_DEVICE, True)
+        assert facts[ON_DEVICE] == TargetFacts(ON_DEVICE, True)
         assert not facts[CPU].runs
         assert "only builds of ONNX Runtime for training" in facts[CPU].reasons[0]
     if HAS_TRAINING_PACKAGE:
@@ -338,7 +339,7 @@ def test_onnx_runtime_refuses_it_too(damage, tmp_path):
     ],
 )
 def test_targets_by_name(text, version, trains):
-    target = targets.parse_target(text)
+    target = parse_target(text)
     assert (target.version, target.trains) == (version, trains)
     assert str(target) == text.strip()
 
@@ -353,9 +354,9 @@ def test_targets_by_name(text, version, trains):
 )  # fmt: skip
 def test_a_target_that_is_none(text):
     with pytest.raises(ValueError, match=r"(?s)target: got .*(expected|last version)"):
-        targets.parse_target(text)
+        parse_target(text)
     with pytest.raises(TypeError, match="target: got int"):
-        targets.parse_target(3)
+        parse_target(3)
 
 
 @pytest.mark.parametrize(
@@ -376,14 +377,14 @@ def test_a_target_that_is_none(text):
     ],
 )
 def test_what_exceeds_a_target(model, target, expected):
-    reasons = targets.exceeds(graphopt.requirements(MODELS[model]), targets.parse_target(target))
+    reasons = exceeds(graphopt.requirements(MODELS[model]), parse_target(target))
     assert len(reasons) == len(expected)
     for reason, begin in zip(reasons, expected, strict=True):
         assert reason.startswith(begin)
 
 
 def test_no_target_is_exceeded_by_nothing():
-    assert targets.exceeds(graphopt.requirements(MODELS["opset 99"]), None) == []
+    assert exceeds(graphopt.requirements(MODELS["opset 99"]), None) == []
 
 
 def test_functions_that_call_themselves_end():

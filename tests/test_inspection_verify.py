@@ -11,7 +11,7 @@ from onnx import helper, inliner, numpy_helper, parser
 
 import graphopt
 from graphopt import Parameter, RMSProp
-from graphopt.inspection.verification.verification import Verification, in_words
+from graphopt.inspection.verification.verdict import Verification, in_words
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,

@@ -7,9 +7,9 @@ and `compare_checkpoints` look at the state that training has reached.
 
 from graphopt.inspection._inspect import inspect
 from graphopt.inspection.checkpoints import compare_checkpoints, inspect_checkpoint
-from graphopt.inspection.comparison.comparison import diff
+from graphopt.inspection.comparison.differences import diff
 from graphopt.inspection.facts import Hazard, Inspection
-from graphopt.inspection.verification.verification import Verification, verify
+from graphopt.inspection.verification.verdict import Verification, verify
 
 __all__ = [
     "Hazard",

@@ -28,7 +28,7 @@ from graphopt.inspection.structure.interface import inputs_of, outputs_of
 from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
 from graphopt.inspection.structure.state import state_facts
 from graphopt.inspection.structure.untrained import could_be_trained, untrained, weight_of
-from graphopt.inspection.targets import targets
+from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
 
 
@@ -72,7 +72,7 @@ def inspect(
         ()
     """
     _check(steps, batch_size, dims)
-    wanted = None if target is None else targets.parse_target(target)
+    wanted = None if target is None else parse_target(target)
     proto = opened(model)
     with naming(model):
         return _inspected(proto, _name(model, proto), steps, wanted, batch_size, dims or {})
@@ -82,7 +82,7 @@ def _inspected(
     proto: onnx.ModelProto,
     name: str,
     steps: int | None,
-    target: targets.Target | None,
+    target: Target | None,
     batch_size: int,
     dims: Mapping[str, int],
 ) -> Inspection:
@@ -114,7 +114,7 @@ def _inspected(
         frozen=frozen,
         stages=stages,
         steps=steps,
-        above_target=targets.exceeds(needed, target),
+        above_target=exceeds(needed, target),
         damage=damage,
         buffers=buffers,
         early=early,
@@ -147,7 +147,7 @@ def _inspected(
         layers=layers.layers(proto, stages, _names(parameters)),
         memory=memory_facts(proto, carried, nodes, parameters, stages, tensors, sizes),
         requirements=needed,
-        targets=targets.targets(proto, needed),
+        targets=targets(proto, needed),
         hazards=hazards(subject),
     )
 

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from graphopt._files import write_atomically
 from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
-from graphopt.inspection.comparison.comparison import diff as difference
+from graphopt.inspection.comparison.differences import diff as difference
 from graphopt.inspection.facts import LEVELS, Hazard, Inspection, Level
 from graphopt.inspection.opening.untrusted import opened
 from graphopt.inspection.show import (
@@ -22,7 +22,7 @@ from graphopt.inspection.show import (
 )
 from graphopt.inspection.show.difference_tables import diff_tables
 from graphopt.inspection.show.page import page
-from graphopt.inspection.verification.verification import verify as verified
+from graphopt.inspection.verification.verdict import verify as verified
 from graphopt.inspection.words import finite, shown
 
 _WIDTH = 100  # where it is not known

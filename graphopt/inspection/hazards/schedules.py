@@ -9,9 +9,9 @@ from graphopt.inspection.reading.rates import schedule_steps
 
 @hazard("schedule-too-short", "error", "warning", "note")
 def schedule_too_short(subject: Subject) -> Iterator[Finding]:
-    """With `steps`: a list ends and the next step fails; or the learning rate does not change.
+    """A schedule is shorter than the planned `steps`.
 
-    It is 0 from some step on, or, a note, the same from some step on.
+    A list ends, and the next step fails; or the rate is 0, or, a note, the same from there on.
     """
     for index, group in enumerate(subject.merged.groups):
         last, schedule = schedule_steps(group.learning_rate), group.learning_rate

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.inspection import words
-from graphopt.inspection.comparison.comparison import Change, Difference
+from graphopt.inspection.comparison.differences import Change, Difference
 
 _LONGEST = 60
 

@@ -1,1 +1,6 @@
-"""What runs a model: versions and execution providers of ONNX Runtime."""
+"""What runs a model: releases and execution providers of ONNX Runtime, and its training API."""
+
+from graphopt.inspection.targets.releases import Target, exceeds, parse_target
+from graphopt.inspection.targets.support import targets
+
+__all__ = ["Target", "exceeds", "parse_target", "targets"]

@@ -1,32 +1,21 @@
-"""Runs the update of a graph, and compares it with RMSProp in NumPy."""
+"""Runs an update from random states, and compares each step with the oracle."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
 
-from graphopt import _checks
 from graphopt.inspection.facts import OptimizerFacts, Schedule
-from graphopt.inspection.opening.untrusted import opened
 from graphopt.inspection.reading import rates
-from graphopt.inspection.reading.dataflow import Dataflow, Value
-from graphopt.inspection.reading.merged import Merged, merged
-from graphopt.inspection.reading.metadata import Described, described
-from graphopt.inspection.reading.recovered import Recovered, Trained, recovered
-from graphopt.inspection.reading.writes import Write, gradient_buffers, writes
-from graphopt.inspection.structure.state import state_facts
+from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
-from graphopt.inspection.verification.graph_update import GraphUpdate, NotRunError, State
+from graphopt.inspection.verification.graph_update import NotRunError, State
 from graphopt.inspection.verification.oracle import Oracle
-from graphopt.inspection.verification.sequence_update import SequenceUpdate
 from graphopt.inspection.words import shown
 
-# What is fed where the caller gives learning rates; each input gets another one.
-_FED_RATES = (0.01, 0.02, 0.005, 0.03)
-_MOST_DIFFERENCES = 4  # of a kind
 # Elements whose mean gradient is too large for their mean square, so that the guard keeps them.
 _GUARDED_SHARE = 0.1
 _GUARDED_MEAN = 4.0
@@ -36,173 +25,7 @@ _LARGEST_DEVIATION = 1e300  # JSON has no infinity
 _LARGEST_HALF = 60_000.0
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What running the update has shown.
-
-    Attributes:
-        optimizer: What the graph computes, in words, such as "RMSProp (centered, momentum 0.9)".
-        verified: Whether it was run and is the same; False also where it could not be run.
-        steps: How many steps were compared.
-        deviation: The largest difference of an element, as a part of what rounding in float32
-            explains: up to 1.0 it is the same.
-        differences: What differs, or why it could not be run.
-    """
-
-    optimizer: str
-    verified: bool
-    steps: int = 0
-    deviation: float = 0.0
-    differences: tuple[str, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, for `json.dumps`."""
-        return asdict(self)
-
-
-def verify(
-    model: Any,
-    *,
-    steps: int = 5,
-    seed: int = 0,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-) -> Verification:
-    """Run the update of a training graph on random gradients, and compare it with RMSProp in NumPy.
-
-    The update is cut out of the graph. Each step starts from random parameters and states of all
-    magnitudes, among them elements that the guard of a centered update keeps, and is one of those
-    for which the schedules have been made. The oracle is `reference.ReferenceRMSProp` in float64,
-    with the hyperparameters in the metadata, or, in a graph without, those that `inspect` finds.
-    What a metadata says that is not what the nodes compute is a difference too.
-
-    Args:
-        model: As for `inspect`. Its update is executed.
-        steps: How many steps to compare.
-        seed: Of the random numbers.
-        providers: The execution providers to run it on.
-
-    Returns:
-        Whether it is the same, and what the graph computes.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ImportError: ONNX Runtime is not installed.
-        ValueError: The file is no ONNX model, or is damaged; an argument is out of range.
-
-    Example:
-        >>> graph = update_graph(RMSProp([Parameter("w", (3, 5))], momentum=0.9))
-        >>> found = verify(graph)
-        >>> found.optimizer, found.verified
-        ('RMSProp (momentum 0.9)', True)
-    """
-    _checks.steps("steps", steps)
-    proto = opened(model)
-    flow = Dataflow(proto)
-    carried = writes(proto, flow)
-    try:
-        said = described(proto)
-    except ValueError:  # the metadata is damaged; the nodes are what runs
-        said = None
-    nodes = recovered(flow, carried, said)
-    optimizer = merged(said, nodes)
-    words = in_words(optimizer.optimizer)
-    reason = _why_not(nodes, gradient_buffers(flow))
-    if reason is not None or nodes is None:
-        return Verification(words, verified=False, differences=(reason or "",))
-    told = [
-        *_contradictions(optimizer),
-        *_inconsistencies(nodes),
-        *_not_recognised(carried, nodes),
-    ]
-    random = np.random.default_rng(seed)
-    found = _Compared()
-    try:
-        claimed = nodes.optimizer if said is None else said.optimizer
-        update = _update(proto, flow, carried, nodes, said, providers)
-        found = _Comparison(update, claimed, random).run(steps, _horizon(nodes, steps))
-    except NotRunError as error:
-        found.differences.append(str(error))
-    differences = (*_first_of(told), *_first_of(found.differences))
-    deviation = min(found.deviation, _LARGEST_DEVIATION)
-    return Verification(words, not differences, found.steps, deviation, differences)
-
-
-def in_words(optimizer: OptimizerFacts | None) -> str:
-    """An optimizer with what it is made of.
-
-    Example:
-        >>> in_words(OptimizerFacts("RMSProp", "graph", momentum=0.9, centered=True))
-        'RMSProp (centered, momentum 0.9)'
-    """
-    if optimizer is None:
-        return "no optimizer"
-    parts = [
-        "centered" if optimizer.centered else "",
-        f"momentum {optimizer.momentum:g}" if optimizer.momentum else "",
-        "nesterov" if optimizer.nesterov else "",
-        "epsilon outside the root" if optimizer.epsilon_inside_root is False else "",
-        "learning rate outside the moment"
-        if optimizer.momentum and optimizer.learning_rate_inside_moment is False
-        else "",
-        "decoupled weight decay" if optimizer.decoupled_weight_decay else "",
-        f"loss scale {optimizer.loss_scale:g}" if (optimizer.loss_scale or 1) != 1 else "",
-        *(f"{name} {value:g}" for name, value in optimizer.others.items()),
-    ]
-    details = ", ".join(filter(None, parts))
-    return f"{shown(optimizer.name)} ({details})" if details else shown(optimizer.name)
-
-
-def _why_not(nodes: Recovered | None, buffers: Mapping[str, Value]) -> str | None:
-    name = nodes.optimizer.name if nodes is not None else None
-    if name is not None and name != "RMSProp":
-        return f"the graph computes {name}, not RMSProp"
-    if nodes is None:
-        if buffers:
-            return "the graph computes gradients only: its update is in the optimizer model"
-        return "no optimizer was recognised in the graph"
-    return None
-
-
-def _contradictions(optimizer: Merged) -> list[str]:
-    """Where the metadata says something else than the nodes."""
-    return [
-        *optimizer.differences,
-        *(f"'{shown(name)}' is not updated" for name in optimizer.not_updated),
-    ]
-
-
-def _inconsistencies(nodes: Recovered) -> Iterator[str]:
-    """Parameters that are not updated like the others, so that some states are missing."""
-    optimizer = nodes.optimizer
-    expected = {
-        "mean_square": True,
-        "mean_grad": bool(optimizer.centered),
-        "moment": bool(optimizer.momentum),
-    }
-    for trained in nodes.trained:
-        name = shown(trained.facts.name)
-        for kind, is_expected in expected.items():
-            if (kind in trained.facts.states) != is_expected:
-                there = "there is no" if is_expected else "there is"
-                yield f"{there} '{kind}.{name}', unlike that of other parameters"
-        if trained.update.has("centered") and not trained.update.has("guarded"):
-            yield f"nothing keeps elements of '{name}' whose radicand is not positive"
-
-
-def _not_recognised(carried: Sequence[Write], nodes: Recovered) -> Iterator[str]:
-    """What is carried beside parameters and their states, and is no statistic."""
-    for state in state_facts(carried, nodes, ()) if nodes.trained else ():
-        if state.kind == "other" and state.output is not None and state.dtype.startswith("float"):
-            yield f"how '{shown(state.input)}' changes was not recognised"
-
-
-def _first_of(differences: Sequence[str]) -> Iterator[str]:
-    yield from differences[:_MOST_DIFFERENCES]
-    if len(differences) > _MOST_DIFFERENCES:
-        yield f"and {len(differences) - _MOST_DIFFERENCES} more"
-
-
-class _Update(Protocol):
+class Update(Protocol):
     """An update that can be run: `GraphUpdate` or `SequenceUpdate`."""
 
     parameters: list[Updated]
@@ -210,38 +33,28 @@ class _Update(Protocol):
     fed: dict[str, float]
 
     @property
-    def twice_rounded(self) -> bool: ...
+    def twice_rounded(self) -> bool:
+        """Whether a new value is computed as the old one less a difference."""
+        ...
 
     @property
-    def groups(self) -> int: ...
+    def groups(self) -> int:
+        """How many groups the mask has; 0 without a mask."""
+        ...
 
-    def starts(self, number: int) -> Mapping[str, float]: ...
+    def starts(self, number: int) -> Mapping[str, float]:
+        """The kinds of states that only have one value at a step."""
+        ...
 
     def run(
         self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
-    ) -> State: ...
-
-
-def _update(
-    model: onnx.ModelProto,
-    flow: Dataflow,
-    carried: Sequence[Write],
-    nodes: Recovered,
-    said: Described | None,
-    providers: Sequence[str],
-) -> _Update:
-    parameters = () if said is None else said.parameters
-    if not nodes.trained:
-        claimed = nodes.optimizer if said is None else said.optimizer
-        return SequenceUpdate(model, flow, nodes, claimed, parameters, providers)
-    described = {trained.facts.name: trained.facts for trained in nodes.trained}
-    described |= {parameter.name: parameter for parameter in parameters}
-    masked = said is not None and bool(said.optimizer.group_mask)
-    return GraphUpdate(model, nodes, carried, described, _FED_RATES, providers, masked=masked)
+    ) -> State:
+        """One step."""
+        ...
 
 
 @dataclass
-class _Compared:
+class Compared:
     """What comparing has found so far."""
 
     steps: int = 0
@@ -249,11 +62,30 @@ class _Compared:
     differences: list[str] = field(default_factory=list)
 
 
-class _Comparison:
+def compared(
+    update: Update, optimizer: OptimizerFacts, nodes: Recovered, *, steps: int, seed: int
+) -> Compared:
+    """Compare an update with the oracle in some steps, until one differs.
+
+    Args:
+        update: The update.
+        optimizer: Its hyperparameters.
+        nodes: What was recognised in the graph.
+        steps: How many steps.
+        seed: Of the random numbers.
+
+    Raises:
+        NotRunError: It cannot be run, or fails.
+    """
+    trials = _Trials(update, optimizer, np.random.default_rng(seed))
+    return trials.run(steps, _horizon(nodes, steps))
+
+
+class _Trials:
     """The update of a graph, beside the oracle."""
 
     def __init__(
-        self, update: _Update, optimizer: OptimizerFacts, random: np.random.Generator
+        self, update: Update, optimizer: OptimizerFacts, random: np.random.Generator
     ) -> None:
         self._update = update
         self._optimizer = optimizer
@@ -273,9 +105,9 @@ class _Comparison:
         except (KeyError, TypeError, ValueError) as error:
             raise NotRunError(f"RMSProp does not take what was recognised: {error}") from None
 
-    def run(self, steps: int, horizon: int) -> _Compared:
+    def run(self, steps: int, horizon: int) -> Compared:
         """Compare so many steps, each from a random state, until one differs."""
-        found = _Compared()
+        found = Compared()
         for number in _numbers(self._random, steps, horizon):
             self._compare(number, found)
             found.steps += 1
@@ -283,7 +115,7 @@ class _Comparison:
                 break
         return found
 
-    def _compare(self, number: int, found: _Compared) -> None:
+    def _compare(self, number: int, found: Compared) -> None:
         before = [self._state(batch, number) for batch in self._batches]
         gradients = [
             self._gradient(batch, state) for batch, state in zip(self._batches, before, strict=True)
@@ -383,7 +215,7 @@ def _compare_batch(
     wanted: Mapping[str, Array],
     tolerated: Mapping[str, Array],
     number: int,
-    found: _Compared,
+    found: Compared,
 ) -> None:
     differ: set[tuple[str, str]] = set()
     for parameter, part, rows in batch.pieces():

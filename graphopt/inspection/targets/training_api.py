@@ -1,0 +1,79 @@
+"""Whether the inputs and outputs of a model are those of ONNX Runtime's training API."""
+
+import onnx
+
+from graphopt.inspection.costs.shape_values import operator, static_size
+from graphopt.inspection.targets.releases import listed
+from graphopt.on_device.names import GRADIENT_BUFFER, RESET
+
+_MOST = 5  # reasons of a kind
+_OPTIMIZERS = {
+    "com.microsoft::AdamWOptimizer": (
+        "learning_rate",
+        "step",
+        "params",
+        "gradients",
+        "first_order_moments",
+        "second_order_moments",
+    ),
+    "com.microsoft::SGDOptimizerV2": (
+        "learning_rate",
+        "step",
+        "params",
+        "gradients",
+        "first_order_moments",
+    ),
+}
+_NO_TRAINING_MODEL = (
+    f"a training model has the inputs '{RESET}' and '<parameter>{GRADIENT_BUFFER}', this one has "
+    "not; use graphopt.export_on_device"
+)
+_NO_OPTIMIZER_MODEL = (
+    "an optimizer model has one node AdamWOptimizer or SGDOptimizerV2 in its main graph, this one "
+    "has {}; use graphopt.export_on_device(..., optimizer_model=True)"
+)
+
+
+def misfits(graph: onnx.GraphProto) -> list[str]:
+    """Why the inputs and outputs are not those of on-device training."""
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value.name for value in graph.input if value.name not in stored]
+    optimizers = [name for name in map(operator, graph.node) if name in _OPTIMIZERS]
+    is_optimizer = {"params", "gradients"} <= set(inputs)
+    if is_optimizer or (optimizers and RESET not in inputs):
+        return _optimizer_interface(inputs, optimizers)
+    buffers = [value for value in inputs if value.endswith(GRADIENT_BUFFER)]
+    if RESET not in inputs and not buffers:
+        return [_NO_TRAINING_MODEL]
+    reasons = []
+    if RESET not in inputs:
+        reasons.append(f"it lacks the input '{RESET}'")
+    if not buffers:
+        reasons.append(f"no parameter has an input '<parameter>{GRADIENT_BUFFER}'")
+    reasons += [
+        f"the input '{value}' belongs to no input '{value.removesuffix(GRADIENT_BUFFER)}'"
+        for value in buffers
+        if value.removesuffix(GRADIENT_BUFFER) not in inputs
+    ][:_MOST]
+    if not graph.output or not _may_be_scalar(graph.output[0]):
+        reasons.append("its first output must be the loss, a single number")
+    return reasons
+
+
+def _optimizer_interface(inputs: list[str], optimizers: list[str]) -> list[str]:
+    """Why a model is no optimizer model."""
+    if len(optimizers) != 1:
+        return [_NO_OPTIMIZER_MODEL.format(len(optimizers))]
+    expected = _OPTIMIZERS[optimizers[0]]
+    if tuple(inputs) == expected:
+        return []
+    kind = optimizers[0].rpartition(":")[2]
+    return [f"its inputs are {listed(inputs)}, expected for {kind}: {', '.join(expected)}"]
+
+
+def _may_be_scalar(value: onnx.ValueInfoProto) -> bool:
+    if not value.type.HasField("tensor_type"):
+        return False
+    if not value.type.tensor_type.HasField("shape"):
+        return True
+    return all(static_size(dim) in (1, None) for dim in value.type.tensor_type.shape.dim)

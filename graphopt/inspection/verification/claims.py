@@ -1,0 +1,50 @@
+"""What running an update need not show: where its graph contradicts itself."""
+
+from collections.abc import Iterator, Sequence
+
+from graphopt.inspection.reading.merged import Merged
+from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.writes import Write
+from graphopt.inspection.structure.state import state_facts
+from graphopt.inspection.words import shown
+
+
+def contradictions(optimizer: Merged, nodes: Recovered, carried: Sequence[Write]) -> list[str]:
+    """Where metadata and nodes, or the updates of some parameters, do not say the same.
+
+    Args:
+        optimizer: What both say.
+        nodes: What the nodes say.
+        carried: What is handed from step to step.
+    """
+    return [
+        *optimizer.differences,
+        *(f"'{shown(name)}' is not updated" for name in optimizer.not_updated),
+        *_inconsistencies(nodes),
+        *_not_recognised(carried, nodes),
+    ]
+
+
+def _inconsistencies(nodes: Recovered) -> Iterator[str]:
+    """Parameters that are not updated like the others, so that some states are missing."""
+    optimizer = nodes.optimizer
+    expected = {
+        "mean_square": True,
+        "mean_grad": bool(optimizer.centered),
+        "moment": bool(optimizer.momentum),
+    }
+    for trained in nodes.trained:
+        name = shown(trained.facts.name)
+        for kind, is_expected in expected.items():
+            if (kind in trained.facts.states) != is_expected:
+                there = "there is no" if is_expected else "there is"
+                yield f"{there} '{kind}.{name}', unlike that of other parameters"
+        if trained.update.has("centered") and not trained.update.has("guarded"):
+            yield f"nothing keeps elements of '{name}' whose radicand is not positive"
+
+
+def _not_recognised(carried: Sequence[Write], nodes: Recovered) -> Iterator[str]:
+    """What is carried beside parameters and their states, and is no statistic."""
+    for state in state_facts(carried, nodes, ()) if nodes.trained else ():
+        if state.kind == "other" and state.output is not None and state.dtype.startswith("float"):
+            yield f"how '{shown(state.input)}' changes was not recognised"

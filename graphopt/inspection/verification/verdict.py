@@ -1,0 +1,172 @@
+"""Runs the update of a graph, and compares it with RMSProp in NumPy."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import onnx
+
+from graphopt import _checks
+from graphopt.inspection.facts import OptimizerFacts
+from graphopt.inspection.opening.untrusted import opened
+from graphopt.inspection.reading.dataflow import Dataflow, Value
+from graphopt.inspection.reading.merged import merged
+from graphopt.inspection.reading.metadata import Described, described
+from graphopt.inspection.reading.recovered import Recovered, recovered
+from graphopt.inspection.reading.writes import Write, gradient_buffers, writes
+from graphopt.inspection.verification.claims import contradictions
+from graphopt.inspection.verification.graph_update import GraphUpdate, NotRunError
+from graphopt.inspection.verification.sequence_update import SequenceUpdate
+from graphopt.inspection.verification.trials import Compared, Update, compared
+from graphopt.inspection.words import shown
+
+# What is fed where the caller gives learning rates; each input gets another one.
+_FED_RATES = (0.01, 0.02, 0.005, 0.03)
+_MOST_DIFFERENCES = 4  # of a kind
+_LARGEST_DEVIATION = 1e300  # JSON has no infinity
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What running the update has shown.
+
+    Attributes:
+        optimizer: What the graph computes, in words, such as "RMSProp (centered, momentum 0.9)".
+        verified: Whether it was run and is the same; False also where it could not be run.
+        steps: How many steps were compared.
+        deviation: The largest difference of an element, as a part of what rounding in float32
+            explains: up to 1.0 it is the same.
+        differences: What differs, or why it could not be run.
+    """
+
+    optimizer: str
+    verified: bool
+    steps: int = 0
+    deviation: float = 0.0
+    differences: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for `json.dumps`."""
+        return asdict(self)
+
+
+def verify(
+    model: Any,
+    *,
+    steps: int = 5,
+    seed: int = 0,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> Verification:
+    """Run the update of a training graph on random gradients, and compare it with RMSProp in NumPy.
+
+    The update is cut out of the graph. Each step starts from random parameters and states of all
+    magnitudes, among them elements that the guard of a centered update keeps, and is one of those
+    for which the schedules have been made. The oracle is `reference.ReferenceRMSProp` in float64,
+    with the hyperparameters in the metadata, or, in a graph without, those that `inspect` finds.
+    What a metadata says that is not what the nodes compute is a difference too.
+
+    Args:
+        model: As for `inspect`. Its update is executed.
+        steps: How many steps to compare.
+        seed: Of the random numbers.
+        providers: The execution providers to run it on.
+
+    Returns:
+        Whether it is the same, and what the graph computes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: ONNX Runtime is not installed.
+        ValueError: The file is no ONNX model, or is damaged; an argument is out of range.
+
+    Example:
+        >>> graph = update_graph(RMSProp([Parameter("w", (3, 5))], momentum=0.9))
+        >>> found = verify(graph)
+        >>> found.optimizer, found.verified
+        ('RMSProp (momentum 0.9)', True)
+    """
+    _checks.steps("steps", steps)
+    proto = opened(model)
+    flow = Dataflow(proto)
+    carried = writes(proto, flow)
+    try:
+        said = described(proto)
+    except ValueError:  # the metadata is damaged; the nodes are what runs
+        said = None
+    nodes = recovered(flow, carried, said)
+    optimizer = merged(said, nodes)
+    words = in_words(optimizer.optimizer)
+    reason = _why_not(nodes, gradient_buffers(flow))
+    if reason is not None or nodes is None:
+        return Verification(words, verified=False, differences=(reason or "",))
+    found = Compared()
+    try:
+        claimed = nodes.optimizer if said is None else said.optimizer
+        update = _update(proto, flow, carried, nodes, said, providers)
+        found = compared(update, claimed, nodes, steps=steps, seed=seed)
+    except NotRunError as error:
+        found.differences.append(str(error))
+    told = contradictions(optimizer, nodes, carried)
+    differences = (*_first_of(told), *_first_of(found.differences))
+    deviation = min(found.deviation, _LARGEST_DEVIATION)
+    return Verification(words, not differences, found.steps, deviation, differences)
+
+
+def in_words(optimizer: OptimizerFacts | None) -> str:
+    """An optimizer with what it is made of.
+
+    Example:
+        >>> in_words(OptimizerFacts("RMSProp", "graph", momentum=0.9, centered=True))
+        'RMSProp (centered, momentum 0.9)'
+    """
+    if optimizer is None:
+        return "no optimizer"
+    parts = [
+        "centered" if optimizer.centered else "",
+        f"momentum {optimizer.momentum:g}" if optimizer.momentum else "",
+        "nesterov" if optimizer.nesterov else "",
+        "epsilon outside the root" if optimizer.epsilon_inside_root is False else "",
+        "learning rate outside the moment"
+        if optimizer.momentum and optimizer.learning_rate_inside_moment is False
+        else "",
+        "decoupled weight decay" if optimizer.decoupled_weight_decay else "",
+        f"loss scale {optimizer.loss_scale:g}" if (optimizer.loss_scale or 1) != 1 else "",
+        *(f"{name} {value:g}" for name, value in optimizer.others.items()),
+    ]
+    details = ", ".join(filter(None, parts))
+    return f"{shown(optimizer.name)} ({details})" if details else shown(optimizer.name)
+
+
+def _why_not(nodes: Recovered | None, buffers: Mapping[str, Value]) -> str | None:
+    name = nodes.optimizer.name if nodes is not None else None
+    if name is not None and name != "RMSProp":
+        return f"the graph computes {name}, not RMSProp"
+    if nodes is None:
+        if buffers:
+            return "the graph computes gradients only: its update is in the optimizer model"
+        return "no optimizer was recognised in the graph"
+    return None
+
+
+def _first_of(differences: Sequence[str]) -> Iterator[str]:
+    yield from differences[:_MOST_DIFFERENCES]
+    if len(differences) > _MOST_DIFFERENCES:
+        yield f"and {len(differences) - _MOST_DIFFERENCES} more"
+
+
+def _update(
+    model: onnx.ModelProto,
+    flow: Dataflow,
+    carried: Sequence[Write],
+    nodes: Recovered,
+    said: Described | None,
+    providers: Sequence[str],
+) -> Update:
+    parameters = () if said is None else said.parameters
+    if not nodes.trained:
+        claimed = nodes.optimizer if said is None else said.optimizer
+        return SequenceUpdate(model, flow, nodes, claimed, parameters, providers)
+    described = {trained.facts.name: trained.facts for trained in nodes.trained}
+    described |= {parameter.name: parameter for parameter in parameters}
+    masked = said is not None and bool(said.optimizer.group_mask)
+    return GraphUpdate(model, nodes, carried, described, _FED_RATES, providers, masked=masked)
