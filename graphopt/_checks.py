@@ -43,6 +43,13 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
     return value
 
 
+def renamed(name: str, value: Any, older: str, older_value: Any) -> Any:
+    """The value of an argument that has an older name too; None under both is None."""
+    if value is not None and older_value is not None:
+        raise TypeError(f"{name}: {older} is the older name of the same; leave one of them out")
+    return older_value if value is None else value
+
+
 def in_float32(name: str, value: float) -> float:
     """A number that float32, in which the graph computes, can hold."""
     if math.isfinite(value) and abs(value) > _FLOAT32_MAX:

@@ -24,7 +24,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
-from graphopt.losses import LossFunction, append_loss, report_loss
+from graphopt.losses import LABELS, LossFunction, append_loss, report_loss
 from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
@@ -37,16 +37,17 @@ _STATES = ("mean_square.", "mean_grad.", "moment.")
 
 def training_graph(
     model: ForwardModel,
-    loss: str | LossFunction | None = None,
-    optimizer: RMSProp | None = None,
+    loss: str | LossFunction | None,
+    optimizer: RMSProp,
     *,
     gradients: Mapping[str, str] | None = None,
-    output: str | None = None,
-    labels: str = "labels",
+    loss_output: str | None = None,
+    labels: str = LABELS,
     group_mask: bool = False,
     portable: bool = True,
     provider: str = "CPUExecutionProvider",
     layout: LayoutName = "auto",
+    output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
 
@@ -65,14 +66,14 @@ def training_graph(
         loss: "cross_entropy" (logits [N, C] or [N, C, ...], int64 labels), "mse", "l1" or
             "bce_with_logits" (labels like the output), each a mean; or the name of a scalar output
             of the model; or a function ``loss(op, *outputs)`` that appends nodes with a
-            `GraphBuilder` and returns a scalar.
+            `GraphBuilder` and returns a scalar. None only with ``gradients``.
         optimizer: Whose parameters are trained.
         gradients: For a model that computes its gradients itself, whatever made it: the name of
             the tensor that holds the gradient of each parameter. The update is appended to it, and
             onnxruntime-training is not needed. ``loss`` may then be the name of a scalar output,
             or None. Parameters may be initializers or inputs of the model.
-        output: The output that the loss applies to, where the model has several.
-        labels: The name of the new input that a loss of the four reads.
+        loss_output: The output that the loss applies to, where the model has several.
+        labels: The name of the new input that a built-in loss reads.
         group_mask: Add the input ``group_mask``, bool [groups]: in a step, a group whose entry is
             False keeps its parameters, their states and the running statistics of its batch
             normalizations bit for bit.
@@ -86,6 +87,7 @@ def training_graph(
             the processor's cache, the rows of a matrix; "separate": each parameter is an input of
             its own shape; "auto": chunks for the CPU, otherwise buckets. The results, the names in
             `Session.state` and checkpoints are the same.
+        output: The older name of ``loss_output``.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -93,7 +95,7 @@ def training_graph(
         TypeError: An argument has the wrong type.
         ValueError: The file is not an ONNX model; the loss is unknown or not a scalar; a parameter
             of the optimizer is not in the model, or no gradient reaches it; an operator has no
-            gradient; a name is taken.
+            gradient; a name is taken; an argument has no effect beside another.
 
     Example:
         >>> import onnx
@@ -109,12 +111,25 @@ def training_graph(
     _checks.boolean("portable", portable)
     _check_provider(provider)
     check_layout(layout)
+    loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     if gradients is not None:
+        _check_unused(
+            "gradients, which says that the model computes them and its loss itself",
+            loss_output=loss_output is not None,
+            labels=labels != LABELS,
+            portable=not portable,
+        )
         return _with_gradients(
             read_proto(model), loss, optimizer, gradients, group_mask, provider, layout
         )
     built = differentiated(
-        model, loss, optimizer, output=output, labels=labels, portable=portable, provider=provider
+        model,
+        loss,
+        optimizer,
+        loss_output=loss_output,
+        labels=labels,
+        portable=portable,
+        provider=provider,
     )
     update = append_update(
         GraphBuilder(built.gradients.model.graph),
@@ -162,15 +177,15 @@ def differentiated(
     loss: str | LossFunction | None,
     optimizer: RMSProp,
     *,
-    output: str | None = None,
-    labels: str = "labels",
+    loss_output: str | None = None,
+    labels: str = LABELS,
     portable: bool = True,
     provider: str = "CPUExecutionProvider",
 ) -> Differentiated:
     """Append the loss, times the loss scale, and the gradients; see `training_graph`."""
     if loss is None:
         raise TypeError("loss: got NoneType, expected a string or a function")
-    for name, text in (("output", output), ("labels", labels)):
+    for name, text in (("loss_output", loss_output), ("labels", labels)):
         if not isinstance(text, str | None):
             raise TypeError(f"{name}: got {text!r} ({type(text).__name__}), expected a string")
     if not labels:
@@ -184,7 +199,7 @@ def differentiated(
         prepared, statistics = prepare_for_builder(forward, names)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
-    value = append_loss(op, loss, output, labels)
+    value = append_loss(op, loss, loss_output, labels)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
     if portable:
@@ -303,6 +318,13 @@ def checked_optimizer(optimizer: Any) -> RMSProp:
     if not isinstance(optimizer, RMSProp):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected a graphopt.RMSProp")
     return optimizer
+
+
+def _check_unused(beside: str, **given: bool) -> None:
+    """Refuse arguments that would have no effect."""
+    for name, unused in given.items():
+        if unused:
+            raise ValueError(f"{name}: has no effect beside {beside}; leave it out")
 
 
 def _check_provider(provider: Any) -> None:

@@ -150,7 +150,7 @@ def build(
         forward,
         loss=loss,
         optimizer=optimizer,
-        output=loss_output,
+        loss_output=loss_output,
         provider=provider,
         layout=layout,
     )

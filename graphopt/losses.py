@@ -10,9 +10,11 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators.labels import checked_labels
 
 LossFunction = Callable[..., ir.Value]
+LABELS = "labels"
+"""The input that a built-in loss reads, where nobody says otherwise."""
 
 
-def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = "labels") -> ir.Value:
+def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = LABELS) -> ir.Value:
     """Mean of ``-log softmax(logits)[label]``.
 
     Args:
@@ -36,21 +38,21 @@ def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = "labels") ->
     return op.node("SoftmaxCrossEntropyLoss", [logits, target], outputs=2, reduction="mean")[0]
 
 
-def mse(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
+def mse(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Value:
     """Mean of ``(prediction - label)**2``; ``labels`` has the prediction's shape and dtype."""
     prediction, target = _with_target(op, prediction, labels, "mse")
     error = op.Sub(prediction, target)
     return op.ReduceMean(op.Mul(error, error), keepdims=0)
 
 
-def l1(op: GraphBuilder, prediction: ir.Value, labels: str = "labels") -> ir.Value:
+def l1(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Value:
     """Mean of ``|prediction - label|``; ``labels`` has the prediction's shape and dtype."""
     prediction, target = _with_target(op, prediction, labels, "l1")
     error = op.Sub(prediction, target)
     return op.ReduceMean(op.Abs(error), keepdims=0)
 
 
-def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = "labels") -> ir.Value:
+def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = LABELS) -> ir.Value:
     r"""Mean binary cross entropy of ``sigmoid(logits)``; ``labels`` in [0, 1], shaped alike.
 
     .. math:: \log(1 + e^{x}) - x z = (x + |x|) / 2 + \log(1 + e^{-|x|}) - x z
@@ -75,34 +77,45 @@ BUILT_IN: dict[str, LossFunction] = {
 
 
 def append_loss(
-    op: GraphBuilder, loss: str | LossFunction, output: str | None, labels: str
+    op: GraphBuilder, loss: str | LossFunction, loss_output: str | None, labels: str
 ) -> ir.Value:
     """Append a loss to a forward graph and make it the output ``loss``.
 
     Args:
         op: Appends to the graph.
         loss: One of `BUILT_IN`, a scalar output of the graph, or a function that appends nodes.
-        output: The output that the loss applies to, where there are several.
-        labels: The name of the new input that a loss of the four reads.
+        loss_output: The output that the loss applies to, where there are several.
+        labels: The name of the new input that a built-in loss reads.
 
     Raises:
         TypeError: ``loss`` is neither text nor a function, or the function returns no value.
-        ValueError: The loss is unknown or not a scalar, or it is not clear what it applies to.
+        ValueError: The loss is unknown or not a scalar, or it is not clear what it applies to; an
+            argument has no effect on it.
     """
     outputs = {str(value.name): value for value in op.graph.outputs}
     if isinstance(loss, str) and loss in BUILT_IN:
-        value = BUILT_IN[loss](op, _chosen(outputs, output, loss), labels)
+        value = BUILT_IN[loss](op, _chosen(outputs, loss_output, loss), labels)
+    elif labels != LABELS and (callable(loss) or (isinstance(loss, str) and loss in outputs)):
+        raise ValueError(
+            f"labels: got '{labels}', which has no effect: only a built-in loss "
+            f"({_listed(BUILT_IN)}) gets an input of this name; leave it out"
+        )
     elif isinstance(loss, str):
         if loss not in outputs:
             raise ValueError(
                 f"loss: got '{loss}', expected {_listed(BUILT_IN)}, "
                 f"a scalar output of the model ({_listed(outputs)}), or a function"
             )
-        if output is not None:
-            raise ValueError(f"output: got '{output}', but the loss is the output '{loss}' itself")
+        if loss_output is not None:
+            raise ValueError(
+                f"loss_output: got '{loss_output}', but the loss is the output '{loss}' itself; "
+                "leave it out"
+            )
         value = outputs[loss]
     elif callable(loss):
-        chosen = outputs.values() if output is None else [_chosen(outputs, output, "loss")]
+        chosen = list(outputs.values())
+        if loss_output is not None:
+            chosen = [_chosen(outputs, loss_output, "loss")]
         value = loss(op, *chosen)
         if not isinstance(value, ir.Value):
             raise TypeError(
@@ -124,17 +137,17 @@ def report_loss(op: GraphBuilder, value: ir.Value) -> ir.Value:
     return value if value.name == "loss" else op.output(value, "loss")
 
 
-def _chosen(outputs: dict[str, ir.Value], output: str | None, loss: str) -> ir.Value:
-    if output is None and len(outputs) == 1:
+def _chosen(outputs: dict[str, ir.Value], loss_output: str | None, loss: str) -> ir.Value:
+    if loss_output is None and len(outputs) == 1:
         return next(iter(outputs.values()))
-    if output is None:
+    if loss_output is None:
         raise ValueError(
             f"loss '{loss}': the model has several outputs ({_listed(outputs)}); "
-            "say which one with output=..."
+            "say which one with loss_output=..."
         )
-    if output not in outputs:
-        raise ValueError(f"output: got '{output}', expected one of {_listed(outputs)}")
-    return outputs[output]
+    if loss_output not in outputs:
+        raise ValueError(f"loss_output: got '{loss_output}', expected one of {_listed(outputs)}")
+    return outputs[loss_output]
 
 
 def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:

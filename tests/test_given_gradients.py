@@ -112,5 +112,19 @@ def test_errors(gradients, loss, error, message):
 def test_loss_and_optimizer_are_needed():
     with pytest.raises(TypeError, match="optimizer"):
         graphopt.training_graph(parse(FORWARD), "mse")
-    with pytest.raises(TypeError, match="loss: got None"):
+    with pytest.raises(TypeError, match="'loss'"):
         graphopt.training_graph(parse(FORWARD), optimizer=graphopt.RMSProp([PARAMETER]))
+    with pytest.raises(TypeError, match="loss: got None"):
+        graphopt.training_graph(parse(FORWARD), None, graphopt.RMSProp([PARAMETER]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("loss_output", "y"), ("output", "y"), ("labels", "target"), ("portable", False)],
+)
+def test_what_has_no_effect_beside_gradients_is_refused(name, value):
+    optimizer = graphopt.RMSProp([PARAMETER])
+    with pytest.raises(ValueError, match=f"{name}: has no effect beside gradients, .*leave it out"):
+        graphopt.training_graph(
+            parse(BY_HAND), "mean", optimizer, gradients={"w": "dw"}, **{name: value}
+        )

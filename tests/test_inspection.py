@@ -493,5 +493,7 @@ def test_memory():
     assert (memory.parameters, memory.gradients, memory.states) == (size, size, 2 * size)
     assert memory.sizes == {"batch": 8}
     larger = graphopt.inspect(model, dims={"batch": 16}).memory
+    with pytest.raises(ValueError, match="dims: 'rows' is not an open dimension; open: 'batch'"):
+        graphopt.inspect(model, dims={"rows": 16})
     assert larger.activations > memory.activations > 0
     assert np.isclose(larger.activations, 2 * memory.activations, rtol=0.1)

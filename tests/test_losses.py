@@ -268,9 +268,9 @@ def test_scalar_output_called_loss():
     np.testing.assert_allclose(results["loss"], np.abs(x @ normal(3, 4)).mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("output", ["h", "a"])
-def test_one_of_several_outputs(output):
-    graph = build(several(), "mse", output=output, labels="target")
+@pytest.mark.parametrize(("name", "output"), [("loss_output", "h"), ("output", "a")])
+def test_one_of_several_outputs(name, output):
+    graph = build(several(), "mse", labels="target", **{name: output})
     feeds = {"x": normal(5, 3), "target": values((5, 4))}
     exponent = 1 if output == "h" else 2
     compare(graph, lambda x, w: (x @ w) ** exponent, functional.mse_loss, feeds, labels="target")
@@ -335,6 +335,20 @@ ERRORS = {
     "labels taken": (LABELS, {"loss": "mse"}, ValueError, "'labels'"),
     "labels are an output": (ONE, {"loss": "mse", "labels": "y"}, ValueError, "'y'"),
     "labels are a parameter": (ONE, {"loss": "mse", "labels": "w"}, ValueError, "'w'"),
+    "no output to choose": (
+        MANY,
+        {"loss": "cost", "output": "h"},
+        ValueError,
+        "loss_output.*leave",
+    ),
+    "no labels to name": (MANY, {"loss": "cost", "labels": "target"}, ValueError, "^labels.*leave"),
+    "labels of its own": (ONE, {"loss": huber, "labels": "target"}, ValueError, "^labels.*leave"),
+    "both names": (
+        MANY,
+        {"loss": "mse", "output": "h", "loss_output": "h"},
+        TypeError,
+        "older name",
+    ),
     "loss taken": (HAS_LOSS, {"loss": "mse"}, ValueError, "'loss'"),
 }
 

@@ -93,7 +93,12 @@ def _inspected(
     optimizer = merged(metadata, nodes, steps)
     buffers = gradient_buffers(flow)
     needed = requirements(proto)
-    sizes = dict.fromkeys(shapes.open_dimensions(proto), batch_size) | dict(dims)
+    sizes = dict.fromkeys(shapes.open_dimensions(proto), batch_size)
+    for name in dims:
+        if name not in sizes:
+            listed = ", ".join(f"'{size}'" for size in sizes) or "none"
+            raise ValueError(f"dims: '{name}' is not an open dimension; open: {listed}")
+    sizes |= dims
     tensors = shapes.infer(proto, sizes)
     stages = stages_of_nodes(proto, flow, carried, nodes, buffers)
     holders = [*(write.input.name for write in carried), *(buffers or ())]

@@ -10,7 +10,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import Array
 from graphopt.forward import to_ir
 from graphopt.gradients import MAX_OPSET, MIN_OPSET, convert_opset, initializers_to_inputs
-from graphopt.losses import LossFunction, append_loss
+from graphopt.losses import LABELS, LossFunction, append_loss
 
 _MAX_IR_VERSION = 10  # that onnxruntime-training 1.19 reads
 
@@ -20,8 +20,8 @@ def eval_model(
     loss: str | LossFunction,
     tensors: Mapping[str, Array],
     *,
-    output: str | None = None,
-    labels: str = "labels",
+    loss_output: str | None = None,
+    labels: str = LABELS,
     outputs: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """The forward model in inference mode, with its loss.
@@ -31,7 +31,7 @@ def eval_model(
         loss: See `graphopt.training_graph`; without the loss scale.
         tensors: Everything in the checkpoint, in the order in which the training model has it.
             ONNX Runtime feeds all of it, in that order, so all of it are inputs here, too.
-        output: The output that the loss applies to.
+        loss_output: The output that the loss applies to.
         labels: The name of the input that a loss reads.
         outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
     """
@@ -40,7 +40,7 @@ def eval_model(
     passes.RemoveInitializersFromInputsPass()(model)
     _to_inference(model.graph)
     op = GraphBuilder(model.graph)
-    value = append_loss(op, loss, output, labels)
+    value = append_loss(op, loss, loss_output, labels)
     kept = {value.name: value for value in model.graph.outputs}
     model.graph.outputs[:] = [value, *(kept[name] for name in outputs)]
     initializers_to_inputs(model, [name for name in tensors if name in model.graph.initializers])

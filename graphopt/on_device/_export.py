@@ -16,7 +16,7 @@ from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
 from graphopt.forward import ForwardModel, read_proto
 from graphopt.graph import save_model
-from graphopt.losses import LossFunction
+from graphopt.losses import LABELS, LossFunction
 from graphopt.on_device import _optimizer_model, names
 from graphopt.on_device._eval_model import eval_model
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
@@ -67,10 +67,11 @@ def export_on_device(
     group_mask: bool = False,
     nominal_checkpoint: bool = False,
     ort_format: bool = False,
-    output: str | None = None,
-    labels: str = "labels",
+    loss_output: str | None = None,
+    labels: str = LABELS,
     outputs: Sequence[str] = (),
     state: Mapping[str, Array] | PathLike | None = None,
+    output: str | None = None,
 ) -> Artifacts:
     """Write the files with which ONNX Runtime's on-device training API trains.
 
@@ -106,11 +107,12 @@ def export_on_device(
         ort_format: Write the models in ONNX Runtime's own format too, as ``.ort``, which is
             larger, but loaded two to three times as fast, and by builds that read no ONNX. Needs
             onnxruntime-training.
-        output: The output that the loss applies to, where the model has several.
-        labels: The name of the input that a loss reads.
+        loss_output: The output that the loss applies to, where the model has several.
+        labels: The name of the input that a built-in loss reads.
         outputs: Outputs of the forward model that both models report after ``loss``.
         state: What to start from instead of the values of the model: `Session.state`, or a
             checkpoint of a session or of on-device training.
+        output: The older name of ``loss_output``.
 
     Raises:
         FileNotFoundError: A path does not exist.
@@ -129,6 +131,7 @@ def export_on_device(
         PosixPath('device/checkpoint')
     """
     optimizer = checked_optimizer(optimizer)
+    loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     flags = {
         "optimizer_model": optimizer_model,
         "gradient_accumulation": gradient_accumulation,
@@ -150,7 +153,7 @@ def export_on_device(
     _check_outputs(forward, outputs)
     _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
     update = _optimizer_model.optimizer_model(optimizer) if optimizer_model else None
-    built = differentiated(forward, loss, optimizer, output=output, labels=labels)
+    built = differentiated(forward, loss, optimizer, loss_output=loss_output, labels=labels)
     _check_float32({name: array.dtype.name for name, array in built.initial.items()})
     if update is None:
         training = with_update(
@@ -166,7 +169,7 @@ def export_on_device(
         forward,
         loss,
         training.trainable | training.frozen,
-        output=output,
+        loss_output=loss_output,
         labels=labels,
         outputs=outputs,
     )
