@@ -13,7 +13,8 @@ from graphopt.schedules.parse import checked_schedule, learning_rate as as_learn
 
 # Parameters of these dtypes can be updated; the arithmetic and the state are float32.
 _TRAINABLE = ("float32", "float16")
-_KEYS = ("params", "lr", "weight_decay", "grad_centralization")
+_RATES = ("lr", "learning_rate")  # two names of the same
+_KEYS = ("params", *_RATES, "weight_decay", "grad_centralization")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def read_groups(
     Raises:
         KeyError: A group has no ``params``, or a key that is unknown.
         TypeError: Something has the wrong type.
-        ValueError: There is no parameter, one stands twice, or a value is out of range.
+        ValueError: There is no parameter, one stands twice, a value is out of range, or a group
+            has two keys for the same.
     """
     entries = _entries("params", params)
     if not any(isinstance(entry, dict) for entry in entries):
@@ -83,8 +85,11 @@ def _group(
             raise KeyError(f"{where}: unknown key {key!r}, expected {', '.join(_KEYS)}")
     if "params" not in entry:
         raise KeyError(f"{where}: the group has no 'params'")
-    if "lr" in entry:
-        learning_rate = as_learning_rate(f"{where}['lr']", entry["lr"])
+    rates = [key for key in _RATES if key in entry]
+    if len(rates) > 1:
+        raise ValueError(f"{where}: 'lr' and 'learning_rate' are the same; leave one of them out")
+    for key in rates:
+        learning_rate = as_learning_rate(f"{where}['{key}']", entry[key])
     if "weight_decay" in entry:
         weight_decay = as_weight_decay(f"{where}['weight_decay']", entry["weight_decay"])
     name = f"{where}['params']"

@@ -59,11 +59,11 @@ class RMSProp:
     (decoupled weight decay still applies).
     State and arithmetic are float32, whatever the dtype of the parameter.
 
-    Parameter groups are dicts with ``params`` and, each optional, ``lr``, ``weight_decay`` and
-    ``grad_centralization`` (False); what a group lacks is the optimizer's. The order is that of
-    the groups, or that of ``order_params``, a list of all of them in a dict of its own.
-    ``grad_centralization`` subtracts from the gradient of each convolution weight, after weight
-    decay, its mean over all axes but the first.
+    Parameter groups are dicts with ``params`` and, each optional, ``lr`` (or ``learning_rate``),
+    ``weight_decay`` and ``grad_centralization`` (False); what a group lacks is the optimizer's.
+    The order is that of the groups, or that of ``order_params``, a list of all of them in a dict
+    of its own. ``grad_centralization`` subtracts from the gradient of each convolution weight,
+    after weight decay, its mean over all axes but the first.
 
     The keyword-only arguments say what other frameworks do differently.
 
@@ -101,7 +101,8 @@ class RMSProp:
         TypeError: An argument has the wrong type (``decay``, ``momentum`` and ``epsilon`` must be
             floats), or a parameter is neither float32 nor float16.
         ValueError: An argument is out of range; there is no parameter, one stands twice, or one
-            has no elements; ``order_params`` is not a permutation of the grouped parameters.
+            has no elements; a group has both ``lr`` and ``learning_rate``; ``order_params`` is
+            not a permutation of the grouped parameters.
 
     Source:
         Tieleman and Hinton, "Lecture 6.5 - RMSProp", 2012; Graves, "Generating sequences with

@@ -36,6 +36,19 @@ def test_what_a_group_lacks_is_the_optimizers():
     assert [rule.group for rule in optimizer.rules] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("rate", [0.5, [0.5, 0.25], schedules.WarmUpLR(0.5, 2)], ids=type)
+def test_a_learning_rate_has_two_names(rate):
+    short, long = (
+        graphopt.RMSProp([{"params": [A], key: rate}, {"params": [B]}], learning_rate=[0.1, 0.1])
+        for key in ("lr", "learning_rate")
+    )
+    assert long.rules == short.rules
+    with pytest.raises(TypeError, match=r"params\[0\]\['learning_rate'\]: got None"):
+        graphopt.RMSProp([{"params": [A], "learning_rate": None}])
+    with pytest.raises(ValueError, match=r"params\[0\]: 'lr' and 'learning_rate' are the same"):
+        graphopt.RMSProp([{"params": [A], "lr": rate, "learning_rate": rate}])
+
+
 def test_grouped_parameters_are_never_excluded_from_decay():
     gamma = graphopt.Parameter("gamma", (3,))
     for params, expected in (([gamma, A], [0, 0.1]), ([{"params": [gamma, A]}], [0.1, 0.1])):
