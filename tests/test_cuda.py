@@ -6,10 +6,10 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-from environments import needs_cuda
 
 import graphopt
 from models.zoo import ZOO
+from tests.helpers.environments import needs_cuda
 
 # Without TF32, which rounds the operands of products to 10 bits.
 CUDA = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]

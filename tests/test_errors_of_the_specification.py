@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,11 @@ from onnx import numpy_helper
 
 from graphopt import Parameter, RMSProp, Session, update_graph
 from graphopt.schedules import PolynomialDecayLR, WarmUpLR
+from tests.helpers.folders import REFERENCE
 
 pytestmark = pytest.mark.any_runtime
 
-ROWS = json.loads((Path(__file__).parent / "reference" / "errors.json").read_text())
+ROWS = json.loads((REFERENCE / "errors.json").read_text())
 KINDS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 ERRORS = {kind.__name__: kind for kind in KINDS}
 NAN, INF = float("nan"), float("inf")

@@ -8,11 +8,11 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
-from environments import both_gradients
 from onnx import numpy_helper
 from torch.nn import functional
 
 import graphopt
+from tests.helpers.environments import both_gradients
 
 RNG = np.random.default_rng(0)
 HEADER = '<ir_version: 8, opset_import: ["" : 17]> '

@@ -5,10 +5,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from environments import OTHER_PYTHON, needs_other_runtime
 
 import graphopt
 from models.zoo import ZOO
+from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
 
 pytestmark = pytest.mark.any_runtime
 
@@ -17,7 +17,7 @@ STEPS, BATCH = 10, 4
 
 def losses_there(graph, feeds):
     done = subprocess.run(
-        [OTHER_PYTHON, "tests/train_file.py", graph, feeds],
+        [OTHER_PYTHON, "-m", "tests.helpers.train_file", graph, feeds],
         capture_output=True,
         text=True,
         check=False,

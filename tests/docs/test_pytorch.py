@@ -1,0 +1,155 @@
+"""Every snippet of docs/pytorch.md runs, and trains as PyTorch does."""
+
+import copy
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import graphopt
+from tests.helpers.folders import DOCS
+
+pytestmark = pytest.mark.any_runtime
+
+DOCUMENT = (DOCS / "pytorch.md").read_text("utf-8")
+FORWARD, TRAIN_FORWARD, JOINT, TRAIN_JOINT, CONVOLUTION = re.findall(
+    r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL
+)
+IMPORTED = {"graphopt": graphopt, "nn": torch.nn, "torch": torch}
+
+
+def run(snippet, namespace, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of training mode and of its own doings
+        exec(compile(snippet, "docs/pytorch.md", "exec"), namespace)
+    printed = [line for line in capsys.readouterr().out.splitlines() if "torch.onnx" not in line]
+    assert printed == re.findall(r"^ *print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def _own_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def trained_by_pytorch(network, batches, **settings):
+    """A copy in float64, and its parameters after these batches."""
+    peer = copy.deepcopy(network).double().train()
+    optimizer = torch.optim.RMSprop(peer.parameters(), **settings)
+    for x, labels in batches:
+        optimizer.zero_grad()
+        functional.cross_entropy(peer(x.double()), labels).backward()
+        optimizer.step()
+    return peer.state_dict()
+
+
+def compare(state, expected, names, tolerance=1e-5):
+    for name in names:
+        np.testing.assert_allclose(
+            state[name], expected[name].detach(), rtol=0, atol=tolerance, err_msg=name
+        )
+
+
+def test_forward_pass(capsys):
+    namespace = {}
+    run(FORWARD, namespace, capsys)
+    before = copy.deepcopy(namespace["network"])
+    run(TRAIN_FORWARD, namespace, capsys)
+    expected = trained_by_pytorch(before, namespace["batches"], lr=0.01)
+    names = [name for name, _ in before.named_parameters()]
+    compare(namespace["session"].state, expected, [*names, "1.running_mean"])
+    compare(namespace["network"].state_dict(), expected, [*names, "1.running_mean"])
+    # PyTorch's variance is larger by n / (n - 1), for a batch of 6 with 6 x 6 positions.
+    start = 0.9**5 * before.state_dict()["1.running_var"]
+    variance = start + (expected["1.running_var"] - start) * (6**3 - 1) / 6**3
+    compare(namespace["session"].state, {"1.running_var": variance}, ["1.running_var"])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers(kind, capsys):
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            options = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+            self.layers = getattr(torch.nn, kind)(4, 6, **options)
+            self.dense = torch.nn.Linear(12, 3)
+
+        def forward(self, x):
+            return self.dense(self.layers(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    network = Recurrent()
+    export = FORWARD[FORWARD.index("torch.onnx.export") :].replace("8, 1, 8, 8", "8, 5, 4")
+    export = re.sub(r"print.*\n", "", export)
+    namespace = {**IMPORTED, "network": network}
+    run(export, namespace, capsys)
+    batches = [(torch.randn(6, 5, 4), torch.randint(0, 3, (6,))) for _ in range(5)]
+    session = graphopt.Session(namespace["graph"])
+    for x, labels in batches:
+        session.step({"x": x.numpy(), "labels": labels.numpy()})
+    expected = trained_by_pytorch(network, batches, lr=0.01)
+    assert set(expected) <= set(session.state)
+    compare(session.state, expected, expected, tolerance=1e-4)
+
+
+def test_gradients_of_pytorch(capsys):
+    torch.manual_seed(0)
+    namespace = dict(IMPORTED)
+    run(JOINT, namespace, capsys)
+    network = copy.deepcopy(namespace["network"])
+    run(TRAIN_JOINT, namespace, capsys)
+    peer = copy.deepcopy(network).double()
+    parameters = dict(peer.named_parameters())
+    start = {name: value.detach().numpy() for name, value in parameters.items()}
+    oracle = graphopt.reference.ReferenceRMSProp(namespace["opt"], start)
+    for x, labels in namespace["batches"]:
+        loss = functional.cross_entropy(peer(x.double()), labels)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        oracle.step({name: g.numpy() for name, g in zip(parameters, gradients, strict=True)})
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(torch.tensor(oracle.state[name]))
+    with torch.no_grad():
+        assert all(
+            (p - parameters[name]).abs().max() > 1e-3 for name, p in network.named_parameters()
+        )
+    compare(namespace["session"].state, parameters, parameters, tolerance=1e-6)
+    compare(namespace["network"].state_dict(), parameters, parameters, tolerance=1e-6)
+
+
+def test_convolutions_of_pytorch(capsys):
+    torch.manual_seed(0)
+    namespace = dict(IMPORTED)
+    run(JOINT.partition("network = ")[0], namespace, capsys)
+    run(CONVOLUTION, namespace, capsys)
+    network = namespace["network"]
+    values = {name: p.detach().numpy() for name, p in network.named_parameters()}
+    optimizer = graphopt.RMSProp(
+        [graphopt.Parameter(name, value.shape) for name, value in values.items()],
+        learning_rate=0.01,
+        decay=0.99,
+        epsilon=1e-8,
+        epsilon_inside_root=False,
+        initial_mean_square=0.0,
+        learning_rate_inside_moment=False,
+    )
+    gradients = {name: f"{name}.grad" for name in values}
+    graph = graphopt.training_graph(namespace["model"], "loss", optimizer, gradients=gradients)
+    session = graphopt.Session(graph, parameters=values)
+    batches = [(torch.randn(n, 1, 6, 6), torch.randint(0, 4, (n,))) for n in (9, 1, 9, 11)]
+    for x, labels in batches:
+        session.step({"x": x.numpy(), "labels": labels.numpy()})
+    expected = trained_by_pytorch(network, batches, lr=0.01)
+    compare(session.state, expected, expected, tolerance=1e-4)
+
+
+def test_links_exist():
+    links = re.findall(r"\]\(([\w.]+)(#\w+)?\)", DOCUMENT)
+    assert links
+    for link, anchor in links:
+        text = (DOCS / link).read_text("utf-8")
+        assert anchor.removeprefix("#") in [
+            title.lower() for title in re.findall(r"^#+ (\S+)$", text, re.MULTILINE)
+        ]

@@ -1,0 +1,161 @@
+"""Every snippet and command of the README, and every example of a docstring, runs."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import graphopt
+import models
+from graphopt.cli import app
+from models import digits, digits_cnn
+from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
+from tests.helpers.folders import DOCS, ROOT
+from tools import hazard_table
+
+pytestmark = pytest.mark.any_runtime
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSPECTION = (DOCS / "inspection.md").read_text(encoding="utf-8")
+ON_DEVICE = (DOCS / "on_device.md").read_text(encoding="utf-8")
+
+
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    snippets = blocks("python")
+    assert len(snippets) == 16
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == re.findall(r"^ *print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+
+
+def run(commands):
+    """The first as the program that is installed, the others in this process, which is faster."""
+    program, *arguments = commands[0]
+    installed = Path(sys.executable).with_name(program)
+    subprocess.run([installed, *arguments], check=True, capture_output=True)
+    for name, *arguments in commands[1:]:
+        assert name == program
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, f"{arguments}: {done.output}"
+
+
+def test_commands_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(digits_cnn.build(), tmp_path / "model.onnx")
+    train = digits.load().train
+    np.savez(tmp_path / "digits.npz", x=train.x, labels=train.labels)
+    commands = [
+        line.partition("#")[0] for block in blocks("console") for line in block.splitlines()
+    ]
+    made, others = [], []
+    for command in map(shlex.split, commands):
+        (made if command[0] == "make" else others).append(command)
+    assert made
+    assert len(made) + len(others) == 9
+    for command in made:
+        subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+    run(others)
+    assert (tmp_path / "trained.onnx").is_file()
+
+
+def test_extras_and_links_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(re.findall(r"graphopt\[([\w-]+)\]", README)) <= set(project["optional-dependencies"])
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    headings = {f"#{title.lower()}" for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
+    assert links
+    assert [link for link in links if link not in headings and not (ROOT / link).exists()] == []
+
+
+@needs_other_runtime
+def test_guide_to_devices(tmp_path):
+    """In one program, on the runtime that has the training API."""
+    snippets = blocks("python", ON_DEVICE)
+    assert len(snippets) == 3
+    program = "\n".join(snippets)
+    result = subprocess.run(
+        [OTHER_PYTHON, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines() == re.findall(r"^# (\[.*)$", program, re.MULTILINE)
+    assert (tmp_path / "device" / "trained.onnx").is_file()
+
+
+def test_guide_to_inspection(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = digits_cnn.build()
+    rates = {"train": 0.002, "other": 0.1}
+    for name, rate in rates.items():
+        opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=rate, momentum=0.9)
+        graph = graphopt.training_graph(model, loss="cross_entropy", optimizer=opt)
+        graph.save(f"{name}.onnx")
+        state = "checkpoint" if name == "train" else name
+        graphopt.Session(graph).save_checkpoint(f"{state}.safetensors")
+    snippets = blocks("python", INSPECTION)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "inspection.md", "exec"), {})
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == re.findall(r"^print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+    (block,) = blocks("console", INSPECTION)
+    commands = [shlex.split(line.partition(" # ")[0]) for line in block.splitlines()]
+    assert len(commands) == 9
+    run(commands)
+
+
+def test_the_guide_to_inspection_has_all_hazards_and_keys():
+    assert hazard_table.table() in INSPECTION
+    keys = {field.name for field in fields(graphopt.inspection.Inspection)}
+    documented = set(re.findall(r"`([a-z]+)`", "".join(re.findall(
+        r"^\| (`[a-z`, ]+) \| [^|]*\|$", INSPECTION, re.MULTILINE))))  # fmt: skip
+    assert keys <= documented
+
+
+@pytest.mark.parametrize("guide", [ON_DEVICE, INSPECTION])
+def test_links_of_the_guides_exist(guide):
+    links = re.findall(r"\]\(([^)#]+)", guide)
+    assert links
+    assert [link for link in links if not (DOCS / link).exists()] == []
+
+
+MODULES = sorted(
+    module.name
+    for package in (graphopt, models)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith(("__main__", "._kernels"))  # a library without Python in it
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
+    module = importlib.import_module(name)
+    public = {key: getattr(graphopt, key) for key in graphopt.__all__} | {"np": np}
+    finder = doctest.DocTestFinder(recurse=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in finder.find(module, name, globs={**public, **vars(module)}):
+        runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0

@@ -1,0 +1,286 @@
+"""The JavaScript examples train as `graphopt.Session` does: in Node, and in Chromium."""
+
+import json
+import queue
+import re
+import shutil
+import subprocess
+from collections import namedtuple
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import graphopt
+from examples.javascript import prepare
+from models import digits
+from models.zoo import ZOO
+from tests.helpers import chromium, node, pages
+from tests.helpers.folders import JAVASCRIPT
+
+pytestmark = pytest.mark.any_runtime
+
+STEPS = 24
+EPOCHS = prepare.EPOCHS
+EPOCHS_IN_NODE = 3  # the pages train to the end
+RUNTIMES = ["onnxruntime-node", "onnxruntime-web"]
+# Each runtime adds in an order of its own. The example's learning rate keeps that small: an initial
+# change of 1e-7 of each parameter is one of 1e-5 after its 450 steps.
+AFTER_STEPS = 1e-5
+AFTER_TRAINING = 1e-3
+ACCURACY = 0.005
+
+LINEAR_FLOAT16 = """<ir_version: 8, opset_import: ["": 17]>
+linear (float16[N, 2] x) => (float16[N, 1] y) <float16[2, 1] w = {1, 2}> { y = MatMul(x, w) }"""
+
+Trained = namedtuple("Trained", "state accuracy losses")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The examples with their packages, and what prepare.py wrote."""
+    packages = node.packages()
+    folder = tmp_path_factory.mktemp("javascript")
+    for file in [*JAVASCRIPT.iterdir(), *(Path(__file__).parent / "javascript").iterdir()]:
+        if file.is_file():
+            shutil.copy(file, folder / file.name)
+    (folder / "node_modules").symlink_to(packages)
+    prepare.main(folder / "build")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_python(example):
+    """What a session makes of the same batches in the same order, in so many epochs."""
+
+    @cache
+    def after(epochs):
+        session, losses = trained(example, epochs * len(batches()))
+        session.export(example / f"python{epochs}.onnx")
+        return Trained(session.state, accuracy(example / f"python{epochs}.onnx"), losses)
+
+    return after
+
+
+@cache
+def batches():
+    train, size = digits.load().train, prepare.BATCH_SIZE
+    return [
+        {"x": train.x[start : start + size], "labels": train.labels[start : start + size]}
+        for start in range(0, len(train.labels), size)
+    ]
+
+
+def cycled(steps):
+    return [batches()[step % len(batches())] for step in range(steps)]
+
+
+@cache
+def trained(example, steps):
+    """A session after some steps, and their losses."""
+    session = graphopt.Session(example / "build" / "train.onnx")
+    fed = batches()
+    return session, [float(session.step(fed[step % len(fed)])["loss"]) for step in range(steps)]
+
+
+def accuracy(model):
+    test = digits.load().test
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"x": test.x})
+    return np.mean(logits.argmax(axis=1) == test.labels)
+
+
+def run(folder, *arguments):
+    done = subprocess.run(
+        [node.executable(), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+# Starting a runtime takes longer than the steps.
+ALL_STEPS = """
+const [node, runtime, ...folders] = process.argv;
+for (const folder of folders) {
+  process.argv = [node, "steps.mjs", runtime, folder];
+  await import(`./steps.mjs?${folder}`);
+}"""
+
+
+def prepared(folder, graph, fed):
+    """A folder with a graph and what it is fed."""
+    (folder / "feeds").mkdir(parents=True)
+    shutil.copy(graph, folder / "train.onnx")
+    for index, batch in enumerate(fed):
+        contiguous = {name: np.ascontiguousarray(array) for name, array in batch.items()}
+        save_file(contiguous, folder / "feeds" / f"{index:03}.safetensors")
+    return folder
+
+
+def steps_in_node(example, runtime, *folders):
+    """The losses of steps in Node of each folder, whose state is then in its end.safetensors."""
+    said = run(example, "--input-type=module", "--eval", ALL_STEPS, runtime, *folders)
+    losses = [json.loads(line) for line in said.splitlines()]
+    assert len(losses) == len(folders)
+    return losses
+
+
+def assert_close(state, expected, tolerance):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert state[name].dtype == value.dtype
+        assert state[name].shape == value.shape
+        np.testing.assert_allclose(state[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
+def assert_learned(example, log, checkpoint, expected, epochs):
+    """What an example says and writes is what Python reached, and Python can export it."""
+    lines = re.findall(r"loss +(\S+) +test accuracy +(\S+) %", log)
+    means = np.reshape(expected.losses, (epochs, -1)).mean(axis=1)
+    np.testing.assert_allclose([float(loss) for loss, _ in lines], means, rtol=0, atol=1e-3)
+    assert abs(float(lines[-1][1]) / 100 - expected.accuracy) <= ACCURACY
+
+    assert_close(load_file(checkpoint), expected.state, AFTER_TRAINING)
+    session = graphopt.Session(example / "build" / "train.onnx")
+    session.load_checkpoint(checkpoint)
+    session.export(checkpoint.with_name("trained.onnx"))
+    exported = accuracy(checkpoint.with_name("trained.onnx"))
+    assert exported == pytest.approx(float(lines[-1][1]) / 100, abs=1e-4)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_steps_in_node_from_the_initial_values_and_from_a_checkpoint(example, runtime, tmp_path):
+    session, here = trained(example, STEPS)
+    half, _ = trained(example, STEPS // 2)
+    graph, fed = example / "build" / "train.onnx", cycled(STEPS)
+    whole = prepared(tmp_path / "whole", graph, fed)
+    rest = prepared(tmp_path / "rest", graph, fed[STEPS // 2 :])
+    half.save_checkpoint(rest / "start.safetensors")
+    losses, losses_of_rest = steps_in_node(example, runtime, whole, rest)
+    np.testing.assert_allclose(losses, here, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(losses_of_rest, here[STEPS // 2 :], rtol=0, atol=1e-5)
+    for folder in (whole, rest):
+        assert_close(load_file(folder / "end.safetensors"), session.state, AFTER_STEPS)
+
+
+OTHER_NETWORKS = {
+    # In mobilenet_v3, moving statistics are carried, too.
+    "onnxruntime-node": [("mobilenet_v3", "auto"), ("transformer", "separate")],
+    "onnxruntime-web": [("transformer", "buckets"), ("mlp_mse", "separate")],
+}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_other_networks_in_node(example, runtime, tmp_path):
+    folders, expected = [], []
+    for name, layout in OTHER_NETWORKS[runtime]:
+        entry = ZOO[name]
+        model = entry.build()
+        optimizer = graphopt.RMSProp(
+            graphopt.parameters(model), learning_rate=0.002, momentum=0.9, centered=True
+        )
+        graph = tmp_path / f"{name}.onnx"
+        graphopt.training_graph(model, entry.loss, optimizer, layout=layout).save(graph)
+        rng = np.random.default_rng(0)
+        fed = [entry.feeds(rng, 4) for _ in range(3)]
+        session = graphopt.Session(graph)
+        here = [float(session.step(batch)["loss"]) for batch in fed]
+        folders.append(prepared(tmp_path / name, graph, fed))
+        expected.append((name, here, session.state))
+    there = steps_in_node(example, runtime, *folders)
+    for folder, losses, (name, here, state) in zip(folders, there, expected, strict=True):
+        np.testing.assert_allclose(losses, here, rtol=0, atol=1e-5, err_msg=name)
+        assert_close(load_file(folder / "end.safetensors"), state, 1e-4)
+
+
+def test_float16_parameters_in_node(example, tmp_path):
+    # Not with onnxruntime-node: in Node 24, its 1.30 cannot read a Float16Array.
+    model = onnx.parser.parse_model(LINEAR_FLOAT16)
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.1, momentum=0.9)
+    graph = tmp_path / "graph.onnx"
+    graphopt.training_graph(model, "mse", optimizer).save(graph)
+    rng = np.random.default_rng(0)
+    fed = [
+        {"x": rng.normal(size=(8, 2)).astype(np.float16), "labels": np.ones((8, 1), np.float16)}
+        for _ in range(3)
+    ]
+    session = graphopt.Session(graph)
+    for batch in fed:
+        session.step(batch)
+    folder = prepared(tmp_path / "float16", graph, fed)
+    steps_in_node(example, "onnxruntime-web", folder)
+    state = load_file(folder / "end.safetensors")
+    assert state["w"].dtype == np.float16
+    assert not np.array_equal(state["w"], [[1], [2]])
+    assert_close(state, session.state, 2e-3)
+
+
+def test_on_device_steps_in_node_with_a_pause(example, tmp_path):
+    session, here = trained(example, STEPS)
+    there = json.loads(run(example, "on_device_steps.mjs", tmp_path, STEPS))
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-5)
+    assert_close(load_file(tmp_path / "end.safetensors"), session.state, AFTER_STEPS)
+
+
+@pytest.mark.parametrize("runtime", [*RUNTIMES, "on-device"])
+def test_example_in_node(example, in_python, runtime, tmp_path):
+    folder = tmp_path / "example"  # beside others that write the same checkpoint
+    shutil.copytree(example, folder, symlinks=True)
+    log = run(folder, "node.mjs", EPOCHS_IN_NODE, runtime)
+    expected = in_python(EPOCHS_IN_NODE)
+    checkpoint = folder / "build" / "checkpoint.safetensors"
+    assert_learned(folder, log, checkpoint, expected, EPOCHS_IN_NODE)
+
+
+@pytest.mark.parametrize("page", ["index.html", "on_device.html"])
+def test_page_in_chromium(example, in_python, page, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    with (
+        pages.served(example) as (address, sent),
+        chromium.opened(f"{address}/harness.html?page={page}", home),
+    ):
+        try:
+            offered, seen = (sent.get(timeout=120)[1] for _ in range(2))
+        except queue.Empty:
+            pytest.fail((home / "log").read_text()[-4000:])
+    seen = json.loads(seen)
+    assert seen["points"] == {"loss": EPOCHS, "accuracy": EPOCHS}, seen["log"]
+    assert seen["log"].endswith("trained\n")
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(offered)
+    assert_learned(example, seen["log"], checkpoint, in_python(EPOCHS), EPOCHS)
+    assert in_python(EPOCHS).accuracy > 0.96
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_refusals(example, runtime):
+    seen = json.loads(run(example, "refusals.mjs", runtime))
+    assert "no training graph" in seen["forward"]
+    assert "no training graph" in seen["empty"]
+    assert "damaged" in seen["truncated"]
+    assert "labels" in seen["missing"]
+    assert seen["unequal"] != "accepted"
+    assert "running already" in seen["overlapping"]
+    assert seen["steps"] == 2  # the first one, and one of the two that overlapped
+    assert seen["repeatable"]
+    assert seen["undisturbed"]
+
+
+def test_readme_names_what_exists():
+    text = (JAVASCRIPT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert links
+    assert [link for link in links if not (JAVASCRIPT / link).exists()] == []
+    scripts = re.findall(r"^node (\S+)", text, re.MULTILINE)
+    assert scripts
+    assert [name for name in scripts if not (JAVASCRIPT / name).is_file()] == []

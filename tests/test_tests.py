@@ -1,0 +1,18 @@
+"""The tests themselves: one module for each file."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.helpers.folders import ROOT
+
+
+def test_no_file_is_imported_twice():
+    files = [getattr(module, "__file__", None) for module in set(sys.modules.values())]
+    here = Counter(file for file in files if file and Path(file).is_relative_to(ROOT / "tests"))
+    assert [file for file, count in here.items() if count > 1] == []
+
+
+def test_every_folder_is_a_package():
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
