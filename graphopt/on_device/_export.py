@@ -17,8 +17,10 @@ from graphopt.carried import Array
 from graphopt.forward import ForwardModel, read_proto
 from graphopt.graph import save_model
 from graphopt.losses import LABELS, LossFunction
-from graphopt.on_device import _optimizer_model, names
+from graphopt.on_device import names
 from graphopt.on_device._eval_model import eval_model
+from graphopt.on_device._fitting import momentums
+from graphopt.on_device._optimizer_model import optimizer_model as native_update
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, write
 from graphopt.on_device.session_state import Arrangement, from_state, read_state
@@ -152,7 +154,7 @@ def export_on_device(
     forward = read_proto(model)
     _check_outputs(forward, outputs)
     _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
-    update = _optimizer_model.optimizer_model(optimizer) if optimizer_model else None
+    update = native_update(optimizer) if optimizer_model else None
     built = differentiated(forward, loss, optimizer, loss_output=loss_output, labels=labels)
     _check_float32({name: array.dtype.name for name, array in built.initial.items()})
     if update is None:
@@ -215,7 +217,7 @@ def _checkpoint(
     """What training starts from."""
     arrangement, state = Arrangement(), None
     if own_optimizer:
-        kinds = _optimizer_model.momentums(optimizer)
+        kinds = momentums(optimizer)
         arrangement = Arrangement(kinds, optimizer.initial_mean_square)
         rate = optimizer.groups[0].learning_rate
         assert isinstance(rate, Fixed)  # other ones do not fit into the optimizer model

@@ -13,6 +13,11 @@ ACCUMULATED_OUT = "_grad.accumulation.out"
 GRADIENT_BUFFER = "_grad.accumulation.buffer"
 """The end of the names of the inputs in which ONNX Runtime adds gradients up."""
 
+SEQUENCES = ("params", "gradients", "first_order_moments", "second_order_moments")
+"""The sequences that ONNX Runtime's ``OptimizerStep`` feeds: the inputs of its AdamW."""
+MOMENTUMS = {"momentum0": "first_order_moments", "momentum1": "second_order_moments"}
+"""The states of a parameter in its checkpoints, and the sequence of each."""
+
 
 def gradient_buffer(parameter: str) -> str:
     """ONNX Runtime's buffer for the gradient of a parameter."""

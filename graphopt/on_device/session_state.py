@@ -16,14 +16,13 @@ from graphopt.carried import Array
 from graphopt.checkpoint import misfits
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
-from graphopt.on_device.names import ACCUMULATED, STEP
+from graphopt.on_device.names import ACCUMULATED, MOMENTUMS, STEP
 
 PROPERTY = "graphopt"
 """The property that says how, in files of `export_on_device`."""
 
 _VERSION = 1
 _KINDS = ("mean_square", "mean_grad", "moment")
-_MOMENTUMS = ("momentum0", "momentum1")
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ def _arrangement(found: Mapping[str, Any]) -> Arrangement:
     momentums = found.get("momentums", {})
     if not isinstance(momentums, dict) or not momentums.keys() <= set(_KINDS):
         raise TypeError(f"momentums: expected an object with some of {', '.join(_KINDS)}")
-    if not all(momentum in _MOMENTUMS for momentum in momentums.values()):
-        raise ValueError(f"momentums: expected each to be one of {', '.join(_MOMENTUMS)}")
+    if not all(momentum in MOMENTUMS for momentum in momentums.values()):
+        raise ValueError(f"momentums: expected each to be one of {', '.join(MOMENTUMS)}")
     first = _checks.number("initial_mean_square", found.get("initial_mean_square", 0.0))
     return Arrangement(momentums, _checks.at_least_zero("initial_mean_square", first))
 

@@ -6,7 +6,6 @@ and learning rates computed. Then the gate opens (see `gate`), and what is carri
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,10 +14,9 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT, Array, Carried, View, joined
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
-from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules.base import Fixed
-from graphopt.schedules.parse import emit as emit_schedule
 from graphopt.update import functions
+from graphopt.update.arithmetic import Arithmetic
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Bucket, Layout, plan
@@ -92,6 +90,7 @@ class _Update:
         for value in op.graph.outputs:
             self.gate.wait_for(value)
         self.global_step = op.input("global_step", np.int64, [])
+        self.arithmetic = Arithmetic(op, optimizer, lambda: self.global_step)
         self.mask = (
             op.input("group_mask", np.bool_, [len(optimizer.groups)]) if group_mask else None
         )
@@ -99,7 +98,6 @@ class _Update:
             parameter.name: rule.group
             for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
         }
-        self.scheduled: dict[LearningRateSchedule, ir.Value] = {}
         self.variants: list[Variant] = []
 
     def append(self, layout: Layout, statistics: Iterable[tuple[Statistic, ir.Value]]) -> Update:
@@ -108,7 +106,7 @@ class _Update:
         used = (s for rule in rules for s in (rule.learning_rate, rule.weight_decay))
         for schedule in dict.fromkeys(used):
             if not isinstance(schedule, Fixed):
-                gate.wait_for(self._schedule(schedule))
+                gate.wait_for(self.arithmetic.value(schedule))
         inputs, gradients = [], []
         for bucket in layout.buckets:
             with op.named(f"update/{bucket.name}"):
@@ -134,14 +132,9 @@ class _Update:
         new = moved_statistic(self.op, self.gate, statistic, old, batch)
         group = self.group_of.get(statistic.parameter)
         if self.mask is not None and group is not None:
-            new = self._call("Mask", [self.op.Gather(self.mask, group, axis=0), old, new])
+            on = self.op.Gather(self.mask, group, axis=0)
+            new = functions.call(self.op, "Mask", on, old, new)
         return self._carry(old, new, initial=self.initial.get(statistic.name))
-
-    def _schedule(self, schedule: LearningRateSchedule) -> ir.Value:
-        """The value of a schedule at this step, computed once."""
-        if schedule not in self.scheduled:
-            self.scheduled[schedule] = emit_schedule(schedule, self.op, self.global_step)
-        return self.scheduled[schedule]
 
     def _parameters(self, bucket: Bucket) -> ir.Value:
         """The input that carries the parameters of a bucket."""
@@ -162,9 +155,8 @@ class _Update:
     def _is_read(self, parameter: Parameter, rule: Rule) -> bool:
         """Whether anything but the update of the bucket reads a parameter."""
         value = self.parameters[parameter.name]
-        decays = rule.decays and not self.optimizer.decoupled_weight_decay
-        centralized = rule.grad_centralization and decays
-        return bool(value.uses()) or value.is_graph_output() or centralized
+        decays_rows = rule.grad_centralization and self.arithmetic.adds_decay(rule)
+        return bool(value.uses()) or value.is_graph_output() or decays_rows
 
     def _unpack(self, bucket: Bucket, flat: ir.Value) -> None:
         """Compute the parameters from what carries them, before anything reads them."""
@@ -181,16 +173,16 @@ class _Update:
         gradient = self.gradients[parameter.name]
         if not rule.grad_centralization:
             return gradient
-        # The mean is over each row, so this one stage comes before flattening; and so does
-        # weight decay, which comes before it.
-        rows = [parameter.shape[0], -1]
-        g = self._float32(self.op.Reshape(gradient, rows), parameter.dtype)
-        if rule.decays and not self.optimizer.decoupled_weight_decay:
-            w = self.op.Reshape(self.parameters[parameter.name], rows)
-            g = self._call(
-                "WeightDecay", [self._float32(w, parameter.dtype), g, self._decay_factor(rule)]
-            )
-        return self._call("Centralize", [g])
+        # The mean is over each row, so this one stage comes before flattening.
+        return self.arithmetic.centralized(
+            self.op,
+            rule,
+            self.parameters[parameter.name],
+            gradient,
+            lambda value: self._float32(
+                self.op.Reshape(value, [parameter.shape[0], -1]), parameter.dtype
+            ),
+        )
 
     def _update_bucket(self, bucket: Bucket, old: ir.Value, gradient: ir.Value) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
@@ -206,20 +198,14 @@ class _Update:
             self.op.input(f"{kind}.{bucket.name}", np.float32, bucket.shape)
             for kind in optimizer.states
         ]
-        core = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows is not None)
-        self.variants.append(core)
-        scalars = [self._schedule(rule.learning_rate)]
-        if core.weight_decay:
-            scalars.append(self._decay_factor(rule))
-        if core.mask:
+        made = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows is not None)
+        self.variants.append(made)
+        scalars = [self.arithmetic.value(rule.learning_rate)]
+        if made.weight_decay:
+            scalars.append(self.arithmetic.decay_factor(rule))
+        if made.mask:
             scalars.append(self.op.Gather(self.mask, rule.group, axis=0))
-        new_w, *new_states = self.op.node(
-            core.name,
-            [w, g, *states, *scalars],
-            domain=functions.DOMAIN,
-            outputs=1 + len(states),
-            **{name: getattr(optimizer, name) for name in core.attributes},
-        )
+        new_w, *new_states = self.arithmetic.update(self.op, made, w, g, states, scalars)
         new_w = self._as(new_w, bucket.dtype)
         self.gate.wait_for(new_w)
         return [
@@ -245,20 +231,6 @@ class _Update:
         views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
         initial = self.optimizer.initial_mean_square if kind == "mean_square" else 0.0
         return self._carry(old, new, views, initial=initial)
-
-    def _decay_factor(self, rule: Rule) -> ir.Value:
-        """What multiplies the parameter in weight decay.
-
-        Where it is added to the gradient, it carries the loss scale as the gradient does.
-        """
-        loss_scale = 1.0 if self.optimizer.decoupled_weight_decay else self.optimizer.loss_scale
-        if isinstance(rule.weight_decay, Fixed):
-            return self._schedule(Fixed(rule.weight_decay.constant * loss_scale))
-        factor = self._schedule(rule.weight_decay)
-        return factor if loss_scale == 1 else self.op.Mul(factor, np.float32(loss_scale))
-
-    def _call(self, function: str, operands: Sequence[ir.Value], **attributes: Any) -> ir.Value:
-        return self.op.node(function, operands, domain=functions.DOMAIN, **attributes)[0]
 
     def _float32(self, value: ir.Value, dtype: str) -> ir.Value:
         return value if dtype == "float32" else self.op.Cast(value, to=ir.DataType.FLOAT)

@@ -42,5 +42,5 @@ def moved_statistic(
     operands = [old, value]
     if narrow:
         operands = [op.Cast(operand, to=ir.DataType.FLOAT) for operand in operands]
-    (new,) = op.node("MovingAverage", operands, domain=functions.DOMAIN, decay=statistic.momentum)
+    new = functions.call(op, "MovingAverage", *operands, decay=statistic.momentum)
     return op.Cast(new, to=old.dtype) if narrow else new

@@ -207,7 +207,7 @@ MISFITS = {
     "two rates of one shape": (
         [{"params": [W], "lr": 0.1}, {"params": [V], "lr": 0.2}],
         {},
-        r"'w' and 'v' both have the shape \[3\], but different rules \(ratio\)",
+        r"'w' and 'v' both have the shape \[3\], but different rules \(learning_rate\)",
     ),
     "an input": (
         [W],

@@ -8,6 +8,7 @@ over the body.
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -15,10 +16,16 @@ from onnx import helper, parser
 from onnx_ir.passes import common as passes
 
 from graphopt._subgraphs import subgraphs
+from graphopt.builder import GraphBuilder
 
 DOMAIN = "graphopt"
 VERSION = 1
 _IR_VERSION = 8
+
+
+def call(op: GraphBuilder, function: str, *operands: ir.Value, **attributes: Any) -> ir.Value:
+    """Append a call of a function that has one output."""
+    return op.node(function, operands, domain=DOMAIN, **attributes)[0]
 
 
 def with_stages(
