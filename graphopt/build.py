@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from graphopt import _checks
+from graphopt import _checks, states
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, read_proto, to_ir
@@ -32,7 +32,7 @@ from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout
 
 _UPDATE_IR_VERSION = 8
-_STATES = ("mean_square.", "mean_grad.", "moment.")
+_NAMES = {"loss", "updated", "group_mask", states.GLOBAL_STEP.name}
 
 
 def training_graph(
@@ -198,7 +198,7 @@ def differentiated(
     else:
         prepared, statistics = prepare_for_builder(forward, names)
     op = GraphBuilder(prepared.graph)
-    _free_names(op, {"loss", "updated", "global_step", "group_mask", labels}, names)
+    _free_names(op, {*_NAMES, labels}, names)
     value = append_loss(op, loss, loss_output, labels)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
@@ -284,7 +284,7 @@ def _with_gradients(
     prepared = to_ir(convert_opset(model, MIN_OPSET, onnx.defs.onnx_opset_version()))
     built = given_gradients(prepared, {name: gradients[name] for name in names})
     op = GraphBuilder(prepared.graph)
-    _free_names(op, {"loss", "updated", "global_step", "group_mask"}, (), set(gradients.values()))
+    _free_names(op, _NAMES, (), set(gradients.values()))
     if loss is not None:
         if not isinstance(loss, str):
             raise TypeError(
@@ -405,7 +405,7 @@ def _free_names(
     for node in op.graph:
         for value in node.outputs:
             name = str(value.name)
-            needed = name in wanted or name.endswith(("_grad", NEXT)) or name.startswith(_STATES)
+            needed = name in wanted or name.endswith(("_grad", NEXT)) or states.split(name)[0]
             if needed and name not in interface:
                 value.name = op.fresh_name(f"forward/{name}")
                 op.release_name(name)

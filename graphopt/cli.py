@@ -30,6 +30,7 @@ from graphopt.samples import (
     read_samples,
     size_of_batch,
 )
+from graphopt.states import GLOBAL_STEP
 from graphopt.update.layout import LayoutName
 
 _Graph = Annotated[
@@ -218,7 +219,7 @@ def train(
     elif rest:
         typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
 
-    first_epoch = int(session.state["global_step"]) // steps
+    first_epoch = int(session.state[GLOBAL_STEP.name]) // steps
     with _progress_bar() as progress:
         task = progress.add_task("training", total=epochs * steps, loss=float("nan"))
         for epoch in range(epochs):

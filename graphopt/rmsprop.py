@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt import _checks
+from graphopt import _checks, states
 from graphopt.groups import as_weight_decay, read_groups
 from graphopt.parameter import Parameter
 from graphopt.schedules import LearningRateSchedule
@@ -181,11 +181,7 @@ class RMSProp:
     @property
     def states(self) -> tuple[str, ...]:
         """The kinds of state that each parameter has, in the order of the update."""
-        return (
-            "mean_square",
-            *(("mean_grad",) if self.centered else ()),
-            *(("moment",) if self.momentum > 0 else ()),
-        )
+        return tuple(state.name for state in states.kept_by(self))
 
     def __repr__(self) -> str:
         """The hyperparameters, without the list of parameters."""

@@ -16,6 +16,7 @@ from graphopt.carried import Carried, View, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, load, save_model
 from graphopt.on_device import read_state
+from graphopt.states import GLOBAL_STEP
 
 
 class Session:
@@ -195,7 +196,7 @@ class Session:
         expected = {v.name: (v.shape, c.dtype) for c in self.graph.carried for v in c.views}
         if problems := checkpoint.misfits(state, expected):
             raise ValueError(f"checkpoint '{path}' does not belong to this graph: {problems}")
-        step = int(state["global_step"])
+        step = int(state[GLOBAL_STEP.name])
         if step < 0:
             raise ValueError(f"checkpoint '{path}' is damaged: its global_step is {step}")
         with self._exclusively():

@@ -1,12 +1,14 @@
 """What the tensors of on-device training are called."""
 
+from graphopt.states import GLOBAL_STEP
+
 RESET = "lazy_reset_grad"
 """The input by which ONNX Runtime says that gradients start anew."""
 UPDATE = "update"
 """The input that says whether a step updates, or only adds its gradients to those before."""
 ACCUMULATED = "accumulated_steps"
 """The number of steps whose gradients have been added since the last update."""
-STEP = "global_step"
+STEP = GLOBAL_STEP.name
 """The number of steps, as two float32 numbers."""
 ACCUMULATED_OUT = "_grad.accumulation.out"
 """The end of the names of outputs that ONNX Runtime keeps from the application."""

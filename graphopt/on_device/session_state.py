@@ -17,12 +17,12 @@ from graphopt.checkpoint import misfits
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
 from graphopt.on_device.names import ACCUMULATED, MOMENTUMS, STEP
+from graphopt.states import MEAN_SQUARE, NAMES, split
 
 PROPERTY = "graphopt"
 """The property that says how, in files of `export_on_device`."""
 
 _VERSION = 1
-_KINDS = ("mean_square", "mean_grad", "moment")
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _arrangement(found: Mapping[str, Any]) -> Arrangement:
     if unknown:
         raise ValueError(f"got an unknown {unknown[0][:60]!r}")
     momentums = found.get("momentums", {})
-    if not isinstance(momentums, dict) or not momentums.keys() <= set(_KINDS):
-        raise TypeError(f"momentums: expected an object with some of {', '.join(_KINDS)}")
+    if not isinstance(momentums, dict) or not momentums.keys() <= set(NAMES):
+        raise TypeError(f"momentums: expected an object with some of {', '.join(NAMES)}")
     if not all(momentum in MOMENTUMS for momentum in momentums.values()):
         raise ValueError(f"momentums: expected each to be one of {', '.join(MOMENTUMS)}")
     first = _checks.number("initial_mean_square", found.get("initial_mean_square", 0.0))
@@ -181,8 +181,8 @@ def _decoded_step(numbers: Array) -> Array:
 
 def _shaped(name: str, array: Array, trainable: Mapping[str, Array]) -> Array:
     """A tensor; if it is a state, in the shape of its parameter."""
-    kind, _, parameter = name.partition(".")
-    if kind not in _KINDS or parameter not in trainable:
+    kind, parameter = split(name)
+    if not kind or parameter not in trainable:
         return array
     like = trainable[parameter]
     if array.size != like.size:
@@ -200,7 +200,7 @@ def _from_optimizer(arrangement: Arrangement, checkpoint: OnDeviceCheckpoint) ->
     state: dict[str, Array] = {STEP: np.array(step, np.int64)}
     for name, parameter in checkpoint.trainable.items():
         for kind, momentum in arrangement.momentums.items():
-            first = arrangement.initial_mean_square if kind == "mean_square" else 0.0
+            first = arrangement.initial_mean_square if kind == MEAN_SQUARE.name else 0.0
             array = np.full(parameter.shape, first, np.float32)
             if optimizer and step:
                 try:

@@ -11,8 +11,7 @@ from graphopt.graph import TrainingGraph
 from graphopt.profiling._origins import STAGES
 from graphopt.profiling._typical import TypicalStep
 from graphopt.profiling.results import BucketTime, GroupTime, NodeTime, StageTime, summed
-
-_STATES = ("mean_square", "mean_grad", "moment")
+from graphopt.states import OF_PARAMETERS
 
 
 def by_stage(step: TypicalStep) -> tuple[StageTime, ...]:
@@ -76,7 +75,7 @@ def by_group(buckets: Sequence[BucketTime]) -> tuple[GroupTime, ...]:
 
 def _bytes_moved(parameter: str, holders: Mapping[str, Carried]) -> int:
     """What the update of the bucket reads and writes that holds a parameter."""
-    states = (holders.get(f"{kind}.{parameter}") for kind in _STATES)
+    states = (holders.get(state.of(parameter)) for state in OF_PARAMETERS)
     carried = [holders[parameter], *filter(None, states)]
     sizes = [math.prod(value.shape) * np.dtype(value.dtype).itemsize for value in carried]
     return 2 * sum(sizes) + sizes[0]  # the gradient has the size of the parameter

@@ -19,6 +19,7 @@ from typing import Literal
 import onnx
 
 from graphopt.rmsprop import RMSProp, Rule
+from graphopt.states import kept_by
 from graphopt.update import functions
 
 Momentum = Literal["", "Momentum", "Nesterov"]
@@ -109,7 +110,7 @@ class Variant:
 
     @property
     def _states(self) -> tuple[str, ...]:
-        return ("s", *(["a"] if self.centered else []), *(["m"] if self.momentum else []))
+        return tuple(state.symbol for state in kept_by(self))
 
     def _scan(self) -> list[str]:
         """One call a row."""

@@ -15,6 +15,7 @@ from graphopt.carried import NEXT, Array, Carried, View, joined
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
+from graphopt.states import GLOBAL_STEP, State, kept_by
 from graphopt.update import functions
 from graphopt.update.arithmetic import Arithmetic
 from graphopt.update.core import Variant, variant
@@ -89,7 +90,7 @@ class _Update:
         self.gate = Gate(op)
         for value in op.graph.outputs:
             self.gate.wait_for(value)
-        self.global_step = op.input("global_step", np.int64, [])
+        self.global_step = op.input(GLOBAL_STEP.name, GLOBAL_STEP.dtype, [])
         self.arithmetic = Arithmetic(op, optimizer, lambda: self.global_step)
         self.mask = (
             op.input("group_mask", np.bool_, [len(optimizer.groups)]) if group_mask else None
@@ -194,10 +195,8 @@ class _Update:
             g = self.gate.cut(gradient, bucket.rows)
         if not rule.grad_centralization:
             g = self._float32(g, bucket.dtype)
-        states = [
-            self.op.input(f"{kind}.{bucket.name}", np.float32, bucket.shape)
-            for kind in optimizer.states
-        ]
+        kinds = kept_by(optimizer)
+        states = [self.op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for kind in kinds]
         made = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows is not None)
         self.variants.append(made)
         scalars = [self.arithmetic.value(rule.learning_rate)]
@@ -212,7 +211,7 @@ class _Update:
             self._carry_parameters(bucket, old, new_w),
             *(
                 self._carry_state(bucket, kind, state, new)
-                for kind, state, new in zip(optimizer.states, states, new_states, strict=True)
+                for kind, state, new in zip(kinds, states, new_states, strict=True)
             ),
         ]
 
@@ -227,10 +226,9 @@ class _Update:
             carried = replace(carried, initial=joined(carried, self.initial))
         return carried
 
-    def _carry_state(self, bucket: Bucket, kind: str, old: ir.Value, new: ir.Value) -> Carried:
-        views = [View(f"{kind}.{p.name}", p.shape, offset) for p, offset in bucket.offsets()]
-        initial = self.optimizer.initial_mean_square if kind == "mean_square" else 0.0
-        return self._carry(old, new, views, initial=initial)
+    def _carry_state(self, bucket: Bucket, kind: State, old: ir.Value, new: ir.Value) -> Carried:
+        views = [View(kind.of(p.name), p.shape, offset) for p, offset in bucket.offsets()]
+        return self._carry(old, new, views, initial=kind.start(self.optimizer))
 
     def _float32(self, value: ir.Value, dtype: str) -> ir.Value:
         return value if dtype == "float32" else self.op.Cast(value, to=ir.DataType.FLOAT)

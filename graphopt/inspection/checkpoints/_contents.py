@@ -21,8 +21,8 @@ from graphopt.on_device import checkpoint as on_device
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, is_on_device
 from graphopt.on_device.names import STEP
 from graphopt.on_device.session_state import PROPERTY, to_state
+from graphopt.states import NAMES
 
-_STATES = ("mean_square", "mean_grad", "moment")
 _MOST_KINDS = 8
 _LARGEST_HEADER = 10**8  # bytes, of a safetensors file
 
@@ -71,7 +71,7 @@ class Opened:
     names: tuple[str, ...]
     read: Callable[[str], Array]
     trainable: tuple[str, ...] | None = None
-    kinds: tuple[str, ...] = _STATES
+    kinds: tuple[str, ...] = NAMES
     learning_rate: float | None = None
     problems: tuple[Hazard, ...] = ()
 

@@ -27,6 +27,7 @@ from graphopt.inspection.checkpoints._step_sizes import (
     step_sizes,
 )
 from graphopt.inspection.facts import Inspection, Level
+from graphopt.states import MEAN_GRAD, MEAN_SQUARE
 
 _LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
@@ -85,11 +86,11 @@ def _parameter(
     for kind, state in states.items():
         array = opened.read(state)
         found[kind] = tensor_values(state, array, "log10")
-        if kind in ("mean_square", "mean_grad"):
+        if kind in (MEAN_SQUARE.name, MEAN_GRAD.name):
             kept[kind] = array
     sizes = None
-    if "mean_square" in kept:
-        sizes = step_sizes(kept["mean_square"], kept.get("mean_grad"), settings)
+    if MEAN_SQUARE.name in kept:
+        sizes = step_sizes(kept[MEAN_SQUARE.name], kept.get(MEAN_GRAD.name), settings)
     return ParameterValues(value, found, sizes)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from graphopt.inspection.checkpoints._facts import Kind, ParameterValues, TensorValues
 from graphopt.inspection.facts import Hazard, Inspection, Level
+from graphopt.states import MEAN_SQUARE, STATISTIC
 
 _FIXES = {
     "no-step": "take another copy of the checkpoint",
@@ -61,7 +62,7 @@ def _odd_state(kind: str, state: TensorValues, step: int | None) -> Iterator[Haz
     found, size = state.statistics, math.prod(state.shape)
     if found is None or not size:
         return
-    if kind == "mean_square" and found.minimum is not None and found.minimum < 0:
+    if kind == MEAN_SQUARE.name and found.minimum is not None and found.minimum < 0:
         why = f"its lowest element is {found.minimum:.3g}, and a mean of squares is never negative"
         yield problem("negative-mean-square", "error", state.name, why)
     if step and found.zeros == size:
@@ -128,7 +129,7 @@ def _expected(graph: Inspection) -> dict[str, _Expected]:
         for kind in parameter.states:
             expected[f"{kind}.{parameter.name}"] = _Expected(parameter.shape, "float32")
     for state in graph.state:
-        if state.kind == "statistic":
+        if state.kind == STATISTIC.name:
             sizes = tuple(d for d in state.shape if isinstance(d, int))
             shape = sizes if len(sizes) == len(state.shape) else None
             expected[state.input] = _Expected(shape, state.dtype)

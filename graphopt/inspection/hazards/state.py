@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from graphopt.inspection.facts import StateFacts
 from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
 from graphopt.inspection.reading.dataflow import Value
-from graphopt.inspection.reading.recovered import KINDS
 
 
 @hazard("unknown-update", "warning")
@@ -33,13 +32,10 @@ def state_not_carried(subject: Subject) -> Iterator[Finding]:
     writes = {id(write.input): write for write in subject.carried}
     lost = []
     for bucket, update in subject.recovered.updates.items() if subject.recovered else ():
-        for letter, kind in KINDS.items():
-            old, new = update.value(letter), update.value(f"{letter}1")
-            if old is None or (letter == "m" and new is None):
-                continue
+        for state, old, new in update.states():
             write = writes.get(id(old.source))
             if write is None or not _computes(write.new, new, old):
-                lost.append(f"{kind}.{bucket}")
+                lost.append(state.of(bucket))
     yield Finding(
         lost,
         "what the update computes for it does not feed it at the next step",
@@ -47,11 +43,11 @@ def state_not_carried(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _computes(value: Value, wanted: Value | None, old: Value) -> bool:
+def _computes(value: Value, wanted: Value, old: Value) -> bool:
     """Whether a value is another one, or a choice between that and the old one."""
     source = value.source
-    if wanted is None or source is wanted.source:
-        return wanted is not None
+    if source is wanted.source:
+        return True
     operation = source.operation
     if operation is None or operation.op_type != "Where":
         return False

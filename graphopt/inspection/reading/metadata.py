@@ -10,6 +10,7 @@ import onnx
 
 from graphopt.graph import GROUPS_KEY, LAYOUT_KEY, OPTIMIZER_KEY, PARAMETERS_KEY
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Schedule
+from graphopt.states import kept_by
 
 _LONGEST = 2**26
 _DEEPEST = 20  # schedules in schedules
@@ -135,11 +136,7 @@ def _parameter(entry: Any, optimizer: OptimizerFacts) -> ParameterFacts:
     dtype = np.dtype(_typed(entry, "dtype", str))
     op_type = entry["op_type"]
     size = int(np.prod(shape, dtype=float))
-    states = (
-        "mean_square",
-        *(("mean_grad",) if optimizer.centered else ()),
-        *(("moment",) if optimizer.momentum else ()),
-    )
+    states = kept_by(optimizer)
     return ParameterFacts(
         name=_typed(entry, "name", str),
         shape=shape,
@@ -149,9 +146,9 @@ def _parameter(entry: Any, optimizer: OptimizerFacts) -> ParameterFacts:
         learning_rate=_schedule(entry["learning_rate"]),
         weight_decay=_schedule(entry["weight_decay"]),
         grad_centralization=_typed(entry, "grad_centralization", bool),
-        states=states,
+        states=tuple(state.name for state in states),
         bytes=size * dtype.itemsize,
-        state_bytes=size * 4 * len(states),
+        state_bytes=size * sum(np.dtype(state.dtype).itemsize for state in states),
     )
 
 

@@ -18,9 +18,7 @@ from graphopt.inspection.reading.metadata import Described
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.reading.writes import Write
-
-KINDS = {"s": "mean_square", "a": "mean_grad", "m": "moment"}
-"""What the states are called, by their letter in the formulas."""
+from graphopt.states import GLOBAL_STEP, MEAN_SQUARE
 
 _ADAMW = "com.microsoft::AdamWOptimizer"
 _SGD = "com.microsoft::SGDOptimizerV2"
@@ -112,7 +110,7 @@ def _without_other_optimizers(
     """
     if all(update.optimizer != "SGD" for _, update in found):
         return found
-    states = {id(update.value(letter)) for _, update in found for letter in KINDS}
+    states = {id(old) for _, update in found for _, old, _ in update.states()}
     found = [(write, update) for write, update in found if id(write.input) not in states]
     known = states | {id(update.value("w")) for _, update in found}
     others = {
@@ -148,8 +146,7 @@ class _Reader:
         if factor is None and gradient is not None:
             factor = gradient.factor
         rate = update.value("lr")
-        letters = [letter for letter in KINDS if letter in update.found]
-        states = tuple(KINDS[letter] for letter in letters)
+        states = {state: old for state, old, _ in update.states()}
         dtype = write.input.dtype or "float32"
         size = int(np.prod(member.shape, dtype=np.int64))
         facts = ParameterFacts(
@@ -161,9 +158,10 @@ class _Reader:
             learning_rate=None if rate is None else self._rate(update, rate),
             weight_decay=self._weight_decay(update, factor, rate),
             grad_centralization=gradient is not None and gradient.centralized,
-            states=states,
+            states=tuple(state.name for state in states),
             bytes=size * np.dtype(dtype).itemsize,
-            state_bytes=size * sum(_item_size(update.value(letter)) for letter in letters),
+            state_bytes=size
+            * sum(np.dtype(old.dtype or "float32").itemsize for old in states.values()),
             gradient=None if gradient is None else gradient.value.name,
             bucket=write.input.name,
         )
@@ -194,10 +192,6 @@ class _Reader:
             assert isinstance(schedule, Value)
             return self._schedule(schedule)
         return self._schedule(factor)
-
-
-def _item_size(state: Value | None) -> int:
-    return np.dtype((state.dtype if state is not None else None) or "float32").itemsize
 
 
 def _folded_decay(update: Update, rate: Value | None) -> Schedule:
@@ -316,7 +310,7 @@ def _optimizer(updates: Sequence[Update], carried: Sequence[Write]) -> Optimizer
 
 
 def _initial_mean_square(updates: Sequence[Update], carried: Sequence[Write]) -> float | None:
-    states = {id(update.value("s")) for update in updates}
+    states = {id(update.value(MEAN_SQUARE.symbol)) for update in updates}
     starts = {write.initial for write in carried if id(write.input) in states}
     found = starts.pop() if len(starts) == 1 else None
     return found if isinstance(found, float) else None
@@ -327,10 +321,10 @@ def _step(flow: Dataflow, carried: Sequence[Write]) -> Value | None:
     for write in carried:
         if write.input.dtype == "int64" and write.input.shape == ():
             return write.input
-    for name in ("global_step", "step"):
+    for name in (GLOBAL_STEP.name, "step"):
         value = flow.values.get(name)
         if value is not None and value.is_input:
-            return value if name == "global_step" and value.dtype == "int64" else _counted(value)
+            return value if name == GLOBAL_STEP.name and value.dtype == "int64" else _counted(value)
     return None
 
 

@@ -7,6 +7,7 @@ the factor of weight decay ``k``, the numbers ``decay``, ``epsilon``, ``momentum
 ``loss_scale``, and marks such as ``centered``.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.inspection.reading.dataflow import Value
@@ -23,6 +24,7 @@ from graphopt.inspection.reading.pattern import (
     Pattern,
     match,
 )
+from graphopt.states import OF_PARAMETERS, State
 
 _W, _LR, _K = Fed("w"), Any("lr"), Any("k")
 _RAW = Any("gradient")
@@ -158,6 +160,13 @@ class Update:
         """A value that was found."""
         value = self.found.get(name)
         return value if isinstance(value, Value) else None
+
+    def states(self) -> Iterator[tuple[State, Value, Value]]:
+        """The states that were found, each with its old and its new value."""
+        for state in OF_PARAMETERS:
+            old, new = self.value(state.symbol), self.value(f"{state.symbol}1")
+            if old is not None and new is not None:
+                yield state, old, new
 
     def number(self, name: str, default: float) -> float:
         """A number that was found."""

@@ -98,10 +98,9 @@ def _by_update(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
         update = recognised(value)
         if update is None or update.optimizer != "RMSProp":  # much looks like gradient descent
             continue
-        for old, new in (("w", None), ("s", "s1"), ("a", "a1"), ("m", "m1")):
-            before = update.value(old)
-            after = update.value(new) if new else None
-            output = name if new is None else by_value.get(id(after.source)) if after else None
+        made = [(update.value("w"), name)]
+        made += [(old, by_value.get(id(new.source))) for _, old, new in update.states()]
+        for before, output in made:
             if before is not None and before.is_input and output is not None:
                 binding[before.name] = output
     return binding

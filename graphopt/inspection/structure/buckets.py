@@ -7,7 +7,7 @@ import onnx
 from graphopt.inspection.facts import BucketFacts, ParameterFacts, static
 from graphopt.inspection.reading.dataflow import Dataflow
 from graphopt.inspection.reading.metadata import Described
-from graphopt.inspection.reading.recovered import KINDS, Recovered
+from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.structure.nodes_of import nodes_of
 
@@ -29,10 +29,8 @@ def bucket_facts(
         members.setdefault(trained.write.input.name, []).append(trained.facts.name)
     buckets = []
     for name, update in nodes.updates.items():
-        old = [update.value(letter) for letter in ("w", *KINDS)]
-        new = [
-            by_input[id(value)].new for value in old if value is not None and id(value) in by_input
-        ]
+        old = [update.value("w"), *(old for _, old, _ in update.states())]
+        new = [by_input[id(value)].new for value in old if id(value) in by_input]
         node = update.new.operation
         called = model.graph.node[node.node] if node is not None else onnx.NodeProto()
         is_function = any(

@@ -10,11 +10,11 @@ import onnx
 from graphopt._nodes import first_output, operands
 from graphopt.carried import NEXT
 from graphopt.inspection.facts import STAGES, LayerFacts, Stage
+from graphopt.states import split
 
 _BACKWARD = "backward/"
 _UPDATE = "update/"
 _GRAD_OF_NODE = "_Grad/"  # in the names that ONNX Runtime gives the nodes of a gradient
-_STATES = ("mean_square.", "mean_grad.", "moment.")
 _SEVERAL = ""  # buckets
 _NUMBER = re.compile(r"\d+")
 
@@ -203,13 +203,6 @@ def _of_update(
 
 def _carried_to(node: onnx.NodeProto, wanted: Mapping[str, str]) -> str:
     """The one bucket for which a node without a name works."""
-    found = {_bucket(value) for value in node.output if value.endswith(NEXT)}
+    found = {split(value.removesuffix(NEXT))[1] for value in node.output if value.endswith(NEXT)}
     found = found or {wanted[value] for value in node.output if value in wanted}
     return found.pop() if len(found) == 1 else _SEVERAL
-
-
-def _bucket(output: str) -> str:
-    name = output.removesuffix(NEXT)
-    for state in _STATES:
-        name = name.removeprefix(state)
-    return name

@@ -8,10 +8,11 @@ import numpy as np
 from graphopt.inspection.facts import StateFacts
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Any, Op, match
-from graphopt.inspection.reading.recovered import KINDS, Recovered
+from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
 from graphopt.on_device.names import ACCUMULATED, STEP
+from graphopt.states import STATISTIC
 
 _COUNTERS = {STEP, ACCUMULATED}
 _AVERAGE = average(Any("old"), Any("new"))
@@ -48,10 +49,8 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
     if nodes is None:
         return kinds
     for update in nodes.updates.values():
-        for letter, kind in {"w": "parameter", **KINDS}.items():
-            value = update.value(letter)
-            if value is not None:
-                kinds[id(value)] = kind
+        kinds[id(update.value("w"))] = "parameter"
+        kinds |= {id(old): state.name for state, old, _ in update.states()}
     return kinds
 
 
@@ -66,7 +65,7 @@ def _other_kind(write: Write) -> str:
         # The mask of a group keeps its statistics, as it keeps its parameters.
         new = masked["new"]
     average = match(_AVERAGE, new)
-    return "statistic" if average is not None and average["old"] is value.source else "other"
+    return STATISTIC.name if average is not None and average["old"] is value.source else "other"
 
 
 def _bytes(value: Value) -> int | None:

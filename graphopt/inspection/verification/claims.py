@@ -7,6 +7,7 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.structure.state import state_facts
 from graphopt.inspection.words import shown
+from graphopt.states import OF_PARAMETERS
 
 
 def contradictions(optimizer: Merged, nodes: Recovered, carried: Sequence[Write]) -> list[str]:
@@ -27,18 +28,13 @@ def contradictions(optimizer: Merged, nodes: Recovered, carried: Sequence[Write]
 
 def _inconsistencies(nodes: Recovered) -> Iterator[str]:
     """Parameters that are not updated like the others, so that some states are missing."""
-    optimizer = nodes.optimizer
-    expected = {
-        "mean_square": True,
-        "mean_grad": bool(optimizer.centered),
-        "moment": bool(optimizer.momentum),
-    }
     for trained in nodes.trained:
         name = shown(trained.facts.name)
-        for kind, is_expected in expected.items():
-            if (kind in trained.facts.states) != is_expected:
+        for state in OF_PARAMETERS:
+            is_expected = state.is_kept(nodes.optimizer)
+            if (state.name in trained.facts.states) != is_expected:
                 there = "there is no" if is_expected else "there is"
-                yield f"{there} '{kind}.{name}', unlike that of other parameters"
+                yield f"{there} '{state.of(name)}', unlike that of other parameters"
         if trained.update.has("centered") and not trained.update.has("guarded"):
             yield f"nothing keeps elements of '{name}' whose radicand is not positive"
 

@@ -15,7 +15,7 @@ from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading import pattern, scalars
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Number, Op, match
-from graphopt.inspection.reading.recovered import KINDS, Recovered, Trained
+from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.update_model import update_model
@@ -256,10 +256,9 @@ def _slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[_Slot]:
         bucket, facts = trained.write.input.name, trained.facts
         if not facts.size:
             raise NotRunError(f"the shape of '{shown(facts.name)}' was not recognised")
-        for letter, kind in {"w": PARAMETER, **KINDS}.items():
-            value = trained.update.value(letter)
-            if value is None or (letter == "m" and not trained.update.has("m1")):
-                continue
+        values = {PARAMETER: trained.write.input}
+        values |= {state.name: old for state, old, _ in trained.update.states()}
+        for kind, value in values.items():
             if id(value) not in outputs:
                 raise NotRunError(
                     f"'{shown(f'{kind}.{facts.name}')}' is not carried from step to step"

@@ -14,10 +14,11 @@ import onnx
 from graphopt.inspection.facts import OptimizerFacts, ParameterFacts
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
-from graphopt.inspection.reading.recovered import KINDS, Recovered
+from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.graph_update import NotRunError, State, one_line, started
+from graphopt.states import MEAN_SQUARE
 
 _WRITES = "com.microsoft::SGDOptimizerV2"
 _GRADIENTS = "gradients"
@@ -109,7 +110,7 @@ class SequenceUpdate:
 
     def starts(self, number: int) -> Mapping[str, float]:
         """The mean square before the first step: the sequence holds zeros, the model adds it."""
-        return {} if number else {"mean_square": float(np.float32(self._start))}
+        return {} if number else {MEAN_SQUARE.name: float(np.float32(self._start))}
 
     def run(
         self,
@@ -126,7 +127,7 @@ class SequenceUpdate:
         names = [parameter.name for parameter in self.parameters]
         old = {kind: [state[kind][name] for name in names] for kind in self._sequences}
         if number == 0:
-            old["mean_square"] = [np.zeros_like(array) for array in old["mean_square"]]
+            old |= {kind: [np.zeros_like(array) for array in old[kind]] for kind in self.starts(0)}
         feeds: dict[str, object] = {
             sequence: old[kind] for kind, sequence in self._sequences.items()
         }
@@ -257,14 +258,11 @@ def _writes(flow: Dataflow) -> Iterator[_Write]:
 def _kinds(update: Update) -> dict[str, str]:
     """The sequence that holds each kind of state."""
     found = {}
-    for letter, kind in KINDS.items():
-        value = update.value(letter)
-        if value is None or (letter == "m" and not update.has("m1")):
-            continue
-        sequences = _sequences_of(value)
+    for state, old, _ in update.states():
+        sequences = _sequences_of(old)
         if len(sequences) != 1:
-            raise NotRunError(f"the sequence that holds the {kind} was not recognised")
-        found[kind] = sequences.pop()
+            raise NotRunError(f"the sequence that holds the {state.name} was not recognised")
+        found[state.name] = sequences.pop()
     return found
 
 

@@ -15,6 +15,7 @@ from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Up
 from graphopt.inspection.verification.graph_update import NotRunError, State
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.words import shown
+from graphopt.states import MEAN_GRAD, MEAN_SQUARE, NAMES
 
 # Elements whose mean gradient is too large for their mean square, so that the guard keeps them.
 _GUARDED_SHARE = 0.1
@@ -154,16 +155,18 @@ class _Trials:
         s = 10 ** random.uniform(low, 0.0, shape)
         values = {
             PARAMETER: random.standard_normal(shape) * magnitude,
-            "mean_square": s,
-            "mean_grad": np.sqrt(s) * random.uniform(-0.6, 0.6, shape),
-            "moment": random.standard_normal(shape) * 0.01,
+            MEAN_SQUARE.name: s,
+            MEAN_GRAD.name: np.sqrt(s) * random.uniform(-0.6, 0.6, shape),
         }
+        for kind in NAMES:
+            if kind not in values:
+                values[kind] = random.standard_normal(shape) * 0.01
         decay = self._optimizer.decay or 0.0
-        if "mean_grad" in batch.values and decay > 1e-3:
+        if MEAN_GRAD.name in batch.values and decay > 1e-3:
             guarded = random.random(shape) < _GUARDED_SHARE
             mean = _GUARDED_MEAN * math.sqrt(1 + epsilon) / decay
-            values["mean_grad"] = np.where(guarded, mean, values["mean_grad"])
-            values["mean_square"] = np.where(guarded, 1.0, s)
+            values[MEAN_GRAD.name] = np.where(guarded, mean, values[MEAN_GRAD.name])
+            values[MEAN_SQUARE.name] = np.where(guarded, 1.0, s)
         for kind, start in self._update.starts(number).items():
             values[kind] = np.full(shape, start)
         dtypes = {PARAMETER: rule.dtype}
@@ -171,7 +174,7 @@ class _Trials:
 
     def _gradient(self, batch: Batch, state: Mapping[str, Array]) -> Array:
         """Of the size of the root of the mean square, times the loss scale."""
-        root = np.sqrt(np.maximum(state["mean_square"], 0))
+        root = np.sqrt(np.maximum(state[MEAN_SQUARE.name], 0))
         scale = self._optimizer.loss_scale or 1.0
         gradient = root * self._random.standard_normal(batch.shape) * scale
         return _rounded(gradient, batch.rule.gradient_dtype)

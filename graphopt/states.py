@@ -1,0 +1,99 @@
+"""The kinds of state that a training graph carries from step to step, each described once.
+
+Whoever handles state takes it from here: the update, checkpoints, on-device files, inspection and
+profiling.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class State:
+    """A kind of state.
+
+    Attributes:
+        name: What it is called; see `of` for that of a parameter.
+        purpose: What it is.
+        per: What there is one of it for.
+        symbol: Its letter in formulas and in the functions of the update, where its new value has
+            a 1 after it; "" for what these do not have.
+        dtype: NumPy's name of its element type; "" for that of the value in the forward model.
+        initial: What it starts at: a number, the name of the hyperparameter that says it, or None
+            for the value in the forward model.
+        kept_with: The hyperparameter without which there is none; None where there always is.
+
+    Example:
+        >>> MOMENT.of("fc.weight"), MOMENT.dtype, MOMENT.kept_with
+        ('moment.fc.weight', 'float32', 'momentum')
+    """
+
+    name: str
+    purpose: str
+    per: Literal["parameter", "graph", "batch normalization"] = "parameter"
+    symbol: str = ""
+    dtype: str = "float32"
+    initial: float | str | None = 0.0
+    kept_with: str | None = None
+
+    def of(self, parameter: str) -> str:
+        """What the state of a parameter is called in `Session.state` and in checkpoints."""
+        return f"{self.name}.{parameter}"
+
+    def start(self, optimizer: object) -> float:
+        """What it starts at, throughout, with the hyperparameters that are attributes of this."""
+        if isinstance(self.initial, str):
+            return float(getattr(optimizer, self.initial))
+        assert self.initial is not None
+        return self.initial
+
+    def is_kept(self, optimizer: object) -> bool:
+        """Whether there is any with the hyperparameters that are attributes of this."""
+        return self.kept_with is None or bool(getattr(optimizer, self.kept_with))
+
+
+MEAN_SQUARE = State(
+    "mean_square",
+    "the moving average of the squared gradient",
+    symbol="s",
+    initial="initial_mean_square",
+)
+MEAN_GRAD = State(
+    "mean_grad", "the moving average of the gradient", symbol="a", kept_with="centered"
+)
+MOMENT = State("moment", "what the last steps add up to", symbol="m", kept_with="momentum")
+GLOBAL_STEP = State("global_step", "the number of steps taken", "graph", dtype="int64")
+STATISTIC = State(
+    "statistic",
+    "a running mean or variance, under its name in the forward model",
+    "batch normalization",
+    dtype="",
+    initial=None,
+)
+
+STATES = (MEAN_SQUARE, MEAN_GRAD, MOMENT, GLOBAL_STEP, STATISTIC)
+"""All kinds, those of a parameter in the order of the update."""
+OF_PARAMETERS = tuple(state for state in STATES if state.per == "parameter")
+"""The kinds of which each parameter has one."""
+NAMES = tuple(state.name for state in OF_PARAMETERS)
+"""What they are called."""
+
+
+def kept_by(optimizer: object) -> tuple[State, ...]:
+    """The states that each parameter has, in the order of the update.
+
+    Args:
+        optimizer: Anything that has the hyperparameters as attributes.
+    """
+    return tuple(state for state in OF_PARAMETERS if state.is_kept(optimizer))
+
+
+def split(name: str) -> tuple[str, str]:
+    """The kind of a state and its parameter; the kind is "" where the name is none of a state.
+
+    Example:
+        >>> split("moment.fc.weight"), split("fc.weight")
+        (('moment', 'fc.weight'), ('', 'fc.weight'))
+    """
+    kind, _, parameter = name.partition(".")
+    return (kind, parameter) if parameter and kind in NAMES else ("", name)
