@@ -5,7 +5,7 @@ gradients of its outputs into those of its inputs. Which operators have one, `op
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -149,10 +149,7 @@ def _backward(
             needed = [i for i, value in enumerate(node.inputs) if value in path.values]
             is_steep = not steep.isdisjoint(node.outputs)
             backward = Backward(op, node, incoming, needed, provider, is_steep=is_steep)
-            rule = of(node).gradient
-            assert callable(rule)
-            result = rule(backward)
-        outgoing = [result] if isinstance(result, ir.Value) else list(result or ())
+            outgoing = list(_gradients(backward))
         for index in needed:
             value, part = backward.input(index), outgoing[index] if index < len(outgoing) else None
             if part is None:
@@ -167,6 +164,21 @@ def _backward(
         for value in list(contributions):
             gradient(value)
     return gradients
+
+
+def _gradients(backward: Backward) -> Iterator[ir.Value | NoGradient | None]:
+    """What the rule of a node gives, each in the shape of its input."""
+    operator = of(backward.node)
+    rule = operator.gradient
+    assert callable(rule)
+    result = rule(backward)
+    gradients = [result] if isinstance(result, ir.Value) else result or ()
+    for index, gradient in enumerate(gradients):
+        is_wide = index in operator.broadcasts and index not in backward.summed_inputs
+        if is_wide and isinstance(gradient, ir.Value):
+            yield backward.unbroadcast(gradient, backward.input(index))
+        else:
+            yield gradient
 
 
 def _like(gradient: ir.Value, value: ir.Value) -> ir.Value:

@@ -41,7 +41,7 @@ def leaky_relu(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, _by_sign(b, 1.0, alpha))
 
 
-@operator("PRelu")
+@operator("PRelu", broadcasts=(1,))
 def p_relu(b: Backward) -> Sequence[ir.Value]:
     """At 0, the slope below."""
     op, slope = b.op, b.input(1)
@@ -51,7 +51,7 @@ def p_relu(b: Backward) -> Sequence[ir.Value]:
         below = op.Where(op.Less(b.x, 0.0), op.Mul(b.dy, b.x), 0.0)
     else:
         below = op.Mul(b.dy, op.Min(b.x, 0.0))
-    return [op.Mul(b.dy, factor), b.unbroadcast(below, slope)]
+    return [op.Mul(b.dy, factor), below]
 
 
 @operator("Elu")
@@ -70,7 +70,7 @@ def selu(b: Backward) -> ir.Value:
 
 @operator("Celu")
 def celu(b: Backward) -> ir.Value:
-    """Dx = dy min(1, exp(x / alpha)), the second being y / alpha + 1."""
+    """dx = dy min(1, exp(x / alpha)), the second being y / alpha + 1."""
     below = b.op.Min(b.y, 0.0)
     alpha = b.node.attributes.get_float("alpha", 1.0)
     if alpha != 1:
@@ -95,7 +95,7 @@ def softplus(b: Backward) -> ir.Value:
 
 @operator("Softsign")
 def softsign(b: Backward) -> ir.Value:
-    """Dx = dy / (1 + |x|)²."""
+    """dx = dy / (1 + |x|)²."""
     root = b.op.Add(b.op.Abs(b.x), 1.0)
     return b.op.Div(b.dy, b.op.Mul(root, root))
 
@@ -115,7 +115,7 @@ def hard_sigmoid(b: Backward) -> ir.Value:
 
 @operator("HardSwish")
 def hard_swish(b: Backward) -> ir.Value:
-    """Dx = dy (x/3 + 1/2) for -3 < x < 3; 0 up to -3, dy from 3 on.
+    """dx = dy (x/3 + 1/2) for -3 < x < 3; 0 up to -3, dy from 3 on.
 
     The slope is -1/2 in the limit of x = -3, and 1 minus it is that in the limit of x = 3. So a
     ThresholdedRelu, which sets to 0 what is not above its threshold, ends it on either side.
@@ -152,7 +152,7 @@ def gelu(b: Backward) -> ir.Value:
 
 
 def _gelu_erf(b: Backward) -> ir.Value:
-    """Dx = dy (1 + erf(s) + s 2/√π exp(-s²)) / 2 with s = x/√2."""
+    """dx = dy (1 + erf(s) + s 2/√π exp(-s²)) / 2 with s = x/√2."""
     op = b.op
     s = op.Mul(b.x, math.sqrt(0.5))
     exponent = op.Sub(math.log(2 / math.sqrt(math.pi)), op.Mul(s, s))
@@ -161,7 +161,7 @@ def _gelu_erf(b: Backward) -> ir.Value:
 
 
 def _gelu_tanh(b: Backward) -> ir.Value:
-    """Dx = dy (s + y (1 - s) u') with y = x s, s = sigmoid(u) and u = √(8/π) (x + 0.044715 x³)."""
+    """dx = dy (s + y (1 - s) u') with y = x s, s = sigmoid(u) and u = √(8/π) (x + 0.044715 x³)."""
     op, k = b.op, math.sqrt(8 / math.pi)
     # Bounded, as 1 - s is 0 from there on, and 0 times infinity is not 0.
     square = op.Min(op.Mul(b.x, b.x), 100.0)

@@ -1,72 +1,64 @@
 """Sums, products, powers and choices of tensors, with broadcasting."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.operators.backward import Backward
-from graphopt.operators.record import NoGradient, operator
+from graphopt.operators.record import ALL, NoGradient, operator
 
 
-@operator("Add")
+@operator("Add", "Sum", broadcasts=ALL)
 def add(b: Backward) -> Sequence[ir.Value]:
-    return [b.unbroadcast(b.dy, b.input(0)), b.unbroadcast(b.dy, b.input(1))]
+    return [b.dy] * len(b.inputs)
 
 
-@operator("Sub")
-def sub(b: Backward) -> Sequence[ir.Value]:
-    # Negated after the sum, which may be smaller.
-    return [
-        b.unbroadcast(b.dy, b.input(0)),
-        b.op.Neg(b.unbroadcast(b.dy, b.input(1))),
-    ]
+@operator("Sub", broadcasts=ALL)
+def sub(b: Backward) -> Iterator[ir.Value]:
+    yield b.dy
+    yield b.op.Neg(b.summed(b.dy, 1))
 
 
-@operator("Mul")
-def mul(b: Backward) -> Sequence[ir.Value]:
-    left, right = b.input(0), b.input(1)
-    return [
-        b.unbroadcast(b.op.Mul(b.dy, right), left),
-        b.unbroadcast(b.op.Mul(b.dy, left), right),
-    ]
+@operator("Mul", broadcasts=ALL)
+def mul(b: Backward) -> Iterator[ir.Value]:
+    yield b.op.Mul(b.dy, b.input(1))
+    yield b.op.Mul(b.dy, b.input(0))
 
 
-@operator("Div")
-def div(b: Backward) -> Sequence[ir.Value]:
-    numerator, denominator = b.input(0), b.input(1)
-    quotient = b.op.Div(b.dy, denominator)
-    return [
-        b.unbroadcast(quotient, numerator),
-        b.op.Neg(b.unbroadcast(b.op.Mul(quotient, b.y), denominator)),
-    ]
+@operator("Div", broadcasts=ALL)
+def div(b: Backward) -> Iterator[ir.Value]:
+    quotient = b.op.Div(b.dy, b.input(1))
+    yield quotient
+    yield b.op.Neg(b.summed(b.op.Mul(quotient, b.y), 1))
 
 
-@operator("Mod")
-def mod(b: Backward) -> Sequence[ir.Value]:
-    """Y = x - d n, where n is a whole number."""
-    x, divisor = b.input(0), b.input(1)
-    minus_n = b.op.Div(b.op.Sub(b.y, x), divisor)
-    return [b.unbroadcast(b.dy, x), b.unbroadcast(b.op.Mul(b.dy, minus_n), divisor)]
+@operator("Mod", broadcasts=ALL)
+def mod(b: Backward) -> Iterator[ir.Value]:
+    """y = x - d n, where n is a whole number."""
+    minus_n = b.op.Div(b.op.Sub(b.y, b.x), b.input(1))
+    yield b.dy
+    yield b.op.Mul(b.dy, minus_n)
 
 
-@operator("Pow")
-def pow_(b: Backward) -> Sequence[ir.Value | None]:
-    """Dx = dy e x^(e - 1), 0 where e is 0; de = dy y log(x), 0 where x is 0 and e is not below."""
+@operator("Pow", broadcasts=ALL)
+def pow_(b: Backward) -> Iterator[ir.Value]:
+    """dx = dy e x^(e - 1), 0 where e is 0; de = dy y log(x), 0 where x is 0 and e is not below."""
     op, dy, x, exponent = b.op, b.dy, b.input(0), b.input(1)
     known = None if b.needs(1) else b.constant(exponent)
     if known is not None and known.size == 1:
-        return [b.unbroadcast(_constant_power(b, float(known.item())), x)]
+        yield _constant_power(b, float(known.item()))
+        return
     e = exponent if exponent.dtype == x.dtype else op.CastLike(exponent, x)
     # The power 0⁻¹ would be infinite, and 0 times infinity is not 0.
     less_one = op.Where(op.Equal(e, 0.0), 1.0, op.Sub(e, 1.0))
-    d_x = b.unbroadcast(op.Mul(dy, op.Mul(e, op.Pow(x, less_one))), x)
+    yield op.Mul(dy, op.Mul(e, op.Pow(x, less_one)))
     if not b.needs(1):
-        return [d_x]
+        return
     at_zero = op.And(op.Equal(x, 0.0), op.GreaterOrEqual(e, 0.0))
     slope = op.Where(at_zero, 0.0, op.Mul(b.y, op.Log(x)))
-    d_exponent = b.unbroadcast(op.Mul(dy, slope), exponent)
-    return [d_x, d_exponent if e is exponent else op.CastLike(d_exponent, exponent)]
+    d_exponent = b.summed(op.Mul(dy, slope), 1)
+    yield d_exponent if e is exponent else op.CastLike(d_exponent, exponent)
 
 
 def _constant_power(b: Backward, e: float) -> ir.Value:
@@ -87,33 +79,23 @@ def _constant_power(b: Backward, e: float) -> ir.Value:
     return op.Mul(op.Mul(dy, e), power)
 
 
-@operator("Sum")
-def sum_(b: Backward) -> Sequence[ir.Value]:
-    return [b.unbroadcast(b.dy, value) for value in b.inputs if value is not None]
-
-
-@operator("Mean")
+@operator("Mean", broadcasts=ALL)
 def mean(b: Backward) -> Sequence[ir.Value]:
-    share = b.op.Div(b.dy, float(len(b.inputs)))
-    return [b.unbroadcast(share, value) for value in b.inputs if value is not None]
+    return [b.op.Div(b.dy, float(len(b.inputs)))] * len(b.inputs)
 
 
-@operator("Max", "Min")
-def extremum(b: Backward) -> Sequence[ir.Value]:
+@operator("Max", "Min", broadcasts=ALL)
+def extremum(b: Backward) -> Iterable[ir.Value]:
     """The operands that are equal to the result share its gradient."""
-    values = [value for value in b.inputs if value is not None]
-    if len(values) == 1:
+    if len(b.inputs) == 1:
         return [b.dy]
-    chosen = [b.op.Equal(value, b.y) for value in values]
+    chosen = [b.op.Equal(value, b.y) for value in b.inputs]
     count = b.op.Sum(*(b.op.CastLike(equal, b.dy) for equal in chosen))
     share = b.op.Div(b.dy, count)
-    return [
-        b.unbroadcast(b.masked(share, equal), value)
-        for value, equal in zip(values, chosen, strict=True)
-    ]
+    return (b.masked(share, equal) for equal in chosen)
 
 
-@operator("Clip")
+@operator("Clip", broadcasts=(1, 2))
 def clip(b: Backward) -> Sequence[ir.Value | None]:
     """Passes where min <= x <= max. Where the bounds are in disorder, y is max."""
     op, dy, x = b.op, b.dy, b.x
@@ -129,25 +111,22 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
         below = op.Less(x, low)
         if high is not None:
             below = op.And(below, op.Less(low, high))
-        d_low = b.unbroadcast(b.masked(dy, below), low)
+        d_low = b.masked(dy, below)
     if high is not None and b.needs(2):
         above = op.Greater(x, high)
         if low is not None:
             above = op.Or(above, op.Less(high, low))
-        d_high = b.unbroadcast(b.masked(dy, above), high)
+        d_high = b.masked(dy, above)
     condition = inside[0] if len(inside) == 1 else op.And(*inside)
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@operator("Where")
-def where(b: Backward) -> Sequence[ir.Value | None]:
+@operator("Where", broadcasts=ALL)
+def where(b: Backward) -> Iterator[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
-    condition, yes, no = b.input(0), b.input(1), b.input(2)
-    return [
-        None,
-        b.unbroadcast(b.op.Where(condition, b.dy, 0.0), yes) if b.needs(1) else None,
-        b.unbroadcast(b.op.Where(condition, 0.0, b.dy), no) if b.needs(2) else None,
-    ]
+    yield None
+    yield b.op.Where(b.x, b.dy, 0.0) if b.needs(1) else None
+    yield b.op.Where(b.x, 0.0, b.dy) if b.needs(2) else None
 
 
 @operator("OneHot")

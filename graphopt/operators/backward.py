@@ -24,6 +24,7 @@ class Backward:
         provider: The execution provider for which the fastest of several formulations is chosen.
         is_steep: Whether the gradients of its outputs may be infinite, or not a number. Then 0
             times such a gradient is not 0, and a rule must not mask it by a product.
+        summed_inputs: Those whose gradient the rule has summed itself, by `summed`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Backward:
         self.outputs = tuple(node.outputs)
         self.provider = provider
         self.is_steep = is_steep
+        self.summed_inputs: set[int] = set()
         self._gradients = tuple(gradients)
         self._needed = frozenset(needed)
 
@@ -208,6 +210,14 @@ class Backward:
     def zeros_like(self, value: ir.Value) -> ir.Value:
         """Zeros of a value's shape and dtype."""
         return self.zeros(self.shape_of(value), value.dtype)
+
+    def summed(self, gradient: ir.Value, index: int) -> ir.Value:
+        """A gradient in the shape of an input that is broadcast.
+
+        That is done for the rule, unless what comes after the sum is less work than before it.
+        """
+        self.summed_inputs.add(index)
+        return self.unbroadcast(gradient, self.input(index))
 
     def unbroadcast(
         self, gradient: ir.Value, operand: ir.Value, wide: Sequence[Dim] | None = None

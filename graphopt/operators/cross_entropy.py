@@ -29,7 +29,7 @@ def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node, trained: Collection[s
 
 @operator("SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy)
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
-    """Dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
+    """dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
     op = b.op
     with b.named_as_node():
         logarithms = op.LogSoftmax(b.x, axis=1)
@@ -46,7 +46,7 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
 
 @operator("NegativeLogLikelihoodLoss", rewrite=rewrite_cross_entropy)
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
-    """Dx = -onehot(label) w dL / Σw."""
+    """dx = -onehot(label) w dL / Σw."""
     forward = _replace_loss(b, b.x)
     one_hot, share = _one_hot(b, forward), _share(b, forward)
     if b.is_steep:

@@ -31,7 +31,7 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
 
 @operator("Dropout", rewrite=rewrite_dropout)
 def dropout(b: Backward) -> ir.Value:
-    """Dx = dy mask / (1 - ratio)."""
+    """dx = dy mask / (1 - ratio)."""
     ratio = b.optional(1)
     known = None if ratio is None else b.constant(ratio)
     if known is not None and not 0 <= known.item() < 1:

@@ -42,7 +42,7 @@ def reciprocal(b: Backward) -> ir.Value:
 
 @operator("Erf")
 def erf(b: Backward) -> ir.Value:
-    """Dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
+    """dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
     exponent = b.op.Sub(math.log(2 / math.sqrt(math.pi)), b.op.Mul(b.x, b.x))
     return b.op.Mul(b.dy, b.op.Exp(exponent))
 

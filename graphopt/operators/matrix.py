@@ -12,7 +12,7 @@ from graphopt.operators.record import operator
 
 @operator("MatMul")
 def matmul(b: Backward) -> Sequence[ir.Value | None]:
-    """DA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
+    """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
     op, dy = b.op, b.dy
     left, right = b.input(0), b.input(1)
     ranks = b.rank(left), b.rank(right)
@@ -47,7 +47,10 @@ def _transposed(b: Backward, x: ir.Value, rank: int) -> ir.Value:
 
 
 def _unbatched(b: Backward, product: ir.Value, operand: ir.Value, axis_of_one: int) -> ir.Value:
-    """The gradient of an operand, from one of each batch; a vector loses the axis of size 1."""
+    """The gradient of an operand, from one of each batch; a vector loses the axis of size 1.
+
+    Only the axes of batches are broadcast, so that it has not the shape of the result.
+    """
     shape = b.shape(operand)
     matrices = sum(b.rank(value) > 1 for value in (b.input(0), b.input(1)))
     batch = b.shape(b.y)[: b.rank(b.y) - matrices]
@@ -57,9 +60,9 @@ def _unbatched(b: Backward, product: ir.Value, operand: ir.Value, axis_of_one: i
     return b.unbroadcast(vector, operand, [*batch, *shape])
 
 
-@operator("Gemm")
+@operator("Gemm", broadcasts=(2,))
 def gemm(b: Backward) -> Sequence[ir.Value | None]:
-    """Y = alpha A B + beta C, where A and B may be transposed."""
+    """y = alpha A B + beta C, where A and B may be transposed."""
     op, dy = b.op, b.dy
     left, right, bias = b.input(0), b.input(1), b.optional(2)
     alpha = b.node.attributes.get_float("alpha", 1.0)
@@ -76,9 +79,7 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
         d_right = op.Gemm(left, dy, alpha=alpha, transA=1 - left_transposed)
     d_bias = None
     if bias is not None and b.needs(2):
-        d_bias = b.unbroadcast(dy, bias)
-        if beta != 1:
-            d_bias = op.Mul(d_bias, beta)
+        d_bias = dy if beta == 1 else op.Mul(b.summed(dy, 2), beta)
     return [d_left, d_right, d_bias]
 
 

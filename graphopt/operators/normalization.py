@@ -1,6 +1,6 @@
 """Normalizations within an example."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -9,10 +9,10 @@ from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
 
 
-@operator("LayerNormalization")
-def layer_normalization(b: Backward) -> Sequence[ir.Value | None]:
+@operator("LayerNormalization", broadcasts=(1, 2))
+def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
     """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std."""
-    op, dy, x, scale, bias = b.op, b.dy, b.x, b.input(1), b.optional(2)
+    op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
     if b.has_gradient(1) or b.has_gradient(2):
         raise b.error("its second or third output is read, which would have no gradient")
     if b.node.attributes.get_int("stash_type", 1) != 1 and x.dtype != ir.DataType.FLOAT:
@@ -21,10 +21,9 @@ def layer_normalization(b: Backward) -> Sequence[ir.Value | None]:
     mean, inverse = (op.CastLike(value, x) for value in b.node.outputs[1:3])
     normalized = op.Mul(op.Sub(x, mean), inverse)
     axes = list(range(b.axis(x, -1), b.rank(x)))
-    d_x = _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
-    d_scale = b.unbroadcast(op.Mul(dy, normalized), scale, b.shape(x)) if b.needs(1) else None
-    d_bias = b.unbroadcast(dy, bias, b.shape(x)) if bias is not None and b.needs(2) else None
-    return [d_x, d_scale, d_bias]
+    yield _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
+    yield op.Mul(dy, normalized) if b.needs(1) else None
+    yield dy if b.needs(2) else None
 
 
 @operator("InstanceNormalization")

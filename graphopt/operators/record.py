@@ -12,7 +12,7 @@ gradients of a node's outputs into those of its inputs, by appending nodes in st
 Whoever needs a fact asks `of` for the record.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from typing import Any
@@ -51,7 +51,7 @@ class Moves(IntEnum):
     """They are computed with."""
 
 
-Gradients = ir.Value | Sequence[ir.Value | NoGradient | None] | None
+Gradients = ir.Value | Iterable[ir.Value | NoGradient | None] | None
 Rule = Callable[[Backward], Gradients]
 Rewrite = Callable[[GraphBuilder, ir.Node, Collection[str]], Sequence[RunningStatistic] | None]
 Steep = Callable[[ir.Node, Collection[ir.Value]], Collection[int]]
@@ -71,8 +71,8 @@ class Operator:
             result changes with a small change of an operand; None where there is no rule.
         rewrite: Replaces or changes a node before the graph is differentiated, given the names of
             the trained parameters; returns the running statistics that the node moves, if any.
-        broadcasts: The inputs that may be smaller than the first output, to which they are
-            repeated. The gradients that the rule returns for them are summed to their shapes.
+        broadcasts: The inputs that may be smaller than the first output, to whose shape they are
+            repeated. The gradients that the rule returns for them have that shape.
         steep: The inputs along which the slope may be infinite; or a function that tells it of a
             node, given the values that depend on a parameter.
         spreads: Whether each element of a trained operand gets a gradient from what the gradient
@@ -112,10 +112,11 @@ OPERATORS: dict[str, Operator] = {}
 def operator(*names: str, **facts: Any) -> Callable[[Rule], Rule]:
     """Record facts of operators, and the gradient rule that it decorates, if it decorates one.
 
-    The rule returns a gradient for each input, in their order, or one gradient, of the first input.
-    It need not leave out what nobody asked for: nodes that nothing reads are removed.
-    `Backward.needs` tells where that would be costly or could fail. If it returns None for what was
-    asked for, that is an error; a `NoGradient` says why there is none.
+    The rule returns or yields a gradient for each input, in their order, or returns that of the
+    first input alone. Gradients of inputs that are broadcast have the shape of the first output;
+    they are summed for the rule. It need not leave out what nobody asked for: nodes that nothing
+    reads are removed. `Backward.needs` tells where that would be costly or could fail. None for
+    what was asked for is an error; a `NoGradient` says why there is none.
 
     Args:
         names: One record is made under each of these.

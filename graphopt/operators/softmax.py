@@ -8,7 +8,7 @@ from graphopt.operators.record import operator
 
 @operator("Softmax")
 def softmax(b: Backward) -> ir.Value:
-    """Dx = y (dy - Σ dy y)."""
+    """dx = y (dy - Σ dy y)."""
     weighted = b.op.Mul(b.dy, b.y)
     total = b.sum(weighted, [b.axis(b.x, -1)], keepdims=True)
     return b.op.Sub(weighted, b.op.Mul(b.y, total))
@@ -16,6 +16,6 @@ def softmax(b: Backward) -> ir.Value:
 
 @operator("LogSoftmax")
 def log_softmax(b: Backward) -> ir.Value:
-    """Dx = dy - softmax(x) Σ dy."""
+    """dx = dy - softmax(x) Σ dy."""
     total = b.sum(b.dy, [b.axis(b.x, -1)], keepdims=True)
     return b.op.Sub(b.dy, b.op.Mul(b.op.Exp(b.y), total))
