@@ -265,7 +265,12 @@ def export(
     typer.echo(f"trained model: {output}")
 
 
-@app.command(epilog="Example:\n\ngraphopt profile train.onnx --batch-size 64 --json profile.json")
+@app.command(
+    epilog="Example:\n\ngraphopt profile train.onnx --batch-size 64 --json profile.json",
+    context_settings={  # --top is what --rows was called before
+        "token_normalize_func": lambda name: "rows" if name == "top" else name
+    },
+)
 def profile(
     graph: _Graph,
     data: Annotated[
@@ -294,7 +299,7 @@ def profile(
     kernels: Annotated[
         bool, typer.Option("--kernels/--no-kernels", help="Use the fused kernels of the update.")
     ] = True,
-    top: Annotated[int, typer.Option(min=1, help="Rows of a table.")] = 10,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a table.")] = 10,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="OUT.json", help="The whole profile, to write.")
     ] = None,
@@ -318,7 +323,7 @@ def profile(
         kernels=kernels,
     )
     screen = console()
-    for part in profile_tables(str(graph), measured, top):
+    for part in profile_tables(str(graph), measured, rows):
         screen.print(part)
     if json_path is not None:
         text = json.dumps(measured.to_dict(), indent=2) + "\n"

@@ -1,12 +1,14 @@
 """What a user finds: at the top level, in each package, and on the command line."""
 
 import importlib.metadata
+import inspect
 import pkgutil
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import graphopt
@@ -48,3 +50,48 @@ def test_one_version():
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "graphopt.__version__"}}
     assert importlib.metadata.version("graphopt") == graphopt.__version__
+
+
+# The functions behind a command, and the options that are of the command line alone: files, what
+# is chosen of a table, and patterns of names.
+COMMANDS = {
+    "build": ((graphopt.RMSProp, graphopt.training_graph), {"forward", "output", "freeze"}),
+    "profile": ((graphopt.profile,), {"data", "rows", "json"}),
+    "inspect": (
+        (graphopt.inspect,),
+        {"file", "json", "html", "name", "group", "sort", "rows", "all", "graph", "fail-on"},
+    ),
+    "verify": ((graphopt.verify,), {"file", "json"}),
+    "diff": ((graphopt.inspection.diff,), {"rows", "json"}),
+}
+# An option that may be repeated, or that is completed, names one of what the argument has several.
+ONE_OF = {"dim": "dims", "provider": "providers"}
+CPU = "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_line_and_python_have_one_name_and_default_for_one_thing(command):
+    functions, alone = COMMANDS[command]
+    arguments = {
+        name: argument.default
+        for function in functions
+        for name, argument in inspect.signature(function).parameters.items()
+    }
+    for option in typer.main.get_command(app).commands[command].params:
+        name = option.opts[0].removeprefix("--")
+        if name in alone:
+            continue
+        name = name.replace("-", "_")
+        name = name if name in arguments else ONE_OF[name]
+        default = arguments[name]
+        if name == "providers":
+            assert (option.default, default) in [(CPU, None), (CPU, (CPU,))]
+        elif default is not inspect.Parameter.empty:
+            assert option.default == default, option.opts
+
+
+def test_the_older_name_of_an_option_is_not_shown():
+    profile = typer.main.get_command(app).commands["profile"]
+    named = [profile.make_context("profile", ["g", o, "3"]) for o in ("--rows", "--top")]
+    assert [context.params["rows"] for context in named] == [3, 3]
+    assert "--top" not in CliRunner().invoke(app, ["profile", "--help"]).output

@@ -34,6 +34,7 @@ _File = Annotated[
 
 
 def inspect(
+    ctx: typer.Context,
     file: _File,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON, for programs.")
@@ -83,14 +84,13 @@ def inspect(
     The optimizer, its groups and parameters, what each stage costs, what the runtime must support,
     and what may go wrong: read in the file alone, which is not run.
     """
+    if as_json:
+        _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--json prints everything")
+    elif html is not None:
+        _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--html writes everything")
     if checkpoints.is_checkpoint(file):
-        of_graphs = {
-            "--html": html, "--steps": steps, "--target": target, "--dim": dim, "--name": name,
-            "--group": group,
-        }  # fmt: skip
-        for option, value in of_graphs.items():
-            if value:
-                raise ValueError(f"{option}: '{file}' is a checkpoint, and this is for graphs")
+        of_graphs = ("html", "steps", "target", "batch_size", "dim", "name", "group", "sort")
+        _refuse(ctx, of_graphs, f"'{file}' is a checkpoint, and this is for graphs")
         rows = sys.maxsize if show_all else rows
         problems = _inspect_checkpoint(file, graph, rows=rows, as_json=as_json)
         _exit_if(problems, fail_on)
@@ -150,18 +150,21 @@ def verify(
 
 
 def diff(
+    ctx: typer.Context,
     before: Annotated[Path, typer.Argument(metavar="A", help="A graph or a checkpoint.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows of a table.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show what is different between two training graphs, or two checkpoints."""
+    if as_json:
+        _refuse(ctx, ("rows",), "--json prints everything")
     kinds = [checkpoints.is_checkpoint(file) for file in (before, after)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"'{before}' and '{after}': one is a checkpoint, the other a model")
     found: Any
     if all(kinds):
-        found = checkpoints.compare_checkpoints(before, after)
+        found = checkpoints.diff_checkpoints(before, after)
         parts = checkpoint_tables.difference_tables(f"{before} and {after}", found, rows=rows)
     else:
         found = difference(inspected(before), inspected(after))
@@ -170,6 +173,14 @@ def diff(
         _print_json(found.to_dict())
     else:
         _print(parts)
+
+
+def _refuse(ctx: typer.Context, parameters: Iterable[str], reason: str) -> None:
+    """Refuse options that stand on the command line and would have no effect."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name in parameters and source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"{parameter.opts[0]}: {reason}; leave it out")
 
 
 def named_size(text: str) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import graphopt
 from graphopt import RMSProp
 from graphopt.cli import app
-from graphopt.inspection import compare_checkpoints, diff, inspect_checkpoint
+from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
 from models import digits_cnn
 
 MODEL = digits_cnn.build()
@@ -174,6 +174,11 @@ class TestInspect:
             (("--group", "7"), "7"),
             (("--target", "abacus"), "abacus"),
             (("--html", "nowhere/page.html"), "nowhere"),
+            (("--json", "--rows", "3"), "--rows: --json prints everything; leave it out"),
+            (("--json", "--all"), "--all: --json prints everything"),
+            (("--html", "page.html", "--sort", "order"), "--sort: --html writes everything"),
+            (("--html", "page.html", "--name", "conv*"), "--name: --html writes everything"),
+            (("--json", "--group", "0"), "--group: --json prints everything"),
         ],
     )
     def test_wrong_options(self, options, told):
@@ -217,7 +222,8 @@ class TestInspectCheckpoint:
         ("option", "value"),
         [
             ("--html", "page.html"), ("--steps", 3), ("--target", "onnxruntime==1.19"),
-            ("--dim", "rows=3"), ("--name", "conv*"), ("--group", 0),
+            ("--dim", "rows=3"), ("--name", "conv*"), ("--group", 0), ("--batch-size", 32),
+            ("--sort", "size"),
         ],
     )  # fmt: skip
     def test_options_of_graphs(self, option, value):
@@ -331,7 +337,11 @@ class TestDiff:
     def test_checkpoints_in_json(self):
         arguments = ("start.safetensors", "later.safetensors")
         found = json.loads(succeed("diff", *arguments, "--json").stdout)
-        assert found == json.loads(json.dumps(compare_checkpoints(*arguments).to_dict()))
+        assert found == json.loads(json.dumps(diff_checkpoints(*arguments).to_dict()))
+
+    def test_rows_of_json(self):
+        line = refused("diff", "train.onnx", "other.onnx", "--json", "--rows", 3)
+        assert "--rows: --json prints everything; leave it out" in line
 
     def test_one_of_each(self):
         line = refused("diff", "train.onnx", "later.safetensors")

@@ -4,7 +4,7 @@ Tensors are read one after the other, and looked at in pieces of them, so that m
 the tensors of one parameter. On-device checkpoints are read as a whole.
 """
 
-from graphopt.inspection.checkpoints._compare import compare_checkpoints
+from graphopt.inspection.checkpoints._compare import diff_checkpoints
 from graphopt.inspection.checkpoints._contents import is_checkpoint
 from graphopt.inspection.checkpoints._facts import (
     BINS,
@@ -35,7 +35,7 @@ __all__ = [
     "StepSizes",
     "TensorDifference",
     "TensorValues",
-    "compare_checkpoints",
+    "diff_checkpoints",
     "inspect_checkpoint",
     "is_checkpoint",
 ]

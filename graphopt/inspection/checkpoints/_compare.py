@@ -25,7 +25,7 @@ from graphopt.inspection.checkpoints._numbers import (
 from graphopt.inspection.checkpoints._roles import kinds_of
 
 
-def compare_checkpoints(a: PathLike, b: PathLike) -> CheckpointDifference:
+def diff_checkpoints(before: PathLike, after: PathLike) -> CheckpointDifference:
     """How the second checkpoint differs from the first.
 
     The two may be of different kinds: a session's and an on-device one of the same training, for
@@ -36,10 +36,10 @@ def compare_checkpoints(a: PathLike, b: PathLike) -> CheckpointDifference:
         ValueError: A file is not a checkpoint; see `inspect_checkpoint`.
 
     Example:
-        >>> compare_checkpoints("5.safetensors", "10.safetensors").steps  # doctest: +SKIP
+        >>> diff_checkpoints("5.safetensors", "10.safetensors").steps  # doctest: +SKIP
         (5, 10)
     """
-    with open_checkpoint(a) as first, open_checkpoint(b) as second:
+    with open_checkpoint(before) as first, open_checkpoint(after) as second:
         in_first, in_second = kinds_of(first), kinds_of(second)
         measured = [
             _compared(
@@ -55,7 +55,7 @@ def compare_checkpoints(a: PathLike, b: PathLike) -> CheckpointDifference:
             pair for difference, pair in measured if difference.kind == "parameter" and pair.count
         ]
         return CheckpointDifference(
-            names=(str(a), str(b)),
+            names=(str(before), str(after)),
             kinds=(first.kind, second.kind),
             steps=(first.step, second.step),
             tensors=tensors,

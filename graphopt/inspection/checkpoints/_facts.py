@@ -256,7 +256,7 @@ class DifferenceTotals:
 
 @dataclass(frozen=True)
 class CheckpointDifference:
-    """How two checkpoints differ; see `compare_checkpoints`.
+    """How two checkpoints differ; see `diff_checkpoints`.
 
     Attributes:
         names: Their paths as they were given.

@@ -19,7 +19,7 @@ from graphopt import checkpoint as session_checkpoint
 from graphopt.inspection import checkpoints
 from graphopt.inspection.checkpoints import (
     BINS,
-    compare_checkpoints,
+    diff_checkpoints,
     inspect_checkpoint,
     is_checkpoint,
 )
@@ -453,7 +453,7 @@ def test_statistics(tmp_path, array):
     check_statistics(parameter.value.statistics, array, "linear")
     check_statistics(parameter.states["moment"].statistics, states, "log10")
     as_json(found)
-    as_json(compare_checkpoints(path, path))
+    as_json(diff_checkpoints(path, path))
     assert "w" in printed(checkpoint_tables("state", found))
 
 
@@ -490,7 +490,7 @@ def test_complex_numbers_have_no_statistics(tmp_path):
     found = inspect_checkpoint(path)
     assert found.parameters[0].value.statistics is None
     assert "complex64" in printed(checkpoint_tables("state", found))
-    difference = compare_checkpoints(path, path).tensors[0]
+    difference = diff_checkpoints(path, path).tensors[0]
     assert (difference.equal, difference.largest, difference.left_out) == (True, None, 0)
 
 
@@ -743,7 +743,7 @@ def test_on_device_checkpoints_show_what_the_session_has(tmp_path, native):
     assert device.parameters == ours.parameters
     assert device.problems == ours.problems == ()
     check_against_state(device, session.state, [p.name for p in optimizer.params])
-    difference = compare_checkpoints(tmp_path / "state", files.checkpoint)
+    difference = diff_checkpoints(tmp_path / "state", files.checkpoint)
     assert difference.totals.equal == difference.totals.tensors == ours.totals.tensors
     assert difference.kinds == ("session checkpoint", "on-device checkpoint")
 
@@ -876,7 +876,7 @@ def test_on_device_checkpoints_that_are_refused(tmp_path, checkpoint, message):
         inspect_checkpoint(path)
     assert path.name in str(caught.value)
     with pytest.raises(ValueError, match=message):
-        compare_checkpoints(path, path)
+        diff_checkpoints(path, path)
 
 
 # Two checkpoints.
@@ -884,7 +884,7 @@ def test_on_device_checkpoints_that_are_refused(tmp_path, checkpoint, message):
 
 def test_a_run_at_two_steps(trained):
     a, b = (without(trained.states[step], "global_step") for step in (5, 10))
-    found = compare_checkpoints(trained.paths[5], trained.paths[10])
+    found = diff_checkpoints(trained.paths[5], trained.paths[10])
     assert found.steps == (5, 10)
     assert found.names == (str(trained.paths[5]), str(trained.paths[10]))
     assert {tensor.name for tensor in found.tensors} == a.keys()
@@ -915,7 +915,7 @@ def test_a_run_at_two_steps(trained):
 
 
 def test_a_checkpoint_and_itself(trained):
-    found = compare_checkpoints(trained.paths[5], trained.paths[5])
+    found = diff_checkpoints(trained.paths[5], trained.paths[5])
     assert all(tensor.equal and tensor.largest == 0 for tensor in found.tensors)
     assert found.totals.equal == found.totals.tensors
     assert found.totals.relative_rms == 0
@@ -968,7 +968,7 @@ def test_differences(tmp_path, case):
     a, b, equal, largest, relative, cosine, left_out = case
     for name, array in {"a": a, "b": b}.items():
         session_checkpoint.save(tmp_path / name, state_of(array))
-    found = compare_checkpoints(tmp_path / "a", tmp_path / "b")
+    found = diff_checkpoints(tmp_path / "a", tmp_path / "b")
     tensor = found.tensors[0]
     assert (tensor.name, tensor.kind, tensor.equal) == ("w", "parameter", equal)
     assert tensor.left_out == left_out
@@ -988,7 +988,7 @@ def test_tensors_that_do_not_fit(tmp_path):
     second = state_of(W, other=W[0], type=W.astype("d") + 1, form=W.T.copy(), step=9)
     session_checkpoint.save(tmp_path / "a", first)
     session_checkpoint.save(tmp_path / "b", without(second, "moment.w"))
-    found = compare_checkpoints(tmp_path / "a", tmp_path / "b")
+    found = diff_checkpoints(tmp_path / "a", tmp_path / "b")
     unfit = {t.name: (t.kind, t.shapes, t.dtypes) for t in found.tensors if not t.comparable}
     assert unfit == {
         "moment.w": ("moment", ((3, 4), None), ("float32", None)),
@@ -1012,13 +1012,13 @@ def test_tensors_that_do_not_fit(tmp_path):
 def test_the_same_bits_of_another_dtype_are_not_equal(tmp_path):
     session_checkpoint.save(tmp_path / "a", state_of(np.zeros(3, np.float32)))
     session_checkpoint.save(tmp_path / "b", state_of(np.zeros(3, np.int32)))
-    tensor = compare_checkpoints(tmp_path / "a", tmp_path / "b").tensors[0]
+    tensor = diff_checkpoints(tmp_path / "a", tmp_path / "b").tensors[0]
     assert (tensor.name, tensor.equal, tensor.largest) == ("w", False, 0)
 
 
 def test_nothing_in_common(tmp_path):
     session_checkpoint.save(tmp_path / "a", {"global_step": np.array(1)})
-    found = compare_checkpoints(tmp_path / "a", tmp_path / "a")
+    found = diff_checkpoints(tmp_path / "a", tmp_path / "a")
     assert (found.tensors, found.totals.relative_rms) == ((), None)
     assert "steps 1 and 1, 0 tensors" in printed(difference_tables("two", found))
 
@@ -1140,12 +1140,12 @@ def look(path, other):
     try:
         found = inspect_checkpoint(path)
     except (ValueError, FileNotFoundError):
-        for function in (inspect_checkpoint, lambda p: compare_checkpoints(other, p)):
+        for function in (inspect_checkpoint, lambda p: diff_checkpoints(other, p)):
             with pytest.raises((ValueError, FileNotFoundError), match=path.name):
                 function(path)
         return False
     as_json(found)
-    difference = compare_checkpoints(other, path)
+    difference = diff_checkpoints(other, path)
     as_json(difference)
     for renderable in (*checkpoint_tables("a", found), *difference_tables("b", difference)):
         printed([renderable], width=80)
@@ -1220,7 +1220,7 @@ def test_memory_is_needed_for_one_parameter(tmp_path):
         state |= without(state_of(array, name=name, centered=False), "global_step")
     path = saved(tmp_path, state)
     del state
-    for look_at in (inspect_checkpoint, lambda p: compare_checkpoints(p, p)):
+    for look_at in (inspect_checkpoint, lambda p: diff_checkpoints(p, p)):
         tracemalloc.start()
         try:
             look_at(path)
@@ -1288,7 +1288,7 @@ def test_tables_of_a_checkpoint(trained):
 @pytest.mark.parametrize("width", [1, 20, 40, 80, 300])
 def test_tables_of_any_width(trained, width):
     found = inspect_checkpoint(trained.paths[10])
-    difference = compare_checkpoints(trained.paths[5], trained.paths[10])
+    difference = diff_checkpoints(trained.paths[5], trained.paths[10])
     for renderable in itertools.chain(
         checkpoint_tables("run", found), difference_tables("run", difference)
     ):
@@ -1298,7 +1298,7 @@ def test_tables_of_any_width(trained, width):
 
 
 def test_tables_of_differences(trained):
-    difference = compare_checkpoints(trained.paths[5], trained.paths[10])
+    difference = diff_checkpoints(trained.paths[5], trained.paths[10])
     text = printed(difference_tables("run", difference, rows=2))
     assert "run: steps 5 and 10, " in text
     assert f"{difference.totals.relative_rms:.3%} of their length" in text
@@ -1313,7 +1313,7 @@ def test_names_from_a_file_do_not_steer_the_terminal(tmp_path):
     found = inspect_checkpoint(path)
     assert found.parameters[0].value.name == name
     session_checkpoint.save(tmp_path / "b", state | {name: W[0], f"moment.{name}": W + 1})
-    difference = compare_checkpoints(path, tmp_path / "b")
+    difference = diff_checkpoints(path, tmp_path / "b")
     for tables in (checkpoint_tables(name, found), difference_tables(name, difference)):
         text = printed(tables)
         assert "\x1b" not in text
