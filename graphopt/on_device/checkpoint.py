@@ -1,13 +1,12 @@
 """The checkpoints of ONNX Runtime's on-device training, read and written without it.
 
-Such a file is one FlatBuffer of the schema ``ort_training_checkpoint.fbs``. The code here follows
-that schema itself: the generated Python modules trust every offset of a file and need several
-times its size in memory.
+Such a file is one FlatBuffer of the schema ``ort_training_checkpoint.fbs``, whose tables are
+written and read here, slot by slot.
 """
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt._files import PathLike, existing_file, write_atomically
+from graphopt.on_device._flatbuffer import Buffer, Chunk, DamagedError, Field, Table, Writer
 
 Tensors = Mapping[str, np.ndarray]
 
 _IDENTIFIER = b"ODTC"
 _VERSION = 2
 _GROUP = "group0"  # the only one that ONNX Runtime's optimizer uses
-_LARGEST_FILE = 2**31 - 1  # ONNX Runtime's limit for a FlatBuffer
 _LARGEST_RANK = 64  # NumPy's limit
 _NO_EXTERNAL_DATA = -1
 
@@ -106,7 +105,7 @@ def read(path: PathLike) -> OnDeviceCheckpoint:
         )
     try:
         return _read_checkpoint(path)
-    except _DamagedError as error:
+    except DamagedError as error:
         raise ValueError(
             f"'{path}' is not a readable checkpoint of on-device training: {error}; "
             "write it again or take another copy"
@@ -170,81 +169,9 @@ def _number(name: str, form: str, value: float) -> bytes:
         raise ValueError(f"'{name}' is {value!r}, expected a value that fits {kind}") from None
 
 
-# A field of a table: its bytes, or what writes it and returns its position. None is left out.
-_Field = bytes | Callable[[], int] | None
-_Chunk = bytes | bytearray | memoryview
-
-
-class _Writer:
-    """Lays a FlatBuffer out from its root to its leaves, so that arrays need no copy."""
-
-    def __init__(self) -> None:
-        self.chunks: list[_Chunk] = []
-        self._size = 0
-
-    def root(self, identifier: bytes, write_root: Callable[[], int]) -> None:
-        header = bytearray(4) + identifier
-        self._append(header, 4)
-        struct.pack_into("<I", header, 0, write_root())
-
-    def table(self, *fields: _Field) -> int:
-        """Write a table whose slots have these fields, the largest first for alignment."""
-        sizes = {i: _inline_size(f) for i, f in enumerate(fields) if f is not None}
-        slots = [0] * len(fields)
-        body = bytearray(4)
-        for i in sorted(sizes, key=lambda i: -sizes[i]):
-            slots[i] = len(body)
-            given = fields[i]
-            body += given if isinstance(given, bytes) else bytes(4)
-        vtable = struct.pack(f"<HH{len(slots)}H", 4 + 2 * len(slots), len(body), *slots)
-        at_vtable = self._append(vtable, 2)
-        at = self._append(body, 8, ahead=4)
-        struct.pack_into("<i", body, 0, at - at_vtable)
-        for slot, given in zip(slots, fields, strict=True):
-            if callable(given):
-                struct.pack_into("<I", body, slot, given() - (at + slot))
-        return at
-
-    def tables(self, items: Sequence[Callable[[], int]]) -> int:
-        """Write a vector of tables."""
-        body = bytearray(struct.pack("<I", len(items)) + bytes(4 * len(items)))
-        at = self._append(body, 4)
-        for i, item in enumerate(items):
-            entry = 4 + 4 * i
-            struct.pack_into("<I", body, entry, item() - (at + entry))
-        return at
-
-    def text(self, text: str) -> int:
-        encoded = text.encode()
-        return self._append(struct.pack("<I", len(encoded)) + encoded + b"\0", 4)
-
-    def vector(self, count: int, content: _Chunk) -> int:
-        """Write a vector of numbers, aligned to 8 bytes."""
-        at = self._append(struct.pack("<I", count), 8, ahead=4)
-        self._append(content, 1)
-        return at
-
-    def _append(self, chunk: _Chunk, alignment: int, ahead: int = 0) -> int:
-        """Add a chunk of which the byte ``ahead`` is aligned, and return its position."""
-        padding = -(self._size + ahead) % alignment
-        at = self._size + padding
-        self._size = at + len(chunk)
-        if self._size > _LARGEST_FILE:
-            raise ValueError(
-                f"the checkpoint takes more than {_LARGEST_FILE} bytes, the limit of ONNX "
-                "Runtime for one file; fewer or smaller parameters fit"
-            )
-        self.chunks += [bytes(padding), chunk]
-        return at
-
-
-def _inline_size(given: _Field) -> int:
-    return len(given) if isinstance(given, bytes) else 4
-
-
-def _serialized(checkpoint: OnDeviceCheckpoint) -> list[_Chunk]:
+def _serialized(checkpoint: OnDeviceCheckpoint) -> list[Chunk]:
     """The bytes of a checkpoint, in pieces."""
-    w = _Writer()
+    w = Writer()
     state = checkpoint.optimizer
     groups = [] if state is None else [partial(_write_group, w, state)]
     bag = partial(_write_properties, w, checkpoint.properties) if checkpoint.properties else None
@@ -260,7 +187,7 @@ def _serialized(checkpoint: OnDeviceCheckpoint) -> list[_Chunk]:
     return w.chunks
 
 
-def _write_module(w: _Writer, checkpoint: OnDeviceCheckpoint) -> int:
+def _write_module(w: Writer, checkpoint: OnDeviceCheckpoint) -> int:
     nominal = checkpoint.nominal
     return w.table(
         partial(_write_tensors, w, checkpoint.trainable, nominal=nominal),
@@ -269,7 +196,7 @@ def _write_module(w: _Writer, checkpoint: OnDeviceCheckpoint) -> int:
     )
 
 
-def _write_group(w: _Writer, state: OptimizerState) -> int:
+def _write_group(w: Writer, state: OptimizerState) -> int:
     states = [
         partial(w.table, partial(w.text, name), partial(_write_tensors, w, momentums))
         for name, momentums in state.momentums.items()
@@ -282,7 +209,7 @@ def _write_group(w: _Writer, state: OptimizerState) -> int:
     )
 
 
-def _write_properties(w: _Writer, properties: Mapping[str, int | float | str]) -> int:
+def _write_properties(w: Writer, properties: Mapping[str, int | float | str]) -> int:
     vectors: dict[type, list[Callable[[], int]]] = {int: [], float: [], str: []}
     for name, value in properties.items():
         kind, content = _property(w, name, value)
@@ -290,7 +217,7 @@ def _write_properties(w: _Writer, properties: Mapping[str, int | float | str]) -
     return w.table(*(partial(w.tables, items) if items else None for items in vectors.values()))
 
 
-def _property(w: _Writer, name: str, value: Any) -> tuple[type, _Field]:
+def _property(w: Writer, name: str, value: Any) -> tuple[type, Field]:
     match value:
         case bool():
             pass
@@ -303,13 +230,13 @@ def _property(w: _Writer, name: str, value: Any) -> tuple[type, _Field]:
     raise TypeError(f"property '{name}' is a {type(value).__name__}, expected int, float or str")
 
 
-def _write_tensors(w: _Writer, tensors: Tensors, *, nominal: bool = False) -> int:
+def _write_tensors(w: Writer, tensors: Tensors, *, nominal: bool = False) -> int:
     return w.tables(
         [partial(_write_tensor, w, name, array, nominal=nominal) for name, array in tensors.items()]
     )
 
 
-def _write_tensor(w: _Writer, name: str, array: np.ndarray, *, nominal: bool) -> int:
+def _write_tensor(w: Writer, name: str, array: np.ndarray, *, nominal: bool) -> int:
     array = np.asarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
@@ -346,120 +273,15 @@ def _code(name: str, dtype: np.dtype) -> int:
 # Reading
 
 
-class _DamagedError(Exception):
-    """What is wrong with a file."""
-
-
-class _Buffer:
-    """The bytes of a file, which allows each to be used about once.
-
-    In a FlatBuffer many offsets may lead to one place, by which a small file could ask for
-    endless work. Tables and raw data therefore count against the size of the file.
-    """
-
-    def __init__(self, content: np.ndarray) -> None:
-        self.content = content
-        self.size = content.size
-        self._unused = content.size
-
-    def number(self, form: str, at: int) -> Any:
-        self.require(at, struct.calcsize(form))
-        return struct.unpack_from(form, self.content.data, at)[0]
-
-    def require(self, at: int, size: int) -> None:
-        if at < 0 or size < 0 or at + size > self.size:
-            raise _DamagedError(
-                f"it is cut off or damaged: {size} bytes at {at} lie outside its {self.size} bytes"
-            )
-
-    def use(self, size: int) -> None:
-        self._unused -= size
-        if self._unused < 0:
-            raise _DamagedError("it is damaged: its parts overlap")
-
-    def copy(self, at: int, size: int) -> np.ndarray:
-        self.require(at, size)
-        self.use(size)
-        return np.array(self.content[at : at + size])
-
-
-class _Table:
-    """A table of a FlatBuffer; slots are numbered as in the schema."""
-
-    def __init__(self, buffer: _Buffer, at: int) -> None:
-        buffer.use(8)  # its offset to the vtable, and the offset that led here
-        self.buffer = buffer
-        self._at = at
-        self._vtable = at - buffer.number("<i", at)
-        self._vtable_size = buffer.number("<H", self._vtable)
-        self._size = buffer.number("<H", self._vtable + 2)
-        if self._vtable_size < 4 or self._size < 4:
-            raise _DamagedError(f"it is damaged: no table is at byte {at}")
-        buffer.require(self._vtable, self._vtable_size)
-        buffer.require(at, self._size)
-
-    def number(self, slot: int, form: str, default: int = 0) -> Any:
-        at = self._field(slot, struct.calcsize(form))
-        return default if at is None else self.buffer.number(form, at)
-
-    def table(self, slot: int) -> "_Table | None":
-        at = self._target(slot)
-        return None if at is None else _Table(self.buffer, at)
-
-    def tables(self, slot: int) -> "Iterable[_Table]":
-        at, count = self.vector(slot, 4)
-        for entry in range(at, at + 4 * count, 4):
-            yield _Table(self.buffer, entry + self.buffer.number("<I", entry))
-
-    def text(self, slot: int, what: str) -> str:
-        if self._target(slot) is None:
-            raise _DamagedError(f"it is damaged: {what} is missing")
-        at, count = self.vector(slot, 1)
-        self.buffer.use(count)
-        try:
-            return self.buffer.content[at : at + count].tobytes().decode()
-        except UnicodeDecodeError:
-            raise _DamagedError(f"it is damaged: {what} is not UTF-8") from None
-
-    def vector(self, slot: int, item_size: int) -> tuple[int, int]:
-        """Where a vector's items begin, and their count; none if the vector is missing."""
-        at = self._target(slot)
-        if at is None:
-            return 0, 0
-        count = self.buffer.number("<I", at)
-        self.buffer.require(at + 4, count * item_size)
-        return at + 4, count
-
-    def has(self, slot: int) -> bool:
-        return self._target(slot) is not None
-
-    def _target(self, slot: int) -> int | None:
-        at = self._field(slot, 4)
-        return None if at is None else at + int(self.buffer.number("<I", at))
-
-    def _field(self, slot: int, size: int) -> int | None:
-        entry = 4 + 2 * slot
-        if entry + 2 > self._vtable_size:
-            return None
-        offset = self.buffer.number("<H", self._vtable + entry)
-        if offset == 0:
-            return None
-        if offset < 4 or offset + size > self._size:
-            raise _DamagedError(
-                f"it is damaged: a field of the table at byte {self._at} has no room"
-            )
-        return self._at + int(offset)
-
-
 def _read_checkpoint(path: Path) -> OnDeviceCheckpoint:
-    buffer = _Buffer(np.fromfile(path, np.uint8))
-    root = _Table(buffer, buffer.number("<I", 0))
+    buffer = Buffer(np.fromfile(path, np.uint8))
+    root = Table(buffer, buffer.number("<I", 0))
     version = root.number(0, "<i")
     if version != _VERSION:
-        raise _DamagedError(f"its version is {version}, expected {_VERSION}")
+        raise DamagedError(f"its version is {version}, expected {_VERSION}")
     module = root.table(1)
     if module is None:
-        raise _DamagedError("it has no parameters")
+        raise DamagedError("it has no parameters")
     nominal = module.number(2, "<B") != 0
     external = _external(path) if module.number(3, "<B") else None
     parameters = partial(_read_tensors, nominal=nominal, external=external)
@@ -467,7 +289,7 @@ def _read_checkpoint(path: Path) -> OnDeviceCheckpoint:
     frozen = parameters(module.tables(1))
     both = sorted(trainable.keys() & frozen.keys())
     if both:
-        raise _DamagedError(f"'{both[0]}' is both trainable and frozen")
+        raise DamagedError(f"'{both[0]}' is both trainable and frozen")
     return OnDeviceCheckpoint(
         trainable=trainable,
         frozen=frozen,
@@ -477,34 +299,32 @@ def _read_checkpoint(path: Path) -> OnDeviceCheckpoint:
     )
 
 
-def _external(path: Path) -> _Buffer:
+def _external(path: Path) -> Buffer:
     data = existing_file(f"{path}.data")
     empty = data.stat().st_size == 0
-    return _Buffer(np.empty(0, np.uint8) if empty else np.memmap(data, np.uint8, mode="r"))
+    return Buffer(np.empty(0, np.uint8) if empty else np.memmap(data, np.uint8, mode="r"))
 
 
-def _read_optimizer(groups: Iterable[_Table], external: _Buffer | None) -> OptimizerState | None:
+def _read_optimizer(groups: Iterable[Table], external: Buffer | None) -> OptimizerState | None:
     state = None
     for group in groups:
         name = group.text(0, "the name of an optimizer group")
         if name != _GROUP or state is not None:
-            raise _DamagedError(f"it has an optimizer group '{name}', expected '{_GROUP}' alone")
-        momentums: dict[str, Tensors] = {}
-        for entry in group.tables(3):
-            parameter = entry.text(0, "the name of a parameter")
-            if parameter in momentums:
-                raise _DamagedError(f"it has momentums of '{parameter}' twice")
-            momentums[parameter] = _read_tensors(entry.tables(1), external=external)
+            raise DamagedError(f"it has an optimizer group '{name}', expected '{_GROUP}' alone")
+        momentums = {
+            parameter: _read_tensors(entry.tables(1), external=external)
+            for parameter, entry in _named("parameter", group.tables(3), twice="momentums of ")
+        }
         step, learning_rate = int(group.number(1, "<q")), float(group.number(2, "<f"))
         state = OptimizerState(step, learning_rate, momentums)
     return state
 
 
-def _read_properties(bag: _Table | None) -> dict[str, int | float | str]:
+def _read_properties(bag: Table | None) -> dict[str, int | float | str]:
     properties: dict[str, int | float | str] = {}
     if bag is None:
         return properties
-    readers: tuple[Callable[[_Table], int | float | str], ...] = (
+    readers: tuple[Callable[[Table], int | float | str], ...] = (
         lambda entry: int(entry.number(1, "<q")),
         lambda entry: float(entry.number(1, "<f")),
         lambda entry: entry.text(1, "the value of a property"),
@@ -513,27 +333,33 @@ def _read_properties(bag: _Table | None) -> dict[str, int | float | str]:
         for entry in bag.tables(slot):
             name = entry.text(0, "the name of a property")
             if name in properties:
-                raise _DamagedError(f"it has property '{name}' twice")
+                raise DamagedError(f"it has property '{name}' twice")
             properties[name] = value(entry)
     return properties
 
 
 def _read_tensors(
-    tables: Iterable[_Table], *, nominal: bool = False, external: _Buffer | None
+    tables: Iterable[Table], *, nominal: bool = False, external: Buffer | None
 ) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
+    named = _named("tensor", tables)
+    return {name: _read_tensor(name, table, nominal, external) for name, table in named}
+
+
+def _named(kind: str, tables: Iterable[Table], twice: str = "") -> Iterator[tuple[str, Table]]:
+    """The tables, each with its name, which no other has."""
+    found: set[str] = set()
     for table in tables:
-        name = table.text(0, "the name of a tensor")
-        if name in tensors:
-            raise _DamagedError(f"it has '{name}' twice")
-        tensors[name] = _read_tensor(name, table, nominal, external)
-    return tensors
+        name = table.text(0, f"the name of a {kind}")
+        if name in found:
+            raise DamagedError(f"it has {twice}'{name}' twice")
+        found.add(name)
+        yield name, table
 
 
-def _read_tensor(name: str, table: _Table, nominal: bool, external: _Buffer | None) -> np.ndarray:
+def _read_tensor(name: str, table: Table, nominal: bool, external: Buffer | None) -> np.ndarray:
     code = table.number(3, "<i")
     if code not in _ELEMENT_TYPES:
-        raise _DamagedError(f"'{name}' has element type {code}, which is unknown or not numeric")
+        raise DamagedError(f"'{name}' has element type {code}, which is unknown or not numeric")
     dtype = ir.DataType(code).numpy()
     if nominal:
         return np.empty(0, dtype)
@@ -541,31 +367,31 @@ def _read_tensor(name: str, table: _Table, nominal: bool, external: _Buffer | No
     expected = math.prod(shape) * dtype.itemsize
     content = _read_content(name, table, expected, external)
     if dtype == np.bool_ and content.size and content.max() > 1:
-        raise _DamagedError(f"'{name}' is bool, but has values other than 0 and 1")
+        raise DamagedError(f"'{name}' is bool, but has values other than 0 and 1")
     return content.view(dtype).reshape(shape)
 
 
-def _read_shape(name: str, table: _Table, item_size: int) -> tuple[int, ...]:
+def _read_shape(name: str, table: Table, item_size: int) -> tuple[int, ...]:
     at, rank = table.vector(2, 8)
     if rank > _LARGEST_RANK:
-        raise _DamagedError(f"'{name}' has {rank} dimensions, expected {_LARGEST_RANK} at most")
+        raise DamagedError(f"'{name}' has {rank} dimensions, expected {_LARGEST_RANK} at most")
     dims = tuple(table.buffer.number("<q", at + 8 * i) for i in range(rank))
     # Without its zeros too, the shape must be one that NumPy can address.
     extent = math.prod(d for d in dims if d) * item_size
     if any(d < 0 for d in dims) or extent >= 2**62:
-        raise _DamagedError(f"'{name}' has the impossible shape {list(dims)}")
+        raise DamagedError(f"'{name}' has the impossible shape {list(dims)}")
     return dims
 
 
-def _read_content(name: str, table: _Table, expected: int, external: _Buffer | None) -> np.ndarray:
+def _read_content(name: str, table: Table, expected: int, external: Buffer | None) -> np.ndarray:
     source, at, size = table.buffer, *table.vector(4, 1)
     offset = table.number(6, "<q", _NO_EXTERNAL_DATA)
     if offset != _NO_EXTERNAL_DATA:
         if external is None:
-            raise _DamagedError(f"'{name}' is in another file, but the checkpoint has none")
+            raise DamagedError(f"'{name}' is in another file, but the checkpoint has none")
         source, at, size = external, offset, expected
     elif not table.has(4):
-        raise _DamagedError(f"'{name}' has no data")
+        raise DamagedError(f"'{name}' has no data")
     if size != expected:
-        raise _DamagedError(f"'{name}' has {size} bytes of data, expected {expected}")
+        raise DamagedError(f"'{name}' has {size} bytes of data, expected {expected}")
     return source.copy(at, size)

@@ -436,7 +436,7 @@ def test_dtypes_that_onnx_runtime_does_not_load_are_refused(tmp_path, name):
 
 
 def test_files_above_the_limit_of_flatbuffers_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(on_device, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr("graphopt.on_device._flatbuffer._LARGEST_FILE", 1000)
     write(tmp_path / "checkpoint", OnDeviceCheckpoint({"w": np.ones(200, np.float32)}))
     with pytest.raises(ValueError, match="takes more than 1000 bytes"):
         write(tmp_path / "checkpoint", OnDeviceCheckpoint({"w": np.ones(250, np.float32)}))
