@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -10,15 +11,15 @@ from rich.text import Text
 def table(
     title: str,
     columns: Sequence[str],
-    rows: Iterable[Sequence[str | Text]],
+    rows: Iterable[Sequence[RenderableType]],
     total: Sequence[str] | None = None,
     *,
     dense: bool = False,
 ) -> Table:
     """A table; columns that begin with ">" are aligned on the right.
 
-    Cells are shown as they are: brackets in them mean nothing. Where no column has a name there is
-    no head. A dense one has less space between columns, and no empty line above and below.
+    Text in cells is shown as it is: brackets in it mean nothing. Where no column has a name there
+    is no head. A dense one has less space between columns, and no empty line above and below.
     """
     made = Table(
         title=title,
@@ -38,7 +39,7 @@ def table(
             overflow="fold",
         )
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     if total is not None:
         made.add_section()
         made.add_row(*(Text(cell) for cell in total))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 import graphopt
-from graphopt.inspection.show.graph_tables import tables
+from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
 from models import digits_cnn
@@ -56,7 +56,7 @@ def main() -> None:
         finally:
             os.chdir(before)
         console = Console(width=_COLUMNS, record=True, file=io.StringIO(), force_terminal=True)
-        for part in tables(found):
+        for part in graph_tables(found):
             console.print(part)
         text = console.export_html(theme=_DARK, code_format=_PAGE)
         lines = text.count("\n")

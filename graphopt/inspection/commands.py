@@ -16,11 +16,12 @@ from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection.comparison.differences import diff as difference
 from graphopt.inspection.facts import LEVELS, Hazard, Inspection, Level
 from graphopt.inspection.opening.untrusted import opened
-from graphopt.inspection.show import (
-    checkpoint_tables as checkpoint_tables,
-    graph_tables as inspection_tables,
+from graphopt.inspection.show.checkpoint_tables import checkpoint_tables
+from graphopt.inspection.show.difference_tables import (
+    checkpoint_difference_tables,
+    graph_difference_tables,
 )
-from graphopt.inspection.show.difference_tables import diff_tables
+from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.inspection.verification.verdict import verify as verified
 from graphopt.inspection.words import finite, shown
@@ -108,7 +109,7 @@ def inspect(
         _print_json(found.to_dict())
     elif html is None:
         _print(
-            inspection_tables.tables(
+            graph_tables(
                 found, rows=rows, names=name or (), groups=group or (), sort=sort, all=show_all
             )
         )
@@ -165,10 +166,10 @@ def diff(
     found: Any
     if all(kinds):
         found = checkpoints.diff_checkpoints(before, after)
-        parts = checkpoint_tables.difference_tables(f"{before} and {after}", found, rows=rows)
+        parts = checkpoint_difference_tables(f"{before} and {after}", found, rows=rows)
     else:
         found = difference(inspected(before), inspected(after))
-        parts = diff_tables(f"{before} and {after}", found, rows=rows)
+        parts = graph_difference_tables(f"{before} and {after}", found, rows=rows)
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -204,7 +205,7 @@ def _inspect_checkpoint(
     if as_json:
         _print_json(found.to_dict())
     else:
-        _print(checkpoint_tables.checkpoint_tables(str(file), found, rows=rows))
+        _print(checkpoint_tables(str(file), found, rows=rows))
     return found.problems
 
 

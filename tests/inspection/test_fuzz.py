@@ -14,7 +14,7 @@ from rich.console import Console
 import graphopt
 from graphopt import Parameter, RMSProp
 from graphopt.inspection.comparison.differences import diff
-from graphopt.inspection.show.graph_tables import tables
+from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
 from models import digits_cnn
@@ -309,7 +309,7 @@ def test_damaged_files(part, originals, tmp_path):
 
 def show(found, model):
     console = Console(width=100, record=True, quiet=True)
-    for part in tables(found):
+    for part in graph_tables(found):
         console.print(part)
     assert page(found, model).startswith("<!doctype html>") or page(found).lower().startswith("<!d")
 

@@ -1,7 +1,7 @@
-"""What a checkpoint holds, and how two of them differ, as tables on a terminal."""
+"""What a checkpoint holds, as tables on a terminal."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -9,23 +9,20 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from graphopt._tables import table
-from graphopt.inspection.checkpoints._facts import (
+from graphopt.inspection.checkpoints import (
     BINS,
-    CheckpointDifference,
     CheckpointInspection,
     ParameterValues,
     Statistics,
     StepSizes,
-    TensorDifference,
     TensorValues,
 )
 from graphopt.inspection.facts import Hazard
+from graphopt.inspection.show.parts import cut_table, short, short_number, tensor_type
 from graphopt.inspection.words import shown
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"
-_LONGEST_NAME = 60
 _LONGEST_TEXT = 200
 
 
@@ -67,9 +64,6 @@ class Sparkline:
         return Measurement(math.ceil(size / 3), size).with_maximum(options.max_width)
 
 
-_Cell = str | Sparkline
-
-
 def checkpoint_tables(
     title: str, inspection: CheckpointInspection, rows: int = 20
 ) -> Iterator[RenderableType]:
@@ -102,39 +96,6 @@ def checkpoint_tables(
         yield Text(_problem_text(inspection.problems, rows))
 
 
-def difference_tables(
-    title: str, difference: CheckpointDifference, rows: int = 20
-) -> Iterator[RenderableType]:
-    """How two checkpoints differ, to be printed like `checkpoint_tables`.
-
-    Args:
-        title: What was compared.
-        difference: What was found.
-        rows: How many tensors to show that differ, the first ones, and how many that do not fit.
-    """
-    totals = difference.totals
-    first, second = ("unknown" if step is None else f"{step:,}" for step in difference.steps)
-    counts = {
-        "equal": totals.equal,
-        "different": totals.different,
-        "of another shape or dtype": totals.mismatched,
-        "only in the first": totals.only_first,
-        "only in the second": totals.only_second,
-    }
-    text = (
-        f"{shown(title, _LONGEST_TEXT)}: steps {first} and {second}, {totals.tensors:,} tensors\n"
-        f"{', '.join(f'{count:,} {name}' for name, count in counts.items() if count) or 'empty'}\n"
-    )
-    if totals.relative_rms is not None:
-        text += f"the parameters as a whole moved by {totals.relative_rms:.3%} of their length\n"
-    yield Text(text)
-    if changed := [t for t in difference.tensors if t.comparable and not t.equal]:
-        yield _changed_table(changed, rows)
-    if unfit := [t for t in difference.tensors if not t.comparable]:
-        found = [[_name(t.name), _name(t.kind), _type_in(t, 0), _type_in(t, 1)] for t in unfit]
-        yield _table("Tensors that do not fit", ["name", "", "first", "second"], *_cut(found, rows))
-
-
 def _heading(title: str, inspection: CheckpointInspection) -> str:
     totals = inspection.totals
     step = "step unknown" if inspection.step is None else f"step {inspection.step:,}"
@@ -147,13 +108,13 @@ def _heading(title: str, inspection: CheckpointInspection) -> str:
         f"{totals.nan:,} NaN, {totals.inf:,} infinite\n"
     )
     if inspection.learning_rate is not None:
-        text += f"initial learning rate {_number(inspection.learning_rate)}\n"
+        text += f"initial learning rate {short_number(inspection.learning_rate)}\n"
     return text
 
 
 def _problem_text(problems: Sequence[Hazard], rows: int) -> str:
     lines = [
-        f"{p.level}, {p.kind}: {_name(', '.join(p.where))}: {shown(p.why, _LONGEST_TEXT)}; {p.fix}"
+        f"{p.level}, {p.kind}: {short(', '.join(p.where))}: {shown(p.why, _LONGEST_TEXT)}; {p.fix}"
         for p in problems[:rows]
     ]
     if len(problems) > rows:
@@ -175,7 +136,7 @@ def _value_table(title: str, tensors: Sequence[TensorValues], spread: str, rows:
         for tensor, count in zip(first, counts, strict=True)
     ]
     columns = ["name", "type", ">min", ">max", ">rms", *counted, spread]
-    return _table(title, columns, cells, len(tensors) - len(first))
+    return cut_table(title, columns, cells, len(tensors) - len(first))
 
 
 def _counts(tensor: TensorValues) -> dict[str, int]:
@@ -188,78 +149,27 @@ def _counts(tensor: TensorValues) -> dict[str, int]:
 def _value_cells(tensor: TensorValues) -> list[str]:
     found = tensor.statistics
     numbers = (None,) * 3 if found is None else (found.minimum, found.maximum, found.rms)
-    kind = _type(tensor.dtype, tensor.shape)
-    return [_name(tensor.name), kind, *(_number(number) for number in numbers)]
+    kind = tensor_type(tensor.dtype, tensor.shape)
+    return [short(tensor.name), kind, *(short_number(number) for number in numbers)]
 
 
 def _step_size_tables(parameters: Sequence[ParameterValues], rows: int) -> Iterator[RenderableType]:
     found = [(p.value.name, p.step_sizes) for p in parameters if p.step_sizes is not None]
     columns = ["name", ">learning rate", ">min", ">median", ">max", ">at the guard"]
     cells = [_step_size_row(name, sizes) for name, sizes in found[:rows]]
-    yield _table("Step sizes", columns, cells, len(found) - len(cells))
+    yield cut_table("Step sizes", columns, cells, len(found) - len(cells))
     if any(sizes.per_unit for _, sizes in found):
         yield Text("where no learning rate is shown, it is not known: steps for one of 1")
     if any(sizes.assumed for _, sizes in found):
         yield Text(f"epsilon is not known, {found[0][1].epsilon:g} was assumed")
 
 
-def _step_size_row(name: str, sizes: StepSizes) -> list[_Cell]:
+def _step_size_row(name: str, sizes: StepSizes) -> list[RenderableType]:
     numbers = (sizes.learning_rate, sizes.minimum, sizes.median, sizes.maximum)
     guarded = "" if sizes.guarded is None else f"{100 * sizes.guarded:.3g}%"
-    return [_name(name), *(_number(number) for number in numbers), guarded]
+    return [short(name), *(short_number(number) for number in numbers), guarded]
 
 
-def _changed_table(tensors: Sequence[TensorDifference], rows: int) -> Table:
-    found: list[list[_Cell]] = [
-        [
-            _name(tensor.name),
-            _name(tensor.kind),
-            _number(tensor.largest),
-            _number(tensor.relative_rms),
-            "" if tensor.cosine is None else f"{tensor.cosine:.6f}",
-            f"{tensor.left_out:,}" if tensor.left_out else "",
-        ]
-        for tensor in tensors[:rows]
-    ]
-    columns = ["name", "", ">largest", ">relative rms", ">cosine", ">not finite"]
-    return _table("Tensors that differ", columns, found, len(tensors) - len(found))
-
-
-def _cut(found: Sequence[list[str]], rows: int) -> tuple[Sequence[list[str]], int]:
-    """The first rows, and how many there are more."""
-    return found[:rows], max(len(found) - rows, 0)
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[_Cell]], more: int) -> Table:
-    """A table, some of whose cells adapt to the room that there is."""
-    made = table(title, columns, ())
-    for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    if more:
-        made.add_row(Text(f"{more:,} more"))
-    return made
-
-
-def _name(name: str) -> str:
-    return shown(name, _LONGEST_NAME)
-
-
-def _type(dtype: str | None, shape: Sequence[int] | None) -> str:
-    """The dimensions, and the dtype if it is not the usual one."""
-    if dtype is None or shape is None:
-        return ""
-    sizes = "x".join(map(str, shape)) or "scalar"
-    return sizes if dtype == "float32" else f"{sizes} {dtype}"
-
-
-def _type_in(tensor: TensorDifference, index: int) -> str:
-    return _type(tensor.dtypes[index], tensor.shapes[index])
-
-
-def _number(number: float | None) -> str:
-    return "" if number is None else f"{number:.3g}"
-
-
-def _sparkline(found: Statistics | None) -> _Cell:
+def _sparkline(found: Statistics | None) -> RenderableType:
     histogram = None if found is None else found.histogram
     return "" if histogram is None else Sparkline(histogram.counts)

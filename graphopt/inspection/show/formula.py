@@ -1,10 +1,34 @@
-"""The update as formulas."""
+"""The update of a parameter as formulas: in names, and with the numbers of one parameter."""
 
-from graphopt.inspection.facts import OptimizerFacts
+# ruff: noqa: RUF001  # formulas have minus signs and Greek letters
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from graphopt.inspection import words
+from graphopt.inspection.facts import OptimizerFacts, ParameterFacts, Schedule
+
+Line = tuple[str, str]
+"""A line of a formula, and what it is."""
+
+_CENTRALIZED = "g ← g − mean(g)"
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """How what an update multiplies, adds and divides by is written."""
+
+    rate: str = "learning_rate"
+    weight_decay: str = "weight_decay"
+    loss_scale: str = "loss_scale"
+    decay: str = "decay"
+    rest: str = "(1 − decay)"
+    momentum: str = "momentum"
+    epsilon: str = "epsilon"
 
 
 def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tuple[str, ...]:
-    r"""The update of a parameter w with the gradient g, line by line.
+    r"""The update of a parameter w with the gradient g, line by line, in names.
 
     Args:
         optimizer: The optimizer.
@@ -12,7 +36,7 @@ def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tu
         centralized: Whether any gradient is centralized.
 
     Example:
-        >>> facts = OptimizerFacts("RMSProp", "graph", decay=0.9, momentum=0.0, epsilon=1e-10)
+        >>> facts = OptimizerFacts("RMSProp", "graph", momentum=0.0, loss_scale=1.0)
         >>> print(*formula(facts, decays=False, centralized=False), sep="\n")
         s ← decay · s + (1 - decay) · g²
         w ← w - learning_rate · g / √(s + epsilon)
@@ -21,45 +45,105 @@ def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tu
         return ("w ← w - learning_rate · g",)
     if optimizer.name != "RMSProp":
         return ()
-    lines = []
-    scaled = optimizer.loss_scale not in (None, 1.0)
-    decoupled = decays and optimizer.decoupled_weight_decay
-    if decays and not decoupled:
-        lines.append(f"g ← g + w · weight_decay{' · loss_scale' if scaled else ''}")
-    if centralized:
-        lines.append("g ← g - mean(g)    convolution weights of some groups")
-    if scaled:
-        lines.append("g ← g / loss_scale")
-    lines.append("s ← decay · s + (1 - decay) · g²")
-    variance = "s"
-    if optimizer.centered:
-        lines.append("a ← decay · a + (1 - decay) · g")
-        variance = "s - a²"
-    root = _root(variance, optimizer)
-    if decoupled:
-        lines.append("w ← w - learning_rate · weight_decay · w")
-    lines += _step(optimizer, root)
+    terms = _Terms()
+    which = {_CENTRALIZED: "    convolution weights of some groups"}
+    update = _update(optimizer, terms, decays=decays, centralized=centralized)
+    lines = [line + which.get(line, "") for line, _ in update]
     if optimizer.centered and optimizer.guarded:
-        lines.append(f"m and w stay where {root} is not greater than 0")
-    return tuple(lines)
+        lines.append(f"m and w stay where {_root(optimizer, terms)} is not greater than 0")
+    return tuple(line.replace("−", "-") for line in lines)
 
 
-def _root(variance: str, optimizer: OptimizerFacts) -> str:
-    """What the gradient is divided by."""
-    plain = f"√{variance}" if variance == "s" else f"√({variance})"
-    if optimizer.epsilon == 0:
-        return plain
-    if optimizer.epsilon_inside_root is False:
-        return f"({plain} + epsilon)"
-    return f"√({variance} + epsilon)"
+def update_lines(optimizer: OptimizerFacts, parameter: ParameterFacts) -> list[Line]:
+    """The update of one parameter, with its numbers; a letter stands for one that is not known.
+
+    Returns:
+        Lines such as ``("m ← 0.9 · m + 0.1 · g / √(s + 1e-10)", "moment, starts at 0")``. Of an
+        optimizer other than RMSProp its general formula, and then the numbers.
+    """
+    rate, decay = words.schedule(parameter.learning_rate), words.schedule(parameter.weight_decay)
+    if optimizer.name != "RMSProp":
+        numbers = {"learning rate": rate, "weight decay": decay}
+        numbers |= {words.shown(name): words.number(n) for name, n in optimizer.others.items()}
+        lines = [*optimizer.formula, *(f"{name} = {value}" for name, value in numbers.items())]
+        return [(line, "") for line in lines]
+    rest = None if optimizer.decay is None else 1 - optimizer.decay
+    terms = _Terms(
+        rate=_term(parameter.learning_rate, "η"),
+        weight_decay=_term(parameter.weight_decay, "λ"),
+        loss_scale=_term(optimizer.loss_scale, "loss_scale"),
+        decay=_term(optimizer.decay, "ρ"),
+        rest=_term(rest, "(1 − ρ)"),
+        momentum=_term(optimizer.momentum, "β"),
+        epsilon=_term(optimizer.epsilon, "ε"),
+    )
+    return [
+        *([(f"η ← {rate}", "learning rate of the step")] if terms.rate == "η" else []),
+        *([(f"λ ← {decay}", "weight decay of the step")] if terms.weight_decay == "λ" else []),
+        *_update(
+            optimizer,
+            terms,
+            decays=parameter.weight_decay != 0,
+            centralized=parameter.grad_centralization,
+        ),
+        *(
+            [(f"only where group_mask[{parameter.group}] is true", "group mask")]
+            if optimizer.group_mask and parameter.group is not None
+            else []
+        ),
+    ]
 
 
-def _step(optimizer: OptimizerFacts, root: str) -> list[str]:
-    if not optimizer.momentum:
-        return [f"w ← w - learning_rate · g / {root}"]
-    inside = optimizer.learning_rate_inside_moment is not False
-    u = f"learning_rate · g / {root}" if inside else f"g / {root}"
-    rate = "" if inside else "learning_rate · "
+def _term(value: Schedule, letter: str) -> str:
+    """A number as text, or the letter that stands for what is none."""
+    return letter if value is None or isinstance(value, Mapping) else words.number(value)
+
+
+def _update(
+    optimizer: OptimizerFacts, terms: _Terms, *, decays: bool, centralized: bool
+) -> Iterator[Line]:
+    """The update by RMSProp."""
+    scales = optimizer.loss_scale != 1
+    if decays and optimizer.decoupled_weight_decay:
+        yield f"w ← w − {terms.rate} · {terms.weight_decay} · w", "decoupled weight decay"
+    elif decays:
+        scale = f" · {terms.loss_scale}" * scales
+        yield f"g ← g + {terms.weight_decay}{scale} · w", "weight decay"
+    if centralized:
+        yield _CENTRALIZED, "centralization: mean over all axes but the first"
+    if scales:
+        yield f"g ← g / {terms.loss_scale}", "loss scale"
+    start = optimizer.initial_mean_square
+    starts = "" if start is None else f", starts at {words.number(start)}"
+    yield f"s ← {terms.decay} · s + {terms.rest} · g²", f"mean square{starts}"
+    if optimizer.centered:
+        yield f"a ← {terms.decay} · a + {terms.rest} · g", "mean gradient, starts at 0"
+    yield from _step(optimizer, terms)
+
+
+def _step(optimizer: OptimizerFacts, terms: _Terms) -> Iterator[Line]:
+    """The moment and the new parameter."""
+    root = _root(optimizer, terms)
+    moves = "step"
+    if optimizer.centered and optimizer.guarded is not False:
+        moves = f"where {root.removeprefix('√').strip('()')} > 0"
+    outside = optimizer.learning_rate_inside_moment is False
+    rate = f"{terms.rate} · "
+    if optimizer.momentum == 0:
+        yield f"w ← w − {rate}g / {root}", moves
+        return
+    step, ahead = f"{'' if outside else rate}g / {root}", "m"
     if optimizer.nesterov:
-        return [f"u ← {u}", "m ← momentum · m + u", f"w ← w - {rate}(momentum · m + u)"]
-    return [f"m ← momentum · m + {u}", f"w ← w - {rate}m"]
+        yield f"u ← {step}", ""
+        step, ahead = "u", f"({terms.momentum} · m + u)"
+    yield f"m ← {terms.momentum} · m + {step}", "moment, starts at 0"
+    yield f"w ← w − {rate if outside else ''}{ahead}", moves
+
+
+def _root(optimizer: OptimizerFacts, terms: _Terms) -> str:
+    """What the gradient is divided by."""
+    variance = "s − a²" if optimizer.centered else "s"
+    if optimizer.epsilon_inside_root is not False and optimizer.epsilon != 0:
+        return f"√({variance} + {terms.epsilon})"
+    plain = f"√({variance})" if optimizer.centered else "√s"
+    return f"({plain} + {terms.epsilon})" if optimizer.epsilon != 0 else plain

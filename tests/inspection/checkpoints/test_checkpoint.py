@@ -32,11 +32,8 @@ from graphopt.inspection.facts import (
     ParameterFacts,
     StateFacts,
 )
-from graphopt.inspection.show.checkpoint_tables import (
-    Sparkline,
-    checkpoint_tables,
-    difference_tables,
-)
+from graphopt.inspection.show.checkpoint_tables import Sparkline, checkpoint_tables
+from graphopt.inspection.show.difference_tables import checkpoint_difference_tables
 from graphopt.on_device import checkpoint as on_device
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState
 from graphopt.requirement import Requirements
@@ -980,7 +977,7 @@ def test_differences(tmp_path, case):
         assert value == (expected and near(expected, 1e-12))
     assert found.totals.equal == 3 + equal
     as_json(found)
-    assert "4 tensors" in printed(difference_tables("two", found))
+    assert "4 tensors" in printed(checkpoint_difference_tables("two", found))
 
 
 def test_tensors_that_do_not_fit(tmp_path):
@@ -1004,7 +1001,7 @@ def test_tensors_that_do_not_fit(tmp_path):
     totals = found.totals
     assert (totals.tensors, totals.equal, totals.different, totals.mismatched) == (8, 3, 0, 2)
     assert (totals.only_first, totals.only_second) == (2, 1)
-    text = printed(difference_tables("two", found))
+    text = printed(checkpoint_difference_tables("two", found))
     assert "2 of another shape or dtype, 2 only in the first, 1 only in the second" in text
     assert "3x4 float64" in text
 
@@ -1020,7 +1017,7 @@ def test_nothing_in_common(tmp_path):
     session_checkpoint.save(tmp_path / "a", {"global_step": np.array(1)})
     found = diff_checkpoints(tmp_path / "a", tmp_path / "a")
     assert (found.tensors, found.totals.relative_rms) == ((), None)
-    assert "steps 1 and 1, 0 tensors" in printed(difference_tables("two", found))
+    assert "steps 1 and 1, 0 tensors" in printed(checkpoint_difference_tables("two", found))
 
 
 # Files.
@@ -1147,7 +1144,10 @@ def look(path, other):
     as_json(found)
     difference = diff_checkpoints(other, path)
     as_json(difference)
-    for renderable in (*checkpoint_tables("a", found), *difference_tables("b", difference)):
+    for renderable in (
+        *checkpoint_tables("a", found),
+        *checkpoint_difference_tables("b", difference),
+    ):
         printed([renderable], width=80)
     return True
 
@@ -1290,7 +1290,7 @@ def test_tables_of_any_width(trained, width):
     found = inspect_checkpoint(trained.paths[10])
     difference = diff_checkpoints(trained.paths[5], trained.paths[10])
     for renderable in itertools.chain(
-        checkpoint_tables("run", found), difference_tables("run", difference)
+        checkpoint_tables("run", found), checkpoint_difference_tables("run", difference)
     ):
         lines = printed([renderable], width=width).splitlines()
         assert lines
@@ -1299,7 +1299,7 @@ def test_tables_of_any_width(trained, width):
 
 def test_tables_of_differences(trained):
     difference = diff_checkpoints(trained.paths[5], trained.paths[10])
-    text = printed(difference_tables("run", difference, rows=2))
+    text = printed(checkpoint_difference_tables("run", difference, rows=2))
     assert "run: steps 5 and 10, " in text
     assert f"{difference.totals.relative_rms:.3%} of their length" in text
     assert f"{len(difference.tensors) - 2} more" in text
@@ -1314,7 +1314,7 @@ def test_names_from_a_file_do_not_steer_the_terminal(tmp_path):
     assert found.parameters[0].value.name == name
     session_checkpoint.save(tmp_path / "b", state | {name: W[0], f"moment.{name}": W + 1})
     difference = diff_checkpoints(path, tmp_path / "b")
-    for tables in (checkpoint_tables(name, found), difference_tables(name, difference)):
+    for tables in (checkpoint_tables(name, found), checkpoint_difference_tables(name, difference)):
         text = printed(tables)
         assert "\x1b" not in text
         assert r"w\x1b[2J\n[bold]xx" in text

@@ -12,7 +12,7 @@ from graphopt import Parameter, RMSProp
 from graphopt.inspection import diff
 from graphopt.inspection.comparison.differences import Change, Difference
 from graphopt.inspection.facts import Hazard, OptimizerFacts, TargetFacts
-from graphopt.inspection.show.difference_tables import diff_tables
+from graphopt.inspection.show.difference_tables import graph_difference_tables
 from graphopt.schedules import CosineDecayLR
 from models import zoo
 
@@ -279,7 +279,7 @@ def test_to_dict_is_json():
 
 def printed(difference, width, title="a.onnx and b.onnx", rows=20):
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
-    for part in diff_tables(title, difference, rows=rows):
+    for part in graph_difference_tables(title, difference, rows=rows):
         console.print(part)
     return console.file.getvalue()
 

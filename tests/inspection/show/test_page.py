@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -24,7 +26,8 @@ import pytest
 
 import graphopt
 from graphopt.inspection import facts as f, words as words
-from graphopt.inspection.show.page import page, update_lines
+from graphopt.inspection.show.formula import update_lines
+from graphopt.inspection.show.page import page
 from graphopt.reference import ReferenceRMSProp
 from graphopt.requirement import Requirements
 from models import digits_cnn
@@ -416,6 +419,14 @@ def test_the_policy_allows_the_script_and_the_style_and_nothing_else():
         f"default-src 'none'; style-src 'sha256-{hashes['style']}'; "
         f"script-src 'sha256-{hashes['script']}'; base-uri 'none'; form-action 'none'"
     )
+
+
+def test_every_part_of_the_page_is_in_it():
+    html = page(digits())
+    folder = Path(str(resources.files("graphopt.inspection.show.page")))
+    parts = [*folder.glob("*/*.js"), *folder.glob("*/*.css")]
+    assert parts
+    assert [part.name for part in parts if part.read_text(encoding="utf-8") not in html] == []
 
 
 def test_the_model_tells_what_reads_a_parameter_and_makes_its_gradient():

@@ -22,7 +22,7 @@ from graphopt.inspection.facts import (
     TargetFacts,
     ValueFacts,
 )
-from graphopt.inspection.show.graph_tables import tables
+from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.requirement import Requirements
 
 pytestmark = pytest.mark.any_runtime
@@ -99,7 +99,7 @@ def page(found=None, width=100, color=None, **options):
             file=file, width=width, force_terminal=color is not None, color_system=color,
             legacy_windows=False,
         )  # fmt: skip
-        for part in tables(inspection() if found is None else found, **options):
+        for part in graph_tables(inspection() if found is None else found, **options):
             console.print(part)
         return file.getvalue()
 
@@ -235,7 +235,7 @@ REFUSED = {
 @pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_there_is_refused_before_anything_is_printed(options, message):
     with pytest.raises(ValueError, match=message):
-        tables(inspection(), **options)
+        graph_tables(inspection(), **options)
 
 
 def large(count=1000):

@@ -1,0 +1,28 @@
+// The overview.
+
+function showOverview() {
+  const { model, memory, stages } = facts;
+  const file = model.name.split(/[\\/]/).pop() || model.name;
+  document.title = `${short(file, 80)} – inspection`;
+  byId("name").textContent = short(file, 400);
+  const line = [visible(model.kind), plural(model.nodes, "node"), bytes(model.bytes)];
+  if (model.producer) line.push(`made by ${short(model.producer)}`);
+  if (file !== model.name) line.push(short(model.name, 400));
+  const known = stages.filter((stage) => stage.flops !== null);
+  const work = known.length ? known.reduce((sum, stage) => sum + stage.flops, 0) : null;
+  const elements = parameters.reduce((sum, parameter) => sum + parameter.size, 0);
+  const parts = [memory.parameters, memory.frozen, memory.gradients, memory.states, memory.activations];
+  const needed = parts.reduce((sum, part) => sum + (part ?? 0), 0);
+  const tiles = [
+    ["Parameters", count(elements), `in ${plural(parameters.length, "tensor")}`],
+    ["Groups", count(groups.length), facts.layout ? `layout: ${visible(facts.layout)}` : ""],
+    ["States", bytes(memory.states), [...new Set(parameters.flatMap((p) => p.states))].map(words).join(", ")],
+    ["Memory of a step", bytes(needed), memory.activations === null ? "without activations" : assumed()],
+    ["Work of a step", flops(work), stages.some((stage) => stage.unknown) ? "what is known of it" : assumed()],
+  ];
+  byId("overview").append(
+    el("p", { class: "line" }, line.map((part) => el("span", {}, part))),
+    el("dl", { class: "tiles" }, tiles.map(([term, value, note]) =>
+      el("div", {}, el("dt", {}, term), el("dd", {}, value, el("small", {}, note))))),
+  );
+}

@@ -1,0 +1,48 @@
+// The search.
+
+/** What is searched for: {words, group, op, bucket}, all in lower case. */
+function parsedQuery(text) {
+  const query = { words: [], fields: [] };
+  for (const word of text.toLowerCase().split(/\s+/).filter(Boolean)) {
+    const field = /^(group|op|bucket):(.*)$/.exec(word);
+    if (!field) query.words.push(word);
+    else if (field[2]) query.fields.push([field[1], field[2]]);
+  }
+  query.empty = query.words.length + query.fields.length === 0;
+  return query;
+}
+
+function parameterFits(parameter, query) {
+  const lower = (value) => String(value ?? "none").toLowerCase();
+  const own = { group: lower(parameter.group), op: lower(parameter.op_type), bucket: lower(parameter.bucket) };
+  const name = lower(parameter.name);
+  return (
+    query.words.every((word) => name.includes(word)) &&
+    query.fields.every(([field, value]) => own[field] === value)
+  );
+}
+
+/** A layer fits by its own name and operators, or by one of its parameters. */
+function layerFits(layer, query) {
+  const name = layer.name.toLowerCase();
+  const operators = Object.keys(layer.op_types).map((operator) => operator.toLowerCase());
+  const itself =
+    query.words.every((word) => name.includes(word)) &&
+    query.fields.every(([field, value]) =>
+      field === "op" ? operators.includes(value) : field === "bucket" && name === value,
+    );
+  return itself || layer.trained.some((parameter) => parameterFits(parameter, query));
+}
+
+const searchers = [];
+
+function search() {
+  const query = parsedQuery(byId("search").value);
+  const found = searchers.map((searcher) => searcher(query));
+  byId("found").textContent = query.empty ? "" : found.filter(Boolean).join(", ");
+}
+
+function searchFor(text) {
+  byId("search").value = text;
+  search();
+}
