@@ -2,16 +2,14 @@
 
 Each is an input and an output of the graph. The declaration stands in the model itself, in
 ``training_info``: ``update_binding`` says which output feeds which input at the next step, and
-``initialization`` is a graph without inputs that computes the values before the first step. Both
-``update_binding`` and the layout of flat states are repeated as JSON in ``metadata_props``,
-because that is all that a runtime shows to its clients.
+``initialization`` is a graph without inputs that computes the values before the first step. What
+parts flat states have stands in the metadata, see `graphopt.manifest`.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +18,11 @@ from onnx import helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
 
-BINDING_KEY = "graphopt.update_binding"
-"""The metadata that repeats ``update_binding``."""
 NEXT = ".next"
 """The end of the name of the output that feeds the input of the name before it."""
-_VIEWS = "graphopt.views"
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A named part of a flat state tensor.
 
     Attributes:
@@ -99,8 +93,7 @@ def initial_values(carried: Iterable[Carried]) -> dict[str, Array]:
 
 
 def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
-    """Write the carried values into a model."""
-    carried = list(carried)
+    """Write the carried values into the ``training_info`` of a model."""
     info = model.training_info.add()
     graph = info.initialization
     graph.name = "initialization"
@@ -120,20 +113,14 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
             )
         graph.output.append(helper.make_tensor_value_info(value.input, kind, value.shape))
         _entry(info.initialization_binding, value.input, value.input)
-    binding = {value.input: value.output for value in carried}
-    views = {
-        value.input: [[view.name, list(view.shape), view.offset] for view in value.views]
-        for value in carried
-    }
-    helper.set_model_props(
-        model,
-        {entry.key: entry.value for entry in model.metadata_props}
-        | {BINDING_KEY: json.dumps(binding), _VIEWS: json.dumps(views)},
-    )
 
 
-def declared(model: onnx.ModelProto) -> list[Carried]:
+def declared(model: onnx.ModelProto, views: Mapping[str, tuple[View, ...]]) -> tuple[Carried, ...]:
     """Read the carried values of a model.
+
+    Args:
+        model: The model.
+        views: What they hold, by input; those that are missing hold themselves.
 
     Raises:
         ValueError: The model declares none, so graphopt did not make it.
@@ -146,8 +133,6 @@ def declared(model: onnx.ModelProto) -> list[Carried]:
     info = model.training_info[0]
     inputs = {value.name: value for value in model.graph.input}
     outputs = {value.name for value in model.graph.output}
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    views = json.loads(metadata.get(_VIEWS, "{}"))
     initial = _initial_values(info.initialization)
     carried = []
     for entry in info.update_binding:
@@ -158,18 +143,17 @@ def declared(model: onnx.ModelProto) -> list[Carried]:
             )
         tensor = inputs[entry.key].type.tensor_type
         shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-        parts = views.get(entry.key, [[entry.key, shape, 0]])
         carried.append(
             Carried(
                 entry.key,
                 entry.value,
                 shape,
                 helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
-                tuple(View(name, tuple(size), offset) for name, size, offset in parts),
+                views.get(entry.key, (View(entry.key, shape),)),
                 initial.get(entry.key),
             )
         )
-    return carried
+    return tuple(carried)
 
 
 def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:

@@ -1,9 +1,8 @@
 """What a runtime must support to run a graph."""
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 import onnx
 
@@ -11,10 +10,11 @@ from graphopt._files import PathLike
 from graphopt._subgraphs import subgraphs
 from graphopt.forward import read_proto
 
-if TYPE_CHECKING:
-    from graphopt.graph import TrainingGraph
 
-METADATA_KEY = "graphopt.requirements"
+class HasModel(Protocol):
+    """A `TrainingGraph`, or whatever else has a model."""
+
+    model: onnx.ModelProto
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,8 @@ class Requirements:
         """Whether ONNX's own operators are all that is needed."""
         return set(self.operators) <= {""}
 
-    def to_json(self) -> str:
-        """As JSON, with the names of the attributes as keys."""
-        return json.dumps(asdict(self))
 
-
-def requirements(graph: "TrainingGraph | onnx.ModelProto | PathLike") -> Requirements:
+def requirements(graph: HasModel | onnx.ModelProto | PathLike) -> Requirements:
     """What a runtime must support to run a graph; also in its metadata, as JSON.
 
     Args:
@@ -88,7 +84,7 @@ def requirements(graph: "TrainingGraph | onnx.ModelProto | PathLike") -> Require
     )
 
 
-def _proto(graph: "TrainingGraph | PathLike") -> onnx.ModelProto:
+def _proto(graph: HasModel | PathLike) -> onnx.ModelProto:
     if isinstance(model := getattr(graph, "model", None), onnx.ModelProto):
         return model
     return read_proto(graph)  # type: ignore[arg-type]  # which refuses what it does not know

@@ -20,28 +20,21 @@ deltas, and the deltas need all that is read. In it the parameters come first, a
 states have the number and the shapes of the parameters.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import helper
-from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients import MIN_OPSET
-from graphopt.graph import describe
+from graphopt.graph import finished
+from graphopt.manifest import Manifest
 from graphopt.on_device._fitting import check_dtypes, check_inputs, momentums, rules_of_shapes
 from graphopt.on_device._sequence_update import Deltas, Inputs, SequenceUpdate, new_graph
 from graphopt.on_device._writer import DOMAIN
-from graphopt.requirement import METADATA_KEY, requirements
 from graphopt.rmsprop import RMSProp
-from graphopt.schedules.base import local_functions
-from graphopt.update import core, functions
-from graphopt.update.core import Variant
 
-MOMENTUMS_KEY = "graphopt.momentums"
 _IR_VERSION = 8
 
 
@@ -90,7 +83,9 @@ def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
     for name, (value, shape) in outputs.items():
         op.output(value, name)
         value.dtype, value.shape = ir.DataType.BOOL, ir.Shape(shape)
-    return _finish(op.graph, optimizer, update.variants.values(), kept)
+    model = ir.Model(op.graph, ir_version=_IR_VERSION)
+    manifest = replace(Manifest.of(optimizer), momentums=kept)
+    return finished(model, update.variants.values(), manifest)
 
 
 def _write(op: GraphBuilder, inputs: Inputs, deltas: Sequence[Deltas]) -> ir.Value:
@@ -129,24 +124,3 @@ def _mark(op: GraphBuilder, step: ir.Value) -> ir.Value:
     zero = op.constant(np.zeros(1, np.float32), name="zero")
     own = op.SequenceConstruct(zero)
     return op.node("AdamWOptimizer", [zero, step, own, own, own, own], domain=DOMAIN)[0]
-
-
-def _finish(
-    graph: ir.Graph, optimizer: RMSProp, variants: Iterable[Variant], kept: Mapping[str, str]
-) -> onnx.ModelProto:
-    """The model with its functions, and with what it says about itself."""
-    graph.opset_imports[functions.DOMAIN] = functions.VERSION
-    model = ir.Model(graph, ir_version=_IR_VERSION, producer_name="graphopt")
-    passes.RemoveUnusedOpsetsPass()(model)
-    proto = ir.to_proto(model)
-    called = {node.op_type for node in graph.all_nodes() if node.domain == functions.DOMAIN}
-    variants = tuple(variants)
-    stages = called - {made.name for made in variants}
-    proto.functions.extend(core.load(variants, stages, MIN_OPSET))
-    proto.functions.extend(local_functions(graph))
-    metadata = describe(optimizer) | {
-        MOMENTUMS_KEY: json.dumps(kept),
-        METADATA_KEY: requirements(proto).to_json(),
-    }
-    helper.set_model_props(proto, metadata)
-    return proto

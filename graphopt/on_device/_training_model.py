@@ -17,7 +17,7 @@ from graphopt import in_place
 from graphopt.build import Differentiated
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array, Carried, filled
-from graphopt.graph import described
+from graphopt.graph import finished, manifest_of
 from graphopt.on_device import _step_numbers
 from graphopt.on_device._branch import only_if
 from graphopt.on_device._writer import Writer, once_written
@@ -100,7 +100,8 @@ def with_update(
         initial[ACCUMULATED] = np.zeros(1, np.float32)
     trainable = {name: initial.pop(name) for name in built.gradients.parameters}
     _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
-    proto = described(_cleaned(model), optimizer, appended, built.class_labels, group_mask)
+    manifest = manifest_of(optimizer, appended, built.class_labels, group_mask)
+    proto = finished(_cleaned(model), appended.variants, manifest)
     _check_order(proto)
     return TrainingModel(proto, trainable, initial)
 
@@ -137,7 +138,8 @@ def with_gradients(
     trainable = {name: initial.pop(name) for name in built.gradients.parameters}
     _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
     nothing = Update((), Layout("separate", ()), ())
-    proto = described(_cleaned(model), optimizer, nothing, built.class_labels)
+    manifest = manifest_of(optimizer, nothing, built.class_labels)
+    proto = finished(_cleaned(model), (), manifest)
     _check_order(proto)
     return TrainingModel(proto, trainable, initial)
 

@@ -48,7 +48,7 @@ class Origins:
     """
 
     def __init__(self, graph: TrainingGraph) -> None:
-        self._buckets = {bucket["name"] for bucket in graph.layout["buckets"]}
+        self._buckets = {bucket.name for bucket in graph.buckets}
         self._by_value: dict[str, Origin] = {}
         self._by_name: dict[str, Origin] = {}
         forward, loss = _forward_pass(graph)

@@ -40,16 +40,16 @@ def by_bucket(
     holders = {view.name: value for value in graph.carried for view in value.views}
     return tuple(
         BucketTime(
-            bucket["name"],
-            bucket["function"],
-            bucket["function"] in kernels,
-            bucket["group"],
-            tuple(bucket["parameters"]),
-            math.prod(bucket["shape"]),
-            _bytes_moved(bucket["parameters"][0], holders),
-            *summed(nodes[bucket["name"]], step.milliseconds),
+            bucket.name,
+            bucket.function,
+            bucket.function in kernels,
+            bucket.group,
+            bucket.parameters,
+            math.prod(bucket.shape),
+            _bytes_moved(bucket.parameters[0], holders),
+            *summed(nodes[bucket.name], step.milliseconds),
         )
-        for bucket in graph.layout["buckets"]
+        for bucket in graph.buckets
     )
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import Operation, Value
-from graphopt.inspection.reading.metadata import Bucket
 from graphopt.inspection.reading.update import Update, gradient_of
+from graphopt.manifest import BucketEntry
 
 _GRADIENT = "_grad"
 _SHAPED = "/shaped"
@@ -185,7 +185,7 @@ def _named_by_gradient(gradient: Value) -> str:
 
 
 def listed(
-    buckets: Sequence[Bucket], parameters: Sequence[ParameterFacts]
+    buckets: Sequence[BucketEntry], parameters: Sequence[ParameterFacts]
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of the parameters of each bucket, in order, as the metadata says them."""
     shapes = {parameter.name: parameter.shape for parameter in parameters}

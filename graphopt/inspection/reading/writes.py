@@ -1,15 +1,15 @@
 """What a graph hands from step to step, however it says so."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
 
-from graphopt.carried import BINDING_KEY, NEXT, Carried
+from graphopt.carried import NEXT, Carried
 from graphopt.in_place import ACCUMULATOR
 from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
 from graphopt.inspection.reading.update import recognised
+from graphopt.manifest import Manifest
 from graphopt.on_device.names import GRADIENT_BUFFER
 
 _ACCUMULATOR = f"com.microsoft::{ACCUMULATOR}"
@@ -69,15 +69,10 @@ def _binding(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
 
 
 def _from_metadata(model: onnx.ModelProto) -> Mapping[str, str]:
-    for entry in model.metadata_props:
-        if entry.key == BINDING_KEY:
-            try:
-                found = json.loads(entry.value)
-            except (ValueError, RecursionError):
-                return {}
-            if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()):
-                return found
-    return {}
+    try:
+        return Manifest.read(model, "update_binding").update_binding or {}
+    except ValueError:
+        return {}
 
 
 def _by_name(model: onnx.ModelProto) -> Mapping[str, str]:

@@ -1,0 +1,273 @@
+"""What a graph says of itself in its metadata: written and read here, and nowhere else.
+
+A field of `Manifest` is the entry ``graphopt.<field>`` of ``metadata_props``, as JSON that has the
+names and the order of the fields. Programs in other languages read it.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from graphopt._records import Schedule, plain, reader
+from graphopt.carried import Array, View
+from graphopt.operators.labels import ClassLabels
+from graphopt.requirement import Requirements
+from graphopt.rmsprop import RMSProp
+from graphopt.schedules.base import Fixed, LearningRateSchedule, Listed
+
+VERSION = 1
+"""That of the metadata; an entry or a key that is added does not change it."""
+
+_PREFIX = "graphopt."
+_LONGEST = 2**26  # characters of JSON
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """The optimizer and its hyperparameters, as `RMSProp` has them.
+
+    Attributes:
+        name: "RMSProp".
+        steps: For how many steps there is a learning rate, if a list gives it.
+        group_mask: Whether the graph has the input ``group_mask``.
+    """
+
+    name: str
+    decay: float
+    momentum: float
+    epsilon: float
+    centered: bool
+    loss_scale: float
+    use_locking: bool
+    epsilon_inside_root: bool
+    initial_mean_square: float
+    learning_rate_inside_moment: bool
+    decoupled_weight_decay: bool
+    nesterov: bool
+    steps: int | None = None
+    group_mask: bool = False
+
+
+@dataclass(frozen=True)
+class GroupEntry:
+    """A parameter group; its parameters by name."""
+
+    parameters: tuple[str, ...]
+    learning_rate: Schedule
+    weight_decay: Schedule
+    grad_centralization: bool
+
+
+@dataclass(frozen=True)
+class ParameterEntry:
+    """A parameter, the index of its group, and how it is updated after exclusions."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    op_type: str | None
+    group: int
+    learning_rate: Schedule
+    weight_decay: Schedule
+    grad_centralization: bool
+
+
+@dataclass(frozen=True)
+class BucketEntry:
+    """Parameters that are updated together.
+
+    Attributes:
+        name: Its name.
+        function: The ONNX function that updates it.
+        shape: In which it is updated and its states are carried.
+        group: The index of its group.
+        parameters: Their names, in order.
+    """
+
+    name: str
+    function: str
+    shape: tuple[int, ...]
+    group: int
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayoutEntry:
+    """What is updated together, and what that layout is called."""
+
+    name: str
+    buckets: tuple[BucketEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a graph says of itself; None is what it does not say.
+
+    Attributes:
+        version: `VERSION` when it was written; 0 where it was written before there were versions.
+        optimizer: The optimizer.
+        groups: Its groups.
+        parameters: Its parameters, in its order.
+        layout: What is updated together.
+        class_labels: The inputs that hold class indices.
+        momentums: Of an on-device optimizer model: which of ONNX Runtime's two states of a
+            parameter is which kind of ours.
+        requirements: What a runtime must support.
+        forward: The forward model, packed; see `unpacked`.
+        update_binding: The output that feeds each carried input at the next step.
+        views: What each carried input holds.
+    """
+
+    version: int = VERSION
+    optimizer: OptimizerEntry | None = None
+    groups: tuple[GroupEntry, ...] | None = None
+    parameters: tuple[ParameterEntry, ...] | None = None
+    layout: LayoutEntry | None = None
+    class_labels: tuple[ClassLabels, ...] | None = None
+    momentums: dict[str, str] | None = None
+    requirements: Requirements | None = None
+    forward: str | None = None
+    update_binding: dict[str, str] | None = None
+    views: dict[str, tuple[View, ...]] | None = None
+
+    @classmethod
+    def of(cls, optimizer: RMSProp, *, group_mask: bool = False) -> "Manifest":
+        """What it says about an optimizer, its groups and its parameters."""
+        rates = [group.learning_rate for group in optimizer.groups]
+        steps = [len(rate.values) for rate in rates if isinstance(rate, Listed)]
+        names = (field.name for field in fields(OptimizerEntry))
+        own: dict[str, Any] = {name: getattr(optimizer, name, None) for name in names}
+        own |= {"name": "RMSProp", "steps": min(steps, default=None), "group_mask": group_mask}
+        groups = tuple(
+            GroupEntry(
+                tuple(parameter.name for parameter in group.params),
+                _described(group.learning_rate),
+                _described(group.weight_decay),
+                group.grad_centralization,
+            )
+            for group in optimizer.groups
+        )
+        parameters = tuple(
+            ParameterEntry(
+                **vars(parameter),
+                group=rule.group,
+                learning_rate=_described(rule.learning_rate),
+                weight_decay=_described(rule.weight_decay),
+                grad_centralization=rule.grad_centralization,
+            )
+            for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
+        )
+        return cls(optimizer=OptimizerEntry(**own), groups=groups, parameters=parameters)
+
+    @classmethod
+    def read(cls, model: onnx.ModelProto, *names: str) -> "Manifest":
+        """What a model says, which is not trusted.
+
+        Args:
+            model: The model.
+            names: The fields to read; all of them by default.
+
+        Raises:
+            ValueError: An entry is damaged, or a newer graphopt wrote it.
+
+        Example:
+            >>> graph = update_graph(RMSProp([Parameter("w", (3,))], momentum=0.9))
+            >>> Manifest.read(graph.model, "optimizer").optimizer.momentum
+            0.9
+        """
+        texts = {entry.key: entry.value for entry in model.metadata_props}
+        found: dict[str, Any] = {"version": 0}
+        for name, read in _readers().items():
+            text = texts.get(f"{_PREFIX}{name}")
+            if text is not None and (not names or name in {"version", *names}):
+                found[name] = text if name == "forward" else _parsed(name, text, read)
+        if found["version"] > VERSION:
+            raise ValueError(
+                f"the metadata has version {found['version']}, expected {VERSION} at most; "
+                "a newer graphopt wrote it"
+            )
+        return cls(**found)
+
+    def entries(self) -> dict[str, str]:
+        """The entries of ``metadata_props``, by key."""
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        return {
+            f"{_PREFIX}{name}": value if name == "forward" else json.dumps(plain(value))
+            for name, value in said.items()
+        }
+
+
+@cache
+def _readers() -> dict[str, Callable[[Any, str], Any]]:
+    """What reads each entry, which is not null where it is there."""
+    kinds = get_type_hints(Manifest).items()
+    return {name: reader(get_args(kind)[0] if get_args(kind) else kind) for name, kind in kinds}
+
+
+def _parsed(name: str, text: str, read: Callable[[Any, str], Any]) -> Any:
+    key = f"{_PREFIX}{name}"
+    if len(text) > _LONGEST:
+        raise ValueError(f"the metadata is damaged: '{key}' has {len(text)} characters")
+    try:
+        return read(json.loads(text), key)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the metadata is damaged: '{key}' is not JSON: {error}") from None
+    except (KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"the metadata is damaged: {type(error).__name__} {error}") from None
+
+
+def _described(schedule: LearningRateSchedule) -> Schedule:
+    """A number where it is fixed, otherwise a dict."""
+    return schedule.constant if isinstance(schedule, Fixed) else dict(schedule.describe())
+
+
+def packed(forward: onnx.ModelProto, stored: Mapping[str, Array]) -> str:
+    """A forward model as text, without the values that stand in the training graph anyway.
+
+    Args:
+        forward: The model.
+        stored: The values that are in the training graph, by name.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(forward)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        other = stored.get(tensor.name)
+        if other is not None and other.dtype == array.dtype and np.array_equal(other, array):
+            tensor.CopyFrom(
+                onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            )
+    return base64.b64encode(zlib.compress(model.SerializeToString())).decode()
+
+
+def unpacked(
+    text: str, values: Mapping[str, Array], stored: Mapping[str, onnx.TensorProto]
+) -> onnx.ModelProto:
+    """The forward model.
+
+    Args:
+        text: What `packed` returned.
+        values: What its initializers shall hold, by name; the others keep their values.
+        stored: The initializers of the training graph, by name.
+    """
+    model = onnx.load_model_from_string(zlib.decompress(base64.b64decode(text)))
+    for tensor in model.graph.initializer:
+        array = values.get(tensor.name)
+        if array is not None:
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        elif _is_stripped(tensor):
+            tensor.CopyFrom(stored[tensor.name])
+    return model
+
+
+def _is_stripped(tensor: onnx.TensorProto) -> bool:
+    kept = {"name", "dims", "data_type"}
+    return bool(np.prod(tensor.dims)) and all(f.name in kept for f, _ in tensor.ListFields())
