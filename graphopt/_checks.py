@@ -90,6 +90,16 @@ def steps(name: str, value: Any) -> None:
         raise ValueError(_expected(name, value, "an int >= 1"))
 
 
+def growing_steps(name: str, values: Any) -> None:
+    """A list of growing ints >= 1, and of one at least."""
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{name}: got {type(values).__name__}, expected a list")
+    for value in values:
+        steps(name, value)
+    if not values or list(values) != sorted(set(values)):
+        raise ValueError(f"{name}: got {list(values)}, expected growing steps")
+
+
 def _expected(name: str, value: Any, expected: str) -> str:
     shown = repr(value)
     if len(shown) > _SHOWN:

@@ -145,6 +145,10 @@ def _schedule(value: Any, depth: int) -> str:
             return _sequence(parts, milestones, depth)
         case "CosineDecayLR", {"min_lr": least, "max_lr": most, "decay_steps": steps}:
             return f"CosineDecayLR({number(least)} .. {number(most)}, {number(steps)})"
+        case "MultiStepLR", {"learning_rate": rate, "decay_rate": factor, "milestones": [*steps]}:
+            places = [number(step) for step in steps[:_MOST_PARTS]]
+            places += ["..."] * (len(steps) > _MOST_PARTS)
+            return f"MultiStepLR({number(rate)}, {number(factor)}, at {', '.join(places)})"
         case "WarmUpLR", {"learning_rate": last, "warmup_steps": steps}:
             return f"WarmUpLR(0 .. {number(last)}, {number(steps)})"
         case "PolynomialDecayLR", {

@@ -1,7 +1,7 @@
 """Learning rates and weight decays that depend on the step, computed inside the graph.
 
-Six schedules and seven list-making functions with the semantics of MindSpore, what composes them,
-and the base class for one's own. Steps count from 0.
+Six schedules and seven list-making functions with the semantics of MindSpore, one schedule of
+PyTorch, what composes them, and the base class for one's own. Steps count from 0.
 """
 
 from graphopt.schedules._compose import FromCaller, OnnxSchedule, SequentialLR
@@ -22,6 +22,7 @@ from graphopt.schedules._lists import (
     polynomial_decay_lr,
     warmup_lr,
 )
+from graphopt.schedules._multi_step import MultiStepLR
 from graphopt.schedules.base import LearningRateSchedule
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FromCaller",
     "InverseDecayLR",
     "LearningRateSchedule",
+    "MultiStepLR",
     "NaturalExpDecayLR",
     "OnnxSchedule",
     "PolynomialDecayLR",

@@ -43,25 +43,21 @@ class SequentialLR(LearningRateSchedule):
         self, schedules: Sequence[LearningRateSchedule], milestones: Sequence[int]
     ) -> None:
         """See the class."""
-        for name, value in (("schedules", schedules), ("milestones", milestones)):
-            if not isinstance(value, list | tuple):
-                raise TypeError(f"{name}: got {type(value).__name__}, expected a list")
-        object.__setattr__(self, "schedules", tuple(schedules))
-        object.__setattr__(self, "milestones", tuple(milestones))
-        for schedule in self.schedules:
+        if not isinstance(schedules, list | tuple):
+            raise TypeError(f"schedules: got {type(schedules).__name__}, expected a list")
+        for schedule in schedules:
             if not isinstance(schedule, LearningRateSchedule):
                 raise TypeError(
                     f"schedules: got {type(schedule).__name__}, expected a LearningRateSchedule"
                 )
-        for milestone in self.milestones:
-            _checks.steps("milestones", milestone)
-        if len(self.schedules) < 2 or len(self.milestones) != len(self.schedules) - 1:
+        _checks.growing_steps("milestones", milestones)
+        if len(schedules) != len(milestones) + 1:
             raise ValueError(
-                f"milestones: got {len(self.milestones)} for {len(self.schedules)} schedules, "
+                f"milestones: got {len(milestones)} for {len(schedules)} schedules, "
                 "expected two schedules or more, and a milestone between any two"
             )
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones: got {list(self.milestones)}, expected growing steps")
+        object.__setattr__(self, "schedules", tuple(schedules))
+        object.__setattr__(self, "milestones", tuple(milestones))
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
         """The schedule whose turn it is; all are computed."""

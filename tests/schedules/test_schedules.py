@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 
 import graphopt
@@ -78,6 +79,7 @@ LONG = {
     "cosine to zero": schedules.CosineDecayLR(0.0, 0.1, 1_000_000),
     "polynomial": schedules.PolynomialDecayLR(0.1, 1e-6, 1000, 2.0, update_decay_steps=True),
     "warm-up": schedules.WarmUpLR(0.1, 1_000_000),
+    "milestones": schedules.MultiStepLR(0.1, 0.3, [1, 100, 1001, 20_000_001]),
     "warm-up, then cosine, then inverse": schedules.SequentialLR(
         [
             schedules.WarmUpLR(0.1, 100),
@@ -154,6 +156,41 @@ def test_a_checkpoint_knows_the_step(tmp_path):
     session.load_checkpoint(tmp_path / "end")
     with pytest.raises(RuntimeError, match="step 2"):
         session.step(feeds)
+
+
+@pytest.mark.parametrize("milestones", [[1], [3, 4, 9], (2, 11)])
+def test_milestones_are_those_of_pytorch(milestones):
+    schedule = schedules.MultiStepLR(0.3, 0.1, milestones)
+    peer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(peer, list(milestones), gamma=0.1)
+    expected = []
+    for _ in range(12):
+        expected += scheduler.get_last_lr()
+        peer.step()
+        scheduler.step()
+    assert [schedule.value(step) for step in range(12)] == expected
+    np.testing.assert_array_equal(from_graph(schedule, range(12)), np.float32(expected))
+    assert (
+        schedules.LearningRateSchedule.value(schedule, 5) == expected[5]
+    )  # in NumPy, by its nodes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((1, 0.1, [3]), TypeError, "learning_rate: got 1"),
+        ((0.0, 0.1, [3]), ValueError, "learning_rate: got 0.0"),
+        ((0.1, 0.0, [3]), ValueError, "decay_rate: got 0.0"),
+        ((0.1, 0.1, []), ValueError, r"milestones: got \[\]"),
+        ((0.1, 0.1, 3), TypeError, "milestones: got int"),
+        ((0.1, 0.1, [3.0]), TypeError, "milestones: got 3.0"),
+        ((0.1, 0.1, [0, 3]), ValueError, "milestones: got 0"),
+        ((0.1, 0.1, [3, 3]), ValueError, "expected growing steps"),
+    ],
+)
+def test_bad_milestones(arguments, error, message):
+    with pytest.raises(error, match=message):
+        schedules.MultiStepLR(*arguments)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ _PATTERNS: Mapping[str, Pattern] = {
     ),
     "WarmUpLR": _with("Mul", _PART, "learning_rate"),
 }
-RECOGNISED = frozenset({*_PATTERNS, "SequentialLR", "list", "FromCaller"})
+RECOGNISED = frozenset({*_PATTERNS, "MultiStepLR", "SequentialLR", "list", "FromCaller"})
 """The schedules that are known by their nodes."""
 
 _LATER = Op(
@@ -98,6 +98,8 @@ _LATER = Op(
     Any("later"),
 )
 _LATER_STEP = Op("Max", Op("Sub", _STEP, Number("milestone")), Equals(0.0))
+_FACTOR = Op("Where", Op("Less", _STEP, Number("milestone")), Equals(1.0), Number("decay_rate"))
+_DECAYED = OneOf(Op("Mul", _FACTOR, Any("before")), _FACTOR)
 _LISTED = Op("Gather", Any("values"), Op("Min", Any("index"), Number("last")))
 
 
@@ -119,7 +121,7 @@ def schedule_of(value: Value, step: Value | None) -> Schedule:
         length = _length(listed["values"])
         if length is not None:
             return {"schedule": "list", "length": length}
-    found = _sequential(value, step) or _single(value, step)
+    found = _multi_step(value, step) or _sequential(value, step) or _single(value, step)
     return found or {"schedule": "expression", "formula": expression(value)}
 
 
@@ -157,6 +159,24 @@ def _arguments(name: str, found: Found) -> dict[str, AnyType]:
     elif name == "WarmUpLR":
         arguments["warmup_steps"] = arguments.pop("decay_steps")
     return arguments
+
+
+def _multi_step(value: Value, step: Value | None) -> dict[str, AnyType] | None:
+    """A number that is multiplied by the same factor from each milestone on."""
+    factors: list[tuple[AnyType, AnyType]] = []
+    before: AnyType = value
+    while before is not None and (found := _found(_DECAYED, before, step)):
+        factors.append((found["milestone"], found["decay_rate"]))
+        before = found.get("before")
+    first = 1.0 if before is None else before.source.number
+    if first is None or len({factor for _, factor in factors}) != 1:
+        return None
+    return {
+        "schedule": "MultiStepLR",
+        "learning_rate": first,
+        "decay_rate": factors[0][1],
+        "milestones": [int(milestone) for milestone, _ in reversed(factors)],
+    }
 
 
 def _sequential(value: Value, step: Value | None) -> dict[str, AnyType] | None:
