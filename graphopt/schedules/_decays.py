@@ -16,18 +16,7 @@ from graphopt.schedules.base import LearningRateSchedule
 
 @dataclass(frozen=True)
 class _Decay(LearningRateSchedule):
-    """What the first three have in common.
-
-    Args:
-        learning_rate: The value at step 0, a float > 0.
-        decay_rate: A float > 0.
-        decay_steps: An int >= 1.
-        is_stair: Change every ``decay_steps`` steps instead of at each.
-
-    Raises:
-        TypeError: An argument has the wrong type; an int is no float.
-        ValueError: An argument is out of range.
-    """
+    """What the first three have in common."""
 
     learning_rate: float
     decay_rate: float
@@ -81,15 +70,7 @@ class ExponentialDecayLR(_Decay):
 class NaturalExpDecayLR(_Decay):
     """``learning_rate * e^(-r*t)``; with ``is_stair`` ``learning_rate * e^(-r*floor(t/D)*D)``.
 
-    Args:
-        learning_rate: The value at step 0, a float > 0.
-        decay_rate: r, a float > 0.
-        decay_steps: D, an int >= 1; without ``is_stair`` it has no influence.
-        is_stair: Change every D steps instead of at each.
-
-    Raises:
-        TypeError: An argument has the wrong type; an int is no float.
-        ValueError: An argument is out of range.
+    Arguments and errors are those of `ExponentialDecayLR`; without ``is_stair`` D has no influence.
 
     Example:
         >>> NaturalExpDecayLR(0.1, 0.9, 4, is_stair=True).value(3)
@@ -113,15 +94,7 @@ class NaturalExpDecayLR(_Decay):
 class InverseDecayLR(_Decay):
     """``learning_rate / (1 + r*t/D)``; with ``is_stair`` t/D is floored.
 
-    Args:
-        learning_rate: The value at step 0, a float > 0.
-        decay_rate: r, a float > 0.
-        decay_steps: D, an int >= 1.
-        is_stair: Change every D steps instead of at each.
-
-    Raises:
-        TypeError: An argument has the wrong type; an int is no float.
-        ValueError: An argument is out of range.
+    Arguments and errors are those of `ExponentialDecayLR`.
 
     Example:
         >>> InverseDecayLR(0.1, 1.0, 4).value(4)
@@ -147,9 +120,7 @@ class CosineDecayLR(LearningRateSchedule):
         max_lr: The value at step 0, a float > ``min_lr``.
         decay_steps: D, an int >= 1.
 
-    Raises:
-        TypeError: An argument has the wrong type; an int is no float.
-        ValueError: An argument is out of range.
+    Errors are those of `ExponentialDecayLR`; a ``min_lr`` that is not less is a ValueError too.
 
     Example:
         >>> CosineDecayLR(0.0, 0.1, 100).value(100)
@@ -192,9 +163,7 @@ class PolynomialDecayLR(LearningRateSchedule):
         power: A float > 0.
         update_decay_steps: Start anew from a lower value each time that D is reached.
 
-    Raises:
-        TypeError: An argument has the wrong type; an int is no float.
-        ValueError: An argument is out of range.
+    Errors are those of `ExponentialDecayLR`.
 
     Example:
         >>> PolynomialDecayLR(0.1, 0.0, 10, power=1.0).value(5)
@@ -242,9 +211,7 @@ class WarmUpLR(LearningRateSchedule):
         learning_rate: The value from step W on, a float >= 0.
         warmup_steps: W, an int >= 1.
 
-    Raises:
-        TypeError: An argument has the wrong type; an int is no float.
-        ValueError: An argument is out of range.
+    Errors are those of `ExponentialDecayLR`.
 
     Example:
         >>> WarmUpLR(0.1, 10).value(5)

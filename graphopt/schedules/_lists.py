@@ -1,7 +1,7 @@
 """The seven functions that make a list of learning rates, one for each step.
 
 With i the step, ``e = floor(i / step_per_epoch)`` the epoch and E ``decay_epoch``. Each returns
-``total_step`` floats: the values of the schedule of that name, with epochs for its steps.
+the values of the schedule of that name, with epochs for its steps.
 """
 
 import math
@@ -28,6 +28,17 @@ def exponential_decay_lr(
 ) -> list[float]:
     """``learning_rate * decay_rate^(e/E)``; with ``is_stair`` the exponent is floored.
 
+    Args:
+        learning_rate: The value in epoch 0, a float > 0.
+        decay_rate: A float > 0.
+        total_step: How many steps there are, an int >= 1.
+        step_per_epoch: How many of them an epoch has, an int >= 1.
+        decay_epoch: E, an int >= 1.
+        is_stair: Change every E epochs instead of at each.
+
+    Returns:
+        ``total_step`` floats.
+
     Raises:
         TypeError: A rate is not a float, or a number of steps not an int.
         ValueError: A rate is not positive, or a number of steps not at least 1.
@@ -51,9 +62,7 @@ def natural_exp_decay_lr(
 ) -> list[float]:
     """``learning_rate * e^(-decay_rate * e)``; with ``is_stair`` e is a multiple of E.
 
-    Raises:
-        TypeError: A rate is not a float, or a number of steps not an int.
-        ValueError: A rate is not positive, or a number of steps not at least 1.
+    Arguments and errors are those of `exponential_decay_lr`.
 
     Example:
         >>> natural_exp_decay_lr(0.1, 0.9, 3, 1, 3, is_stair=True)
@@ -74,9 +83,7 @@ def inverse_decay_lr(
 ) -> list[float]:
     """``learning_rate / (1 + decay_rate * e/E)``; with ``is_stair`` e/E is floored.
 
-    Raises:
-        TypeError: A rate is not a float, or a number of steps not an int.
-        ValueError: A rate is not positive, or a number of steps not at least 1.
+    Arguments and errors are those of `exponential_decay_lr`.
 
     Example:
         >>> inverse_decay_lr(0.1, 1.0, total_step=2, step_per_epoch=1, decay_epoch=1)
@@ -92,9 +99,7 @@ def cosine_decay_lr(
 ) -> list[float]:
     """``min_lr + (max_lr - min_lr)/2 * (1 + cos(pi * min(e,E)/E))``.
 
-    Raises:
-        TypeError: A rate is not a float, or a number of steps not an int.
-        ValueError: A value is out of range, or ``min_lr`` is not less than ``max_lr``.
+    Arguments and errors are those of `CosineDecayLR` and `exponential_decay_lr`.
 
     Example:
         >>> cosine_decay_lr(0.0, 0.1, total_step=3, step_per_epoch=1, decay_epoch=2)
@@ -124,9 +129,7 @@ def polynomial_decay_lr(
 
     With ``update_decay_epoch`` E grows to ``E * max(ceil(e/E), 1)``.
 
-    Raises:
-        TypeError: A rate is not a float, or a number of steps not an int.
-        ValueError: A value is out of range.
+    Arguments and errors are those of `PolynomialDecayLR` and `exponential_decay_lr`.
 
     Example:
         >>> polynomial_decay_lr(0.1, 0.0, 3, 1, decay_epoch=2, power=1.0)
@@ -145,9 +148,7 @@ def warmup_lr(
 ) -> list[float]:
     """``learning_rate * min(e,W)/W``, with W ``warmup_epoch``.
 
-    Raises:
-        TypeError: The rate is not a float, or a number of steps not an int.
-        ValueError: A value is out of range.
+    Arguments and errors are those of `WarmUpLR` and `exponential_decay_lr`.
 
     Example:
         >>> warmup_lr(0.1, total_step=4, step_per_epoch=2, warmup_epoch=1)
