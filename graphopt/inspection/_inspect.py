@@ -11,7 +11,7 @@ from graphopt import _checks, in_place
 from graphopt.inspection.costs import shapes
 from graphopt.inspection.costs.operations import stage_facts
 from graphopt.inspection.costs.totals import memory_facts
-from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts, Stage
+from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts
 from graphopt.inspection.hazards import hazards
 from graphopt.inspection.hazards.hazard import Subject
 from graphopt.inspection.opening.errors import naming
@@ -30,6 +30,7 @@ from graphopt.inspection.structure.state import state_facts
 from graphopt.inspection.structure.untrained import could_be_trained, untrained, weight_of
 from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
+from graphopt.stages import Stage
 
 
 def inspect(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from graphopt.requirement import Requirements
+from graphopt.stages import Stage
 
 VERSION = 1
 """The version of the JSON; a key that is added does not change it."""
@@ -19,9 +20,6 @@ Source = Literal["metadata and graph", "metadata", "graph", "none"]
 Level = Literal["error", "warning", "note"]
 """Training goes wrong; training may go wrong; worth knowing."""
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-
-Stage = Literal["forward", "loss", "backward", "update"]
-STAGES: tuple[Stage, ...] = ("forward", "loss", "backward", "update")
 
 Schedule = float | Mapping[str, Any] | None
 """A number where it is fixed. Otherwise a dict, whose ``schedule`` is the name of the schedule, and

@@ -7,8 +7,7 @@ import numpy as np
 
 from graphopt.feeds import Feed, feed_of
 from graphopt.graph import TrainingGraph
-
-_DEFAULT_BATCH_SIZE = 32
+from graphopt.samples import DEFAULT_BATCH_SIZE
 
 
 def random_feeds(
@@ -52,7 +51,7 @@ def _sizes(
         if name not in named:
             listed = ", ".join(f"'{dim}'" for dim in sorted(named)) or "none"
             raise ValueError(f"dims: '{name}' is not an open dimension of a feed; open: {listed}")
-    return dict.fromkeys(first, batch_size or _DEFAULT_BATCH_SIZE) | dict(dims)
+    return dict.fromkeys(first, batch_size or DEFAULT_BATCH_SIZE) | dict(dims)
 
 
 def _shape(feed: Feed, sizes: Mapping[str | None, int]) -> list[int]:

@@ -13,12 +13,9 @@ import onnx
 
 from graphopt._nodes import first_output, operands
 from graphopt.graph import TrainingGraph
+from graphopt.stages import BACKWARD, STAGES, UPDATE
 
-# In the order of a step: what several stages need belongs to the first.
-STAGES = ("forward", "loss", "backward", "update", "other")
-
-_BACKWARD = "backward/"
-_UPDATE = "update/"
+PARTS = (*STAGES, "other")
 
 _Value = TypeVar("_Value", bound=Hashable)
 
@@ -28,7 +25,7 @@ class Origin:
     """What a node that runs was made from.
 
     Attributes:
-        stage: One of `STAGES`; "other" where it cannot be told.
+        stage: One of `PARTS`; "other" where it cannot be told.
         name: The node of the training graph; "" if there is none.
         bucket: The bucket whose update it is part of, if of one.
         forward_node: The forward node whose gradient it computes, if of one.
@@ -78,23 +75,23 @@ class Origins:
     def _origin(self, name: str, is_forward: bool, is_loss: bool) -> Origin:
         """By the values that the node computes, and by its name, which the model may share."""
         scope = name.rpartition("/")[0]
-        if scope.startswith(_UPDATE) and (bucket := scope.removeprefix(_UPDATE)) in self._buckets:
+        if scope.startswith(UPDATE) and (bucket := scope.removeprefix(UPDATE)) in self._buckets:
             return Origin("update", name, bucket=bucket)
         if is_forward:
             return Origin("forward", name)
         if is_loss:
             return Origin("loss", name)
-        if name.startswith(_UPDATE):
+        if name.startswith(UPDATE):
             return Origin("update", name)
-        is_ours = scope.startswith(_BACKWARD)
+        is_ours = scope.startswith(BACKWARD)
         return Origin(
-            "backward", name, forward_node=scope.removeprefix(_BACKWARD) if is_ours else None
+            "backward", name, forward_node=scope.removeprefix(BACKWARD) if is_ours else None
         )
 
 
 def _of_readers(readers: Sequence[Origin]) -> Origin:
     """A node that was not there before works for the first stage that needs it."""
-    stage = min((reader.stage for reader in readers), key=STAGES.index, default="other")
+    stage = min((reader.stage for reader in readers), key=PARTS.index, default="other")
     readers = [reader for reader in readers if reader.stage == stage]
     return Origin(
         stage,

@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.carried import Carried
 from graphopt.graph import TrainingGraph
-from graphopt.profiling._origins import STAGES
+from graphopt.profiling._origins import PARTS
 from graphopt.profiling._typical import TypicalStep
 from graphopt.profiling.results import BucketTime, GroupTime, NodeTime, StageTime, summed
 from graphopt.states import OF_PARAMETERS
@@ -19,7 +19,7 @@ def by_stage(step: TypicalStep) -> tuple[StageTime, ...]:
     total = step.milliseconds
     outside = {"runtime": step.runtime, "python": step.python}
     return (
-        *(StageTime(s, *summed([n for n in step.nodes if n.stage == s], total)) for s in STAGES),
+        *(StageTime(s, *summed([n for n in step.nodes if n.stage == s], total)) for s in PARTS),
         *(StageTime(name, 0, taken, taken / total) for name, taken in outside.items()),
     )
 

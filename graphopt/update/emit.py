@@ -15,6 +15,7 @@ from graphopt.carried import NEXT, Array, Carried, View, joined
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
+from graphopt.stages import UPDATE
 from graphopt.states import GLOBAL_STEP, State, kept_by
 from graphopt.update import functions
 from graphopt.update.arithmetic import Arithmetic
@@ -110,7 +111,7 @@ class _Update:
                 gate.wait_for(self.arithmetic.value(schedule))
         inputs, gradients = [], []
         for bucket in layout.buckets:
-            with op.named(f"update/{bucket.name}"):
+            with op.named(f"{UPDATE}{bucket.name}"):
                 inputs.append(self._parameters(bucket))
                 gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
                 gate.wait_for(gradients[-1])
@@ -120,7 +121,7 @@ class _Update:
         updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
         carried: list[Carried] = []
         for bucket, old, gradient in zip(layout.buckets, inputs, gradients, strict=True):
-            with op.named(f"update/{bucket.name}"):
+            with op.named(f"{UPDATE}{bucket.name}"):
                 carried += self._update_bucket(bucket, old, gradient)
         values = {value.name: value for value in op.graph.inputs}
         for statistic, batch in statistics:

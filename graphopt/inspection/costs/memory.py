@@ -8,8 +8,8 @@ from graphopt._nodes import operands
 from graphopt.inspection.costs.flops import VIEWS
 from graphopt.inspection.costs.shape_values import operator
 from graphopt.inspection.costs.shapes import Scope, Shapes
-from graphopt.inspection.facts import Stage
 from graphopt.inspection.structure.stages import values
+from graphopt.stages import Stage
 
 _CONSTANT = "Constant"
 

@@ -8,7 +8,8 @@ import onnx
 from graphopt.inspection.costs.flops import VIEWS, flops
 from graphopt.inspection.costs.shape_values import Node, TensorInfo
 from graphopt.inspection.costs.shapes import Body, Scope, Shapes
-from graphopt.inspection.facts import STAGES, Stage, StageFacts
+from graphopt.inspection.facts import StageFacts
+from graphopt.stages import STAGES, Stage
 
 _DOMAIN = "graphopt"
 _UPDATES = "RMSProp"

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphopt.inspection.facts import Hazard, Level, Stage, StateFacts
+from graphopt.inspection.facts import Hazard, Level, StateFacts
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.merged import Merged
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
+from graphopt.stages import Stage
 
 _MOST = 50  # names in one hazard
 

@@ -9,11 +9,10 @@ import onnx
 
 from graphopt._nodes import first_output, operands
 from graphopt.carried import NEXT
-from graphopt.inspection.facts import STAGES, LayerFacts, Stage
+from graphopt.inspection.facts import LayerFacts
+from graphopt.stages import BACKWARD, STAGES, UPDATE, Stage
 from graphopt.states import split
 
-_BACKWARD = "backward/"
-_UPDATE = "update/"
 _GRAD_OF_NODE = "_Grad/"  # in the names that ONNX Runtime gives the nodes of a gradient
 _SEVERAL = ""  # buckets
 _NUMBER = re.compile(r"\d+")
@@ -127,7 +126,7 @@ class _Forward:
         if forward is not None:
             scope = forward.rpartition("/")[0]
             known = self._by_node.get(forward) or self._by_node.get(scope)
-            if known is not None or node.name.startswith(_BACKWARD):
+            if known is not None or node.name.startswith(BACKWARD):
                 return known or _scope(forward)
         read = list(operands(node))
         for value in read:
@@ -156,8 +155,8 @@ _MOST_READERS = 8  # of a value that are looked at
 
 def _forward_node(name: str) -> str | None:
     """The forward node that the name of a node of the backward pass says."""
-    if name.startswith(_BACKWARD):
-        return name.removeprefix(_BACKWARD).rpartition("/")[0] or None
+    if name.startswith(BACKWARD):
+        return name.removeprefix(BACKWARD).rpartition("/")[0] or None
     forward, found, _ = name.rpartition(_GRAD_OF_NODE)
     return forward if found else None
 
@@ -167,8 +166,8 @@ def _layer_of(node: onnx.NodeProto, at: int) -> str:
     name = node.name or first_output(node)
     if not name or _NUMBER.fullmatch(name):
         return f"{node.op_type}_{at}"
-    if name.startswith(_UPDATE):  # what takes the parameters of a bucket apart
-        return _scope(name.removeprefix(_UPDATE))
+    if name.startswith(UPDATE):  # what takes the parameters of a bucket apart
+        return _scope(name.removeprefix(UPDATE))
     return _scope(name)
 
 
@@ -191,10 +190,10 @@ def _of_update(
             continue
         node = nodes[at]
         scope = node.name.rpartition("/")[0]
-        name = scope.removeprefix(_UPDATE)
-        if not node.name.startswith(_UPDATE) or not scope:
+        name = scope.removeprefix(UPDATE)
+        if not node.name.startswith(UPDATE) or not scope:
             name = _carried_to(node, wanted)
-        elif scope + "/" == _UPDATE:
+        elif scope + "/" == UPDATE:
             name = "update"
         for value in operands(node):
             wanted[value] = name if wanted.get(value, name) == name else _SEVERAL

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from graphopt.inspection.facts import Stage
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.structure import stages
+from graphopt.stages import Stage
 
 _SEQUENCES = {"params", "gradients"}
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
-from graphopt.inspection.facts import ParameterFacts, Stage, static
+from graphopt.inspection.facts import ParameterFacts, static
 from graphopt.inspection.reading.dataflow import SAME_ELEMENTS, Dataflow, Operation, Value
 from graphopt.parameter import SETTING_INPUTS, WEIGHT_INPUTS
+from graphopt.stages import Stage
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 _MOVED = SAME_ELEMENTS | {"Transpose"}

@@ -1,0 +1,12 @@
+"""The stages of a training step, and what the names of their nodes begin with."""
+
+from typing import Literal, get_args
+
+Stage = Literal["forward", "loss", "backward", "update"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In the order of a step: what several stages need belongs to the first."""
+
+BACKWARD = "backward/"
+"""Then comes the forward node whose gradient a node computes."""
+UPDATE = "update/"
+"""Then comes the bucket, where a node updates one."""
