@@ -63,9 +63,9 @@ def training_graph(
     Args:
         model: The forward model: a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; float
             initializers, static or dynamic batch.
-        loss: "cross_entropy" (logits [N, C] or [N, C, ...], int64 labels), "mse", "l1" or
-            "bce_with_logits" (labels like the output), each a mean; or the name of a scalar output
-            of the model; or a function ``loss(op, *outputs)`` that appends nodes with a
+        loss: "cross_entropy" (logits [N, C] or [N, C, ...], int64 labels), "mse", "l1", "huber"
+            or "bce_with_logits" (labels like the output), each a mean; or the name of a scalar
+            output of the model; or a function ``loss(op, *outputs)`` that appends nodes with a
             `GraphBuilder` and returns a scalar. None only with ``gradients``.
         optimizer: Whose parameters are trained.
         gradients: For a model that computes its gradients itself, whatever made it: the name of

@@ -33,14 +33,12 @@ class GraphBuilder:
     elsewhere floats are float32 and ints are int64.
 
     Example:
-        A loss of one's own, for ``training_graph(model, loss=huber, optimizer=...)``:
+        A loss of one's own, for ``training_graph(model, loss=quantile, optimizer=...)``:
 
-        >>> def huber(op, prediction):
+        >>> def quantile(op, prediction):
         ...     target = op.input("labels", prediction.dtype, prediction.shape)
-        ...     error = op.Abs(op.Sub(prediction, target))
-        ...     inside = op.Mul(op.Mul(error, error), 0.5)
-        ...     return op.ReduceMean(op.Where(op.Less(error, 1.0), inside, op.Sub(error, 0.5)),
-        ...                          keepdims=0)
+        ...     error = op.Sub(target, prediction)
+        ...     return op.ReduceMean(op.Max(op.Mul(error, 0.9), op.Mul(error, -0.1)), keepdims=0)
     """
 
     def __init__(self, graph: ir.Graph) -> None:

@@ -21,6 +21,7 @@ import graphopt
 from graphopt._files import write_atomically
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
+from graphopt.losses import BUILT_IN
 from graphopt.profiling.profile_tables import profile_tables
 from graphopt.samples import (
     DEFAULT_BATCH_SIZE,
@@ -98,7 +99,7 @@ def build(
     loss: Annotated[
         str,
         typer.Option(
-            help="cross_entropy, mse, bce_with_logits, l1, or a scalar output of the model.",
+            help=f"{', '.join(BUILT_IN)}, or a scalar output of the model.",
             show_default=False,
         ),
     ],

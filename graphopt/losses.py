@@ -52,6 +52,21 @@ def l1(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Value
     return op.ReduceMean(op.Abs(error), keepdims=0)
 
 
+def huber(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Value:
+    r"""Mean of ``e**2 / 2`` where ``|e| <= 1``, of ``|e| - 1/2`` beyond; e is prediction - label.
+
+    ``labels`` has the prediction's shape and dtype. With :math:`n = \min(|e|, 1)` both are
+
+    .. math:: n (|e| - n / 2)
+
+    which needs no choice between two tensors; its gradient is that of either branch, at 1 too.
+    """
+    prediction, target = _with_target(op, prediction, labels, "huber")
+    error = op.Abs(op.Sub(prediction, target))
+    near = op.Min(error, 1.0)
+    return op.ReduceMean(op.Mul(near, op.Sub(error, op.Mul(near, 0.5))), keepdims=0)
+
+
 def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = LABELS) -> ir.Value:
     r"""Mean binary cross entropy of ``sigmoid(logits)``; ``labels`` in [0, 1], shaped alike.
 
@@ -71,6 +86,7 @@ def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = LABELS) ->
 BUILT_IN: dict[str, LossFunction] = {
     "cross_entropy": cross_entropy,
     "mse": mse,
+    "huber": huber,
     "bce_with_logits": bce_with_logits,
     "l1": l1,
 }

@@ -90,7 +90,8 @@ LOSSES = {
         probabilities,
         functional.binary_cross_entropy_with_logits,
     ),
-    "huber": (huber, values, functional.huber_loss),
+    "huber": ("huber", values, functional.huber_loss),
+    "a function": (huber, values, functional.huber_loss),
 }
 
 
@@ -227,6 +228,17 @@ def test_l1_at_zero():
     feeds = {"x": x, "labels": labels}
     results = compare(build(model, "l1"), forward, functional.l1_loss, feeds)
     np.testing.assert_array_equal(results["w_grad"][1], np.zeros(3))
+
+
+@pytest.mark.parametrize("error", [0.0, 0.5, 1 - 2**-24, 1.0, 1 + 2**-23, 3.0, 1e6])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_huber_at_its_edges(error, sign):
+    """Where it turns from a square into a line, both have the same gradient."""
+    model, forward = logits_model((2, 3))
+    x = np.full((2, 3), sign * error, np.float32)
+    x[0] = 0.25  # so that a gradient is not 0
+    feeds = {"x": x, "labels": np.zeros((2, 3), np.float32)}
+    compare(build(model, "huber"), forward, functional.huber_loss, feeds)
 
 
 SEVERAL = """h = MatMul(x, w) a = Mul(h, h) k = ReduceSum <keepdims = 0> (a)
