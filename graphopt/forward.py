@@ -2,12 +2,14 @@
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from graphopt._files import PathLike, existing_file
+from graphopt.graphs import subgraphs
 
 _ITEM_SIZES: dict[int, int] = {
     onnx.TensorProto.FLOAT: 4,
@@ -29,15 +31,43 @@ def read_forward(model: ForwardModel) -> ir.Model:
 
 
 def to_ir(proto: onnx.ModelProto) -> ir.Model:
-    """The model as `onnx_ir.Model`.
+    """The model as `onnx_ir.Model`; the values of its tensors stay where they are until needed.
 
     Raises:
         ValueError: It is damaged.
     """
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except Exception as error:  # noqa: BLE001 - whatever onnx-ir finds wrong
         raise ValueError(f"the model is damaged: {error}") from None
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        _own_outputs(graph, ())
+    return model
+
+
+def _own_outputs(graph: ir.Graph, around: Sequence[ir.Graph]) -> None:
+    """Let graphs in nodes copy what they give, where that is a value of the graphs around them.
+
+    onnx-ir leaves such an output without its value, and ONNX Runtime refuses it.
+    """
+    for node in graph:
+        for inner in subgraphs(node):
+            _own_outputs(inner, (graph, *around))
+    for index, value in enumerate(graph.outputs if around else ()):
+        if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
+            given = (v for outer in around for v in _values(outer) if v.name == value.name)
+            if (source := next(given, None)) is not None:
+                copy = ir.node("Identity", [source])
+                copy.outputs[0].name = value.name
+                graph.append(copy)
+                graph.outputs[index] = copy.outputs[0]
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 def read_proto(model: ForwardModel) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphopt._records import Schedule, plain, reader
@@ -168,7 +169,7 @@ class Manifest:
         return cls(optimizer=OptimizerEntry(**own), groups=groups, parameters=parameters)
 
     @classmethod
-    def read(cls, model: onnx.ModelProto, *names: str) -> "Manifest":
+    def read(cls, model: onnx.ModelProto | ir.Model, *names: str) -> "Manifest":
         """What a model says, which is not trusted.
 
         Args:
@@ -183,7 +184,11 @@ class Manifest:
             >>> Manifest.read(graph.model, "optimizer").optimizer.momentum
             0.9
         """
-        texts = {entry.key: entry.value for entry in model.metadata_props}
+        texts = (
+            model.metadata_props
+            if isinstance(model, ir.Model)
+            else {entry.key: entry.value for entry in model.metadata_props}
+        )
         found: dict[str, Any] = {"version": 0}
         for name, read in _readers().items():
             text = texts.get(f"{_PREFIX}{name}")

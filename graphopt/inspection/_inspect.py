@@ -1,11 +1,8 @@
 """Puts together what is known about a model."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import onnx
 
 from graphopt import _checks, in_place
 from graphopt.inspection.costs import shapes
@@ -15,12 +12,10 @@ from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, Pa
 from graphopt.inspection.hazards import hazards
 from graphopt.inspection.hazards.hazard import Subject
 from graphopt.inspection.opening.errors import naming
-from graphopt.inspection.opening.untrusted import opened
 from graphopt.inspection.reading.dataflow import Dataflow
-from graphopt.inspection.reading.merged import Merged, merged
-from graphopt.inspection.reading.metadata import Described, described
-from graphopt.inspection.reading.recovered import recovered
-from graphopt.inspection.reading.writes import Write, gradient_buffers, pairs, writes
+from graphopt.inspection.reading.merged import Merged
+from graphopt.inspection.reading.reading import Reading, read
+from graphopt.inspection.reading.writes import Write, pairs
 from graphopt.inspection.show.formula import formula
 from graphopt.inspection.structure import layers
 from graphopt.inspection.structure.buckets import bucket_facts, layout_of
@@ -74,25 +69,20 @@ def inspect(
     """
     _check(steps, batch_size, dims)
     wanted = None if target is None else parse_target(target)
-    proto = opened(model)
+    reading = read(model, steps)
     with naming(model):
-        return _inspected(proto, _name(model, proto), steps, wanted, batch_size, dims or {})
+        return _inspected(reading, steps, wanted, batch_size, dims or {})
 
 
 def _inspected(
-    proto: onnx.ModelProto,
-    name: str,
+    reading: Reading,
     steps: int | None,
     target: Target | None,
     batch_size: int,
     dims: Mapping[str, int],
 ) -> Inspection:
-    flow = Dataflow(proto)
-    carried = writes(proto, flow)
-    metadata, damage = _metadata(proto)
-    nodes = recovered(flow, carried, metadata)
-    optimizer = merged(metadata, nodes, steps)
-    buffers = gradient_buffers(flow)
+    proto, flow, carried = reading.file.proto, reading.flow, reading.carried
+    nodes, optimizer, buffers = reading.recovered, reading.merged, reading.buffers
     needed = requirements(proto)
     sizes = dict.fromkeys(shapes.open_dimensions(proto), batch_size)
     for name in dims:
@@ -121,7 +111,7 @@ def _inspected(
         stages=stages,
         steps=steps,
         above_target=exceeds(needed, target),
-        damage=damage,
+        damage=reading.damage,
         buffers=buffers,
         early=early,
         state=state,
@@ -131,24 +121,24 @@ def _inspected(
     parameters = _parameters(optimizer, flow, stages) or untrained(frozen, flow, buffers, stages)
     known = set(_names(parameters))
     trained = kind != "model"
-    buckets = bucket_facts(proto, flow, carried, nodes, metadata)
+    buckets = bucket_facts(proto, flow, carried, nodes, reading.described)
     return Inspection(
         model=ModelFacts(
-            name=name,
+            name=reading.file.name,
             kind=kind,
-            producer=proto.producer_name,
-            nodes=len(proto.graph.node),
-            bytes=proto.ByteSize(),
+            producer=reading.file.model.producer_name or "",
+            nodes=len(reading.file.model.graph),
+            bytes=reading.file.bytes,
         ),
         optimizer=_optimizer(optimizer, carried, trained=trained),
         groups=optimizer.groups,
         parameters=parameters,
         frozen=tuple(name for name in frozen if name not in known),
         state=state,
-        layout=layout_of(metadata, buckets, parameters),
+        layout=layout_of(reading.described, buckets, parameters),
         buckets=buckets,
-        inputs=inputs_of(proto, carried),
-        outputs=outputs_of(proto, carried),
+        inputs=inputs_of(reading.file.model, carried),
+        outputs=outputs_of(reading.file.model, carried),
         stages=stage_facts(proto, stages, tensors),
         layers=layers.layers(proto, stages, _names(parameters)),
         memory=memory_facts(proto, carried, nodes, parameters, stages, tensors, sizes),
@@ -166,20 +156,8 @@ def _check(steps: Any, batch_size: Any, dims: Any) -> None:
         _checks.steps(f"dims['{name}']", size)
 
 
-def _name(model: Any, proto: onnx.ModelProto) -> str:
-    return os.fspath(model) if isinstance(model, str | os.PathLike) else proto.graph.name
-
-
 def _names(parameters: Iterable[ParameterFacts]) -> list[str]:
     return [parameter.name for parameter in parameters]
-
-
-def _metadata(model: onnx.ModelProto) -> tuple[Described | None, str | None]:
-    """What the metadata says, and what is wrong with it."""
-    try:
-        return described(model), None
-    except ValueError as error:
-        return None, str(error)
 
 
 def _optimizer(

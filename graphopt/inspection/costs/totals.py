@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from graphopt.inspection.costs import memory
 from graphopt.inspection.costs.shapes import Shapes
@@ -37,7 +38,7 @@ def memory_facts(
             math.prod(tensor.dims) * (np.dtype(dtype).itemsize if dtype else 0)
             for tensor in model.graph.initializer
             if tensor.name not in own
-            for dtype in [dtype_name(tensor.data_type)]
+            for dtype in [dtype_name(ir.DataType(tensor.data_type))]
         ),
         gradients=size if any(parameter.gradient for parameter in parameters) else 0,
         states=sum(parameter.state_bytes for parameter in parameters),

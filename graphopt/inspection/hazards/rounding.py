@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
 from graphopt.inspection.reading.dataflow import Operation, Value
@@ -68,9 +68,7 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
 
 def _casts_to_float16(operations: Sequence[Operation]) -> bool:
     return any(
-        operation.op_type == "Cast"
-        and "to" in operation.attributes
-        and operation.attributes["to"].i == onnx.TensorProto.FLOAT16
+        operation.op_type == "Cast" and operation.number("to", 0) == ir.DataType.FLOAT16
         for operation in operations
     )
 

@@ -6,14 +6,14 @@ inputs, and of nothing else, is taken as what happens to the whole tensors, beca
 element by element. The two branches of an If are written out too, but its results are its own.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
+import onnx_ir as ir
 
-from graphopt._subgraphs import subgraphs
+from graphopt.graphs import functions, subgraphs
 from graphopt.inspection.facts import Shape
 
 # A graph of two thousand parameters, each by itself, has a hundred thousand.
@@ -25,10 +25,10 @@ SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", 
 """Operators whose result has the same elements in the same order, in another shape or precision."""
 
 _FLOATING = {
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+    ir.DataType.DOUBLE,
 }
 
 
@@ -40,7 +40,7 @@ class Value:
         name: Its name in the graph; in a function or a loop, if it does not leave that.
         operation: What computes it; None for an input or an initializer.
         tensor: Its value, if it is an initializer or a Constant.
-        type: Its type, if the model says it.
+        declared: The value of the graph that says its type, if there is one.
         is_input: Whether it is fed.
         readers: What reads it.
         source: The value of which this one has the same elements in the same order.
@@ -48,11 +48,12 @@ class Value:
 
     name: str
     operation: "Operation | None" = None
-    tensor: onnx.TensorProto | None = None
-    type: onnx.TypeProto | None = None
+    tensor: ir.TensorProtocol | None = None
+    declared: ir.Value | None = None
     is_input: bool = False
     readers: list["Operation"] = field(default_factory=list)
     source: "Value" = field(init=False, repr=False)
+    _number: tuple[float | None] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         before = _same_elements(self.operation)
@@ -62,43 +63,30 @@ class Value:
     def constant(self) -> np.ndarray | None:
         """The array, if it is a constant that the file holds and no weight."""
         tensor = self.tensor
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor is None or math.prod(tensor.shape.numpy()) > _MAX_CONSTANT:
             return None
-        if np.prod(tensor.dims, dtype=float) > _MAX_CONSTANT:
-            return None
-        try:
-            return numpy_helper.to_array(tensor)
-        except (ValueError, TypeError):  # its values have been taken out
-            return None
+        return array_of(tensor)
 
     @property
     def number(self) -> float | None:
         """The value of a constant of one element; a float32 as the decimal that it is written."""
-        array = self.constant
-        if array is None or array.size != 1 or array.dtype.kind not in "fiub":
-            return None
-        (value,) = array.reshape(-1)
-        return float(str(value)) if isinstance(value, np.float32 | np.float16) else float(value)
+        if self._number is None:
+            self._number = (_number(self.constant),)
+        return self._number[0]
 
     @property
     def shape(self) -> Shape | None:
         """Its dimensions, as far as the model says them."""
         if self.tensor is not None:
-            return tuple(self.tensor.dims)
-        if self.type is None or not self.type.tensor_type.HasField("shape"):
-            return None
-        return tuple(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-            for dim in self.type.tensor_type.shape.dim
-        )
+            return tuple(self.tensor.shape.numpy())
+        return None if self.declared is None else declared_shape(self.declared)
 
     @property
     def dtype(self) -> str | None:
         """NumPy's name of its element type, if the model says it."""
-        kind = self.tensor.data_type if self.tensor is not None else 0
-        if self.type is not None:
-            kind = self.type.tensor_type.elem_type
-        return dtype_name(kind)
+        if self.tensor is not None:
+            return dtype_name(self.tensor.dtype)
+        return None if self.declared is None else declared_dtype(self.declared)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +104,7 @@ class Operation:
     op_type: str
     inputs: list[Value | None]
     outputs: list[Value]
-    attributes: Mapping[str, onnx.AttributeProto]
+    attributes: Mapping[str, ir.Attr]
     node: int
 
     def number(self, name: str, default: float) -> float:
@@ -124,9 +112,9 @@ class Operation:
         attribute = self.attributes.get(name)
         if attribute is None:
             return default
-        if attribute.type == onnx.AttributeProto.FLOAT:
-            return float(str(np.float32(attribute.f)))
-        return float(attribute.i)
+        if attribute.type == ir.AttributeType.FLOAT:
+            return float(str(np.float32(attribute.value)))
+        return float(attribute.value) if attribute.type == ir.AttributeType.INT else 0.0
 
 
 def _same_elements(operation: Operation | None) -> Value | None:
@@ -140,8 +128,7 @@ def _same_elements(operation: Operation | None) -> Value | None:
 
 def _between_floats(cast: Operation) -> bool:
     """Whether a Cast is to a floating-point type, and not from a comparison."""
-    to = cast.attributes.get("to")
-    if to is None or to.i not in _FLOATING:
+    if cast.number("to", 0) not in _FLOATING:
         return False
     operand = cast.inputs[0]
     before = operand.operation if operand is not None else None
@@ -174,12 +161,20 @@ class Dataflow:
         ValueError: There are too many.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: ir.Model) -> None:
         self.operations: list[Operation] = []
-        self._functions = {(f.domain, f.name): f for f in model.functions}
-        self.values = self._declared(model.graph)
-        for index, node in enumerate(model.graph.node):
-            self._append(node, self.values, {}, index)
+        self._graph = model.graph
+        self._functions = functions(model)
+        known: _Known = {}
+        for value in (*model.graph.inputs, *model.graph.initializers.values()):
+            self._value(value, known)
+        for index, node in enumerate(model.graph):
+            self._append(node, known, {}, index)
+        self.values = {
+            str(value.name): found
+            for value, found in known.items()
+            if value.graph in (model.graph, None)
+        }
 
     def after(self, values: Collection[int]) -> set[int]:
         """What is computed from any of these values, which are given and returned by their id."""
@@ -189,20 +184,8 @@ class Dataflow:
                 found.update(id(output) for output in operation.outputs)
         return found - set(values)
 
-    def _declared(self, graph: onnx.GraphProto) -> dict[str, Value]:
-        values = {v.name: Value(v.name, type=v.type, is_input=True) for v in graph.input}
-        for tensor in graph.initializer:
-            # An input that has one is fed; that is its default.
-            values.setdefault(tensor.name, Value(tensor.name, tensor=tensor))
-        self._types = {v.name: v.type for v in (*graph.value_info, *graph.output)}
-        return values
-
     def _append(
-        self,
-        node: onnx.NodeProto,
-        values: dict[str, Value],
-        given: Mapping[str, onnx.AttributeProto],
-        index: int,
+        self, node: ir.Node, known: "_Known", given: Mapping[str, ir.Attr], index: int
     ) -> None:
         """Write out a node of a scope that has these values and attributes."""
         if len(self.operations) > _MAX_OPERATIONS:
@@ -210,154 +193,176 @@ class Dataflow:
                 f"the model has more than {_MAX_OPERATIONS:,} nodes when its functions are written "
                 "out; that is too large to inspect"
             )
-        inputs = [self._value(name, values) if name else None for name in node.input]
-        attributes = {a.name: a for a in _resolved(node.attribute, given)}
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        inputs = [None if value is None else self._value(value, known) for value in node.inputs]
+        attributes = {
+            name: attribute
+            for name, said in node.attributes.items()
+            if (attribute := given.get(said.ref_attr_name) if said.ref_attr_name else said)
+        }
         function = self._functions.get((node.domain, node.op_type))
         if function is not None:
-            self._call(function, node, inputs, attributes, values, index)
-        elif domain == "" and node.op_type == "Scan" and _goes_over_rows(node, attributes):
-            self._scan(attributes["body"].g, node, inputs, values, given, index)
+            self._call(function, node, inputs, attributes, known, index)
+        elif not node.domain and node.op_type == "Scan" and _goes_over_rows(node, attributes):
+            self._scan(attributes["body"].as_graph(), node, inputs, known, given, index)
         else:
-            operation = Operation(
-                f"{domain}::{node.op_type}" if domain else node.op_type,
-                inputs,
-                [],
-                attributes,
-                index,
-            )
-            for name in node.output:
-                values[name] = Value(name, operation, _constant(operation), self._types.get(name))
-                operation.outputs.append(values[name])
-            for value in inputs:
-                if value is not None:
-                    value.readers.append(operation)
+            operation = Operation(operator(node), inputs, [], attributes, index)
+            tensor = _constant(operation)
+            for value in node.outputs:
+                made = Value(str(value.name), operation, tensor, self._typed(value))
+                known[value] = made
+                operation.outputs.append(made)
+            for read in inputs:
+                if read is not None:
+                    read.readers.append(operation)
             self.operations.append(operation)
-            if domain == "" and node.op_type == "If":
-                self._branches(node, values, given, index)
+            if operation.op_type == "If":
+                for branch in subgraphs(node):
+                    self._body(branch, known, given, index)
 
-    def _value(self, name: str, values: dict[str, Value]) -> Value:
-        """A value of this scope; what no one computes is taken as fed."""
-        return values.setdefault(name, Value(name, is_input=True))
+    def _value(self, value: ir.Value, known: "_Known") -> Value:
+        """A value of this scope; what no one computes is stored or fed."""
+        found = known.get(value)
+        if found is None:
+            # An input that has an initializer is fed; that is its default.
+            stored = value.is_initializer() and not value.is_graph_input()
+            tensor = value.const_value if stored else None
+            found = Value(str(value.name), None, tensor, self._typed(value), tensor is None)
+            known[value] = found
+        return found
+
+    def _typed(self, value: ir.Value) -> ir.Value | None:
+        """The value, if what it says of its type holds for all of it, and not for a row."""
+        return value if value.graph is self._graph else None
 
     def _leaving(
-        self, made: str, name: str, inner: dict[str, Value], inputs: list[Value | None]
+        self, made: ir.Value, outside: ir.Value, known: "_Known", inputs: list[Value | None]
     ) -> Value:
         """What a function or a loop computes, under its name outside."""
-        value = self._value(made, inner)
+        value = self._value(made, known)
         if value.operation is not None and value not in inputs:
-            value.name = name
-            value.type = self._types.get(name, value.type)
+            value.name = str(outside.name)
+            if outside.type is not None:
+                value.declared = self._typed(outside) or value.declared
         return value
 
     def _call(
         self,
-        function: onnx.FunctionProto,
-        node: onnx.NodeProto,
+        function: ir.Function,
+        node: ir.Node,
         inputs: list[Value | None],
-        attributes: Mapping[str, onnx.AttributeProto],
-        values: dict[str, Value],
+        attributes: Mapping[str, ir.Attr],
+        known: "_Known",
         index: int,
     ) -> None:
-        defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         inner = {
-            name: value
-            for name, value in zip(function.input, inputs, strict=False)
+            formal: value
+            for formal, value in zip(function.inputs, inputs, strict=False)
             if value is not None
         }
-        self._body(function.node, inner, {**defaults, **attributes}, index)
-        for name, made in zip(node.output, function.output, strict=False):
-            values[name] = self._leaving(made, name, inner, inputs)
+        defaults = {n: a for n, a in function.attributes.items() if a.value is not None}
+        self._body(function.graph, inner, {**defaults, **attributes}, index)
+        for outside, made in zip(node.outputs, function.outputs, strict=False):
+            known[outside] = self._leaving(made, outside, inner, inputs)
 
     def _scan(
         self,
-        body: onnx.GraphProto,
-        node: onnx.NodeProto,
+        body: ir.Graph,
+        node: ir.Node,
         inputs: list[Value | None],
-        values: dict[str, Value],
-        given: Mapping[str, onnx.AttributeProto],
+        known: "_Known",
+        given: Mapping[str, ir.Attr],
         index: int,
     ) -> None:
-        inner = dict(values)
-        inner.update(
-            (tensor.name, Value(tensor.name, tensor=tensor)) for tensor in body.initializer
+        known.update(
+            (row, value)
+            for row, value in zip(body.inputs, inputs, strict=True)
+            if value is not None
         )
-        for row, value in zip(body.input, inputs, strict=False):
-            if value is not None:
-                inner[row.name] = value
-        self._body(body.node, inner, given, index)
-        for name, made in zip(node.output, body.output, strict=False):
-            values[name] = self._leaving(made.name, name, inner, inputs)
-
-    def _branches(
-        self,
-        node: onnx.NodeProto,
-        values: Mapping[str, Value],
-        given: Mapping[str, onnx.AttributeProto],
-        index: int,
-    ) -> None:
-        for branch in subgraphs(node):
-            inner = dict(values)
-            inner.update((t.name, Value(t.name, tensor=t)) for t in branch.initializer)
-            self._body(branch.node, inner, given, index)
+        self._body(body, known, given, index)
+        for outside, made in zip(node.outputs, body.outputs, strict=False):
+            known[outside] = self._leaving(made, outside, known, inputs)
 
     def _body(
-        self,
-        nodes: Iterable[onnx.NodeProto],
-        values: dict[str, Value],
-        given: Mapping[str, onnx.AttributeProto],
-        index: int,
+        self, nodes: Iterable[ir.Node], known: "_Known", given: Mapping[str, ir.Attr], index: int
     ) -> None:
         for node in nodes:
-            self._append(node, values, given, index)
+            self._append(node, known, given, index)
 
 
-def _resolved(
-    attributes: Iterable[onnx.AttributeProto], given: Mapping[str, onnx.AttributeProto]
-) -> Iterator[onnx.AttributeProto]:
-    """The attributes of a node in a function that was called with others."""
-    for attribute in attributes:
-        if not attribute.ref_attr_name:
-            yield attribute
-        elif attribute.ref_attr_name in given:
-            value = onnx.AttributeProto()
-            value.CopyFrom(given[attribute.ref_attr_name])
-            value.name = attribute.name
-            yield value
+_Known = dict[ir.Value, Value]
+"""What is known of the values of a graph and of the graphs in it, or of a call of a function."""
 
 
-def _constant(operation: Operation) -> onnx.TensorProto | None:
+def operator(node: ir.Node) -> str:
+    """The operator of a node; of other domains than ONNX's as ``domain::Name``."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def _constant(operation: Operation) -> ir.TensorProtocol | None:
     """The value of a Constant."""
     if operation.op_type != "Constant":
         return None
     for name, attribute in operation.attributes.items():
-        if name == "value" and attribute.HasField("t"):
-            return attribute.t
-        if name == "value_float":
-            return numpy_helper.from_array(np.array(attribute.f, np.float32))
-        if name == "value_int":
-            return numpy_helper.from_array(np.array(attribute.i, np.int64))
-        if name == "value_floats":
-            return numpy_helper.from_array(np.array(attribute.floats, np.float32))
-        if name == "value_ints":
-            return numpy_helper.from_array(np.array(attribute.ints, np.int64))
+        kind, dtype = _CONSTANTS.get(name, (None, None))
+        if kind is not None and attribute.type == kind:
+            value: ir.TensorProtocol = attribute.value
+            return value if dtype is None else ir.tensor(np.array(attribute.value, dtype))
     return None
 
 
-def _goes_over_rows(node: onnx.NodeProto, attributes: Mapping[str, onnx.AttributeProto]) -> bool:
+_CONSTANTS = {
+    "value": (ir.AttributeType.TENSOR, None),
+    "value_float": (ir.AttributeType.FLOAT, np.float32),
+    "value_int": (ir.AttributeType.INT, np.int64),
+    "value_floats": (ir.AttributeType.FLOATS, np.float32),
+    "value_ints": (ir.AttributeType.INTS, np.int64),
+}
+
+
+def _goes_over_rows(node: ir.Node, attributes: Mapping[str, ir.Attr]) -> bool:
     """Whether a Scan hands nothing from row to row, and goes over the first axis of everything."""
     count, body = attributes.get("num_scan_inputs"), attributes.get("body")
     return (
         count is not None
         and body is not None
-        and count.i == len(node.input) == len(body.g.input)
+        and body.type == ir.AttributeType.GRAPH
+        and count.value == len(node.inputs) == len(body.as_graph().inputs)
         and not any(name.startswith("scan_") for name in attributes)
     )
 
 
-def dtype_name(kind: int) -> str | None:
-    """NumPy's name of an element type of ONNX; None if there is none."""
+def array_of(tensor: ir.TensorProtocol) -> np.ndarray | None:
+    """The values of a tensor; None where they have been taken out."""
     try:
-        return helper.tensor_dtype_to_np_dtype(kind).name
-    except (KeyError, TypeError, ValueError):
+        array = tensor.numpy()
+    except (ValueError, TypeError):
+        return None
+    is_text = tensor.dtype == ir.DataType.STRING
+    return None if array.size and not is_text and not tensor.tobytes() else array
+
+
+def _number(array: np.ndarray | None) -> float | None:
+    if array is None or array.size != 1 or array.dtype.kind not in "fiub":
+        return None
+    (value,) = array.reshape(-1)
+    return float(str(value)) if isinstance(value, np.float32 | np.float16) else float(value)
+
+
+def declared_shape(value: ir.Value) -> Shape | None:
+    """The dimensions that the model says a tensor has; None where it says none."""
+    if value.shape is None or not isinstance(value.type, ir.TensorType | None):
+        return None
+    return tuple(size if isinstance(size, int) else size.value or None for size in value.shape)
+
+
+def declared_dtype(value: ir.Value) -> str | None:
+    """NumPy's name of the element type that the model says a tensor has."""
+    return dtype_name(value.type.dtype) if isinstance(value.type, ir.TensorType) else None
+
+
+def dtype_name(dtype: ir.DataType) -> str | None:
+    """NumPy's name of an element type; None if there is none."""
+    try:
+        return dtype.numpy().name
+    except TypeError:
         return None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts
 from graphopt.manifest import BucketEntry, Manifest, OptimizerEntry, ParameterEntry
@@ -29,7 +29,7 @@ class Described:
     buckets: tuple[BucketEntry, ...]
 
 
-def described(model: onnx.ModelProto) -> Described | None:
+def described(model: ir.Model) -> Described | None:
     """What the metadata of a model says; None if it does not.
 
     Raises:

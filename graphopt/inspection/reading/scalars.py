@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt.inspection.reading.dataflow import SAME_ELEMENTS, Operation, Value
 
@@ -102,8 +103,8 @@ def _result(operation: Operation, operands: Sequence[np.ndarray | None]) -> np.n
         first = operands[0]
         if kind != "Cast" or first is None:
             return first
-        to = operation.attributes.get("to")
-        return first.astype(np.int64) if to is not None and to.i in (6, 7) else first
+        to_integer = operation.number("to", 0) in (ir.DataType.INT32, ir.DataType.INT64)
+        return first.astype(np.int64) if to_integer else first
     if kind == "Gather" and len(operands) == 2:
         values, index = operands
         if values is None or index is None or values.ndim != 1 or not values.size:

@@ -1,9 +1,10 @@
 """What a graph hands from step to step, however it says so."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+import onnx_ir as ir
 
 from graphopt.carried import NEXT, Carried
 from graphopt.in_place import ACCUMULATOR
@@ -32,15 +33,17 @@ class Write:
     initial: float | str | None = None
 
 
-def writes(model: onnx.ModelProto, flow: Dataflow) -> list[Write]:
+def writes(
+    model: ir.Model, training: Sequence[onnx.TrainingInfoProto], flow: Dataflow
+) -> list[Write]:
     """All of them: as ``training_info`` says, or the metadata, or the graph itself."""
     in_place = list(_in_place(flow))
     if in_place:
         return in_place
-    initial = _initial(model)
+    initial = _initial(training)
     return [
         Write(flow.values[before], flow.values[after], after, initial.get(before))
-        for before, after in _binding(model, flow).items()
+        for before, after in _binding(model, training, flow).items()
         if before in flow.values and after in flow.values and flow.values[before].is_input
     ]
 
@@ -63,37 +66,40 @@ def gradient_buffers(flow: Dataflow) -> dict[str, Value]:
     }
 
 
-def _binding(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
-    declared = {e.key: e.value for info in model.training_info for e in info.update_binding}
+def _binding(
+    model: ir.Model, training: Sequence[onnx.TrainingInfoProto], flow: Dataflow
+) -> Mapping[str, str]:
+    declared = {e.key: e.value for info in training for e in info.update_binding}
     return declared or _from_metadata(model) or _by_name(model) or _by_update(model, flow)
 
 
-def _from_metadata(model: onnx.ModelProto) -> Mapping[str, str]:
+def _from_metadata(model: ir.Model) -> Mapping[str, str]:
     try:
         return Manifest.read(model, "update_binding").update_binding or {}
     except ValueError:
         return {}
 
 
-def _by_name(model: onnx.ModelProto) -> Mapping[str, str]:
-    inputs = {value.name for value in model.graph.input}
+def _by_name(model: ir.Model) -> Mapping[str, str]:
+    inputs = {value.name for value in model.graph.inputs}
+    names = (str(value.name) for value in model.graph.outputs)
     return {
-        value.name.removesuffix(NEXT): value.name
-        for value in model.graph.output
-        if value.name.endswith(NEXT) and value.name.removesuffix(NEXT) in inputs
+        name.removesuffix(NEXT): name
+        for name in names
+        if name.endswith(NEXT) and name.removesuffix(NEXT) in inputs
     }
 
 
-def _by_update(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
+def _by_update(model: ir.Model, flow: Dataflow) -> Mapping[str, str]:
     """Outputs that are the new value of an input, by what they compute."""
-    outputs = {v.name: flow.values[v.name] for v in model.graph.output if v.name in flow.values}
+    outputs = {str(v.name): flow.values[str(v.name)] for v in model.graph.outputs}
     by_value = {id(value.source): name for name, value in outputs.items()}
     binding = {}
     for name, value in outputs.items():
         update = recognised(value)
         if update is None or update.optimizer != "RMSProp":  # much looks like gradient descent
             continue
-        made = [(update.value("w"), name)]
+        made: list[tuple[Value | None, str | None]] = [(update.value("w"), name)]
         made += [(old, by_value.get(id(new.source))) for _, old, new in update.states()]
         for before, output in made:
             if before is not None and before.is_input and output is not None:
@@ -101,15 +107,15 @@ def _by_update(model: onnx.ModelProto, flow: Dataflow) -> Mapping[str, str]:
     return binding
 
 
-def _initial(model: onnx.ModelProto) -> dict[str, float | str]:
+def _initial(training: Iterable[onnx.TrainingInfoProto]) -> dict[str, float | str]:
     """What the initialization starts each value from."""
     found: dict[str, float | str] = {}
-    for info in model.training_info:
+    for info in training:
         found.update((tensor.name, "values") for tensor in info.initialization.initializer)
         for node in info.initialization.node:
             if node.op_type == "ConstantOfShape" and node.output:
                 value = next((a.t for a in node.attribute if a.name == "value"), None)
-                number = 0.0 if value is None else Value("", tensor=value).number
+                number = 0.0 if value is None else Value("", tensor=ir.from_proto(value)).number
                 if number is not None:
                     found[node.output[0]] = number
     return found

@@ -165,13 +165,13 @@ class _Constants:
     def _known(
         answers: dict[int, bool], question: Callable[[np.ndarray], bool], value: Value
     ) -> bool:
-        tensor = value.source.tensor
-        if tensor is None:
+        source = value.source
+        if source.tensor is None:
             return False
-        if id(tensor) not in answers:
-            array = value.source.constant
-            answers[id(tensor)] = array is not None and array.size > 0 and question(array)
-        return answers[id(tensor)]
+        if id(source) not in answers:
+            array = source.constant
+            answers[id(source)] = array is not None and array.size > 0 and question(array)
+        return answers[id(source)]
 
 
 def _has_two_values(array: np.ndarray) -> bool:

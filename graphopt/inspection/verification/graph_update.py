@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import helper
 
 from graphopt import _runtime
@@ -314,9 +315,9 @@ def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:
 
 
 def _type(value: Value) -> onnx.TypeProto:
-    if value.type is None:
+    if value.declared is None or value.declared.type is None:
         raise NotRunError(f"the type of '{shown(value.name)}' is not known")
-    return value.type
+    return ir.to_proto(value.declared).type
 
 
 def _shape(value: Value) -> tuple[int, ...]:

@@ -4,16 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import onnx
-
 from graphopt import _checks
 from graphopt.inspection.facts import OptimizerFacts
-from graphopt.inspection.opening.untrusted import opened
-from graphopt.inspection.reading.dataflow import Dataflow, Value
-from graphopt.inspection.reading.merged import merged
-from graphopt.inspection.reading.metadata import Described, described
-from graphopt.inspection.reading.recovered import Recovered, recovered
-from graphopt.inspection.reading.writes import Write, gradient_buffers, writes
+from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.reading.reading import Reading, read
+from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.claims import contradictions
 from graphopt.inspection.verification.graph_update import GraphUpdate, NotRunError
 from graphopt.inspection.verification.sequence_update import SequenceUpdate
@@ -86,27 +81,20 @@ def verify(
         ('RMSProp (momentum 0.9)', True)
     """
     _checks.steps("steps", steps)
-    proto = opened(model)
-    flow = Dataflow(proto)
-    carried = writes(proto, flow)
-    try:
-        said = described(proto)
-    except ValueError:  # the metadata is damaged; the nodes are what runs
-        said = None
-    nodes = recovered(flow, carried, said)
-    optimizer = merged(said, nodes)
+    reading = read(model)
+    nodes, said, optimizer = reading.recovered, reading.described, reading.merged
     words = in_words(optimizer.optimizer)
-    reason = _why_not(nodes, gradient_buffers(flow))
+    reason = _why_not(nodes, reading.buffers)
     if reason is not None or nodes is None:
         return Verification(words, verified=False, differences=(reason or "",))
     found = Compared()
     try:
         claimed = nodes.optimizer if said is None else said.optimizer
-        update = _update(proto, flow, carried, nodes, said, providers)
+        update = _update(reading, nodes, providers)
         found = compared(update, claimed, nodes, steps=steps, seed=seed)
     except NotRunError as error:
         found.differences.append(str(error))
-    told = contradictions(optimizer, nodes, carried)
+    told = contradictions(optimizer, nodes, reading.carried)
     differences = (*_first_of(told), *_first_of(found.differences))
     deviation = min(found.deviation, _LARGEST_DEVIATION)
     return Verification(words, not differences, found.steps, deviation, differences)
@@ -154,19 +142,15 @@ def _first_of(differences: Sequence[str]) -> Iterator[str]:
         yield f"and {len(differences) - _MOST_DIFFERENCES} more"
 
 
-def _update(
-    model: onnx.ModelProto,
-    flow: Dataflow,
-    carried: Sequence[Write],
-    nodes: Recovered,
-    said: Described | None,
-    providers: Sequence[str],
-) -> Update:
+def _update(reading: Reading, nodes: Recovered, providers: Sequence[str]) -> Update:
+    said, model = reading.described, reading.file.proto
     parameters = () if said is None else said.parameters
     if not nodes.trained:
         claimed = nodes.optimizer if said is None else said.optimizer
-        return SequenceUpdate(model, flow, nodes, claimed, parameters, providers)
+        return SequenceUpdate(model, reading.flow, nodes, claimed, parameters, providers)
     described = {trained.facts.name: trained.facts for trained in nodes.trained}
     described |= {parameter.name: parameter for parameter in parameters}
     masked = said is not None and bool(said.optimizer.group_mask)
-    return GraphUpdate(model, nodes, carried, described, _FED_RATES, providers, masked=masked)
+    return GraphUpdate(
+        model, nodes, reading.carried, described, _FED_RATES, providers, masked=masked
+    )

@@ -10,13 +10,11 @@ from onnx import numpy_helper, parser
 
 import graphopt
 from graphopt import Parameter, RMSProp
-from graphopt.inspection.reading.dataflow import Dataflow
 from graphopt.inspection.reading.members import listed, members
 from graphopt.inspection.reading.metadata import described as said
 from graphopt.inspection.reading.rates import schedule_steps
-from graphopt.inspection.reading.recovered import recovered
+from graphopt.inspection.reading.reading import read
 from graphopt.inspection.reading.update import recognised
-from graphopt.inspection.reading.writes import writes
 from graphopt.inspection.structure.roles import stages_of_nodes
 from graphopt.inspection.structure.untrained import weight_of
 from graphopt.schedules import (
@@ -204,8 +202,7 @@ class TestMembers:
 
     def members(self, model, names):
         """Those of the only bucket, with what the metadata lists."""
-        flow = Dataflow(model)
-        for write in writes(model, flow):
+        for write in read(model).carried:
             update = recognised(write.new)
             if update is not None:
                 found = members(write.input, update, names and names[write.input.name])
@@ -261,10 +258,10 @@ class TestMembers:
 
     def test_a_part_is_called_after_its_gradient(self):
         model = without_declarations(self.lstm())
+        renamed = {"dense.weight": "Reshape_1", "Reshape_1": "another"}
         for node in model.graph.node:
             for names in (node.input, node.output):
-                for place, name in enumerate(names):
-                    names[place] = "Reshape_1" if name == "dense.weight" else name
+                names[:] = [renamed.get(name, name) for name in names]
         assert self.members(model, None) == SHAPES
 
 
@@ -328,9 +325,9 @@ def test_weights_are_those_of_the_forward_pass():
     """Whatever stands first, forward or backward pass."""
     opt, model = configured("separate")
     model = without_declarations(model)
-    flow = Dataflow(model)
-    carried = writes(model, flow)
-    stages = stages_of_nodes(model, flow, carried, recovered(flow, carried), {})
+    reading = read(model)
+    flow = reading.flow
+    stages = stages_of_nodes(model, flow, reading.carried, reading.recovered, {})
     weight = flow.values["conv2.weight"]
     assert {"Conv", "ConvTranspose"} <= {reader.op_type for reader in weight.readers}
     for _ in range(2):
@@ -364,7 +361,7 @@ def test_an_input_with_a_default_is_an_input():
     model = parser.parse_model(f"{HEAD} m (float[2] x, float rate) => (y) {{ y = Mul(x, rate) }}")
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "rate"))
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "other"))
-    values = Dataflow(model).values
+    values = read(model).flow.values
     assert values["rate"].is_input
     assert values["rate"].constant is None
     assert values["rate"].number is None

@@ -229,6 +229,14 @@ def _check_attribute(attribute: AttributeProto, owner: str, place: Place) -> Non
         check_dimensions(tensor.dims, where)
 
 
+def attributes(place: Place) -> Iterator[AttributeProto]:
+    """All attributes of the nodes of a graph, and what a function has for its own."""
+    if isinstance(place.body, onnx.FunctionProto):
+        yield from place.body.attribute_proto
+    for node in place.body.node:
+        yield from node.attribute
+
+
 def _attributes(place: Place) -> Iterator[tuple[AttributeProto, str]]:
     if isinstance(place.body, onnx.FunctionProto):
         for attribute in place.body.attribute_proto:

@@ -1,0 +1,46 @@
+"""What nodes read, also in the graphs inside them, and the functions that they call."""
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies of a loop, or the branches of a condition."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+            yield from attribute.as_graphs()
+
+
+def operands(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node and all nodes of its subgraphs read, one after another."""
+    for value in node.inputs:
+        if value is not None:
+            yield value
+    for graph in subgraphs(node):
+        for inner in graph:
+            yield from operands(inner)
+
+
+def captured(node: ir.Node) -> set[ir.Value]:
+    """What the subgraphs of a node read of the graphs around them."""
+    inside = set(subgraphs(node))
+    for graph in tuple(inside):
+        inside.update(graph.subgraphs())
+    return {
+        value
+        for graph in subgraphs(node)
+        for inner in graph
+        for value in operands(inner)
+        if value.graph not in inside
+    }
+
+
+def functions(model: ir.Model) -> dict[tuple[str, str], ir.Function]:
+    """The functions of a model by the domain and the operator of the nodes that call them."""
+    return {
+        ("" if domain == "ai.onnx" else domain, name): function
+        for (domain, name, _), function in model.functions.items()
+    }
