@@ -4,7 +4,8 @@ Sizes are in bytes, numbers of elements or floating-point operations; an int tha
 because a dimension is open or an operator unknown, is None.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -158,10 +159,7 @@ class ParameterFacts:
     @property
     def size(self) -> int:
         """The number of elements."""
-        count = 1
-        for dimension in self.shape:
-            count *= dimension
-        return count
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -322,6 +320,11 @@ class Hazard:
     where: tuple[str, ...]
     why: str
     fix: str
+
+
+def worst_first(hazards: Iterable[Hazard]) -> tuple[Hazard, ...]:
+    """Hazards by level, those of one level in their order."""
+    return tuple(sorted(hazards, key=lambda hazard: LEVELS.index(hazard.level)))
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ Tensors are read one after the other, and looked at in pieces of them, so that m
 the tensors of one parameter. On-device checkpoints are read as a whole.
 """
 
-from graphopt.inspection.checkpoints._compare import diff_checkpoints
-from graphopt.inspection.checkpoints._contents import is_checkpoint
-from graphopt.inspection.checkpoints._facts import (
+from graphopt.inspection.checkpoints.checkpoint_facts import (
     BINS,
     CheckpointDifference,
     CheckpointInspection,
@@ -20,7 +18,9 @@ from graphopt.inspection.checkpoints._facts import (
     TensorDifference,
     TensorValues,
 )
-from graphopt.inspection.checkpoints._inspect import inspect_checkpoint
+from graphopt.inspection.checkpoints.comparing import diff_checkpoints
+from graphopt.inspection.checkpoints.contents import is_checkpoint
+from graphopt.inspection.checkpoints.inspecting import inspect_checkpoint
 
 __all__ = [
     "BINS",

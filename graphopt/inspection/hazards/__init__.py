@@ -1,6 +1,6 @@
 """What goes wrong with a training graph, or may: one function a hazard, in a file by subject."""
 
-from graphopt.inspection.facts import LEVELS, Hazard
+from graphopt.inspection.facts import Hazard, worst_first
 from graphopt.inspection.hazards import (
     hyperparameters,
     metadata,
@@ -25,5 +25,4 @@ DECLARED = tuple(
 
 def hazards(subject: Subject) -> tuple[Hazard, ...]:
     """All that are found, the worst first."""
-    found = [hazard for declared in DECLARED for hazard in declared.found(subject)]
-    return tuple(sorted(found, key=lambda hazard: LEVELS.index(hazard.level)))
+    return worst_first(hazard for declared in DECLARED for hazard in declared.found(subject))

@@ -54,6 +54,18 @@ function limited(list, entries, made, most) {
   return list;
 }
 
+/** What stands below a small heading. */
+function titled(title, ...content) {
+  return el("div", {}, el("h4", {}, title), content);
+}
+
+/** The filled part of a bar, from 0 to 1 of its length. */
+function fill(part, kind) {
+  const element = el("i", { class: kind });
+  element.style.width = `${100 * part}%`;
+  return element;
+}
+
 function definitions(pairs, kind = "facts") {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   return el("dl", { class: kind }, shown.map(([term, value]) => [el("dt", {}, term), el("dd", {}, value)]));

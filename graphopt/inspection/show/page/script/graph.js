@@ -53,7 +53,6 @@ function layerCard(layer) {
   const operators = Object.entries(layer.op_types).sort(([, a], [, b]) => b - a);
   const shown = operators.map(([name, times]) => (times > 1 ? `${name} × ${times}` : name));
   const before = lanes.get(layer.stage).layers.filter((other) => other.after.includes(layer.name));
-  const part = (title, content) => el("div", {}, el("h4", {}, title), content);
   return el(
     "div",
     { class: "card" },
@@ -61,12 +60,12 @@ function layerCard(layer) {
     el(
       "div",
       { class: "parts" },
-      part("Operators", chips(shown)),
+      titled("Operators", chips(shown)),
       layer.trained.length
-        ? part("Parameters", chips(layer.trained.map((parameter) => parameter.name), 12, (name) => el("li", {}, parameterChip(name))))
+        ? titled("Parameters", chips(layer.trained.map((parameter) => parameter.name), 12, (name) => el("li", {}, parameterChip(name))))
         : null,
-      layer.after.length ? part("Reads from", chips(layer.after, 8)) : null,
-      before.length ? part("Read by", chips(before.map((other) => other.name), 8)) : null,
+      layer.after.length ? titled("Reads from", chips(layer.after, 8)) : null,
+      before.length ? titled("Read by", chips(before.map((other) => other.name), 8)) : null,
     ),
   );
 }

@@ -33,12 +33,10 @@ function grown(element, weight) {
 }
 
 function bar(title, value, most, color, label = title) {
-  const fill = el("i", { class: color });
-  fill.style.width = `${(100 * (value ?? 0)) / most}%`;
   const swatch = typeof label === "string" ? el("span", { class: `swatch ${color}` }) : null;
   return [
     el("span", { class: "label" }, swatch, label),
-    el("span", { class: "track", "aria-hidden": "true" }, fill),
+    el("span", { class: "track", "aria-hidden": "true" }, fill((value ?? 0) / most, color)),
     el("span", { class: "number" }, bytes(value)),
   ];
 }
@@ -52,5 +50,5 @@ function largest() {
 
 function frozenList() {
   if (!facts.frozen.length) return null;
-  return el("div", {}, el("h4", {}, `Frozen, though they could be trained: ${count(facts.frozen.length)}`), chips(facts.frozen, 12));
+  return titled(`Frozen, though they could be trained: ${count(facts.frozen.length)}`, chips(facts.frozen, 12));
 }

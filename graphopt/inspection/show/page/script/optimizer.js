@@ -39,7 +39,7 @@ function showOptimizer() {
       "div",
       { class: "card pair" },
       definitions([...own, ...others]),
-      lines.length ? el("div", {}, el("h4", {}, "Update of a parameter"), formula(lines)) : null,
+      lines.length ? titled("Update of a parameter", formula(lines)) : null,
     ),
   );
 }

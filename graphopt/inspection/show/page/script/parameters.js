@@ -40,10 +40,8 @@ function showParameters() {
 }
 
 function share(part, width) {
-  const bar = el("i");
-  bar.style.width = `${(100 * width).toFixed(1)}%`;
   const percent = part > 0 && part < 0.001 ? "< 0.1" : (100 * part).toFixed(1);
-  return [el("span", { class: "share", "aria-hidden": "true" }, bar), `${percent} %`];
+  return [el("span", { class: "share", "aria-hidden": "true" }, fill(width)), `${percent} %`];
 }
 
 function openParameter(parameter) {
@@ -55,12 +53,7 @@ function parameterDetails(parameter) {
   const bucket = bucketNamed.get(parameter.bucket);
   const lines = parameter.rule.lines;
   return [
-    el(
-      "div",
-      {},
-      el("h4", {}, "Its update"),
-      lines.length ? formula(lines) : el("p", { class: "muted" }, "This file has no update for it."),
-    ),
+    titled("Its update", lines.length ? formula(lines) : el("p", { class: "muted" }, "This file has no update for it.")),
     el("div", { class: "stack" }, parameterFacts(parameter), bucket ? bucketmates(parameter, bucket) : null),
     el("div", { class: "wide stack" }, readers(parameter), bucket ? bucketNodes(parameter, bucket) : null),
   ];
@@ -87,10 +80,8 @@ function bucketmates(parameter, bucket) {
   const left = bucket.parameters.length - near.length;
   const title = [`Bucket `, named(bucket.name), `, ${shapeText(bucket.shape)}: ${at + 1} of ${plural(bucket.parameters.length, "parameter")}`];
   const rest = el("button", { class: "link", type: "button", on: { click: () => searchFor(`bucket:${bucket.name}`) } }, `${count(left)} more`);
-  return el(
-    "div",
-    {},
-    el("h4", {}, title),
+  return titled(
+    title,
     bucket.function ? el("p", { class: "line" }, "Function ", named(bucket.function)) : null,
     el(
       "ul",
@@ -104,7 +95,7 @@ function bucketmates(parameter, bucket) {
 function readers(parameter) {
   if (!parameter.nodes?.read.length) return null;
   const nodes = parameter.nodes.read.map((node) => el("li", {}, visible(node)));
-  return el("div", {}, el("h4", {}, "Read by"), el("ul", { class: "nodes" }, nodes));
+  return titled("Read by", el("ul", { class: "nodes" }, nodes));
 }
 
 /** The nodes of the update; those that name the parameter stand out. */
@@ -116,7 +107,7 @@ function bucketNodes(parameter, bucket) {
   const own = bucket.nodes.filter((node) => tensors.some((tensor) => names(node, tensor)));
   const few = bucket.nodes.length <= 60 ? bucket.nodes : [...new Set([...own, ...bucket.nodes])];
   const note = few === bucket.nodes ? "in order" : "those that name it first";
-  return el("div", {}, el("h4", {}, `Its nodes: ${count(bucket.nodes.length)}, ${note}`), limited(list, few, made, 60));
+  return titled(`Its nodes: ${count(bucket.nodes.length)}, ${note}`, limited(list, few, made, 60));
 }
 
 /** Whether a node's text has this tensor as a whole name. */

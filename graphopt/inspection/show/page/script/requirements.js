@@ -5,7 +5,6 @@ function showRequirements() {
   const domains = Object.entries(requirements.operators);
   const standard = domains.every(([domain]) => domain === "");
   const opsets = Object.entries(requirements.opsets).map(([domain, version]) => `${domain === "" ? "ONNX" : short(domain)} ${version}`);
-  const part = (title, content) => el("div", {}, el("h4", {}, title), content);
   byId("requirements").append(
     el(
       "div",
@@ -19,8 +18,8 @@ function showRequirements() {
           ["Operator sets", opsets.join(", ")],
           ["Standard ONNX", standard ? "yes" : "no"],
         ]),
-        domains.map(([domain, operators]) => part(`Operators of ${domain === "" ? "ONNX" : short(domain)}: ${count(operators.length)}`, chips(operators, 60))),
-        requirements.functions.length ? part("Functions, defined in the file", chips(requirements.functions)) : null,
+        domains.map(([domain, operators]) => titled(`Operators of ${domain === "" ? "ONNX" : short(domain)}: ${count(operators.length)}`, chips(operators, 60))),
+        requirements.functions.length ? titled("Functions, defined in the file", chips(requirements.functions)) : null,
       ),
       targets.length ? el("div", { class: "card" }, el("h3", {}, "What runs it"), el("ul", { class: "targets" }, targets.map(target))) : null,
     ),

@@ -7,17 +7,11 @@ function showStages() {
   const columns = [
     { title: "Stage", cell: (stage) => stage.stage },
     { title: "Nodes", cell: (stage) => count(stage.nodes), kind: "number" },
-    { title: "Work", cell: (stage) => [el("span", { class: "share", "aria-hidden": "true" }, sized(stage.flops ?? 0, most, stage.stage)), flops(stage.flops)], kind: "number" },
+    { title: "Work", cell: (stage) => [el("span", { class: "share", "aria-hidden": "true" }, fill((stage.flops ?? 0) / most, `of-${stage.stage}`)), flops(stage.flops)], kind: "number" },
     { title: "Read and written", cell: (stage) => bytes(stage.bytes), kind: "number" },
     { title: "FLOP per byte", cell: (stage) => (stage.flops === null || !stage.bytes ? "–" : (stage.flops / stage.bytes).toFixed(2)), kind: "number" },
     ...(unknown ? [{ title: "Not counted", cell: (stage) => (stage.unknown ? plural(stage.unknown, "node") : "–"), kind: "number" }] : []),
   ];
   if (assumed()) byId("stages").querySelector("h2").append(el("small", {}, assumed()));
   byId("stages").append(new Table("Stages", columns, facts.stages, { noun: "stage" }).element);
-}
-
-function sized(value, most, stage) {
-  const fill = el("i", { class: `of-${stage}` });
-  fill.style.width = `${(100 * value) / most}%`;
-  return fill;
 }

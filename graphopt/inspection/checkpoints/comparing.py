@@ -8,13 +8,13 @@ import numpy as np
 
 from graphopt._files import PathLike
 from graphopt.carried import Array
-from graphopt.inspection.checkpoints._contents import open_checkpoint
-from graphopt.inspection.checkpoints._facts import (
+from graphopt.inspection.checkpoints.checkpoint_facts import (
     CheckpointDifference,
     DifferenceTotals,
     TensorDifference,
 )
-from graphopt.inspection.checkpoints._numbers import (
+from graphopt.inspection.checkpoints.contents import open_checkpoint
+from graphopt.inspection.checkpoints.floats import (
     PIECE,
     Float64,
     finite,
@@ -22,7 +22,7 @@ from graphopt.inspection.checkpoints._numbers import (
     scaled,
     unit_of,
 )
-from graphopt.inspection.checkpoints._roles import kinds_of
+from graphopt.inspection.checkpoints.roles import kinds_of
 
 
 def diff_checkpoints(before: PathLike, after: PathLike) -> CheckpointDifference:

@@ -1,27 +1,36 @@
 """What is wrong with the values of a checkpoint, and how they do not fit its graph."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphopt.inspection.checkpoints._facts import Kind, ParameterValues, TensorValues
+from graphopt.inspection.checkpoints.checkpoint_facts import Kind, ParameterValues, TensorValues
 from graphopt.inspection.facts import Hazard, Inspection, Level
 from graphopt.states import MEAN_SQUARE, STATISTIC
 
-_FIXES = {
-    "no-step": "take another copy of the checkpoint",
-    "not-finite": "go back to an earlier checkpoint, and lower the learning rate or the loss scale",
-    "negative-mean-square": "take another copy of the checkpoint",
-    "zero-state": "see whether the loss depends on the parameter, and whether its group is updated",
-    "missing-tensor": "take a checkpoint of this graph, or build the graph that it belongs to",
-    "unexpected-tensor": "take a checkpoint of this graph, or build the graph that it belongs to",
-    "other-shape-or-dtype": "take a checkpoint of this graph, or build the graph it belongs to",
+_ANOTHER_COPY = "take another copy of the checkpoint"
+_ANOTHER_GRAPH = "take a checkpoint of this graph, or build the graph that it belongs to"
+_KINDS: Mapping[str, tuple[Level, str]] = {
+    "no-step": ("error", _ANOTHER_COPY),
+    "not-finite": (
+        "error",
+        "go back to an earlier checkpoint, and lower the learning rate or the loss scale",
+    ),
+    "negative-mean-square": ("error", _ANOTHER_COPY),
+    "zero-state": (
+        "warning",
+        "see whether the loss depends on the parameter, and whether its group is updated",
+    ),
+    "missing-tensor": ("error", _ANOTHER_GRAPH),
+    "unexpected-tensor": ("error", _ANOTHER_GRAPH),
+    "other-shape-or-dtype": ("error", _ANOTHER_GRAPH),
 }
 
 
-def problem(kind: str, level: Level, name: str, why: str) -> Hazard:
+def problem(kind: str, name: str, why: str) -> Hazard:
     """What is wrong with a tensor, and what helps against that kind."""
-    return Hazard(kind, level, (name,), why, _FIXES[kind])
+    level, fix = _KINDS[kind]
+    return Hazard(kind, level, (name,), why, fix)
 
 
 def value_problems(
@@ -35,7 +44,7 @@ def value_problems(
         for kind, state in parameter.states.items():
             if state.shape != value.shape:
                 why = f"it has shape {list(state.shape)}, and its parameter {list(value.shape)}"
-                yield problem("other-shape-or-dtype", "error", state.name, why)
+                yield problem("other-shape-or-dtype", state.name, why)
             yield from _odd_state(kind, state, step)
 
 
@@ -55,7 +64,7 @@ def _not_finite(tensor: TensorValues) -> Iterator[Hazard]:
         counts = {"NaN": found.nan, "infinite": found.inf}
         what = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         why = f"of its {math.prod(tensor.shape):,} elements {what}"
-        yield problem("not-finite", "error", tensor.name, why)
+        yield problem("not-finite", tensor.name, why)
 
 
 def _odd_state(kind: str, state: TensorValues, step: int | None) -> Iterator[Hazard]:
@@ -64,10 +73,10 @@ def _odd_state(kind: str, state: TensorValues, step: int | None) -> Iterator[Haz
         return
     if kind == MEAN_SQUARE.name and found.minimum is not None and found.minimum < 0:
         why = f"its lowest element is {found.minimum:.3g}, and a mean of squares is never negative"
-        yield problem("negative-mean-square", "error", state.name, why)
+        yield problem("negative-mean-square", state.name, why)
     if step and found.zeros == size:
         why = f"it is zero throughout after {step:,} steps: no gradient has reached the parameter"
-        yield problem("zero-state", "warning", state.name, why)
+        yield problem("zero-state", state.name, why)
 
 
 def incomplete(
@@ -80,12 +89,12 @@ def incomplete(
             if kind not in parameter.states:
                 name = f"{kind}.{parameter.value.name}"
                 why = f"it is missing, and other parameters have their {kind}"
-                yield problem("missing-tensor", "error", name, why)
+                yield problem("missing-tensor", name, why)
     for tensor in others:
         kind, _, parameter_name = tensor.name.partition(".")
         if kind in known and parameter_name:
             why = f"it is a state of '{parameter_name}', which is missing"
-            yield problem("unexpected-tensor", "error", tensor.name, why)
+            yield problem("unexpected-tensor", tensor.name, why)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def misfits(
     found = {tensor.name: tensor for tensor in tensors_of(parameters, others)}
     for name, wanted in expected.items():
         if name not in found:
-            yield problem("missing-tensor", "error", name, "the checkpoint lacks it")
+            yield problem("missing-tensor", name, "the checkpoint lacks it")
         else:
             yield from _misfit(found[name], wanted)
     known = {*expected, *(state.input for state in graph.state)}
@@ -118,7 +127,7 @@ def misfits(
         unexpected |= {tensor.name for tensor in others}
     for name in found:
         if name in unexpected and name not in known:
-            yield problem("unexpected-tensor", "error", name, "the graph does not have it")
+            yield problem("unexpected-tensor", name, "the graph does not have it")
 
 
 def _expected(graph: Inspection) -> dict[str, _Expected]:
@@ -143,4 +152,4 @@ def _misfit(tensor: TensorValues, wanted: _Expected) -> Iterator[Hazard]:
             f"it is {tensor.dtype}{list(tensor.shape)} in the checkpoint, "
             f"but {wanted.dtype}{list(shape)} in the graph"
         )
-        yield problem("other-shape-or-dtype", "error", tensor.name, why)
+        yield problem("other-shape-or-dtype", tensor.name, why)

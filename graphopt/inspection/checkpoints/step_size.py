@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphopt.carried import Array
-from graphopt.inspection.checkpoints._facts import StepSizes
-from graphopt.inspection.checkpoints._numbers import PIECE, Floats, finite
+from graphopt.inspection.checkpoints.checkpoint_facts import StepSizes
+from graphopt.inspection.checkpoints.floats import PIECE, Floats, finite
 from graphopt.inspection.facts import GroupFacts, Inspection, ParameterFacts
 
 _EPSILON = 1e-10  # that of `RMSProp`, where no graph says another one

@@ -5,31 +5,29 @@ from collections.abc import Mapping, Sequence
 
 from graphopt._files import PathLike
 from graphopt.carried import Array
-from graphopt.inspection.checkpoints._contents import Opened, open_checkpoint
-from graphopt.inspection.checkpoints._facts import (
+from graphopt.inspection.checkpoints.checkpoint_facts import (
     CheckpointInspection,
     CheckpointTotals,
     ParameterValues,
     TensorValues,
 )
-from graphopt.inspection.checkpoints._problems import (
+from graphopt.inspection.checkpoints.contents import Opened, open_checkpoint
+from graphopt.inspection.checkpoints.problems import (
     incomplete,
     misfits,
     tensors_of,
     value_problems,
 )
-from graphopt.inspection.checkpoints._roles import roles_of
-from graphopt.inspection.checkpoints._statistics import tensor_values
-from graphopt.inspection.checkpoints._step_sizes import (
+from graphopt.inspection.checkpoints.roles import roles_of
+from graphopt.inspection.checkpoints.step_size import (
     Settings,
     common_settings,
     settings_by_parameter,
     step_sizes,
 )
-from graphopt.inspection.facts import Inspection, Level
+from graphopt.inspection.checkpoints.tensor_statistics import tensor_values
+from graphopt.inspection.facts import Inspection, worst_first
 from graphopt.states import MEAN_GRAD, MEAN_SQUARE
-
-_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
 def inspect_checkpoint(path: PathLike, graph: Inspection | None = None) -> CheckpointInspection:
@@ -73,7 +71,7 @@ def inspect_checkpoint(path: PathLike, graph: Inspection | None = None) -> Check
             parameters=parameters,
             others=others,
             totals=_totals(parameters, others),
-            problems=tuple(sorted(problems, key=lambda problem: _LEVELS.index(problem.level))),
+            problems=worst_first(problems),
         )
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from graphopt import checkpoint as session_checkpoint
 from graphopt._files import PathLike, existing_file
 from graphopt.carried import Array
-from graphopt.inspection.checkpoints._facts import Kind
-from graphopt.inspection.checkpoints._numbers import finite
-from graphopt.inspection.checkpoints._problems import problem
+from graphopt.inspection.checkpoints.checkpoint_facts import Kind
+from graphopt.inspection.checkpoints.floats import finite
+from graphopt.inspection.checkpoints.problems import problem
 from graphopt.inspection.facts import Hazard
 from graphopt.on_device import checkpoint as on_device
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, is_on_device
@@ -166,11 +166,11 @@ def _initial_learning_rate(checkpoint: OnDeviceCheckpoint) -> float | None:
 def _step(array: Array | None) -> tuple[int | None, tuple[Hazard, ...]]:
     """The number of steps, or what is wrong with it."""
     if array is None:
-        return None, (problem("no-step", "error", STEP, "it is missing"),)
+        return None, (problem("no-step", STEP, "it is missing"),)
     if array.shape != () or array.dtype.kind not in "iu":
         why = f"it is {array.dtype.name}{list(array.shape)}, expected int64[]"
-        return None, (problem("no-step", "error", STEP, why),)
+        return None, (problem("no-step", STEP, why),)
     step = int(array.item())
     if step < 0:
-        return None, (problem("no-step", "error", STEP, f"it is {step}, expected 0 or more"),)
+        return None, (problem("no-step", STEP, f"it is {step}, expected 0 or more"),)
     return step, ()

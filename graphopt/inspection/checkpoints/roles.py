@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from graphopt.inspection.checkpoints._contents import Opened
+from graphopt.inspection.checkpoints.contents import Opened
 
 
 @dataclass(frozen=True)

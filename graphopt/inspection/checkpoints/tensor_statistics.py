@@ -7,8 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.carried import Array
-from graphopt.inspection.checkpoints._facts import BINS, Histogram, Scale, Statistics, TensorValues
-from graphopt.inspection.checkpoints._numbers import Float64, pieces, scaled, unit_of
+from graphopt.inspection.checkpoints.checkpoint_facts import (
+    BINS,
+    Histogram,
+    Scale,
+    Statistics,
+    TensorValues,
+)
+from graphopt.inspection.checkpoints.floats import Float64, pieces, scaled, unit_of
 
 
 def tensor_values(name: str, array: Array, scale: Scale) -> TensorValues:
