@@ -4,14 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import helper
 
-from graphopt import _runtime
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading import pattern, scalars
 from graphopt.inspection.reading.dataflow import Value
@@ -19,19 +17,11 @@ from graphopt.inspection.reading.pattern import Number, Op, match
 from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
-from graphopt.inspection.verification.update_model import update_model
+from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
 from graphopt.inspection.words import shown, size
 
 # Memory for what is fed and what comes out, in bytes.
 _MOST_BYTES = 2**33
-_FATAL = 4  # ONNX Runtime's level of severity
-
-State = Mapping[str, Mapping[str, Array]]
-"""The arrays of parameters and states: by kind, then by parameter."""
-
-
-class NotRunError(Exception):
-    """Why an update could not be run."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +50,8 @@ class _Slot:
         return array.reshape(-1)[self.offset : end].reshape(self.shape)
 
 
-class GraphUpdate:
-    """The update of the parameters that a graph carries from step to step.
-
-    Attributes:
-        parameters: The parameters.
-        step: What counts the steps.
-        fed: What is fed for learning rates, by input.
-        twice_rounded: A new value is computed as the old one less a difference.
-    """
-
-    twice_rounded = False
+class GraphUpdate(RunnableUpdate):
+    """The update of the parameters that a graph carries from step to step."""
 
     def __init__(
         self,
@@ -105,33 +86,21 @@ class GraphUpdate:
         self._slots = list(_slots(nodes, carried))
         self._inputs = {slot.input.name: slot.input for slot in self._slots}
         self._mask = _mask(nodes.trained)
-        if masked and self._mask is None:
+        if self._mask is not None:
+            self.groups = _shape(self._mask)[0]
+        elif masked:
             raise NotRunError("no input masks groups, as the metadata says")
         self._counter = next((w.output for w in carried if w.input is self.step), None)
         self._rates = _fed_rates(nodes, self._mask)
         self.fed = {v.name: fed[i % len(fed)] for i, v in enumerate(self._rates)}
         self.parameters = list(self._updated(described))
         self._check_size()
-        self._session = self._started(model, providers)
-        self._known = {value.name for value in self._session.get_inputs()}
-
-    @property
-    def groups(self) -> int:
-        """How many groups the mask has; 0 without a mask."""
-        return 0 if self._mask is None else _shape(self._mask)[0]
-
-    def starts(self, number: int) -> Mapping[str, float]:  # noqa: ARG002
-        """The kinds of states that only have one value at a step: none."""
-        return {}
+        self._cut_out(model, self._types(), self._outputs(), providers)
 
     def run(
         self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
     ) -> State:
-        """One step of the graph.
-
-        Raises:
-            NotRunError: It fails.
-        """
+        """See the class."""
         feeds = {name: np.zeros(_shape(v), v.dtype) for name, v in self._inputs.items()}
         for slot in self._slots:
             slot.of(feeds[slot.input.name])[...] = state[slot.kind][slot.name]
@@ -154,14 +123,7 @@ class GraphUpdate:
         return after
 
     def _results(self, feeds: Mapping[str, Array], number: int) -> Mapping[str, Array]:
-        names = [slot.output for slot in self._slots]
-        fetched = list(dict.fromkeys([*names, *([self._counter] if self._counter else [])]))
-        known = {name: array for name, array in feeds.items() if name in self._known}
-        try:
-            results = self._session.run(fetched, known)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-            raise NotRunError(f"the update fails in step {number}: {one_line(error)}") from None
-        found = dict(zip(fetched, map(np.asarray, results), strict=True))
+        found = {name: np.asarray(value) for name, value in self._computed(feeds, number).items()}
         if self._counter and found[self._counter].tolist() != number + 1:
             raise NotRunError(
                 f"'{shown(self._counter)}' is {found[self._counter].tolist()} after step {number}, "
@@ -201,46 +163,22 @@ class GraphUpdate:
                 f"{size(_MOST_BYTES)} that are used for this"
             )
 
-    def _started(self, model: onnx.ModelProto, providers: Sequence[str]) -> Any:
+    def _types(self) -> dict[str, onnx.TypeProto]:
+        """What is fed."""
         fed = {name: _type(value) for name, value in self._inputs.items()}
         fed |= {value.name: _type(value) for value in self._rates}
-        wanted = [slot.output for slot in self._slots]
         if self.step is not None:
             fed[self.step.name] = helper.make_tensor_type_proto(onnx.TensorProto.INT64, [])
-        if self._counter:
-            wanted.append(self._counter)
         if self._mask is not None:
             fed[self._mask.name] = _type(self._mask)
         for trained, parameter in zip(self._trained, self.parameters, strict=True):
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(parameter.gradient_dtype))
             fed[_gradient(trained).name] = helper.make_tensor_type_proto(kind, parameter.shape)
-        return started(model, fed, wanted, providers)
+        return fed
 
-
-def started(
-    model: onnx.ModelProto,
-    fed: Mapping[str, onnx.TypeProto],
-    wanted: Sequence[str],
-    providers: Sequence[str],
-) -> Any:
-    """A session that computes some values of a model from others.
-
-    Raises:
-        NotRunError: ONNX Runtime does not run that.
-    """
-    runtime = _runtime.onnxruntime()
-    options = _runtime.session_options(runtime)
-    options.log_severity_level = _FATAL  # what goes wrong is said in the result
-    try:
-        cut = update_model(model, fed, wanted)
-        return runtime.InferenceSession(cut.SerializeToString(), options, list(providers))
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-        raise NotRunError(f"the update does not run by itself: {one_line(error)}") from None
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, short enough for one line."""
-    return shown(" ".join(str(error).split()), 300)
+    def _outputs(self) -> list[str]:
+        """What is computed."""
+        return [slot.output for slot in self._slots] + ([self._counter] if self._counter else [])
 
 
 def _check_names(nodes: Recovered) -> None:

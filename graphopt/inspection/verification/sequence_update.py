@@ -17,7 +17,7 @@ from graphopt.inspection.reading.pattern import Any, Number, Op, match
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
-from graphopt.inspection.verification.graph_update import NotRunError, State, one_line, started
+from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
 from graphopt.states import MEAN_SQUARE
 
 _WRITES = "com.microsoft::SGDOptimizerV2"
@@ -46,19 +46,10 @@ class _Write:
     rate: float
 
 
-class SequenceUpdate:
-    """The update of an optimizer model; see `GraphUpdate`.
-
-    Attributes:
-        parameters: The parameters.
-        step: What counts the steps.
-        fed: What is fed for learning rates, by input.
-        twice_rounded: A new value is computed as the old one less a difference.
-        groups: How many groups the mask has: none.
-    """
+class SequenceUpdate(RunnableUpdate):
+    """The update of an optimizer model, which has no mask."""
 
     twice_rounded = True
-    groups = 0
 
     def __init__(
         self,
@@ -105,8 +96,7 @@ class SequenceUpdate:
         inputs = {*self._sequences.values(), _GRADIENTS, _RATE, _STEP}
         fed = {value.name: value.type for value in model.graph.input if value.name in inputs}
         wanted = [write.deltas.name for write in self._writes.values()]
-        self._session = started(model, fed, wanted, providers)
-        self._known = {value.name for value in self._session.get_inputs()}
+        self._cut_out(model, fed, wanted, providers)
 
     def starts(self, number: int) -> Mapping[str, float]:
         """The mean square before the first step: the sequence holds zeros, the model adds it."""
@@ -119,11 +109,7 @@ class SequenceUpdate:
         mask: Array | None,  # noqa: ARG002
         number: int,
     ) -> State:
-        """One step.
-
-        Raises:
-            NotRunError: It fails.
-        """
+        """See the class."""
         names = [parameter.name for parameter in self.parameters]
         old = {kind: [state[kind][name] for name in names] for kind in self._sequences}
         if number == 0:
@@ -134,29 +120,18 @@ class SequenceUpdate:
         feeds[_GRADIENTS] = [gradients[name] for name in names]
         feeds[_RATE] = np.full(1, self.fed[_RATE], np.float32)
         feeds[_STEP] = np.full(1, number + 1, np.int64)
-        deltas = self._deltas({k: v for k, v in feeds.items() if k in self._known}, number)
+        deltas = self._computed(feeds, number)
         after: dict[str, dict[str, Array]] = {}
         for kind, sequence in self._sequences.items():
-            rate, parts = deltas[sequence]
+            write = self._writes[sequence]
+            parts = deltas[write.deltas.name]
             if [part.shape for part in parts] != [array.shape for array in old[kind]]:
                 raise NotRunError(f"what is taken off '{sequence}' has other shapes than that")
+            rate = np.float32(write.rate)
             with np.errstate(all="ignore"):
-                new = [a - np.float32(rate) * d for a, d in zip(old[kind], parts, strict=True)]
+                new = [a - rate * d for a, d in zip(old[kind], parts, strict=True)]
             after[kind] = dict(zip(names, new, strict=True))
         return after
-
-    def _deltas(
-        self, feeds: Mapping[str, object], number: int
-    ) -> Mapping[str, tuple[float, Sequence[Array]]]:
-        names = [write.deltas.name for write in self._writes.values()]
-        try:
-            results = self._session.run(names, feeds)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-            raise NotRunError(f"the update fails in step {number}: {one_line(error)}") from None
-        return {
-            write.sequence: (write.rate, result)
-            for write, result in zip(self._writes.values(), results, strict=True)
-        }
 
     def _chosen(self, kinds: Mapping[str, str], rate: float) -> Iterator[Updated]:
         """Parameters of some shapes."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
-from graphopt.inspection.verification.graph_update import NotRunError, State
 from graphopt.inspection.verification.oracle import Oracle
+from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
 from graphopt.inspection.words import shown
 from graphopt.states import MEAN_GRAD, MEAN_SQUARE, NAMES
 
@@ -26,34 +26,6 @@ _LARGEST_DEVIATION = 1e300  # JSON has no infinity
 _LARGEST_HALF = 60_000.0
 
 
-class Update(Protocol):
-    """An update that can be run: `GraphUpdate` or `SequenceUpdate`."""
-
-    parameters: list[Updated]
-    step: Value | None
-    fed: dict[str, float]
-
-    @property
-    def twice_rounded(self) -> bool:
-        """Whether a new value is computed as the old one less a difference."""
-        ...
-
-    @property
-    def groups(self) -> int:
-        """How many groups the mask has; 0 without a mask."""
-        ...
-
-    def starts(self, number: int) -> Mapping[str, float]:
-        """The kinds of states that only have one value at a step."""
-        ...
-
-    def run(
-        self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
-    ) -> State:
-        """One step."""
-        ...
-
-
 @dataclass
 class Compared:
     """What comparing has found so far."""
@@ -64,7 +36,7 @@ class Compared:
 
 
 def compared(
-    update: Update, optimizer: OptimizerFacts, nodes: Recovered, *, steps: int, seed: int
+    update: RunnableUpdate, optimizer: OptimizerFacts, nodes: Recovered, *, steps: int, seed: int
 ) -> Compared:
     """Compare an update with the oracle in some steps, until one differs.
 
@@ -86,7 +58,7 @@ class _Trials:
     """The update of a graph, beside the oracle."""
 
     def __init__(
-        self, update: Update, optimizer: OptimizerFacts, random: np.random.Generator
+        self, update: RunnableUpdate, optimizer: OptimizerFacts, random: np.random.Generator
     ) -> None:
         self._update = update
         self._optimizer = optimizer

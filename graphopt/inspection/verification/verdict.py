@@ -10,9 +10,10 @@ from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.reading import Reading, read
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.claims import contradictions
-from graphopt.inspection.verification.graph_update import GraphUpdate, NotRunError
+from graphopt.inspection.verification.graph_update import GraphUpdate
+from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate
 from graphopt.inspection.verification.sequence_update import SequenceUpdate
-from graphopt.inspection.verification.trials import Compared, Update, compared
+from graphopt.inspection.verification.trials import Compared, compared
 from graphopt.inspection.words import shown
 
 # What is fed where the caller gives learning rates; each input gets another one.
@@ -142,7 +143,7 @@ def _first_of(differences: Sequence[str]) -> Iterator[str]:
         yield f"and {len(differences) - _MOST_DIFFERENCES} more"
 
 
-def _update(reading: Reading, nodes: Recovered, providers: Sequence[str]) -> Update:
+def _update(reading: Reading, nodes: Recovered, providers: Sequence[str]) -> RunnableUpdate:
     said, model = reading.described, reading.file.proto
     parameters = () if said is None else said.parameters
     if not nodes.trained:

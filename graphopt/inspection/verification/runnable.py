@@ -1,0 +1,96 @@
+"""What can be run: an update that is cut out of its graph."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from graphopt import _runtime
+from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.verification.batches import Array, Updated
+from graphopt.inspection.verification.update_model import update_model
+from graphopt.inspection.words import shown
+
+_FATAL = 4  # ONNX Runtime's level of severity
+
+State = Mapping[str, Mapping[str, Array]]
+"""The arrays of parameters and states: by kind, then by parameter."""
+
+
+class NotRunError(Exception):
+    """Why an update could not be run."""
+
+
+class RunnableUpdate(ABC):
+    """An update that ONNX Runtime computes by itself.
+
+    Attributes:
+        parameters: The parameters.
+        step: What counts the steps.
+        fed: What is fed for learning rates, by input.
+        groups: How many groups the mask has; 0 without a mask.
+        twice_rounded: A new value is computed as the old one less a difference.
+    """
+
+    parameters: Sequence[Updated]
+    step: Value | None
+    fed: Mapping[str, float]
+    groups = 0
+    twice_rounded = False
+
+    @abstractmethod
+    def run(
+        self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
+    ) -> State:
+        """One step.
+
+        Raises:
+            NotRunError: It fails.
+        """
+
+    def starts(self, number: int) -> Mapping[str, float]:  # noqa: ARG002
+        """The kinds of states that only have one value at a step."""
+        return {}
+
+    def _cut_out(
+        self,
+        model: onnx.ModelProto,
+        fed: Mapping[str, onnx.TypeProto],
+        wanted: Sequence[str],
+        providers: Sequence[str],
+    ) -> None:
+        """Cut out what computes some values of a model from others.
+
+        Raises:
+            NotRunError: ONNX Runtime does not run that.
+        """
+        runtime = _runtime.onnxruntime()
+        options = _runtime.session_options(runtime)
+        options.log_severity_level = _FATAL  # what goes wrong is said in the result
+        self._wanted = list(dict.fromkeys(wanted))
+        try:
+            cut = update_model(model, fed, self._wanted)
+            data = cut.SerializeToString()
+            self._session = runtime.InferenceSession(data, options, list(providers))
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's
+            raise NotRunError(f"the update does not run by itself: {_line(error)}") from None
+        self._known = {value.name for value in self._session.get_inputs()}
+
+    def _computed(self, feeds: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The values that are wanted, by name.
+
+        Raises:
+            NotRunError: A step fails.
+        """
+        known = {name: fed for name, fed in feeds.items() if name in self._known}
+        try:
+            results = self._session.run(self._wanted, known)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's
+            raise NotRunError(f"the update fails in step {number}: {_line(error)}") from None
+        return dict(zip(self._wanted, results, strict=True))
+
+
+def _line(error: Exception) -> str:
+    """What an error says, short enough for one line."""
+    return shown(" ".join(str(error).split()), 300)
