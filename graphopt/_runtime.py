@@ -3,7 +3,7 @@
 import importlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,9 @@ from typing import Any
 
 import onnx
 from onnx import helper
+
+CPU = "CPUExecutionProvider"
+"""The execution provider that is always there."""
 
 _INSTALL = "install graphopt[runtime] (ONNX Runtime for the CPU) or graphopt[cuda]"
 _ERROR = 3  # ONNX Runtime's level of severity
@@ -35,6 +38,39 @@ def session_options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = _ERROR
     return options
+
+
+def check_session_options(options: Any) -> None:
+    """Refuse what are no options for a session.
+
+    Raises:
+        TypeError: They are not.
+    """
+    if not isinstance(options, onnxruntime().SessionOptions):
+        raise TypeError(
+            f"session_options: got {type(options).__name__}, expected onnxruntime.SessionOptions"
+        )
+
+
+def checked_providers(providers: Sequence[Any] | None) -> list[Any]:
+    """Execution providers as ONNX Runtime takes them: names, or tuples of a name and options.
+
+    Raises:
+        TypeError: They are not.
+        ValueError: There is none.
+    """
+    if providers is None:
+        return [CPU]
+    if isinstance(providers, str) or not all(isinstance(p, str | tuple) for p in providers):
+        raise TypeError(f"providers: got {providers!r}, expected a list such as ['{CPU}']")
+    if not providers:
+        raise ValueError("providers: got an empty list, expected at least one")
+    return list(providers)
+
+
+def provider_names(providers: Sequence[Any]) -> list[str]:
+    """The names of execution providers."""
+    return [provider[0] if isinstance(provider, tuple) else provider for provider in providers]
 
 
 @contextmanager
@@ -82,7 +118,7 @@ def save_in_ort_format(source: Path, target: Path) -> None:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.save_model_format", "ORT")
-    runtime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    runtime.InferenceSession(str(source), options, providers=[CPU])
 
 
 def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
@@ -134,8 +170,6 @@ def keeps_order(runtime: Any) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         options = session_options(runtime)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        runtime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
         optimized = onnx.load(options.optimized_model_filepath)
     return {"Neg", "Size", "Min", "Mul"} <= {node.op_type for node in optimized.graph.node}

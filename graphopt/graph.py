@@ -1,5 +1,6 @@
 """A graph that trains: an ONNX model, and what it declares about itself."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -149,6 +150,26 @@ def load(path: PathLike) -> TrainingGraph:
         return TrainingGraph(model)
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from None
+
+
+def as_training_graph(graph: TrainingGraph | onnx.ModelProto | PathLike) -> TrainingGraph:
+    """A training graph, from whatever holds one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: It is none of these.
+        ValueError: The model is not a training graph.
+    """
+    if isinstance(graph, TrainingGraph):
+        return graph
+    if isinstance(graph, onnx.ModelProto):
+        return TrainingGraph(graph)
+    if isinstance(graph, str | os.PathLike):
+        return load(graph)
+    raise TypeError(
+        f"graph: got {type(graph).__name__}, "
+        "expected a TrainingGraph, an onnx.ModelProto or the path of a training graph"
+    )
 
 
 def assemble(

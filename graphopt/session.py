@@ -1,6 +1,5 @@
 """Runs a training graph, and owns its state between the steps."""
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner
 
-from graphopt import _checks, _runtime, checkpoint, in_place, kernels as fused
+from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._files import PathLike
+from graphopt._runtime_session import runtime_session
 from graphopt.carried import Carried, View, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
-from graphopt.graph import TrainingGraph, load, save_model
+from graphopt.graph import TrainingGraph, as_training_graph, save_model
 from graphopt.on_device import read_state
 from graphopt.states import GLOBAL_STEP
 
@@ -74,13 +73,13 @@ class Session:
     ) -> None:
         """See the class."""
         _checks.boolean("kernels", kernels)
-        self.graph = _as_graph(graph)
+        self.graph = as_training_graph(graph)
         initial = _initial_state(self.graph.carried, parameters)
         self._runtime = _runtime.onnxruntime()
-        providers = _checked_providers(providers)
+        providers = _runtime.checked_providers(providers)
         self._device = _device(providers)
-        self._session, self.kernels = _load(
-            self._runtime, self.graph, providers, session_options, kernels
+        self._session, self.kernels = runtime_session(
+            self.graph, providers, session_options, kernels=kernels
         )
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
@@ -101,7 +100,7 @@ class Session:
         self._binding = self._session.io_binding()
         self._bound: dict[str, np.ndarray] = {}
         # To other devices, binding copies: what the array holds later would not be seen.
-        self._shares_feeds = self._session.get_providers() == ["CPUExecutionProvider"]
+        self._shares_feeds = self._session.get_providers() == [_runtime.CPU]
         self._values: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
         for value in self.graph.carried:
@@ -263,97 +262,11 @@ class Session:
                 self._bind(value, new, old)
 
 
-def _as_graph(graph: TrainingGraph | onnx.ModelProto | PathLike) -> TrainingGraph:
-    if isinstance(graph, TrainingGraph):
-        return graph
-    if isinstance(graph, onnx.ModelProto):
-        return TrainingGraph(graph)
-    if isinstance(graph, str | os.PathLike):
-        return load(graph)
-    raise TypeError(
-        f"graph: got {type(graph).__name__}, "
-        "expected a TrainingGraph, an onnx.ModelProto or the path of a training graph"
-    )
-
-
-def _checked_providers(providers: Sequence[Any] | None) -> list[Any]:
-    if providers is None:
-        return ["CPUExecutionProvider"]
-    if isinstance(providers, str) or not all(isinstance(p, str | tuple) for p in providers):
-        raise TypeError(
-            f"providers: got {providers!r}, expected a list such as ['CPUExecutionProvider']"
-        )
-    if not providers:
-        raise ValueError("providers: got an empty list, expected at least one")
-    return list(providers)
-
-
 def _device(providers: Sequence[Any]) -> tuple[str, int]:
     """Where the first provider keeps tensors."""
     first = providers[0]
     name, options = first if isinstance(first, tuple) else (first, {})
     return ("cuda", int(options.get("device_id", 0))) if name.startswith("CUDA") else ("cpu", 0)
-
-
-def _load(
-    runtime: Any,
-    graph: TrainingGraph,
-    providers: Sequence[Any],
-    session_options: Any,
-    kernels: bool,
-) -> tuple[Any, tuple[str, ...]]:
-    """The session of the runtime, and the functions that it runs as kernels."""
-    available = runtime.get_available_providers()
-    for provider in providers:
-        name = provider[0] if isinstance(provider, tuple) else provider
-        if name not in available:
-            raise ValueError(
-                f"providers: '{name}' is not available, "
-                f"onnxruntime {runtime.__version__} has {', '.join(available)}"
-            )
-    if not isinstance(session_options, runtime.SessionOptions | None):
-        raise TypeError(
-            f"session_options: got {type(session_options).__name__}, "
-            "expected onnxruntime.SessionOptions"
-        )
-    source = graph.model  # without training_info and metadata, which the runtime does not read
-    model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
-    model.opset_import.extend(source.opset_import)
-    model.functions.extend(source.functions)
-    called = fused.called(model, providers) if kernels else ()
-    if called:
-        session = _with_kernels(runtime, model, providers, session_options, called)
-        if session is not None:
-            return session, called
-    options = session_options
-    if options is None:
-        options = _runtime.session_options(runtime)
-    try:
-        if fused.registered(options):  # by an earlier session: leave no function to replace
-            model = inliner.inline_local_functions(model)
-        session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
-        raise ValueError(
-            f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
-        ) from None
-    return session, ()
-
-
-def _with_kernels(
-    runtime: Any,
-    model: onnx.ModelProto,
-    providers: Sequence[Any],
-    session_options: Any,
-    called: Sequence[str],
-) -> Any:
-    """A session that has the kernels; None where there can be none."""
-    options = _runtime.session_options(runtime) if session_options is None else session_options
-    if not fused.register(options, called):
-        return None
-    try:
-        return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    except Exception:  # noqa: BLE001 - without them it may run, or say why it does not
-        return None
 
 
 def _initial_state(

@@ -20,7 +20,6 @@ from graphopt import _runtime
 from graphopt.update.functions import DOMAIN
 
 _REGISTERED = "graphopt.kernels"  # what the library leaves in the options
-_CPU = "CPUExecutionProvider"
 
 
 def library() -> Path | None:
@@ -72,15 +71,10 @@ def register_kernels(session_options: Any, model: onnx.ModelProto | None = None)
         ...     model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         ... )
     """
-    runtime = _runtime.onnxruntime()
-    if not isinstance(session_options, runtime.SessionOptions):
-        raise TypeError(
-            f"session_options: got {type(session_options).__name__}, "
-            "expected onnxruntime.SessionOptions"
-        )
+    _runtime.check_session_options(session_options)
     if not isinstance(model, onnx.ModelProto | None):
         raise TypeError(f"model: got {type(model).__name__}, expected an onnx.ModelProto or None")
-    return register(session_options, names() if model is None else called(model, [_CPU]))
+    return register(session_options, names() if model is None else called(model, [_runtime.CPU]))
 
 
 def register(session_options: Any, wanted: Iterable[str]) -> bool:
@@ -117,7 +111,7 @@ def called(model: onnx.ModelProto, providers: Sequence[Any]) -> tuple[str, ...]:
         model: A training graph.
         providers: As a session takes them; the kernels are for the CPU alone.
     """
-    if any((p[0] if isinstance(p, tuple) else p) != _CPU for p in providers):
+    if set(_runtime.provider_names(providers)) - {_runtime.CPU}:
         return ()
     nodes = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     return tuple(sorted(nodes & names()))

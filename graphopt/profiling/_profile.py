@@ -10,7 +10,7 @@ import onnx
 from graphopt import _checks, _runtime
 from graphopt._files import PathLike
 from graphopt.carried import Carried
-from graphopt.graph import TrainingGraph, load
+from graphopt.graph import TrainingGraph, as_training_graph
 from graphopt.profiling import _rollup
 from graphopt.profiling._feeds import random_feeds
 from graphopt.profiling._run import Run
@@ -68,9 +68,9 @@ def profile(
     for name, count in (optional | _sizes_to_check(dims)).items():
         if count is not None:
             _checks.steps(name, count)
-    if not isinstance(graph, TrainingGraph):
-        graph = TrainingGraph(graph) if isinstance(graph, onnx.ModelProto) else load(graph)
+    graph = as_training_graph(graph)
     _check_rates(graph, warm_up, steps)
+    providers = _runtime.checked_providers(providers)
     if feeds is None:
         feeds = random_feeds(graph, batch_size, dims or {})
     elif batch_size is not None or dims:
@@ -91,10 +91,9 @@ def profile(
     record = run.profiled()
     step = typical_step(record)
     buckets = _rollup.by_bucket(step, graph, record.kernels)
-    wanted = ["CPUExecutionProvider"] if providers is None else providers
     return Profile(
         onnxruntime=_runtime.onnxruntime().__version__,
-        providers=tuple(p[0] if isinstance(p, tuple) else p for p in wanted),
+        providers=tuple(_runtime.provider_names(providers)),
         threads=threads,
         kernels=record.kernels,
         steps=steps,

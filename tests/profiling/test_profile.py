@@ -405,7 +405,7 @@ def test_groups_may_be_masked():
             ValueError,
             "batch_size: got 3, but no feed has an open first dimension",
         ),
-        (lambda: 3, {}, TypeError, "got int, expected a path"),
+        (lambda: 3, {}, TypeError, "graph: got int, expected a TrainingGraph"),
         (lambda: "absent.onnx", {}, FileNotFoundError, "'absent.onnx'"),
         (ZOO["mlp"].build, {}, ValueError, "not a training graph"),
     ],
