@@ -24,7 +24,7 @@ from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import local_functions
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
-from graphopt.update.emit import Update
+from graphopt.update.emit import AppendedUpdate
 
 _TWO_GIB = 2**31
 
@@ -175,7 +175,7 @@ def as_training_graph(graph: TrainingGraph | onnx.ModelProto | PathLike) -> Trai
 def assemble(
     model: ir.Model,
     optimizer: RMSProp,
-    update: Update,
+    update: AppendedUpdate,
     forward: onnx.ModelProto | None = None,
     labels: Sequence[ClassLabels] = (),
     group_mask: bool = False,
@@ -197,7 +197,7 @@ def assemble(
 
 def manifest_of(
     optimizer: RMSProp,
-    update: Update,
+    update: AppendedUpdate,
     labels: Sequence[ClassLabels] = (),
     group_mask: bool = False,
 ) -> Manifest:
@@ -234,7 +234,7 @@ def finished(model: ir.Model, variants: Iterable[Variant], manifest: Manifest) -
     variants = tuple(variants)
     called = {node.op_type for node in model.graph.all_nodes() if node.domain == functions.DOMAIN}
     stages = called - {variant.name for variant in variants}
-    proto.functions.extend(core.load(variants, stages, model.graph.opset_imports[""]))
+    proto.functions.extend(core.functions_of(variants, stages, model.graph.opset_imports[""]))
     proto.functions.extend(local_functions(model.graph))
     manifest = replace(manifest, requirements=requirements(proto))
     helper.set_model_props(proto, manifest.entries())

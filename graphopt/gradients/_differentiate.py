@@ -18,7 +18,7 @@ from graphopt.gradients._steep import steep_values
 from graphopt.operators import ZERO, NoGradient, of
 from graphopt.operators.backward import Backward
 from graphopt.operators.rewriting import RunningStatistic
-from graphopt.stages import BACKWARD
+from graphopt.stage import BACKWARD_PREFIX
 
 
 def differentiate(
@@ -143,7 +143,7 @@ def _backward(
         return gradients.get(value)
 
     for node in reversed(path.nodes):
-        with op.named(f"{BACKWARD}{node.name or node.outputs[0].name}"):
+        with op.named(f"{BACKWARD_PREFIX}{node.name or node.outputs[0].name}"):
             incoming = [gradient(value) for value in node.outputs]
             if not any(incoming):
                 continue

@@ -25,7 +25,7 @@ from graphopt.inspection.structure.state import state_facts
 from graphopt.inspection.structure.untrained import could_be_trained, untrained, weight_of
 from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
-from graphopt.stages import Stage
+from graphopt.stage import Stage
 
 
 def inspect(

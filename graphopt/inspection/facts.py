@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from graphopt.requirement import Requirements
-from graphopt.stages import Stage
+from graphopt.stage import Stage
 
 VERSION = 1
 """The version of the JSON; a key that is added does not change it."""

@@ -17,7 +17,7 @@ from graphopt.carried import Array
 from graphopt.forward import ForwardModel, read_proto
 from graphopt.graph import save_model
 from graphopt.losses import LABELS, LossFunction
-from graphopt.on_device import names
+from graphopt.on_device import tensor_names
 from graphopt.on_device._eval_model import eval_model
 from graphopt.on_device._fitting import momentums
 from graphopt.on_device._optimizer_model import optimizer_model as native_update
@@ -282,8 +282,8 @@ def _describe(
 ) -> dict[str, Any]:
     """What is in the files, for programs."""
     assert checkpoint is not None
-    fed = {*checkpoint.trainable, *checkpoint.frozen, names.RESET}
-    fed.update(names.gradient_buffer(name) for name in checkpoint.trainable)
+    fed = {*checkpoint.trainable, *checkpoint.frozen, tensor_names.RESET}
+    fed.update(tensor_names.gradient_buffer(name) for name in checkpoint.trainable)
     described = {}
     for name, model in models.items():
         if model is None:
@@ -292,7 +292,9 @@ def _describe(
         if name != _OPTIMIZER:  # whose inputs are ONNX Runtime's
             entry["inputs"] = [_value(v) for v in model.graph.input if v.name not in fed]
             entry["outputs"] = [
-                _value(v) for v in model.graph.output if not v.name.endswith(names.ACCUMULATED_OUT)
+                _value(v)
+                for v in model.graph.output
+                if not v.name.endswith(tensor_names.ACCUMULATED_OUT)
             ]
         described[name] = entry
     return {

@@ -11,7 +11,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from graphopt import _checks
-from graphopt.on_device.names import MOMENTUMS, SEQUENCES
+from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed

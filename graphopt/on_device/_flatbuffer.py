@@ -19,7 +19,7 @@ Field = bytes | Callable[[], int] | None
 Chunk = bytes | bytearray | memoryview
 
 
-class Writer:
+class BufferWriter:
     """Lays a FlatBuffer out from its root to its leaves, so that arrays need no copy."""
 
     def __init__(self) -> None:

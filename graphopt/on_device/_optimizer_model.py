@@ -31,8 +31,8 @@ from graphopt.builder import GraphBuilder
 from graphopt.graph import finished
 from graphopt.manifest import Manifest
 from graphopt.on_device._fitting import check_dtypes, check_inputs, momentums, rules_of_shapes
-from graphopt.on_device._sequence_update import Deltas, Inputs, SequenceUpdate, new_graph
-from graphopt.on_device._writer import DOMAIN
+from graphopt.on_device._native_update import Deltas, Inputs, NativeUpdate, new_graph
+from graphopt.on_device._writer import MICROSOFT
 from graphopt.rmsprop import RMSProp
 
 _IR_VERSION = 8
@@ -76,7 +76,7 @@ def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
     rules = rules_of_shapes(optimizer)
     op = GraphBuilder(new_graph("optimizer"))
     inputs = Inputs(op)
-    update = SequenceUpdate(op, optimizer, inputs, kept, rules)
+    update = NativeUpdate(op, optimizer, inputs, kept, rules)
     deltas = update.append()
     check_inputs(op.graph)
     outputs = {"updated": (_write(op, inputs, deltas), []), "marker": (_mark(op, inputs.step), [1])}
@@ -103,7 +103,7 @@ def _write(op: GraphBuilder, inputs: Inputs, deltas: Sequence[Deltas]) -> ir.Val
                 value,
                 *([] if done is None else [done]),
             ],
-            domain=DOMAIN,
+            domain=MICROSOFT,
         )
     assert done is not None
     _return(body, done)
@@ -123,4 +123,4 @@ def _mark(op: GraphBuilder, step: ir.Value) -> ir.Value:
     """The node by which ONNX Runtime knows an optimizer; it updates a 0 of its own by 0."""
     zero = op.constant(np.zeros(1, np.float32), name="zero")
     own = op.SequenceConstruct(zero)
-    return op.node("AdamWOptimizer", [zero, step, own, own, own, own], domain=DOMAIN)[0]
+    return op.node("AdamWOptimizer", [zero, step, own, own, own, own], domain=MICROSOFT)[0]

@@ -21,7 +21,7 @@ from graphopt.graph import finished, manifest_of
 from graphopt.on_device import _step_numbers
 from graphopt.on_device._branch import only_if
 from graphopt.on_device._writer import Writer, once_written
-from graphopt.on_device.names import (
+from graphopt.on_device.tensor_names import (
     ACCUMULATED,
     RESET,
     STEP,
@@ -30,7 +30,7 @@ from graphopt.on_device.names import (
     gradient_buffer,
 )
 from graphopt.rmsprop import RMSProp
-from graphopt.update.emit import Update, append_update
+from graphopt.update.emit import AppendedUpdate, append_update
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Layout
 from graphopt.update.statistics import moved_statistic
@@ -137,7 +137,7 @@ def with_gradients(
     initial = built.initial
     trainable = {name: initial.pop(name) for name in built.gradients.parameters}
     _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
-    nothing = Update((), Layout("separate", ()), ())
+    nothing = AppendedUpdate((), Layout("separate", ()), ())
     manifest = manifest_of(optimizer, nothing, built.class_labels)
     proto = finished(_cleaned(model), (), manifest)
     _check_order(proto)

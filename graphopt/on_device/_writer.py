@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.in_place import ACCUMULATOR
 
-DOMAIN = "com.microsoft"
+MICROSOFT = "com.microsoft"
 
 
 class Writer:
@@ -26,7 +26,7 @@ class Writer:
         """A writer that has written nothing yet."""
         self._op = op
         self.flags: list[ir.Value] = []
-        op.graph.opset_imports[DOMAIN] = 1
+        op.graph.opset_imports[MICROSOFT] = 1
 
     def write(self, buffer: ir.Value, value: ir.Value) -> None:
         """Let a float32 input hold the value from then on."""
@@ -38,7 +38,7 @@ class Writer:
     ) -> tuple[ir.Value, ir.Value]:
         """Add the value to a float32 input, or write it there; returns the flag and the sum."""
         flag, total = self._op.node(
-            ACCUMULATOR, [buffer, value, overwrite], domain=DOMAIN, outputs=2
+            ACCUMULATOR, [buffer, value, overwrite], domain=MICROSOFT, outputs=2
         )
         flag.dtype, flag.shape = ir.DataType.BOOL, ir.Shape([1])
         total.shape = buffer.shape

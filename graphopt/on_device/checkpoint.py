@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt._files import PathLike, existing_file, write_atomically
-from graphopt.on_device._flatbuffer import Buffer, Chunk, DamagedError, Field, Table, Writer
+from graphopt.on_device._flatbuffer import Buffer, BufferWriter, Chunk, DamagedError, Field, Table
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -171,7 +171,7 @@ def _number(name: str, form: str, value: float) -> bytes:
 
 def _serialized(checkpoint: OnDeviceCheckpoint) -> list[Chunk]:
     """The bytes of a checkpoint, in pieces."""
-    w = Writer()
+    w = BufferWriter()
     state = checkpoint.optimizer
     groups = [] if state is None else [partial(_write_group, w, state)]
     bag = partial(_write_properties, w, checkpoint.properties) if checkpoint.properties else None
@@ -187,7 +187,7 @@ def _serialized(checkpoint: OnDeviceCheckpoint) -> list[Chunk]:
     return w.chunks
 
 
-def _write_module(w: Writer, checkpoint: OnDeviceCheckpoint) -> int:
+def _write_module(w: BufferWriter, checkpoint: OnDeviceCheckpoint) -> int:
     nominal = checkpoint.nominal
     return w.table(
         partial(_write_tensors, w, checkpoint.trainable, nominal=nominal),
@@ -196,7 +196,7 @@ def _write_module(w: Writer, checkpoint: OnDeviceCheckpoint) -> int:
     )
 
 
-def _write_group(w: Writer, state: OptimizerState) -> int:
+def _write_group(w: BufferWriter, state: OptimizerState) -> int:
     states = [
         partial(w.table, partial(w.text, name), partial(_write_tensors, w, momentums))
         for name, momentums in state.momentums.items()
@@ -209,7 +209,7 @@ def _write_group(w: Writer, state: OptimizerState) -> int:
     )
 
 
-def _write_properties(w: Writer, properties: Mapping[str, int | float | str]) -> int:
+def _write_properties(w: BufferWriter, properties: Mapping[str, int | float | str]) -> int:
     vectors: dict[type, list[Callable[[], int]]] = {int: [], float: [], str: []}
     for name, value in properties.items():
         kind, content = _property(w, name, value)
@@ -217,7 +217,7 @@ def _write_properties(w: Writer, properties: Mapping[str, int | float | str]) ->
     return w.table(*(partial(w.tables, items) if items else None for items in vectors.values()))
 
 
-def _property(w: Writer, name: str, value: Any) -> tuple[type, Field]:
+def _property(w: BufferWriter, name: str, value: Any) -> tuple[type, Field]:
     match value:
         case bool():
             pass
@@ -230,13 +230,13 @@ def _property(w: Writer, name: str, value: Any) -> tuple[type, Field]:
     raise TypeError(f"property '{name}' is a {type(value).__name__}, expected int, float or str")
 
 
-def _write_tensors(w: Writer, tensors: Tensors, *, nominal: bool = False) -> int:
+def _write_tensors(w: BufferWriter, tensors: Tensors, *, nominal: bool = False) -> int:
     return w.tables(
         [partial(_write_tensor, w, name, array, nominal=nominal) for name, array in tensors.items()]
     )
 
 
-def _write_tensor(w: Writer, name: str, array: np.ndarray, *, nominal: bool) -> int:
+def _write_tensor(w: BufferWriter, name: str, array: np.ndarray, *, nominal: bool) -> int:
     array = np.asarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))

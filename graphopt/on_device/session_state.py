@@ -16,7 +16,7 @@ from graphopt.carried import Array
 from graphopt.checkpoint import misfits
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
-from graphopt.on_device.names import ACCUMULATED, MOMENTUMS, STEP
+from graphopt.on_device.tensor_names import ACCUMULATED, MOMENTUMS, STEP
 from graphopt.states import MEAN_SQUARE, NAMES, split
 
 PROPERTY = "graphopt"

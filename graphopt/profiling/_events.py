@@ -14,7 +14,7 @@ _KERNEL_TIME = "_kernel_time"
 
 
 @dataclass(frozen=True)
-class Step:
+class ProfiledStep:
     """A step under the profiler.
 
     Attributes:
@@ -29,20 +29,20 @@ class Step:
     nodes: list[Event]
 
 
-def measured_steps(record: Record) -> list[Step]:
+def measured_steps(record: Record) -> list[ProfiledStep]:
     """The steps after the warm-up."""
     loops = {node.op_type for node in record.nodes if any(subgraphs(node))}
     runs = sorted((e for e in record.events if e["name"] == RUN), key=lambda e: e["ts"])
     nodes = sorted(
         (e for e in record.events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL_TIME)),
-        key=lambda e: (e["ts"], operator(e) not in loops),
+        key=lambda e: (e["ts"], op_type_of(e) not in loops),
     )
     starts = [node["ts"] for node in nodes]
     steps = []
     for run, taken in zip(runs[-len(record.milliseconds) :], record.milliseconds, strict=True):
         first, end = (bisect_left(starts, at) for at in (run["ts"], run["ts"] + run["dur"] + 1))
         own = list(_outermost(nodes[first:end], loops))
-        steps.append(Step(taken, run["dur"] / 1e3, own))
+        steps.append(ProfiledStep(taken, run["dur"] / 1e3, own))
     return steps
 
 
@@ -52,7 +52,7 @@ def matched(events: Sequence[Event], nodes: Sequence[onnx.NodeProto]) -> Sequenc
     The saved graph has its nodes in the order in which they run, unless an execution provider has
     an order of its own; then their names tell, where they have one.
     """
-    if [operator(event) for event in events] == [node.op_type for node in nodes]:
+    if [op_type_of(event) for event in events] == [node.op_type for node in nodes]:
         return range(len(nodes))
     count = Counter(node.name for node in nodes)
     named = {node.name: at for at, node in enumerate(nodes) if count[node.name] == 1}
@@ -64,7 +64,7 @@ def node_name(event: Event) -> str:
     return str(event["name"]).removesuffix(_KERNEL_TIME)
 
 
-def operator(event: Event) -> str:
+def op_type_of(event: Event) -> str:
     """The operator of the node that an event is of."""
     return str(event["args"]["op_name"])
 
@@ -74,5 +74,5 @@ def _outermost(nodes: Iterable[Event], loops: set[str]) -> Iterator[Event]:
     for node in nodes:
         if node["ts"] >= end:
             yield node
-            if operator(node) in loops:
+            if op_type_of(node) in loops:
                 end = node["ts"] + node["dur"]

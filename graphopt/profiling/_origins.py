@@ -13,7 +13,7 @@ import onnx
 
 from graphopt._nodes import first_output, operands
 from graphopt.graph import TrainingGraph
-from graphopt.stages import BACKWARD, STAGES, UPDATE
+from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX
 
 PARTS = (*STAGES, "other")
 
@@ -75,17 +75,20 @@ class Origins:
     def _origin(self, name: str, is_forward: bool, is_loss: bool) -> Origin:
         """By the values that the node computes, and by its name, which the model may share."""
         scope = name.rpartition("/")[0]
-        if scope.startswith(UPDATE) and (bucket := scope.removeprefix(UPDATE)) in self._buckets:
+        if (
+            scope.startswith(UPDATE_PREFIX)
+            and (bucket := scope.removeprefix(UPDATE_PREFIX)) in self._buckets
+        ):
             return Origin("update", name, bucket=bucket)
         if is_forward:
             return Origin("forward", name)
         if is_loss:
             return Origin("loss", name)
-        if name.startswith(UPDATE):
+        if name.startswith(UPDATE_PREFIX):
             return Origin("update", name)
-        is_ours = scope.startswith(BACKWARD)
+        is_ours = scope.startswith(BACKWARD_PREFIX)
         return Origin(
-            "backward", name, forward_node=scope.removeprefix(BACKWARD) if is_ours else None
+            "backward", name, forward_node=scope.removeprefix(BACKWARD_PREFIX) if is_ours else None
         )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import onnx
 
-from graphopt.profiling._events import Step, matched, measured_steps, node_name, operator
+from graphopt.profiling._events import ProfiledStep, matched, measured_steps, node_name, op_type_of
 from graphopt.profiling._origins import Origin, Origins
 from graphopt.profiling._run import Record
 from graphopt.profiling.results import NodeTime
@@ -55,13 +55,13 @@ def typical_step(record: Record) -> TypicalStep:
     return TypicalStep(_node_times(nodes, record, total), runtime, python, total)
 
 
-def _medians(steps: Sequence[Step], nodes: Sequence[onnx.NodeProto]) -> dict[_Node, float]:
+def _medians(steps: Sequence[ProfiledStep], nodes: Sequence[onnx.NodeProto]) -> dict[_Node, float]:
     """The milliseconds of each node; a step in which it did not run counts as none."""
     taken: defaultdict[_Node, list[float]] = defaultdict(list)
     for step in steps:
         of_step: Counter[_Node] = Counter()
         for event, place in zip(step.nodes, matched(step.nodes, nodes), strict=True):
-            of_step[_Node(place, node_name(event), operator(event))] += event["dur"]
+            of_step[_Node(place, node_name(event), op_type_of(event))] += event["dur"]
         for node, microseconds in of_step.items():
             taken[node].append(microseconds / 1e3)
     return {

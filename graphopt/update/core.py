@@ -216,7 +216,7 @@ def variant(
     )
 
 
-def load(
+def functions_of(
     variants: Iterable[Variant], stages: Iterable[str], opset: int
 ) -> list[onnx.FunctionProto]:
     """The functions of these variants, these stages, and the stages that either calls, by name."""

@@ -15,18 +15,18 @@ from graphopt.carried import NEXT, Array, Carried, View, joined
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
-from graphopt.stages import UPDATE
+from graphopt.stage import UPDATE_PREFIX
 from graphopt.states import GLOBAL_STEP, State, kept_by
 from graphopt.update import functions
-from graphopt.update.arithmetic import Arithmetic
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Bucket, Layout, plan
+from graphopt.update.optimizer_arithmetic import Arithmetic
 from graphopt.update.statistics import Statistic, moved_statistic
 
 
 @dataclass(frozen=True)
-class Update:
+class AppendedUpdate:
     """What has been appended.
 
     Attributes:
@@ -51,7 +51,7 @@ def append_update(
     initial: Mapping[str, Array] | None = None,
     statistics: Iterable[tuple[Statistic, ir.Value]] = (),
     group_mask: bool = False,
-) -> Update:
+) -> AppendedUpdate:
     """Append the update, the counter of steps and the output ``updated``.
 
     Args:
@@ -69,11 +69,11 @@ def append_update(
     rules = zip(optimizer.params, optimizer.rules, strict=True)
     planned = plan(rules, layout, provider, stored=initial or ())
     with op.named("update"):
-        update = _Update(op, optimizer, parameters, gradients, initial or {}, group_mask)
+        update = _Appender(op, optimizer, parameters, gradients, initial or {}, group_mask)
         return update.append(planned, statistics)
 
 
-class _Update:
+class _Appender:
     def __init__(
         self,
         op: GraphBuilder,
@@ -102,7 +102,9 @@ class _Update:
         }
         self.variants: list[Variant] = []
 
-    def append(self, layout: Layout, statistics: Iterable[tuple[Statistic, ir.Value]]) -> Update:
+    def append(
+        self, layout: Layout, statistics: Iterable[tuple[Statistic, ir.Value]]
+    ) -> AppendedUpdate:
         op, gate = self.op, self.gate
         rules = self.optimizer.rules
         used = (s for rule in rules for s in (rule.learning_rate, rule.weight_decay))
@@ -111,7 +113,7 @@ class _Update:
                 gate.wait_for(self.arithmetic.value(schedule))
         inputs, gradients = [], []
         for bucket in layout.buckets:
-            with op.named(f"{UPDATE}{bucket.name}"):
+            with op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 inputs.append(self._parameters(bucket))
                 gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
                 gate.wait_for(gradients[-1])
@@ -121,14 +123,14 @@ class _Update:
         updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
         carried: list[Carried] = []
         for bucket, old, gradient in zip(layout.buckets, inputs, gradients, strict=True):
-            with op.named(f"{UPDATE}{bucket.name}"):
+            with op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 carried += self._update_bucket(bucket, old, gradient)
         values = {value.name: value for value in op.graph.inputs}
         for statistic, batch in statistics:
             carried.append(self._update_statistic(statistic, values[statistic.name], batch))
         step = op.Sub(self.global_step, passed)
         carried.append(self._carry(self.global_step, step, initial=0))
-        return Update(tuple(carried), layout, tuple(self.variants))
+        return AppendedUpdate(tuple(carried), layout, tuple(self.variants))
 
     def _update_statistic(self, statistic: Statistic, old: ir.Value, batch: ir.Value) -> Carried:
         new = moved_statistic(self.op, self.gate, statistic, old, batch)

@@ -93,7 +93,7 @@ def model(called, shapes, *, bodies=True, dtype=TensorProto.FLOAT):
             info.type.tensor_type.elem_type = dtype
     return helper.make_model(
         helper.make_graph(nodes, "updates", list(inputs.values()), outputs),
-        functions=core.load(called, [], 17) if bodies else [],
+        functions=core.functions_of(called, [], 17) if bodies else [],
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("graphopt", 1)],
         ir_version=8,
     )

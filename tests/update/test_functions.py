@@ -105,7 +105,7 @@ class Together:
             nodes,
             [helper.make_tensor_value_info(name, *kinds[name]) for name in self.inputs],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for _, name in results],
-            core.load(variants, [], opset),
+            core.functions_of(variants, [], opset),
             opset,
         )
 
@@ -601,14 +601,14 @@ def test_guard_at_the_edge():
 @pytest.mark.any_runtime
 @pytest.mark.parametrize("variant", NEEDED, ids=lambda variant: variant.name)
 def test_loading_pulls_in_what_is_called(variant):
-    loaded = core.load([variant], [], 17)
+    loaded = core.functions_of([variant], [], 17)
     assert [function.name for function in loaded] == sorted([variant.name, *NEEDED[variant]])
     assert {function.domain for function in loaded} == {"graphopt"}
 
 
 @pytest.mark.any_runtime
 def test_loading_several_has_each_once():
-    names = [f.name for f in core.load([*NEEDED, *NEEDED], ["Centralize", "Moment"], 17)]
+    names = [f.name for f in core.functions_of([*NEEDED, *NEEDED], ["Centralize", "Moment"], 17)]
     needed = {name for called in NEEDED.values() for name in called}
     assert names == sorted({*(variant.name for variant in NEEDED), *needed, "Centralize"})
 
@@ -633,7 +633,9 @@ def test_every_stage_is_tested():
 @pytest.mark.any_runtime
 def test_every_stage_is_used():
     """By a variant, but for the one that comes before them."""
-    used = {function.name for function in core.load(VARIANTS.values(), [], 17)} - set(VARIANTS)
+    used = {function.name for function in core.functions_of(VARIANTS.values(), [], 17)} - set(
+        VARIANTS
+    )
     assert used == {*STAGES, "Mask"}
 
 
@@ -641,7 +643,7 @@ def test_every_stage_is_used():
 @pytest.mark.parametrize("opset", [17, 18, 21])
 def test_opset(opset, chunked):
     variant = Variant(centered=True, momentum="Momentum", unscale=True, mask=True, chunked=chunked)
-    for function in core.load([variant], ["Centralize"], opset):
+    for function in core.functions_of([variant], ["Centralize"], opset):
         imported = {entry.domain: entry.version for entry in function.opset_import}
         assert imported == {"": opset, "graphopt": 1}
     operands, _ = drawn((2, 5), 0)

@@ -19,8 +19,8 @@ from graphopt.inspection.checkpoints.problems import problem
 from graphopt.inspection.facts import Hazard
 from graphopt.on_device import checkpoint as on_device
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, is_on_device
-from graphopt.on_device.names import STEP
 from graphopt.on_device.session_state import PROPERTY, to_state
+from graphopt.on_device.tensor_names import STEP
 from graphopt.states import NAMES
 
 _MOST_KINDS = 8

@@ -9,7 +9,7 @@ from graphopt.inspection.costs.flops import VIEWS
 from graphopt.inspection.costs.shape_values import operator
 from graphopt.inspection.costs.shapes import Scope, Shapes
 from graphopt.inspection.structure.stages import values
-from graphopt.stages import Stage
+from graphopt.stage import Stage
 
 _CONSTANT = "Constant"
 

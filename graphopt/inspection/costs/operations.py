@@ -9,7 +9,7 @@ from graphopt.inspection.costs.flops import VIEWS, flops
 from graphopt.inspection.costs.shape_values import Node, TensorInfo
 from graphopt.inspection.costs.shapes import Body, Scope, Shapes
 from graphopt.inspection.facts import StageFacts
-from graphopt.stages import STAGES, Stage
+from graphopt.stage import STAGES, Stage
 
 _DOMAIN = "graphopt"
 _UPDATES = "RMSProp"

@@ -13,7 +13,7 @@ from graphopt.inspection.facts import MemoryFacts, ParameterFacts
 from graphopt.inspection.reading.dataflow import dtype_name
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
-from graphopt.stages import Stage
+from graphopt.stage import Stage
 
 
 def memory_facts(

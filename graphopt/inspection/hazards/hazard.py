@@ -8,7 +8,7 @@ from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.merged import Merged
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
-from graphopt.stages import Stage
+from graphopt.stage import Stage
 
 _MOST = 50  # names in one hazard
 

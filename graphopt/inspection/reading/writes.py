@@ -11,7 +11,7 @@ from graphopt.in_place import ACCUMULATOR
 from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
 from graphopt.inspection.reading.update import recognised
 from graphopt.manifest import Manifest
-from graphopt.on_device.names import GRADIENT_BUFFER
+from graphopt.on_device.tensor_names import GRADIENT_BUFFER
 
 _ACCUMULATOR = f"com.microsoft::{ACCUMULATOR}"
 

@@ -10,7 +10,7 @@ import onnx
 from graphopt._nodes import first_output, operands
 from graphopt.carried import NEXT
 from graphopt.inspection.facts import LayerFacts
-from graphopt.stages import BACKWARD, STAGES, UPDATE, Stage
+from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX, Stage
 from graphopt.states import split
 
 _GRAD_OF_NODE = "_Grad/"  # in the names that ONNX Runtime gives the nodes of a gradient
@@ -126,7 +126,7 @@ class _Forward:
         if forward is not None:
             scope = forward.rpartition("/")[0]
             known = self._by_node.get(forward) or self._by_node.get(scope)
-            if known is not None or node.name.startswith(BACKWARD):
+            if known is not None or node.name.startswith(BACKWARD_PREFIX):
                 return known or _scope(forward)
         read = list(operands(node))
         for value in read:
@@ -155,8 +155,8 @@ _MOST_READERS = 8  # of a value that are looked at
 
 def _forward_node(name: str) -> str | None:
     """The forward node that the name of a node of the backward pass says."""
-    if name.startswith(BACKWARD):
-        return name.removeprefix(BACKWARD).rpartition("/")[0] or None
+    if name.startswith(BACKWARD_PREFIX):
+        return name.removeprefix(BACKWARD_PREFIX).rpartition("/")[0] or None
     forward, found, _ = name.rpartition(_GRAD_OF_NODE)
     return forward if found else None
 
@@ -166,8 +166,8 @@ def _layer_of(node: onnx.NodeProto, at: int) -> str:
     name = node.name or first_output(node)
     if not name or _NUMBER.fullmatch(name):
         return f"{node.op_type}_{at}"
-    if name.startswith(UPDATE):  # what takes the parameters of a bucket apart
-        return _scope(name.removeprefix(UPDATE))
+    if name.startswith(UPDATE_PREFIX):  # what takes the parameters of a bucket apart
+        return _scope(name.removeprefix(UPDATE_PREFIX))
     return _scope(name)
 
 
@@ -190,10 +190,10 @@ def _of_update(
             continue
         node = nodes[at]
         scope = node.name.rpartition("/")[0]
-        name = scope.removeprefix(UPDATE)
-        if not node.name.startswith(UPDATE) or not scope:
+        name = scope.removeprefix(UPDATE_PREFIX)
+        if not node.name.startswith(UPDATE_PREFIX) or not scope:
             name = _carried_to(node, wanted)
-        elif scope + "/" == UPDATE:
+        elif scope + "/" == UPDATE_PREFIX:
             name = "update"
         for value in operands(node):
             wanted[value] = name if wanted.get(value, name) == name else _SEVERAL

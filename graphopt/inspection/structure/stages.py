@@ -8,8 +8,8 @@ from graphopt._nodes import operands
 from graphopt._subgraphs import subgraphs
 from graphopt.carried import NEXT
 from graphopt.inspection.costs.shape_values import operator
-from graphopt.on_device.names import GRADIENT_BUFFER
-from graphopt.stages import STAGES, Stage
+from graphopt.on_device.tensor_names import GRADIENT_BUFFER
+from graphopt.stage import STAGES, Stage
 
 _READS_SHAPE_ONLY = {"Shape", "Size"}
 _SHAPE_OPERAND = {"Reshape": 1, "Expand": 1}

@@ -11,7 +11,7 @@ from graphopt.inspection.reading.pattern import Any, Op, match
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
-from graphopt.on_device.names import ACCUMULATED, STEP
+from graphopt.on_device.tensor_names import ACCUMULATED, STEP
 from graphopt.states import STATISTIC
 
 _COUNTERS = {STEP, ACCUMULATED}

@@ -9,7 +9,7 @@ import onnx
 from graphopt.inspection.facts import ParameterFacts, static
 from graphopt.inspection.reading.dataflow import SAME_ELEMENTS, Dataflow, Operation, Value
 from graphopt.parameter import SETTING_INPUTS, WEIGHT_INPUTS
-from graphopt.stages import Stage
+from graphopt.stage import Stage
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 _MOVED = SAME_ELEMENTS | {"Transpose"}

@@ -4,7 +4,7 @@ import onnx
 
 from graphopt.inspection.costs.shape_values import operator, static_size
 from graphopt.inspection.targets.releases import listed
-from graphopt.on_device.names import GRADIENT_BUFFER, RESET
+from graphopt.on_device.tensor_names import GRADIENT_BUFFER, RESET
 
 _MOST = 5  # reasons of a kind
 _OPTIMIZERS = {

@@ -15,7 +15,7 @@ from graphopt.inspection.costs import memory, operations, shapes
 from graphopt.inspection.costs.shape_values import LARGEST, TensorInfo
 from graphopt.inspection.facts import StageFacts
 from graphopt.inspection.structure import layers, stages
-from graphopt.stages import STAGES
+from graphopt.stage import STAGES
 from models.zoo import ZOO
 from tests.helpers.environments import needs_training_package
 

@@ -13,14 +13,14 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.gradients import MIN_OPSET
-from graphopt.on_device._writer import DOMAIN
-from graphopt.on_device.names import MOMENTUMS, SEQUENCES
+from graphopt.on_device._writer import MICROSOFT
+from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.update import functions
-from graphopt.update.arithmetic import Arithmetic
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
+from graphopt.update.optimizer_arithmetic import Arithmetic
 
 # Elements and tensors that are updated in one piece, on average and at most; see `update.layout`.
 _PIECE = 128 * 1024
@@ -33,7 +33,7 @@ _Tensor = Mapping[str, ir.Value]
 
 def new_graph(name: str) -> ir.Graph:
     """An empty graph, for the model or for a branch of it."""
-    return ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET, DOMAIN: 1}, name=name)
+    return ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET, MICROSOFT: 1}, name=name)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Inputs:
         op.graph.inputs.extend(self.sequences.values())
 
 
-class SequenceUpdate:
+class NativeUpdate:
     """Computes what is taken from all tensors of the sequences."""
 
     def __init__(

@@ -6,7 +6,7 @@ Stage = Literal["forward", "loss", "backward", "update"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """In the order of a step: what several stages need belongs to the first."""
 
-BACKWARD = "backward/"
+BACKWARD_PREFIX = "backward/"
 """Then comes the forward node whose gradient a node computes."""
-UPDATE = "update/"
+UPDATE_PREFIX = "update/"
 """Then comes the bucket, where a node updates one."""
