@@ -6,22 +6,19 @@ import pkgutil
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
 import graphopt
 import models
-from graphopt.cli import app
 from models import digits, digits_cnn
+from tests.helpers.documents import blocks, broken_links, printed, run
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
-from tests.helpers.folders import DOCS, ROOT
+from tests.helpers.folders import DOCS, JAVASCRIPT, ROOT
 from tools import hazard_table
 
 pytestmark = pytest.mark.any_runtime
@@ -29,32 +26,18 @@ pytestmark = pytest.mark.any_runtime
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSPECTION = (DOCS / "inspection.md").read_text(encoding="utf-8")
 ON_DEVICE = (DOCS / "on_device.md").read_text(encoding="utf-8")
-
-
-def blocks(language, text=README):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+PACKAGE = (DOCS / "package.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    snippets = blocks("python")
+    snippets = blocks("python", README)
     assert len(snippets) == 16
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
-        printed = capsys.readouterr().out.splitlines()
-        assert printed == re.findall(r"^ *print\(.*\)  # (.*)$", snippet, re.MULTILINE)
-
-
-def run(commands):
-    """The first as the program that is installed, the others in this process, which is faster."""
-    program, *arguments = commands[0]
-    installed = Path(sys.executable).with_name(program)
-    subprocess.run([installed, *arguments], check=True, capture_output=True)
-    for name, *arguments in commands[1:]:
-        assert name == program
-        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert done.exit_code == 0, f"{arguments}: {done.output}"
+        assert capsys.readouterr().out.splitlines() == printed(snippet)
 
 
 def test_commands_run(tmp_path, monkeypatch):
@@ -63,7 +46,7 @@ def test_commands_run(tmp_path, monkeypatch):
     train = digits.load().train
     np.savez(tmp_path / "digits.npz", x=train.x, labels=train.labels)
     commands = [
-        line.partition("#")[0] for block in blocks("console") for line in block.splitlines()
+        line.partition("#")[0] for block in blocks("console", README) for line in block.splitlines()
     ]
     made, others = [], []
     for command in map(shlex.split, commands):
@@ -76,13 +59,11 @@ def test_commands_run(tmp_path, monkeypatch):
     assert (tmp_path / "trained.onnx").is_file()
 
 
-def test_extras_and_links_exist():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(re.findall(r"graphopt\[([\w-]+)\]", README)) <= set(project["optional-dependencies"])
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    headings = {f"#{title.lower()}" for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
-    assert links
-    assert [link for link in links if link not in headings and not (ROOT / link).exists()] == []
+def test_extras_exist():
+    for page in (README, PACKAGE):
+        named = set(re.findall(r"'(?:\.|graphopt)?\[([\w-]+)\]'", page))
+        assert named
+        assert named <= set(PROJECT["optional-dependencies"])
 
 
 @needs_other_runtime
@@ -118,8 +99,7 @@ def test_guide_to_inspection(tmp_path, monkeypatch, capsys):
     assert len(snippets) == 2
     for snippet in snippets:
         exec(compile(snippet, "inspection.md", "exec"), {})
-        printed = capsys.readouterr().out.splitlines()
-        assert printed == re.findall(r"^print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+        assert capsys.readouterr().out.splitlines() == printed(snippet)
     (block,) = blocks("console", INSPECTION)
     commands = [shlex.split(line.partition(" # ")[0]) for line in block.splitlines()]
     assert len(commands) == 9
@@ -134,11 +114,42 @@ def test_the_guide_to_inspection_has_all_hazards_and_keys():
     assert keys <= documented
 
 
-@pytest.mark.parametrize("guide", [ON_DEVICE, INSPECTION])
-def test_links_of_the_guides_exist(guide):
-    links = re.findall(r"\]\(([^)#]+)", guide)
-    assert links
-    assert [link for link in links if not (DOCS / link).exists()] == []
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *JAVASCRIPT.glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_pages_link_to_exists(page):
+    assert broken_links(page) == []
+
+
+def test_the_page_of_the_package_stands_alone(tmp_path, monkeypatch, capsys):
+    """It is read where no file of the repository is beside it."""
+    monkeypatch.chdir(tmp_path)
+    assert PROJECT["readme"] == "docs/package.md"
+    assert "](" not in PACKAGE
+    namespace = {}
+    snippets = blocks("python", PACKAGE)
+    assert len(snippets) == 3
+    for snippet in snippets:
+        exec(compile(snippet, "package.md", "exec"), namespace)
+        assert capsys.readouterr().out.splitlines() == printed(snippet)
+    onnx.save(namespace["model"], "model.onnx")
+    np.savez("data.npz", x=namespace["x"], labels=namespace["labels"])
+    (block,) = blocks("console", PACKAGE)
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) == 4
+    run(commands)
+
+
+def test_licence_and_hooks_are_what_the_project_says():
+    assert PROJECT["license"] == "Apache-2.0"
+    (file,) = PROJECT["license-files"]
+    assert "Apache License\n                           Version 2.0" in (ROOT / file).read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    programs = re.findall(r"entry: \.venv/bin/(\w+)", hooks)
+    checks = re.search(r"^check:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    assert programs == re.findall(r"\$\(BIN\)/(\w+)", checks)
 
 
 MODULES = sorted(
