@@ -13,6 +13,8 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from graphopt.versions import IR_VERSION, MIN_OPSET
+
 CPU = "CPUExecutionProvider"
 """The execution provider that is always there."""
 
@@ -166,7 +168,8 @@ def keeps_order(runtime: Any) -> bool:
             helper.make_tensor("rows", onnx.TensorProto.INT64, [2], [-1, 1]),
         ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opsets = [helper.make_opsetid("", MIN_OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         options = session_options(runtime)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")

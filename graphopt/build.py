@@ -15,7 +15,6 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, read_proto, to_ir
 from graphopt.gradients import (
-    MIN_OPSET,
     GradientGraph,
     convert_opset,
     differentiate,
@@ -30,8 +29,8 @@ from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
 from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout
+from graphopt.versions import IR_VERSION, MIN_OPSET
 
-_UPDATE_IR_VERSION = 8
 _NAMES = {"loss", "updated", "group_mask", states.GLOBAL_STEP.name}
 
 
@@ -256,7 +255,7 @@ def update_graph(
         provider=provider,
         group_mask=group_mask,
     )
-    model = ir.Model(graph, ir_version=_UPDATE_IR_VERSION)
+    model = ir.Model(graph, ir_version=IR_VERSION)
     return assemble(model, optimizer, update, group_mask=group_mask)
 
 

@@ -9,16 +9,8 @@ import onnx
 import onnx_ir as ir
 
 from graphopt._files import PathLike, existing_file
+from graphopt.dtypes import BITS
 from graphopt.graphs import subgraphs
-
-_ITEM_SIZES: dict[int, int] = {
-    onnx.TensorProto.FLOAT: 4,
-    onnx.TensorProto.FLOAT16: 2,
-    onnx.TensorProto.BFLOAT16: 2,
-    onnx.TensorProto.DOUBLE: 8,
-    onnx.TensorProto.INT32: 4,
-    onnx.TensorProto.INT64: 8,
-}
 
 ForwardModel = PathLike | onnx.ModelProto | ir.Model
 
@@ -101,9 +93,9 @@ def read_proto(model: ForwardModel) -> onnx.ModelProto:
 
 def _check_size(path: Path, tensor: onnx.TensorProto) -> None:
     """Refuse a tensor that has not the bytes of its shape, before something reads past its end."""
-    if not tensor.HasField("raw_data") or tensor.data_type not in _ITEM_SIZES:
+    if not tensor.HasField("raw_data") or tensor.data_type not in BITS:
         return
-    expected = math.prod(tensor.dims) * _ITEM_SIZES[tensor.data_type]
+    expected = math.ceil(math.prod(tensor.dims) * BITS[tensor.data_type] / 8)
     if len(tensor.raw_data) != expected:
         raise ValueError(
             f"'{path}' is damaged: initializer '{tensor.name}' of shape {list(tensor.dims)} has "

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
 from graphopt.operators.labels import checked_labels
+from graphopt.versions import IR_VERSION
 
 LossFunction = Callable[..., ir.Value]
 LABELS = "labels"
@@ -196,7 +197,7 @@ def _inferred(
     is_output = value.is_graph_output()
     if not is_output:
         graph.outputs.append(value)
-    infer_shapes(ir.Model(graph, ir_version=8))
+    infer_shapes(ir.Model(graph, ir_version=IR_VERSION))
     if not is_output:
         graph.outputs.remove(value)
     if value.shape is None:

@@ -3,13 +3,11 @@
 from graphopt.gradients._differentiate import differentiate
 from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
-from graphopt.gradients._opset import MAX_OPSET, MIN_OPSET, convert_opset
+from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._prepare import prepare
 from graphopt.operators.rewriting import RunningStatistic
 
 __all__ = [
-    "MAX_OPSET",
-    "MIN_OPSET",
     "GradientGraph",
     "RunningStatistic",
     "convert_opset",

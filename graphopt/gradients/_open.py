@@ -13,9 +13,9 @@ from graphopt.forward import to_ir
 from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._exporter import check_export
 from graphopt.gradients._inline import inline_schema_functions
-from graphopt.gradients._opset import MAX_OPSET, MIN_OPSET, convert_opset
+from graphopt.gradients._opset import convert_opset
+from graphopt.versions import IR_VERSION, MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
-_MIN_IR_VERSION, _MAX_IR_VERSION = 8, 10  # functions; the newest that ONNX Runtime 1.19 reads
 _ROUNDS = 10
 _LOOPS = {"Range"}  # operators whose definition is a loop
 
@@ -49,7 +49,7 @@ def open_model(
     model = to_ir(own)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
-    model.ir_version = min(max(model.ir_version, _MIN_IR_VERSION), _MAX_IR_VERSION)
+    model.ir_version = min(max(model.ir_version, IR_VERSION), NEWEST_IR_VERSION)
     _drop_transposes(model.graph)
     infer_shapes(model, symbols=False)
     # What the shapes determine may determine shapes.

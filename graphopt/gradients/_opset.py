@@ -5,9 +5,6 @@ from typing import Any
 import onnx
 from onnx import version_converter
 
-# Older operators are not what the rules know; newer ones are not in the runtimes of many users.
-MIN_OPSET, MAX_OPSET = 17, 21
-
 
 def opset_of(proto: onnx.ModelProto) -> int:
     """The version of ONNX's own operators; 0 if the model names none."""

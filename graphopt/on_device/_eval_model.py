@@ -9,10 +9,9 @@ from onnx_ir.passes import common as passes
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array
 from graphopt.forward import to_ir
-from graphopt.gradients import MAX_OPSET, MIN_OPSET, convert_opset, initializers_to_inputs
+from graphopt.gradients import convert_opset, initializers_to_inputs
 from graphopt.losses import LABELS, LossFunction, append_loss
-
-_MAX_IR_VERSION = 10  # that onnxruntime-training 1.19 reads
+from graphopt.versions import MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
 
 def eval_model(
@@ -36,7 +35,7 @@ def eval_model(
         outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
     """
     model = to_ir(convert_opset(forward, MIN_OPSET, MAX_OPSET))
-    model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
+    model.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
     passes.RemoveInitializersFromInputsPass()(model)
     _to_inference(model.graph)
     op = GraphBuilder(model.graph)

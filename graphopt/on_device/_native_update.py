@@ -12,7 +12,6 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients import MIN_OPSET
 from graphopt.on_device._writer import MICROSOFT
 from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
 from graphopt.parameter import Parameter
@@ -21,6 +20,7 @@ from graphopt.update import functions
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
 from graphopt.update.optimizer_arithmetic import Arithmetic
+from graphopt.versions import MIN_OPSET
 
 # Elements and tensors that are updated in one piece, on average and at most; see `update.layout`.
 _PIECE = 128 * 1024

@@ -34,8 +34,7 @@ from graphopt.on_device._fitting import check_dtypes, check_inputs, momentums, r
 from graphopt.on_device._native_update import Deltas, Inputs, NativeUpdate, new_graph
 from graphopt.on_device._writer import MICROSOFT
 from graphopt.rmsprop import RMSProp
-
-_IR_VERSION = 8
+from graphopt.versions import IR_VERSION
 
 
 def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
@@ -83,7 +82,7 @@ def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
     for name, (value, shape) in outputs.items():
         op.output(value, name)
         value.dtype, value.shape = ir.DataType.BOOL, ir.Shape(shape)
-    model = ir.Model(op.graph, ir_version=_IR_VERSION)
+    model = ir.Model(op.graph, ir_version=IR_VERSION)
     manifest = replace(Manifest.of(optimizer), momentums=kept)
     return finished(model, update.variants.values(), manifest)
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx import reference
 
 from graphopt.builder import GraphBuilder
+from graphopt.versions import IR_VERSION, MIN_OPSET
 
 
 class LearningRateSchedule(ABC):
@@ -62,10 +63,10 @@ class LearningRateSchedule(ABC):
 
     def value(self, step: int) -> float:
         """The value at a step; by default what the nodes of `emit` give in NumPy."""
-        graph = ir.Graph([], [], nodes=[], opset_imports={"": 17}, name="schedule")
+        graph = ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET}, name="schedule")
         op = GraphBuilder(graph)
         op.output(self.checked_emit(op, op.input("step", np.float64, [])), "value")
-        model = ir.to_proto(ir.Model(graph, ir_version=8))
+        model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
         model.functions.extend(local_functions(graph))
         (value,) = reference.ReferenceEvaluator(model).run(None, {"step": np.float64(step)})
         array = np.asarray(value)

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import graphopt
-from graphopt.gradients._opset import MAX_OPSET
+from graphopt.versions import MAX_OPSET
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=4).astype("f")

@@ -14,8 +14,7 @@ from graphopt.gradients._graph import (
     unreached,
 )
 from graphopt.operators.rewriting import RunningStatistic
-
-_MAX_IR_VERSION = 10  # the newest that onnxruntime-training 1.19.2 reads
+from graphopt.versions import NEWEST_IR_VERSION
 
 
 def build_gradients(
@@ -39,7 +38,7 @@ def build_gradients(
     inner = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.extend(inner[statistic.batch] for statistic in statistics)
     initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})
-    model.ir_version = _MAX_IR_VERSION
+    model.ir_version = NEWEST_IR_VERSION
     try:
         built = _runtime.gradient_model(
             ir.to_proto(model).SerializeToString(), set(names), str(loss.name)

@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._open import open_model
-from graphopt.gradients._opset import MIN_OPSET
 from graphopt.gradients._prepare import check_trained
 from graphopt.gradients.runtime._average_pool import rewrite_average_pool
 from graphopt.gradients.runtime._batch_normalization import rewrite_for_builder
@@ -18,6 +17,7 @@ from graphopt.gradients.runtime._transpose import rewrite_transpose
 from graphopt.operators import name_of, of
 from graphopt.operators.cross_entropy import rewrite_cross_entropy
 from graphopt.operators.rewriting import RunningStatistic, add_outputs
+from graphopt.versions import MIN_OPSET
 
 # Operators that ONNX defines by simpler ones, for which the builder has no gradient.
 _WITHOUT_GRADIENT = frozenset(

@@ -17,10 +17,10 @@ from onnx_ir.passes import common as passes
 
 from graphopt._subgraphs import subgraphs
 from graphopt.builder import GraphBuilder
+from graphopt.versions import IR_VERSION
 
 DOMAIN = "graphopt"
 VERSION = 1
-_IR_VERSION = 8
 
 
 def call(op: GraphBuilder, function: str, *operands: ir.Value, **attributes: Any) -> ir.Value:
@@ -68,7 +68,7 @@ def load_chunked(text: str, row: str, opset: int) -> onnx.FunctionProto:
         graph,
         functions=with_stages([parse(row, opset)], [], opset),
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
-        ir_version=_IR_VERSION,
+        ir_version=IR_VERSION,
     )
     inlined = ir.from_proto(model)
     passes.InlinePass()(inlined)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import TensorProto
 
+from graphopt.dtypes import BITS
 from graphopt.inspection.opening.soundness.names import check_name
 
 MOST_ELEMENTS = 2**40
@@ -14,22 +15,6 @@ MOST_ELEMENTS = 2**40
 _HIGHEST_RANK = 64  # NumPy's
 _DEEPEST_TYPE = 16  # of sequences in sequences
 
-_BITS = {
-    8: ("UINT8 INT8 BOOL FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ FLOAT8E8M0"),
-    16: "UINT16 INT16 FLOAT16 BFLOAT16",
-    32: "FLOAT INT32 UINT32",
-    64: "DOUBLE INT64 UINT64 COMPLEX64",
-    128: "COMPLEX128",
-    6: "FLOAT6E2M3 FLOAT6E3M2",
-    4: "UINT4 INT4 FLOAT4E2M1",
-    2: "UINT2 INT2",
-}
-_BITS_OF: dict[int, int] = {
-    TensorProto.DataType.Value(name): bits
-    for bits, names in _BITS.items()
-    for name in names.split()
-    if name in TensorProto.DataType.keys()  # noqa: SIM118 - of an older onnx
-}
 _KNOWN = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 _FIELD_OF: dict[int, str] = {
@@ -83,7 +68,7 @@ def check_tensor(tensor: TensorProto, where: str) -> None:
         given = ", ".join(filled + ["raw_data"] * bool(raw))
         raise ValueError(f"{where} has values in {given}, expected them in {field} or raw_data")
     count = math.prod(dims)
-    if raw and raw != (expected := math.ceil(count * _BITS_OF[kind] / 8)):
+    if raw and raw != (expected := math.ceil(count * BITS[kind] / 8)):
         raise ValueError(
             f"{where} of shape {list(dims)} has {raw} bytes, expected {expected} "
             f"({TensorProto.DataType.Name(kind)})"
@@ -175,5 +160,5 @@ def _entries(kind: int, count: int) -> int:
     """How many values a typed field has."""
     if kind in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
         return 2 * count
-    bits = _BITS_OF.get(kind, 8)
+    bits = BITS.get(kind, 8)
     return math.ceil(count * bits / 8) if bits in (2, 4) else count
