@@ -65,7 +65,7 @@ MOMENT = State("moment", "what the last steps add up to", symbol="m", kept_with=
 GLOBAL_STEP = State("global_step", "the number of steps taken", "graph", dtype="int64")
 STATISTIC = State(
     "statistic",
-    "a running mean or variance, under its name in the forward model",
+    "a running mean or variance",
     "batch normalization",
     dtype="",
     initial=None,

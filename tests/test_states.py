@@ -1,0 +1,53 @@
+"""The kinds of state, each described once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import Parameter, states
+from graphopt.states import MEAN_GRAD, MEAN_SQUARE, MOMENT, OF_PARAMETERS, STATES
+
+
+def test_names_and_symbols_tell_them_apart():
+    assert len({state.name for state in STATES}) == len(STATES)
+    symbols = [state.symbol for state in OF_PARAMETERS]
+    assert len(set(symbols)) == len(symbols)
+    assert "" not in symbols
+
+
+def test_split_is_the_inverse_of_of():
+    for state in OF_PARAMETERS:
+        assert states.split(state.of("fc.weight")) == (state.name, "fc.weight")
+    for name in ("fc.weight", "moment", "moment.", "global_step", "statistic.x", ""):
+        assert states.split(name) == ("", name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, (MEAN_SQUARE,)),
+        ({"momentum": 0.9}, (MEAN_SQUARE, MOMENT)),
+        ({"centered": True}, (MEAN_SQUARE, MEAN_GRAD)),
+        ({"momentum": 0.9, "centered": True}, (MEAN_SQUARE, MEAN_GRAD, MOMENT)),
+    ],
+)
+def test_what_a_session_has(settings, kept):
+    opt = graphopt.RMSProp([Parameter("w", (3,))], initial_mean_square=0.25, **settings)
+    assert states.kept_by(opt) == kept
+    assert opt.states == tuple(state.name for state in kept)
+    weights = {"w": np.ones(3, np.float32)}
+    found = graphopt.Session(graphopt.update_graph(opt), parameters=weights, kernels=False).state
+    assert list(found) == ["w", *(state.of("w") for state in kept), states.GLOBAL_STEP.name]
+    for state in kept:
+        array = found[state.of("w")]
+        assert array.dtype.name == state.dtype
+        assert (array == state.start(opt)).all()
+    assert found["global_step"].dtype.name == states.GLOBAL_STEP.dtype
+
+
+def test_anything_with_the_hyperparameters_says_what_is_kept():
+    assert states.kept_by(SimpleNamespace(centered=None, momentum="Nesterov")) == (
+        *(MEAN_SQUARE, MOMENT),
+    )
