@@ -205,6 +205,7 @@ def test_initializers_that_are_inputs_too():
 LOSSES = {
     "mse": np.zeros((4, 2), np.float16),
     "l1": np.zeros((4, 2), np.float16),
+    "huber": np.zeros((4, 2), np.float16),
     "bce_with_logits": np.ones((4, 2), np.float16),
     "cross_entropy": np.array([0, 1, 1, 0]),
 }

@@ -34,6 +34,12 @@ SCHEDULES = st.one_of(
     st.builds(schedules.NaturalExpDecayLR, RATES, uniform(0.01, 0.5), COUNTS, st.booleans()),
     st.builds(schedules.InverseDecayLR, RATES, uniform(0.01, 2.0), COUNTS, st.booleans()),
     st.builds(
+        schedules.MultiStepLR,
+        RATES,
+        uniform(0.01, 2.0),
+        st.lists(COUNTS, min_size=1, max_size=3, unique=True).map(sorted),
+    ),
+    st.builds(
         schedules.PolynomialDecayLR,
         RATES,
         st.sampled_from([0.0, 1e-3]),
