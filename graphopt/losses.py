@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_ir as ir
 
-from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
 from graphopt.operators.labels import checked_labels
+from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import IR_VERSION
 
 LossFunction = Callable[..., ir.Value]

@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, operands, unreached
 from graphopt.gradients._steep import steep_values
 from graphopt.operators import ZERO, NoGradient, of
 from graphopt.operators.backward import Backward
 from graphopt.operators.rewriting import RunningStatistic
+from graphopt.shapes.in_place import infer_shapes
 from graphopt.stage import BACKWARD_PREFIX
 
 

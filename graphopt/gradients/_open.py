@@ -7,13 +7,13 @@ import onnx_ir as ir
 from onnx import inliner
 from onnx_ir.passes import common as passes
 
-from graphopt._shapes import infer_shapes
 from graphopt.builder import GraphBuilder
 from graphopt.forward import to_ir
 from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._exporter import check_export
 from graphopt.gradients._inline import inline_schema_functions
 from graphopt.gradients._opset import convert_opset
+from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import IR_VERSION, MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
 _ROUNDS = 10

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from graphopt import _checks, in_place
-from graphopt.inspection.costs import shapes
 from graphopt.inspection.costs.operations import stage_facts
 from graphopt.inspection.costs.totals import memory_facts
 from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts
@@ -25,6 +24,7 @@ from graphopt.inspection.structure.state import state_facts
 from graphopt.inspection.structure.untrained import could_be_trained, untrained, weight_of
 from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
+from graphopt.shapes.engine import infer, open_dimensions
 from graphopt.stage import Stage
 
 
@@ -84,13 +84,13 @@ def _inspected(
     proto, flow, carried = reading.file.proto, reading.flow, reading.carried
     nodes, optimizer, buffers = reading.recovered, reading.merged, reading.buffers
     needed = requirements(proto)
-    sizes = dict.fromkeys(shapes.open_dimensions(proto), batch_size)
+    sizes = dict.fromkeys(open_dimensions(reading.file.model), batch_size)
     for name in dims:
         if name not in sizes:
             listed = ", ".join(f"'{size}'" for size in sizes) or "none"
             raise ValueError(f"dims: '{name}' is not an open dimension; open: {listed}")
     sizes |= dims
-    tensors = shapes.infer(proto, sizes)
+    tensors = infer(reading.file.model, sizes)
     stages = stages_of_nodes(proto, flow, carried, nodes, buffers)
     holders = [*(write.input.name for write in carried), *(buffers or ())]
     frozen = could_be_trained(proto, flow, stages, _names(optimizer.parameters), holders)
@@ -139,7 +139,7 @@ def _inspected(
         buckets=buckets,
         inputs=inputs_of(reading.file.model, carried),
         outputs=outputs_of(reading.file.model, carried),
-        stages=stage_facts(proto, stages, tensors),
+        stages=stage_facts(stages, tensors),
         layers=layers.layers(proto, stages, _names(parameters)),
         memory=memory_facts(proto, carried, nodes, parameters, stages, tensors, sizes),
         requirements=needed,

@@ -4,18 +4,12 @@ A multiplication with an addition counts two; an elementwise function counts one
 however hard it is. Moving data and arithmetic with integers count nothing.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from graphopt.inspection.costs.shape_rules import (
-    BINARY,
-    COMPARISONS,
-    RECURRENT,
-    REDUCTIONS,
-    UNARY,
-    einsum_sizes,
-)
-from graphopt.inspection.costs.shape_values import Dims, Node, TensorInfo, words
+from graphopt.shapes.rules.elementwise import BINARY, COMPARISONS, UNARY
+from graphopt.shapes.rules.networks import RECURRENT
+from graphopt.shapes.rules.products import REDUCTIONS, einsum_sizes
+from graphopt.shapes.values import NO_DTYPE, Dim, Dims, Node, TensorInfo, known, product, words
 
 Outputs = Sequence[TensorInfo]
 Count = Callable[[Node, Outputs], int | None]
@@ -106,13 +100,8 @@ def flops(node: Node, outputs: Outputs) -> int | None:
         return None
 
 
-def _product(sizes: Iterable[int | None]) -> int | None:
-    found = list(sizes)
-    return None if None in found else math.prod(size for size in found if size is not None)
-
-
-def _scaled(*factors: int | None) -> int | None:
-    return _product(factors)
+def _scaled(*factors: Dim) -> int | None:
+    return known(product(*factors))
 
 
 def _plus(*terms: int | None) -> int | None:
@@ -171,17 +160,17 @@ def _einsum(node: Node, outputs: Outputs) -> int | None:
     del outputs
     sizes, terms, result = einsum_sizes(node)
     sums = set(sizes) != set(result)
-    return _scaled(_product(sizes.values()), len(terms) - 1 + sums)
+    return _scaled(_scaled(*sizes.values()), len(terms) - 1 + sums)
 
 
 def _conv(node: Node, outputs: Outputs) -> int | None:
     result = outputs[0].elements
-    each = _product(_sizes(node.input(1).shape)[1:])
+    each = _scaled(*_sizes(node.input(1).shape)[1:])
     return _plus(_scaled(2, result, each), result if node.has(2) else 0)
 
 
 def _conv_transpose(node: Node, outputs: Outputs) -> int | None:
-    each = _product(_sizes(node.input(1).shape)[1:])
+    each = _scaled(*_sizes(node.input(1).shape)[1:])
     bias = outputs[0].elements if node.has(2) else 0
     return _plus(_scaled(2, node.input(0).elements, each), bias)
 
@@ -189,16 +178,14 @@ def _conv_transpose(node: Node, outputs: Outputs) -> int | None:
 def _conv_grad(node: Node, outputs: Outputs) -> int | None:
     """Each of the two products costs what the convolution does."""
     result = node.input(0).elements
-    each = _product(_sizes(node.input(2).shape)[1:])
-    wanted = [info.dtype != 0 for info in outputs]
+    each = _scaled(*_sizes(node.input(2).shape)[1:])
+    wanted = [info.dtype != NO_DTYPE for info in outputs]
     products = sum(wanted[:2])
     return _plus(_scaled(2 * products, result, each), result if len(wanted) > 2 else 0)
 
 
 def _pool(node: Node, outputs: Outputs) -> int | None:
-    return _scaled(
-        outputs[0].elements, _product(node.attributes.integers("kernel_shape") or (None,))
-    )
+    return _scaled(outputs[0].elements, *(node.attributes.integers("kernel_shape") or (None,)))
 
 
 def _lrn(node: Node, outputs: Outputs) -> int | None:
@@ -208,8 +195,8 @@ def _lrn(node: Node, outputs: Outputs) -> int | None:
 def _recurrent(node: Node, outputs: Outputs) -> int | None:
     """Its matrix products alone, which is nearly all."""
     del outputs
-    elements = _product(_sizes(node.input(0).shape)[:2])
-    given, kept = (_product(_sizes(node.input(at).shape)) for at in (1, 2))
+    elements = _scaled(*_sizes(node.input(0).shape)[:2])
+    given, kept = (_scaled(*_sizes(node.input(at).shape)) for at in (1, 2))
     return _scaled(2, elements, _plus(given, kept))
 
 

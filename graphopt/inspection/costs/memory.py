@@ -3,12 +3,13 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
+import onnx_ir as ir
 
-from graphopt._nodes import operands
+from graphopt.graphs import operands
 from graphopt.inspection.costs.flops import VIEWS
-from graphopt.inspection.costs.shape_values import operator
-from graphopt.inspection.costs.shapes import Scope, Shapes
 from graphopt.inspection.structure.stages import values
+from graphopt.shapes.engine import Scope, Shapes
+from graphopt.shapes.values import operator
 from graphopt.stage import Stage
 
 _CONSTANT = "Constant"
@@ -33,17 +34,22 @@ def peak_activations(
     Returns:
         Bytes; None where the size of such a tensor is not known.
     """
-    pairs = list(zip(model.graph.node, stages, strict=True))
-    nodes = [node for node, stage in pairs if stage != "update"]
-    read_later = {name for node, stage in pairs if stage == "update" for name in values(node)} | {
-        value.name for value in model.graph.output
-    }
+    pairs = list(zip(shapes.model.graph, model.graph.node, stages, strict=True))
+    nodes = [node for node, _, stage in pairs if stage != "update"]
+    read_later = {
+        name for _, proto, stage in pairs if stage == "update" for name in values(proto)
+    } | {value.name for value in model.graph.output}
+    results = [value for node in nodes for value in node.outputs]
+    kept = {value for value in results if value.name in read_later}
     gradients = {
-        name for node, stage in pairs if stage == "backward" for name in node.output
-    } & read_later
-    peak = _Peak(shapes)
+        value
+        for node, _, stage in pairs
+        if stage == "backward"
+        for value in kept.intersection(node.outputs)
+    }
+    elsewhere = gradients.union(value for value in results if value.name in resident)
     try:
-        return peak.of(nodes, shapes.scope, {*resident, *gradients}, kept=read_later)
+        return _Peak(shapes).of(nodes, shapes.scope, elsewhere, kept)
     except _UnknownSizeError:
         return None
 
@@ -61,10 +67,10 @@ class _Peak:
 
     def of(
         self,
-        nodes: Sequence[onnx.NodeProto],
+        nodes: Sequence[ir.Node],
         scope: Scope,
-        elsewhere: Collection[str],
-        kept: Collection[str],
+        elsewhere: Collection[ir.Value],
+        kept: Collection[ir.Value],
     ) -> int:
         """The most bytes that the results of these nodes hold at once.
 
@@ -75,61 +81,61 @@ class _Peak:
             kept: Results that are held to the end.
         """
         memory = _memory_of(nodes)
-        counted = set(memory.values()) - {memory[name] for name in elsewhere if name in memory}
-        sizes = {name: self._size(name, scope) for name in counted}
+        counted = set(memory.values()) - {memory[value] for value in elsewhere if value in memory}
+        sizes = {value: self._size(value, scope) for value in counted}
         last = _last_readers(nodes, memory, kept)
         held = most = 0
         for at, node in enumerate(nodes):
-            own = {memory[name] for name in node.output if memory.get(name) == name}
-            held += sum(sizes.get(name, 0) for name in own)
+            own = {memory[value] for value in node.outputs if memory.get(value) is value}
+            held += sum(sizes.get(value, 0) for value in own)
             most = max(most, held + self._in(node, scope))
-            over = {memory[name] for name in operands(node) if name in memory} | own
-            held -= sum(sizes.get(name, 0) for name in over if last[name] == at)
+            over = {memory[value] for value in operands(node) if value in memory} | own
+            held -= sum(sizes.get(value, 0) for value in over if last[value] == at)
         return most
 
-    def _size(self, name: str, scope: Scope) -> int:
-        size = scope.of(name).bytes
+    def _size(self, value: ir.Value, scope: Scope) -> int:
+        size = scope.of(value).bytes
         if size is None:
-            raise _UnknownSizeError(name)
+            raise _UnknownSizeError(value.name)
         return size
 
-    def _in(self, node: onnx.NodeProto, scope: Scope) -> int:
+    def _in(self, node: ir.Node, scope: Scope) -> int:
         """The most that is held inside a node, its inputs and outputs not counted."""
         most = 0
         for body in self._shapes.bodies(node, scope):
             key = id(body.scope)
             if key not in self._inside:
-                inner = self.of(body.nodes, body.scope, body.outputs, kept=())
+                inner = self.of(tuple(body.graph), body.scope, body.graph.outputs, kept=())
                 # The scope is kept with the result, so that its id stays its.
                 self._inside[key] = body.scope, inner
             most = max(most, self._inside[key][1])
         return most
 
 
-def _memory_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+def _memory_of(nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value]:
     """For each result, the result whose memory it has; those without memory are left out.
 
     These are constants, and views of what is not a result of these nodes.
     """
-    memory: dict[str, str] = {}
+    memory: dict[ir.Value, ir.Value] = {}
     for node in nodes:
         name = operator(node)
-        if name in VIEWS and len(node.output) == 1 and node.input:
-            if node.input[0] in memory:
-                memory[node.output[0]] = memory[node.input[0]]
+        if name in VIEWS and len(node.outputs) == 1 and node.inputs:
+            if node.inputs[0] in memory:
+                memory[node.outputs[0]] = memory[node.inputs[0]]
         elif name != _CONSTANT:
-            memory |= {output: output for output in node.output if output}
+            memory |= {value: value for value in node.outputs if value.name}
     return memory
 
 
 def _last_readers(
-    nodes: Sequence[onnx.NodeProto], memory: Mapping[str, str], kept: Collection[str]
-) -> dict[str, int]:
+    nodes: Sequence[ir.Node], memory: Mapping[ir.Value, ir.Value], kept: Collection[ir.Value]
+) -> dict[ir.Value, int]:
     """The index of the last node that uses each memory."""
-    last: dict[str, int] = {}
+    last: dict[ir.Value, int] = {}
     for at, node in enumerate(nodes):
-        for name in (*operands(node), *node.output):
-            if name in memory:
-                last[memory[name]] = at
-    last |= {memory[name]: len(nodes) for name in kept if name in memory}
+        for value in (*operands(node), *node.outputs):
+            if value in memory:
+                last[memory[value]] = at
+    last |= {memory[value]: len(nodes) for value in kept if value in memory}
     return last

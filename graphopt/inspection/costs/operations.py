@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection.costs.flops import VIEWS, flops
-from graphopt.inspection.costs.shape_values import Node, TensorInfo
-from graphopt.inspection.costs.shapes import Body, Scope, Shapes
 from graphopt.inspection.facts import StageFacts
+from graphopt.shapes.engine import Body, Scope, Shapes
+from graphopt.shapes.values import Node, TensorInfo
 from graphopt.stage import STAGES, Stage
 
 _DOMAIN = "graphopt"
@@ -49,9 +49,7 @@ class Cost:
         return Cost(self.nodes, self.flops * times, self.bytes * times, self.unknown)
 
 
-def stage_facts(
-    model: onnx.ModelProto, stages: Sequence[Stage], shapes: Shapes
-) -> tuple[StageFacts, ...]:
+def stage_facts(stages: Sequence[Stage], shapes: Shapes) -> tuple[StageFacts, ...]:
     """What each stage of a step does.
 
     Functions are counted by their bodies, a loop as often as it runs, and of two branches the one
@@ -61,8 +59,7 @@ def stage_facts(
     where functions are written out.
 
     Args:
-        model: The model.
-        stages: The stage of each node.
+        stages: The stage of each node of the graph.
         shapes: What is known of its values.
 
     Returns:
@@ -70,8 +67,8 @@ def stage_facts(
     """
     counted = dict.fromkeys(STAGES, Cost())
     counter = _Counter(shapes)
-    for proto, stage in zip(model.graph.node, stages, strict=True):
-        counted[stage] += counter.of(proto, shapes.scope, updates=stage == "update")
+    for node, stage in zip(shapes.model.graph, stages, strict=True):
+        counted[stage] += counter.of(node, shapes.scope, updates=stage == "update")
     return tuple(_facts(stage, cost) for stage, cost in counted.items())
 
 
@@ -86,15 +83,16 @@ class _Counter:
         self._shapes = shapes
         self._bodies: dict[int, tuple[Body, Cost]] = {}
 
-    def of(self, proto: onnx.NodeProto, scope: Scope, *, updates: bool = False) -> Cost:
+    def of(self, node: ir.Node, scope: Scope, *, updates: bool = False) -> Cost:
         """The cost of a node."""
-        node = scope.node(proto)
-        moved = _moved(node, [scope.of(name) for name in proto.output if name])
-        bodies = self._shapes.bodies(proto, scope)
+        known = scope.node(node)
+        outputs = [scope.of(value) for value in node.outputs if value.name]
+        moved = _moved(known, outputs)
+        bodies = self._shapes.bodies(node, scope)
         if not bodies:
-            return _simple(node, [scope.of(name) for name in proto.output], moved)
+            return _simple(known, outputs, moved)
         inside = self._inside(bodies)
-        if _stays_in_caches(proto, updates=updates):
+        if _stays_in_caches(node, updates=updates):
             return Cost(inside.nodes, inside.flops, moved or 0, inside.unknown + (moved is None))
         return inside
 
@@ -109,11 +107,11 @@ class _Counter:
     def _body(self, body: Body) -> Cost:
         key = id(body.scope)
         if key not in self._bodies:
-            cost = _total(self.of(proto, body.scope) for proto in body.nodes)
+            cost = _total(self.of(node, body.scope) for node in body.graph)
             # The body is kept with its cost, so that its id stays its.
             self._bodies[key] = body, cost
         cost = self._bodies[key][1]
-        if body.times is None:
+        if not isinstance(body.times, int):
             return Cost(cost.nodes, 0, 0, cost.unknown + 1)
         return cost.repeated(body.times)
 
@@ -127,11 +125,11 @@ def _simple(node: Node, outputs: Sequence[TensorInfo], moved: int | None) -> Cos
     return Cost(1, operations or 0, moved or 0, int(operations is None or moved is None))
 
 
-def _stays_in_caches(proto: onnx.NodeProto, *, updates: bool) -> bool:
+def _stays_in_caches(node: ir.Node, *, updates: bool) -> bool:
     """Whether a node is the update of a bucket."""
-    if proto.domain == _DOMAIN:
-        return _UPDATES in proto.op_type
-    return updates and proto.op_type == "Scan"
+    if node.domain == _DOMAIN:
+        return _UPDATES in node.op_type
+    return updates and node.op_type == "Scan"
 
 
 def _moved(node: Node, outputs: Sequence[TensorInfo]) -> int | None:

@@ -8,11 +8,11 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.inspection.costs import memory
-from graphopt.inspection.costs.shapes import Shapes
 from graphopt.inspection.facts import MemoryFacts, ParameterFacts
 from graphopt.inspection.reading.dataflow import dtype_name
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.writes import Write
+from graphopt.shapes.engine import Shapes
 from graphopt.stage import Stage
 
 

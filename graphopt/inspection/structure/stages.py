@@ -7,8 +7,8 @@ import onnx
 from graphopt._nodes import operands
 from graphopt._subgraphs import subgraphs
 from graphopt.carried import NEXT
-from graphopt.inspection.costs.shape_values import operator
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER
+from graphopt.shapes.values import operator
 from graphopt.stage import STAGES, Stage
 
 _READS_SHAPE_ONLY = {"Shape", "Size"}

@@ -7,7 +7,6 @@ from typing import Any
 import onnx
 
 from graphopt._subgraphs import subgraphs
-from graphopt.inspection.costs.shape_values import operator
 from graphopt.inspection.facts import TargetFacts
 from graphopt.inspection.targets.releases import (
     DOMAINS,
@@ -21,6 +20,7 @@ from graphopt.inspection.targets.releases import (
 from graphopt.inspection.targets.runtime_operators import CPU, CUDA, Kernels
 from graphopt.inspection.targets.training_api import misfits
 from graphopt.requirement import Requirements
+from graphopt.shapes.values import operator
 
 _DEEPEST = 100  # functions and loops within each other
 

@@ -2,9 +2,9 @@
 
 import onnx
 
-from graphopt.inspection.costs.shape_values import operator, static_size
 from graphopt.inspection.targets.releases import listed
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER, RESET
+from graphopt.shapes.values import operator
 
 _MOST = 5  # reasons of a kind
 _OPTIMIZERS = {
@@ -76,4 +76,5 @@ def _may_be_scalar(value: onnx.ValueInfoProto) -> bool:
         return False
     if not value.type.tensor_type.HasField("shape"):
         return True
-    return all(static_size(dim) in (1, None) for dim in value.type.tensor_type.shape.dim)
+    dims = value.type.tensor_type.shape.dim
+    return all(not dim.HasField("dim_value") or dim.dim_value in (1, -1) for dim in dims)

@@ -6,15 +6,18 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, parser
 
 import graphopt
-from graphopt.inspection.costs import memory, operations, shapes
-from graphopt.inspection.costs.shape_values import LARGEST, TensorInfo
+from graphopt.inspection.costs import memory, operations
 from graphopt.inspection.facts import StageFacts
 from graphopt.inspection.structure import layers, stages
+from graphopt.shapes import engine
+from graphopt.shapes.engine import open_dimensions
+from graphopt.shapes.values import LARGEST, TensorInfo
 from graphopt.stage import STAGES
 from models.zoo import ZOO
 from tests.helpers.environments import needs_training_package
@@ -50,8 +53,12 @@ def digits_of(kind, folder):
     return onnx.load(files.training_model)
 
 
+def infer(model, sizes):
+    return engine.infer(ir.from_proto(model), sizes)
+
+
 def sizes_of(model, size=BATCH):
-    return dict.fromkeys(shapes.open_dimensions(model), size)
+    return dict.fromkeys(open_dimensions(ir.from_proto(model)), size)
 
 
 def stages_of(model, *, reported=None):
@@ -166,7 +173,7 @@ def test_a_rule_gives_the_shape_that_running_gives(name):
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     expected = run(model)
-    found = shapes.infer(model, {})
+    found = infer(model, {})
     assert {value: described(found.of(value)) for value in expected} == expected
 
 
@@ -225,15 +232,15 @@ def bare_shapes(model):
     del bare.graph.value_info[:]
     for value in bare.graph.output:
         value.type.Clear()
-    return shapes.infer(bare, sizes_of(model))
+    return infer(bare, sizes_of(model))
 
 
 def test_shapes_inside_a_function_are_those_of_its_call():
     model = zoo_graph("digits_cnn", "buckets").model
-    found = shapes.infer(model, sizes_of(model))
-    (node,) = (node for node in model.graph.node if node.domain == "graphopt")
+    found = infer(model, sizes_of(model))
+    (node,) = (node for node in found.model.graph if node.domain == "graphopt")
     (body,) = found.bodies(node, found.scope)
-    inner = {name: body.scope.of(name) for each in body.nodes for name in each.output}
+    inner = {value: body.scope.of(value) for each in body.graph for value in each.outputs}
     assert {info.shape for info in inner.values()} == {(13706,)}
     assert body.times == 1
 
@@ -243,15 +250,15 @@ def test_open_dimensions_have_names_in_order():
         "g (float[N,3,?] x, int64[M] n, float[N] z, float[2] w) => (float[?] y) "
         "<float[2] w = {1, 2}> { y = Identity(z) }"
     )
-    assert shapes.open_dimensions(model) == ("N", "x[2]", "M")
-    found = shapes.infer(model, {"N": 5, "x[2]": 7})
+    assert open_dimensions(ir.from_proto(model)) == ("N", "x[2]", "M")
+    found = infer(model, {"N": 5, "x[2]": 7})
     assert (found.of("x").shape, found.of("n").shape) == ((5, 3, 7), (None,))
     assert found.of("y") == TensorInfo(TensorProto.FLOAT, (5,))
 
 
 def test_an_unknown_operator_has_the_declared_shape():
     model = model_of("g (float[N] x) => (float[N,2] y) { y = custom.Twice(x) }")
-    assert shapes.infer(model, {"N": 4}).of("y").shape == (4, 2)
+    assert infer(model, {"N": 4}).of("y").shape == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -285,9 +292,9 @@ def test_an_unknown_operator_has_the_declared_shape():
 )  # fmt: skip
 def test_what_makes_no_sense_is_unknown(text):
     model = model_of(f"g {text}")
-    found = shapes.infer(model, {})
+    found = infer(model, {})
     stages = stages_of(model)
-    operations.stage_facts(model, stages, found)
+    operations.stage_facts(stages, found)
     memory.peak_activations(model, stages, found, [])
     shape = found.of("y").shape
     assert shape is None or all(size is None or 0 <= size <= LARGEST for size in shape)
@@ -303,7 +310,7 @@ def test_a_chain_of_outer_products_stays_bounded():
         "g (float[9] x) => (float y) <int64[2] column = {-1,1}, int64[2] row = {1,-1}> "
         f"{{ {body} y = Identity(y2000) }}"
     )
-    found = shapes.infer(model, {})
+    found = infer(model, {})
     assert found.of("y2").shape == (9**4, 1)
     assert found.of("y2000").shape == (None, 1)
 
@@ -319,8 +326,8 @@ def test_functions_that_call_each_other_twice_take_linear_time():
         '<domain: "local", opset_import: ["": 17]> f60 (a) => (c) { c = Neg(a) }',
         '<ir_version: 8, opset_import: ["": 17, "local": 1]>',
     )
-    found = shapes.infer(model, {})
-    (forward, *_) = operations.stage_facts(model, stages_of(model), found)
+    found = infer(model, {})
+    (forward, *_) = operations.stage_facts(stages_of(model), found)
     assert forward.unknown > 0  # it is deeper than is looked
 
 
@@ -510,8 +517,8 @@ COSTS = {
 def test_costs_are_those_counted_by_hand(name):
     text, flops, moved = COSTS[name]
     model = model_of(f"g {text}")
-    found = shapes.infer(model, {})
-    forward, *others = operations.stage_facts(model, ["forward"] * len(model.graph.node), found)
+    found = infer(model, {})
+    forward, *others = operations.stage_facts(["forward"] * len(model.graph.node), found)
     assert (forward.flops, forward.bytes, forward.unknown) == (flops, moved, 0)
     assert others == [StageFacts(stage, 0, 0, 0) for stage in STAGES[1:]]
 
@@ -521,8 +528,8 @@ def test_what_cannot_be_counted_is_said():
         "g (float[4] x, float[?] u) => (float y) "
         "{ a = custom.Twice(x) b = Neg(u) c = Neg(x) y = Neg(a) }"
     )
-    found = shapes.infer(model, {})
-    forward, loss, *_ = operations.stage_facts(model, ["loss", "forward", "forward", "loss"], found)
+    found = infer(model, {})
+    forward, loss, *_ = operations.stage_facts(["loss", "forward", "forward", "loss"], found)
     assert (forward.flops, forward.bytes, forward.unknown) == (4, 32, 1)
     assert loss == StageFacts("loss", 2, None, None, 2)
 
@@ -535,7 +542,7 @@ def test_an_update_reads_and_writes_each_tensor_once(layout, rows):
     )
     graph = graphopt.update_graph(optimizer, layout=layout)
     model = graph.model
-    update = operations.stage_facts(model, stages_of(model), shapes.infer(model, {}))[-1]
+    update = operations.stage_facts(stages_of(model), infer(model, {}))[-1]
     # w, g, mean square and moment are read, three of them written; else there are some scalars.
     assert 0 <= update.bytes - 4 * count * 7 < 200
     # g g; s decay, g g (1 - decay), +; s + epsilon, root; g lr, /; m momentum, +; w - m
@@ -549,7 +556,7 @@ def test_an_update_that_is_written_out_moves_as_much():
     model = zoo_graph("digits_cnn", "chunks").model
     inlined = onnx.inliner.inline_local_functions(model)
     facts = [
-        operations.stage_facts(each, stages_of(each), shapes.infer(each, sizes_of(each)))[-1]
+        operations.stage_facts(stages_of(each), infer(each, sizes_of(each)))[-1]
         for each in (model, inlined)
     ]
     assert facts[0].flops == facts[1].flops
@@ -561,8 +568,7 @@ def test_a_network_is_counted_whole(name):
     model = zoo_graph(name).model
     stages = stages_of(model)
     one, ten = (
-        operations.stage_facts(model, stages, shapes.infer(model, sizes_of(model, batch)))
-        for batch in (10, 100)
+        operations.stage_facts(stages, infer(model, sizes_of(model, batch))) for batch in (10, 100)
     )
     assert all(fact.unknown == 0 for fact in (*one, *ten))
     # The backward pass multiplies as often as the forward pass, twice.
@@ -577,7 +583,7 @@ def test_a_network_is_counted_whole(name):
 def peak(text, stages=None, resident=()):
     model = model_of(f"g {text}")
     stages = stages or ["forward"] * len(model.graph.node)
-    return memory.peak_activations(model, stages, shapes.infer(model, {}), resident)
+    return memory.peak_activations(model, stages, infer(model, {}), resident)
 
 
 @pytest.mark.parametrize(
@@ -675,7 +681,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
     resident = [value.input for value in zoo_graph("resnet").carried]
     resident += [tensor.name for tensor in model.graph.initializer]
     stages = stages_of(model)
-    found = shapes.infer(model, sizes_of(model, 16))
+    found = infer(model, sizes_of(model, 16))
     peak = memory.peak_activations(model, stages, found, resident)
     backward = {
         name
@@ -693,7 +699,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
     assert 0.4 * kept < peak < sum(made.values()) * 2
     # A part grows with the batch; the parameters taken out of their bucket do not.
     peaks = [
-        memory.peak_activations(model, stages, shapes.infer(model, sizes_of(model, size)), resident)
+        memory.peak_activations(model, stages, infer(model, sizes_of(model, size)), resident)
         for size in (16, 32, 48)
     ]
     growth = peaks[1] - peaks[0], peaks[2] - peaks[1]
@@ -793,12 +799,12 @@ def test_gradients_by_onnx_runtime_are_counted_whole(name):
     optimizer = graphopt.RMSProp(graphopt.parameters(forward), learning_rate=0.01, momentum=0.9)
     graph = graphopt.training_graph(forward, ZOO[name].loss, optimizer, portable=False)
     model = graph.model
-    found = shapes.infer(model, sizes_of(model))
+    found = infer(model, sizes_of(model))
     stages = stages_of(model)
-    facts = operations.stage_facts(model, stages, found)
+    facts = operations.stage_facts(stages, found)
     assert [fact.unknown for fact in facts] == [0] * 4
     own = zoo_graph(name).model
-    own_facts = operations.stage_facts(own, stages_of(own), shapes.infer(own, sizes_of(own)))
+    own_facts = operations.stage_facts(stages_of(own), infer(own, sizes_of(own)))
     # The same products, in other operators.
     for fact, other in zip(facts, own_facts, strict=True):
         if fact.stage in ("forward", "backward"):
@@ -818,9 +824,9 @@ def test_gradients_by_onnx_runtime_are_counted_whole(name):
 def test_thousands_of_nodes():
     lines = [f"y{at + 1} = Relu(y{at})" for at in range(20_000)]
     model = model_of(f"g (float[8] y0) => (float y20000) {{ {' '.join(lines)} }}")
-    found = shapes.infer(model, {})
+    found = infer(model, {})
     stages = stages_of(model)
-    facts = operations.stage_facts(model, stages, found)
+    facts = operations.stage_facts(stages, found)
     assert facts[0].flops == 8 * 20_000
     assert memory.peak_activations(model, stages, found, []) == 64
     assert len(layers.layers(model, stages, [])) == 20_000

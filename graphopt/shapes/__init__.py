@@ -1,0 +1,1 @@
+"""One shape inference, for gradients and inspection."""

@@ -1,0 +1,374 @@
+"""Shapes and dtypes of the values of a model, as far as they follow from its inputs.
+
+ONNX's own shape inference is not used: a model that was made for it keeps it busy, and takes
+memory, for as long as its author likes. Here each node costs about the same, and what a
+rule does not know is unknown.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+
+import onnx_ir as ir
+
+from graphopt.builder import sources_of_dtypes
+from graphopt.graphs import functions
+from graphopt.shapes.rules import RULES
+from graphopt.shapes.values import (
+    BOOL,
+    INT64,
+    NO_DTYPE,
+    UNKNOWN,
+    Attributes,
+    Dim,
+    Node,
+    TensorInfo,
+    axis_of,
+    declared,
+    either,
+    is_fixed,
+    merged,
+    of_tensor,
+    operator,
+    symbol_of,
+    tensor,
+)
+
+_DEEPEST = 24  # bodies within bodies
+_BODIES = {"If", "Loop", "Scan"}
+_MOST_NODES = 1_000_000  # that are looked at, those of a body once for each kind of call
+# What rules and bodies may raise: the node makes no sense.
+_SENSELESS = (ArithmeticError, IndexError, TypeError, ValueError)
+
+
+class Scope:
+    """What is known of the values that can be seen in one place.
+
+    Attributes:
+        outer: The scope around it; None in the graph itself and in a function.
+        attributes: Those of the function that it is in.
+        depth: How many bodies it is in.
+    """
+
+    def __init__(
+        self,
+        outer: "Scope | None" = None,
+        attributes: Mapping[str, ir.Attr] | None = None,
+        depth: int = 0,
+    ) -> None:
+        """A scope in which no value is known yet."""
+        self.outer = outer
+        self.attributes = attributes or {}
+        self.depth = depth
+        self._values: dict[ir.Value, TensorInfo] = {}
+
+    def __iter__(self) -> Iterator[ir.Value]:
+        """The values of this place of which something was said."""
+        return iter(self._values)
+
+    def of(self, value: ir.Value) -> TensorInfo:
+        """What is known of a value."""
+        found = self._values.get(value)
+        if found is None:
+            return UNKNOWN if self.outer is None else self.outer.of(value)
+        return found
+
+    def set(self, value: ir.Value, info: TensorInfo) -> None:
+        """Say what is known of a value."""
+        self._values[value] = info
+
+    def node(self, node: ir.Node) -> Node:
+        """A node of this place, with what is known of its inputs."""
+        return Node(
+            operator(node),
+            tuple(None if value is None else self.of(value) for value in node.inputs),
+            len(node.outputs),
+            Attributes(node, self.attributes),
+        )
+
+
+@dataclass(frozen=True)
+class Body:
+    """The nodes inside a node.
+
+    Attributes:
+        graph: The nodes and their inputs and outputs.
+        scope: What is known of their values.
+        times: How often they run: a number, the symbol of a size, or None.
+        kind: "function", "loop", or "branch", of which one of several runs.
+    """
+
+    graph: ir.Graph | ir.Function
+    scope: Scope
+    times: Dim
+    kind: str
+
+
+class Shapes:
+    """What is known of the values of a model.
+
+    Attributes:
+        model: The model.
+        scope: The values of the graph itself.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        says: Callable[[ir.Value], TensorInfo],
+        named: Callable[[TensorInfo], TensorInfo] = lambda info: info,
+    ) -> None:
+        """Find out what is known.
+
+        Args:
+            model: Any model, which is left as it is.
+            says: What the declaration of a value says.
+            named: Gives names to the sizes that are not known.
+        """
+        self.model = model
+        self.scope = Scope()
+        self._functions = functions(model)
+        self._says = says
+        self._named = named
+        self._seen = 0
+        self._calls: dict[object, Body] = {}
+        self._bodies: dict[tuple[ir.Node, Scope], tuple[Body, ...]] = {}
+        for value in model.graph.inputs:
+            self.scope.set(value, says(value))
+        self._follow(model.graph, self.scope)
+
+    def of(self, name: str) -> TensorInfo:
+        """What is known of a value of the graph."""
+        return self.scope.of(self._named_values[name]) if name in self._named_values else UNKNOWN
+
+    @cached_property
+    def _named_values(self) -> dict[str, ir.Value]:
+        return {str(value.name): value for value in self.scope}
+
+    def bodies(self, node: ir.Node, scope: Scope) -> tuple[Body, ...]:
+        """The bodies of a node: of its function, loop or branches; none if it has none.
+
+        Args:
+            node: The node.
+            scope: The scope in which it stands.
+        """
+        if not self._may_have_bodies(node):
+            return ()
+        key = (node, scope)
+        if key not in self._bodies:
+            self._bodies[key] = self._found_bodies(node, scope)
+        return self._bodies[key]
+
+    def _may_have_bodies(self, node: ir.Node) -> bool:
+        return operator(node) in _BODIES or self._function(node) is not None
+
+    def _function(self, node: ir.Node) -> ir.Function | None:
+        return self._functions.get((node.domain, node.op_type))
+
+    def _follow(self, graph: ir.Graph | ir.Function, scope: Scope) -> None:
+        """Find what is known of what the nodes of a graph compute, in order."""
+        is_function = isinstance(graph, ir.Function)
+        if isinstance(graph, ir.Graph):
+            for value in graph.initializers.values():
+                if value.const_value is not None:
+                    scope.set(value, of_tensor(value.const_value))
+        for node in graph:
+            self._seen += 1
+            found = self._outputs(node, scope)
+            for value, info in zip_longest(node.outputs, found[: len(node.outputs)]):
+                scope.set(
+                    value,
+                    self._named(
+                        merged(info or UNKNOWN, None if is_function else self._says(value))
+                    ),
+                )
+
+    def _outputs(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
+        if self._seen > _MOST_NODES:
+            return ()
+        rule = RULES.get(operator(node))
+        try:
+            if self._may_have_bodies(node):
+                return self._through_bodies(node, scope)
+            if rule is not None:
+                return rule(scope.node(node))
+        except _SENSELESS:
+            pass
+        return self._of_dtypes(node, scope)
+
+    def _of_dtypes(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
+        """The dtypes of the outputs, as far as the operator determines them."""
+        opset = self.model.opset_imports.get("", 0)
+        found = []
+        for source in () if node.domain else sources_of_dtypes(node.op_type, opset):
+            dtype = source if isinstance(source, ir.DataType) else NO_DTYPE
+            if source is not None and source is not dtype and source < len(node.inputs):
+                operand = node.inputs[source]
+                dtype = NO_DTYPE if operand is None else scope.of(operand).dtype
+            found.append(TensorInfo(dtype))
+        return found
+
+    def _through_bodies(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
+        bodies = self.bodies(node, scope)
+        if not bodies:
+            return ()
+        given = [[body.scope.of(value) for value in body.graph.outputs] for body in bodies]
+        if bodies[0].kind == "function":
+            return given[0]
+        if bodies[0].kind == "branch":
+            return [either(infos) for infos in zip(*given, strict=True)]
+        return _loop_outputs(scope.node(node), bodies[0], given[0])
+
+    def _found_bodies(self, node: ir.Node, scope: Scope) -> tuple[Body, ...]:
+        if scope.depth >= _DEEPEST or self._seen > _MOST_NODES:
+            return ()
+        function = self._function(node)
+        if function is not None:
+            return (self._call(function, scope.node(node), scope.depth + 1),)
+        makers = {"If": self._branches, "Loop": self._loop, "Scan": self._scan}
+        try:
+            return makers[operator(node)](scope.node(node), scope)
+        except _SENSELESS:
+            return ()
+
+    def _call(self, function: ir.Function, node: Node, depth: int) -> Body:
+        """The body of a function, for what is known of these inputs; once for each such call."""
+        given = node.attributes.all()
+        settings = frozenset((name, attribute.value) for name, attribute in given.items())
+        key = (function.identifier(), node.inputs, settings, depth)
+        if key not in self._calls:
+            scope = Scope(attributes={**function.attributes, **given}, depth=depth)
+            for value, info in zip(function.inputs, node.inputs, strict=False):
+                scope.set(value, info or UNKNOWN)
+            self._follow(function, scope)
+            self._calls[key] = Body(function, scope, 1, "function")
+        return self._calls[key]
+
+    def _branches(self, node: Node, scope: Scope) -> tuple[Body, ...]:
+        graphs = [node.attributes.graph(name) for name in ("then_branch", "else_branch")]
+        return tuple(
+            self._subgraph(graph, scope, (), 1, "branch") for graph in graphs if graph is not None
+        )
+
+    def _loop(self, node: Node, scope: Scope) -> tuple[Body, ...]:
+        graph = node.attributes.graph("body")
+        if graph is None:
+            return ()
+        most = node.integers(0)
+        times = max(most[0], 0) if most else None
+        counters = [tensor(INT64, ()), tensor(BOOL, ())]
+        states = [_without_numbers(info) for info in node.inputs[2:]]
+        body = self._subgraph(graph, scope, [*counters, *states], times, "loop")
+        after = [body.scope.of(value) for value in graph.outputs[1 : len(states) + 1]]
+        if all(a.shape in (None, b.shape) for a, b in zip(states, after, strict=False)):
+            return (body,)
+        # A state has another shape after a round, so that only its dtype is known.
+        states = [
+            before if before.shape == now.shape else TensorInfo(before.dtype)
+            for before, now in zip(states, after, strict=False)
+        ]
+        return (self._subgraph(graph, scope, [*counters, *states], times, "loop"),)
+
+    def _scan(self, node: Node, scope: Scope) -> tuple[Body, ...]:
+        graph = node.attributes.graph("body")
+        if graph is None:
+            return ()
+        states, scanned, axes = _scan_inputs(node)
+        rows: list[TensorInfo] = []
+        times: set[Dim] = set()
+        for info, axis in zip(scanned, axes, strict=True):
+            shape = None
+            if info.shape is not None:
+                at = axis_of(axis, len(info.shape))
+                times.add(info.shape[at])
+                shape = (*info.shape[:at], *info.shape[at + 1 :])
+            rows.append(TensorInfo(info.dtype, shape))
+        counts = {size for size in times if isinstance(size, int)} or times - {None}
+        count = counts.pop() if len(counts) == 1 else None
+        carried = [_without_numbers(info) for info in states]
+        return (self._subgraph(graph, scope, [*carried, *rows], count, "loop"),)
+
+    def _subgraph(
+        self,
+        graph: ir.Graph,
+        outer: Scope,
+        given: Sequence[TensorInfo],
+        times: Dim,
+        kind: str,
+    ) -> Body:
+        scope = Scope(outer, outer.attributes, outer.depth + 1)
+        for value, info in zip(graph.inputs, given, strict=False):
+            scope.set(value, merged(info, self._says(value)))
+        self._follow(graph, scope)
+        return Body(graph, scope, times, kind)
+
+
+def infer(model: ir.Model, sizes: Mapping[str, int]) -> Shapes:
+    """Find the static shape and dtype of every value for which they can be known.
+
+    Args:
+        model: Any model, which is left as it is.
+        sizes: A size for each open dimension, by its name; see `open_dimensions`.
+
+    Returns:
+        What is known; a value of an unknown operator has what the model declares for it.
+
+    Example:
+        >>> model = ir.from_onnx_text('''<ir_version: 8, opset_import: ["": 17]>
+        ... double (float[N,2] x) => (float[N,2] y) { y = Add(x, x) }''')
+        >>> infer(model, {"N": 3}).of("y").shape
+        (3, 2)
+    """
+    return Shapes(model, lambda value: declared(value, sizes))
+
+
+def open_dimensions(model: ir.Model) -> tuple[str, ...]:
+    """The names of the dimensions of inputs that are not fixed, in order.
+
+    An unnamed one is called after its input and axis, for example ``x[0]``.
+
+    Args:
+        model: Any model.
+    """
+    names = [
+        symbol_of(value, axis)
+        for value in model.graph.inputs
+        if not value.is_initializer()
+        for axis, size in enumerate(value.shape or ())
+        if not is_fixed(size)
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def _without_numbers(info: TensorInfo | None) -> TensorInfo:
+    return UNKNOWN if info is None else replace(info, numbers=None)
+
+
+def _scan_inputs(node: Node) -> tuple[list[TensorInfo], list[TensorInfo], tuple[int, ...]]:
+    """The states of a Scan, what it scans, and along which axes."""
+    given = [info or UNKNOWN for info in node.inputs]
+    count = node.attributes.integer("num_scan_inputs")
+    if not 0 <= count <= len(given):
+        raise ValueError(f"num_scan_inputs: got {count}, expected {len(given)} at most")
+    states, scanned = given[: len(given) - count], given[len(given) - count :]
+    return states, scanned, node.attributes.integers("scan_input_axes") or (0,) * count
+
+
+def _loop_outputs(node: Node, body: Body, inner: Sequence[TensorInfo]) -> list[TensorInfo]:
+    """What a Scan or Loop gives: the states, and what each round adds to a list."""
+    if node.op_type == "Loop":
+        inner = inner[1:]  # the condition
+        states, axes = len(node.inputs) - 2, None
+    else:
+        states, axes = len(_scan_inputs(node)[0]), node.attributes.integers("scan_output_axes")
+    found = []
+    for at, info in enumerate(inner):
+        if at < states:
+            found.append(_without_numbers(info))
+        elif info.shape is None:
+            found.append(TensorInfo(info.dtype))
+        else:
+            axis = axis_of(axes[at - states], len(info.shape) + 1) if axes else 0
+            found.append(tensor(info.dtype, [*info.shape[:axis], body.times, *info.shape[axis:]]))
+    return found

@@ -1,0 +1,115 @@
+"""Constants, shapes as values, and what is filled by a shape."""
+
+import math
+
+import onnx_ir as ir
+
+from graphopt.shapes.values import (
+    FLOAT,
+    INT64,
+    MOST_ELEMENTS,
+    UNKNOWN,
+    Node,
+    Number,
+    Rule,
+    TensorInfo,
+    broadcast,
+    tensor,
+)
+
+
+def _constant(node: Node) -> list[TensorInfo]:
+    attributes = node.attributes
+    if (found := attributes.tensor("value")) is not None:
+        return [found]
+    if "value_int" in attributes:
+        return [tensor(INT64, (), [attributes.integer("value_int")])]
+    if (integers := attributes.integers("value_ints")) is not None:
+        return [tensor(INT64, (len(integers),), integers)]
+    if "value_float" in attributes:
+        return [tensor(FLOAT, ())]
+    if "value_floats" in attributes:
+        return [tensor(FLOAT, (attributes.count("value_floats"),))]
+    return [UNKNOWN]
+
+
+def _shape(node: Node) -> list[TensorInfo]:
+    shape = node.shape()
+    start, end = node.attributes.integer("start"), node.attributes.integer("end", len(shape))
+    part = shape[start:end]
+    return [tensor(INT64, (len(part),), part)]
+
+
+def _size(node: Node) -> list[TensorInfo]:
+    return [tensor(INT64, (), [node.input(0).elements])]
+
+
+def _constant_of_shape(node: Node) -> list[TensorInfo]:
+    filling = node.attributes.tensor("value") or tensor(FLOAT, ())
+    return [_filled(tensor(filling.dtype, node.dims(0)), filling)]
+
+
+def _filled(info: TensorInfo, filling: TensorInfo) -> TensorInfo:
+    """The same element everywhere, if there are few."""
+    count = info.elements
+    if not filling.numbers or len(filling.numbers) != 1 or count is None or count > MOST_ELEMENTS:
+        return info
+    return tensor(info.dtype, info.shape, filling.numbers * count)
+
+
+def _range(node: Node) -> list[TensorInfo]:
+    dtype = node.input(0).dtype
+    ends = [(node.input(index).numbers or (None,))[0] for index in range(3)]
+    start, limit, delta = (end if isinstance(end, Number) else None for end in ends)
+    if start is None or limit is None or delta is None:
+        return [tensor(dtype, (None,))]
+    count = max(math.ceil((limit - start) / delta), 0)
+    numbers = [start + delta * at for at in range(count)] if count <= MOST_ELEMENTS else None
+    return [tensor(dtype, (count,), numbers)]
+
+
+def _expand(node: Node) -> list[TensorInfo]:
+    first = node.input(0)
+    return [_filled(tensor(first.dtype, broadcast(first.shape, node.dims(1))), first)]
+
+
+def _eye_like(node: Node) -> list[TensorInfo]:
+    first = node.input(0)
+    return [tensor(node.attributes.dtype("dtype", first.dtype), first.shape)]
+
+
+def _random(node: Node) -> list[TensorInfo]:
+    return [tensor(node.attributes.dtype("dtype", FLOAT), node.attributes.integers("shape"))]
+
+
+def _multinomial(node: Node) -> list[TensorInfo]:
+    dtype = node.attributes.dtype("dtype", ir.DataType.INT32)
+    return [tensor(dtype, (node.shape()[0], node.attributes.integer("sample_size", 1)))]
+
+
+def _signal_window(node: Node) -> list[TensorInfo]:
+    sizes = node.sizes(0)
+    dtype = node.attributes.dtype("output_datatype", FLOAT)
+    return [tensor(dtype, (None if sizes is None else sizes[0],))]
+
+
+def _mel_weights(node: Node) -> list[TensorInfo]:
+    bins, length = node.sizes(0), node.integers(1)
+    rows = None if length is None else length[0] // 2 + 1
+    dtype = node.attributes.dtype("output_datatype", FLOAT)
+    return [tensor(dtype, (rows, None if bins is None else bins[0]))]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), _signal_window),
+    **dict.fromkeys(("RandomNormal", "RandomUniform"), _random),
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
+    "EyeLike": _eye_like,
+    "MelWeightMatrix": _mel_weights,
+    "Multinomial": _multinomial,
+    "Range": _range,
+    "Shape": _shape,
+    "Size": _size,
+}

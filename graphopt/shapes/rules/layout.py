@@ -1,0 +1,199 @@
+"""The same elements in another shape; parts and joins."""
+
+from graphopt.shapes.values import (
+    INT64,
+    MOST_ELEMENTS,
+    Dim,
+    Node,
+    Rule,
+    TensorInfo,
+    axis_of,
+    known,
+    needed,
+    plus,
+    product,
+    tensor,
+    whole,
+)
+
+
+def _reshape(node: Node) -> list[TensorInfo]:
+    first, wanted = node.input(0), node.dims(1)
+    if wanted is None:
+        wanted = needed(node.attributes.integers("shape"))
+    kept = first.shape
+    copies = not node.attributes.integer("allowzero")
+    sizes: list[Dim] = list(wanted)
+    copied = set()
+    for at, size in enumerate(wanted):
+        if size == 0 and copies:
+            sizes[at] = kept[at] if kept is not None else None
+            copied.add(at)
+    if -1 in sizes:
+        at = sizes.index(-1)
+        # What is copied, known or not, is on both sides.
+        same = {axis for axis in copied if known(sizes[axis]) != 0}
+        others = known(product(*(s for axis, s in enumerate(sizes) if axis not in same | {at})))
+        elements = None
+        if kept is not None:
+            elements = known(product(*(s for axis, s in enumerate(kept) if axis not in same)))
+        sizes[at] = elements // others if elements is not None and others else None
+    return [tensor(first.dtype, sizes, first.numbers)]
+
+
+def _squeeze(node: Node) -> list[TensorInfo]:
+    first, axes, shape = node.input(0), node.axes(), node.shape()
+    if axes is None:
+        return [tensor(first.dtype, None)]
+    if axes or node.has(1):
+        dropped = {axis_of(axis, len(shape)) for axis in axes}
+    elif whole(shape) is None:
+        return [tensor(first.dtype, None)]
+    else:
+        dropped = {at for at, size in enumerate(shape) if size == 1}
+    kept = [size for at, size in enumerate(shape) if at not in dropped]
+    return [tensor(first.dtype, kept, first.numbers)]
+
+
+def _unsqueeze(node: Node) -> list[TensorInfo]:
+    first, sizes, axes = node.input(0), list(node.shape()), needed(node.axes())
+    rank = len(sizes) + len(axes)
+    for at in sorted({axis_of(axis, rank) for axis in axes}):
+        sizes.insert(at, 1)
+    return [tensor(first.dtype, sizes, first.numbers)]
+
+
+def _flatten(node: Node) -> list[TensorInfo]:
+    first, shape, axis = node.input(0), node.shape(), node.attributes.integer("axis", 1)
+    at = axis + len(shape) if axis < 0 else axis
+    return [tensor(first.dtype, (product(*shape[:at]), product(*shape[at:])), first.numbers)]
+
+
+def _transpose(node: Node) -> list[TensorInfo]:
+    shape = node.shape()
+    order = node.attributes.integers("perm") or range(len(shape))[::-1]
+    if sorted(order) != list(range(len(shape))):
+        raise IndexError("perm is no permutation of the axes")
+    return [tensor(node.input(0).dtype, [shape[axis] for axis in order])]
+
+
+def _block(node: Node) -> list[TensorInfo]:
+    """DepthToSpace and SpaceToDepth."""
+    block = node.attributes.integer("blocksize", 1)
+    batch, channels, height, width = node.shape()
+    if node.op_type == "DepthToSpace":
+        sizes = [_over(channels, block * block), product(height, block), product(width, block)]
+    else:
+        sizes = [product(channels, block * block), _over(height, block), _over(width, block)]
+    return [tensor(node.input(0).dtype, [batch, *sizes])]
+
+
+def _over(size: Dim, divisor: int) -> Dim:
+    return size // divisor if isinstance(size, int) else None
+
+
+def _tile(node: Node) -> list[TensorInfo]:
+    pairs = zip(node.shape(), node.dims(1) or (None,) * len(node.shape()), strict=True)
+    return [tensor(node.input(0).dtype, [product(*pair) for pair in pairs])]
+
+
+def _pad(node: Node) -> list[TensorInfo]:
+    sizes = list(node.shape())
+    pads = node.attributes.integers("pads") or node.integers(1)
+    if pads is None:
+        return [tensor(node.input(0).dtype, (None,) * len(sizes))]
+    axes = needed(node.integers(3)) if node.has(3) else tuple(range(len(sizes)))
+    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        at = axis_of(axis, len(sizes))
+        sizes[at] = plus(sizes[at], before + after)
+    return [tensor(node.input(0).dtype, sizes)]
+
+
+def _concat(node: Node) -> list[TensorInfo]:
+    shapes = [node.shape(index) for index in range(len(node.inputs))]
+    axis = node.axis(0, len(shapes[0]))
+    joined = [shape[axis] for shape in shapes]
+    lengths = whole(joined)
+    sizes = [_agreed(column) for column in zip(*shapes, strict=True)]
+    sizes[axis] = joined[0] if len(joined) == 1 else None if lengths is None else sum(lengths)
+    dtype, numbers = node.input(0).dtype, None
+    if len(sizes) == 1 and isinstance(sizes[0], int) and sizes[0] <= MOST_ELEMENTS:
+        numbers = [element for index, length in enumerate(lengths or ())
+                   for element in node.input(index).numbers or (None,) * length]  # fmt: skip
+    outputs = [tensor(dtype, sizes, numbers)]
+    if node.outputs > 1:  # ConcatTraining
+        outputs.append(tensor(INT64, (len(joined),), lengths))
+    return outputs
+
+
+def _agreed(sizes: tuple[Dim, ...]) -> Dim:
+    """The size that all these are: a number if one of them is."""
+    given = [size for size in sizes if size is not None]
+    return min(given, key=lambda size: isinstance(size, str), default=None)
+
+
+def _split(node: Node) -> list[TensorInfo]:
+    first, shape = node.input(0), node.shape()
+    axis = node.axis(0, len(shape))
+    lengths = node.attributes.integers("split") or node.sizes(1)
+    size, count = shape[axis], node.outputs
+    parts: list[Dim]
+    if lengths is not None:
+        parts = list(lengths)
+    elif node.has(1) or not isinstance(size, int):
+        parts = [None] * count
+    else:
+        length = -(-size // count)
+        parts = [min(length, max(size - at * length, 0)) for at in range(count)]
+    return [tensor(first.dtype, [*shape[:axis], part, *shape[axis + 1 :]]) for part in parts][
+        :count
+    ]
+
+
+def _slice(node: Node) -> list[TensorInfo]:
+    first, sizes = node.input(0), list(node.shape())
+    attributes, rank = node.attributes, len(node.shape())
+    starts = attributes.integers("starts") or node.sizes(1)
+    ends = attributes.integers("ends") or node.sizes(2)
+    axes = attributes.integers("axes") or (node.integers(3) if node.has(3) else ())
+    steps = node.sizes(4) if node.has(4) else ()
+    if starts is None or ends is None or steps is None or axes is None:
+        unknown = {axis_of(axis, rank) for axis in axes or range(rank)}
+        return [tensor(first.dtype, [None if at in unknown else s for at, s in enumerate(sizes)])]
+    axes = axes or tuple(range(len(starts)))
+    steps = steps or (1,) * len(starts)
+    numbers = None
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        at = axis_of(axis, rank)
+        size = sizes[at]
+        part = None
+        if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
+            part = _part(size, start, end, step)
+        sizes[at] = None if part is None else len(part)
+        if rank == 1 and first.numbers is not None and part is not None:
+            numbers = [first.numbers[place] for place in part]
+    return [tensor(first.dtype, sizes, numbers)]
+
+
+def _part(size: int, start: int, end: int, step: Dim) -> range | None:
+    """The places that a Slice takes of an axis."""
+    if not isinstance(step, int):
+        return None
+    if step < 0:  # from before the front is from the front
+        return range(size)[max(start, -size) : None if end < -size else end : step]
+    return range(size)[start:end:step]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Concat", "com.microsoft::ConcatTraining"), _concat),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _block),
+    **dict.fromkeys(("Split", "com.microsoft::SplitTraining"), _split),
+    "Flatten": _flatten,
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,148 @@
+"""Reductions and products of matrices."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from graphopt.shapes.values import (
+    INT64,
+    Dim,
+    Dims,
+    Node,
+    Rule,
+    TensorInfo,
+    axis_of,
+    broadcast,
+    tensor,
+    words,
+)
+
+REDUCTIONS = words(
+    """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare com.microsoft::ReduceSumTraining"""
+)
+_LONGEST_EQUATION = 256
+_ELLIPSIS = "..."
+# The indices of an ellipsis in an equation, from the last.
+_HIDDEN = [chr(0x3B1 + at) for at in range(64)]
+
+
+def _reduce(node: Node) -> list[TensorInfo]:
+    first, axes, shape = node.input(0), node.axes(), node.shape()
+    keeps = node.attributes.integer("keepdims", 1)
+    if axes is None:
+        return [tensor(first.dtype, (None,) * len(shape) if keeps else None)]
+    if not axes and node.attributes.integer("noop_with_empty_axes"):
+        return [tensor(first.dtype, shape)]
+    over = {axis_of(axis, len(shape)) for axis in axes} or set(range(len(shape)))
+    return [tensor(first.dtype, _without(shape, over, keeps), _folded(node, over))]
+
+
+_FOLDED: dict[str, Callable[[Sequence[int]], int]] = {
+    "ReduceMax": max,
+    "ReduceMin": min,
+    "ReduceProd": math.prod,
+    "ReduceSum": sum,
+}
+
+
+def _folded(node: Node, over: set[int]) -> list[int] | None:
+    """The result of a reduction of a list, from which sizes are computed."""
+    function, numbers = _FOLDED.get(node.op_type), node.integers(0)
+    if numbers is None or function is None or over != {0} or len(node.shape()) != 1:
+        return None
+    return [function(numbers)]
+
+
+def _without(shape: Dims, axes: set[int], keeps: int) -> list[Dim]:
+    if keeps:
+        return [1 if at in axes else size for at, size in enumerate(shape)]
+    return [size for at, size in enumerate(shape) if at not in axes]
+
+
+def _arg(node: Node) -> list[TensorInfo]:
+    shape = node.shape()
+    axis = node.axis(0, len(shape))
+    return [tensor(INT64, _without(shape, {axis}, node.attributes.integer("keepdims", 1)))]
+
+
+def _matmul(second: int = 1, dtype: ir.DataType | None = None) -> Rule:
+    """The product of the first input and another, of the dtype of the first or this one."""
+
+    def rule(node: Node) -> list[TensorInfo]:
+        left, right = list(node.shape()), list(node.shape(second))
+        if node.attributes.integer("transA") and len(left) > 1:
+            left[-2:] = left[:-3:-1]
+        if node.attributes.integer("transB") and len(right) > 1:
+            right[-2:] = right[:-3:-1]
+        rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else []
+        batch = broadcast(tuple(left[:-2]), tuple(right[:-2])) or ()
+        return [tensor(dtype or node.input(0).dtype, [*batch, *rows, *columns])]
+
+    return rule
+
+
+def _gemm(node: Node) -> list[TensorInfo]:
+    (rows, depth), (other, columns) = node.shape(), node.shape(1)
+    if node.attributes.integer("transA"):
+        rows = depth
+    if node.attributes.integer("transB"):
+        columns = other
+    return [tensor(node.input(0).dtype, (rows, columns))]
+
+
+def einsum_sizes(node: Node) -> tuple[dict[str, Dim], list[str], str]:
+    """The size of each index, the indices of each operand and those of the result.
+
+    Raises:
+        ValueError: The equation does not fit the operands.
+    """
+    equation = node.attributes.text("equation").replace(" ", "")
+    if len(equation) > _LONGEST_EQUATION:
+        raise ValueError(f"equation: got {len(equation)} characters")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(node.inputs):
+        raise ValueError(f"equation '{equation[:60]}' has {len(terms)} operands")
+    if not arrow:
+        once = {index for index in set(left) - {",", "."} if left.count(index) == 1}
+        result = _ELLIPSIS * (_ELLIPSIS in left) + "".join(sorted(once))
+    widest = 0
+    for at, term in enumerate(terms):
+        hidden = len(node.shape(at)) - len(term.replace(_ELLIPSIS, ""))
+        terms[at] = _written_out(term, hidden)
+        widest = max(widest, hidden)
+    result = _written_out(result, widest)
+    sizes: dict[str, Dim] = {}
+    for at, term in enumerate(terms):
+        for index, size in zip(term, node.shape(at), strict=True):
+            sizes[index] = sizes.get(index) if sizes.get(index) not in (None, 1) else size
+    if not set(result) <= set(sizes):
+        raise ValueError(f"equation '{equation[:60]}' has results that it does not read")
+    return sizes, terms, result
+
+
+def _written_out(term: str, hidden: int) -> str:
+    return term.replace(_ELLIPSIS, "".join(_HIDDEN[: max(hidden, 0)][::-1]))
+
+
+def _einsum(node: Node) -> list[TensorInfo]:
+    sizes, _, result = einsum_sizes(node)
+    return [tensor(node.input(0).dtype, [sizes[index] for index in result])]
+
+
+def _determinant(node: Node) -> list[TensorInfo]:
+    return [tensor(node.input(0).dtype, node.shape()[:-2])]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(REDUCTIONS, _reduce),
+    **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
+    **dict.fromkeys(("MatMul", "com.microsoft::FusedMatMul"), _matmul()),
+    "Det": _determinant,
+    "Einsum": _einsum,
+    "Gemm": _gemm,
+    "MatMulInteger": _matmul(dtype=ir.DataType.INT32),
+    "QLinearMatMul": _matmul(second=3),
+}
