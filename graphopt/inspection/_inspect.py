@@ -13,7 +13,7 @@ from graphopt.inspection.hazards.hazard import Subject
 from graphopt.inspection.opening.errors import naming
 from graphopt.inspection.reading.dataflow import Dataflow
 from graphopt.inspection.reading.merged import Merged
-from graphopt.inspection.reading.reading import Reading, read
+from graphopt.inspection.reading.read_model import Reading, read
 from graphopt.inspection.reading.writes import Write, pairs
 from graphopt.inspection.show.formula import formula
 from graphopt.inspection.structure import layers
@@ -103,19 +103,14 @@ def _inspected(
         early = [write.input.name for write in carried if write.input.name not in overwritable]
     state = state_facts(carried, nodes, overwritable)
     subject = Subject(
-        flow=flow,
-        carried=carried,
-        recovered=nodes,
-        merged=optimizer,
-        frozen=frozen,
+        **vars(reading),
         stages=stages,
+        frozen=frozen,
+        state=state,
+        early=early,
+        in_place=in_place_writes,
         steps=steps,
         above_target=exceeds(needed, target),
-        damage=reading.damage,
-        buffers=buffers,
-        early=early,
-        state=state,
-        in_place=in_place_writes,
     )
     kind = kind_of(proto, carried, nodes, buffers)
     parameters = _parameters(optimizer, flow, stages) or untrained(frozen, flow, buffers, stages)

@@ -31,9 +31,10 @@ Shape = tuple[int | str | None, ...]
 """Dimensions: a size, the name of an open one, or None where nothing is known of it."""
 
 
-def static(shape: Shape | None) -> tuple[int, ...]:
-    """The sizes of a shape that are known; all of them, where it is static."""
-    return tuple(size for size in shape or () if isinstance(size, int))
+def static(shape: Shape | None) -> tuple[int, ...] | None:
+    """The sizes of a shape; None where one is not known."""
+    sizes = tuple(size for size in shape or () if isinstance(size, int))
+    return sizes if shape is not None and len(sizes) == len(shape) else None
 
 
 @dataclass(frozen=True)

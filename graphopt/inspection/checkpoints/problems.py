@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.inspection.checkpoints.checkpoint_facts import Kind, ParameterValues, TensorValues
-from graphopt.inspection.facts import Hazard, Inspection, Level
+from graphopt.inspection.facts import Hazard, Inspection, Level, static
 from graphopt.states import MEAN_SQUARE, STATISTIC
 
 _ANOTHER_COPY = "take another copy of the checkpoint"
@@ -139,9 +139,7 @@ def _expected(graph: Inspection) -> dict[str, _Expected]:
             expected[f"{kind}.{parameter.name}"] = _Expected(parameter.shape, "float32")
     for state in graph.state:
         if state.kind == STATISTIC.name:
-            sizes = tuple(d for d in state.shape if isinstance(d, int))
-            shape = sizes if len(sizes) == len(state.shape) else None
-            expected[state.input] = _Expected(shape, state.dtype)
+            expected[state.input] = _Expected(static(state.shape), state.dtype)
     return expected
 
 

@@ -1,57 +1,36 @@
 """How a hazard is declared: its kind and its levels beside the function that looks for it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from graphopt.inspection.facts import Hazard, Level, StateFacts
-from graphopt.inspection.reading.dataflow import Dataflow, Value
-from graphopt.inspection.reading.merged import Merged
-from graphopt.inspection.reading.recovered import Recovered
-from graphopt.inspection.reading.writes import Write
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.stage import Stage
 
 _MOST = 50  # names in one hazard
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is looked at.
+class Subject(Reading):
+    """A model that has been read, and what follows from that.
 
     Attributes:
-        flow: The flow of values of the model.
-        carried: What it hands from step to step.
-        recovered: The optimizer in its nodes.
-        merged: The optimizer.
-        frozen: Initializers that could be trained.
         stages: The stage of each node.
+        frozen: Initializers that could be trained.
+        state: What is carried, and what each is.
+        early: Inputs that may be overwritten before all that read them have run.
+        in_place: Whether nodes write over inputs, or outputs have memory of their own.
         steps: The number of planned steps, if it is known.
         above_target: What the target does not know.
-        damage: What is wrong with the metadata.
-        buffers: The parameters for whose gradients ONNX Runtime has a buffer.
-        early: Inputs that may be overwritten before all that read them have run.
-        state: What is carried, and what each is.
-        in_place: Whether nodes write over inputs, or outputs have memory of their own.
     """
 
-    flow: Dataflow
-    carried: Sequence[Write]
-    recovered: Recovered | None
-    merged: Merged
-    frozen: Sequence[str]
     stages: Sequence[Stage]
+    frozen: Sequence[str]
+    state: Sequence[StateFacts]
+    early: Sequence[str]
+    in_place: bool
     steps: int | None
     above_target: Sequence[str]
-    damage: str | None
-    buffers: Mapping[str, Value]
-    early: Sequence[str]
-    state: Sequence[StateFacts]
-    in_place: bool
-
-    @property
-    def written(self) -> set[str]:
-        """What is carried, parameters that the metadata says are in a bucket included."""
-        carried = {write.input.name for write in self.carried}
-        return carried | {name for name, bucket in self.merged.buckets.items() if bucket in carried}
 
 
 @dataclass(frozen=True)

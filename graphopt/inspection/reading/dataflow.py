@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.graphs import functions, subgraphs
-from graphopt.inspection.facts import Shape
+from graphopt.inspection.facts import Shape, static
 
 # A graph of two thousand parameters, each by itself, has a hundred thousand.
 _MAX_OPERATIONS = 500_000
@@ -80,6 +80,11 @@ class Value:
         if self.tensor is not None:
             return tuple(self.tensor.shape.numpy())
         return None if self.declared is None else declared_shape(self.declared)
+
+    @property
+    def static_shape(self) -> tuple[int, ...] | None:
+        """Its dimensions, if the model says all of them."""
+        return static(self.shape)
 
     @property
     def dtype(self) -> str | None:

@@ -69,21 +69,16 @@ def _by_nodes(bucket: Value, update: Update) -> list[Member]:
         return [_of_part(part, gradient) for part, gradient in pairs]
     if len(gradients) > 1 and all(_is_named(gradient) for gradient in gradients):
         return [
-            Member(_named_by_gradient(gradient), shape or (), gradient)
+            Member(
+                _named_by_gradient(gradient),
+                gradient_of(gradient).value.static_shape or (),
+                gradient,
+            )
             for gradient in gradients
-            for shape in [static_shape(gradient_of(gradient).value)]
         ]
     gradient = gradients[0] if len(gradients) == 1 else update.value("gradient")
     shape = () if gradient is None else _own_shape(bucket, update, gradient)
     return [Member(bucket.name, shape, gradient)]
-
-
-def static_shape(value: Value) -> tuple[int, ...] | None:
-    """The dimensions of a value, if all are known."""
-    shape = value.shape
-    if shape is None or not all(isinstance(size, int) for size in shape):
-        return None
-    return tuple(size for size in shape if isinstance(size, int))
 
 
 def _joined(update: Update) -> list[Value]:
@@ -112,7 +107,7 @@ def _parts(bucket: Value) -> list[Value]:
 
 def _of_part(part: Value, gradient: Value) -> Member:
     """A part by its gradient, which is called after it; by itself, where that is another."""
-    shape = static_shape(gradient_of(gradient).value)
+    shape = gradient_of(gradient).value.static_shape
     if _is_named(gradient) and shape is not None and math.prod(shape) == _size(part):
         return Member(_named_by_gradient(gradient), shape, gradient)
     reshape = None if _is_flat(gradient) else _reshape(part)
@@ -163,7 +158,7 @@ def _size(part: Value) -> int:
 
 def _own_shape(bucket: Value, update: Update, gradient: Value) -> tuple[int, ...]:
     """The shape of a parameter that has a bucket to itself."""
-    here = static_shape(bucket) or ()
+    here = bucket.static_shape or ()
     made = update.new.operation
     if made is not None and made.op_type == "Reshape" and _given_shape(made) == here:
         return here  # it is carried in its own shape
@@ -171,7 +166,7 @@ def _own_shape(bucket: Value, update: Update, gradient: Value) -> tuple[int, ...
         shaped = reader.op_type == "Reshape" and reader.outputs[0].name == f"{bucket.name}{_SHAPED}"
         if shaped and (shape := _given_shape(reader)) is not None:
             return shape
-    size, shape = math.prod(here), static_shape(gradient_of(gradient).value)
+    size, shape = math.prod(here), gradient_of(gradient).value.static_shape
     return shape if shape is not None and math.prod(shape) == size else here
 
 

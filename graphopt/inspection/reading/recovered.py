@@ -219,19 +219,22 @@ def _assembled(
     step: Value | None,
 ) -> Recovered:
     """Parameters with the same rule become a group."""
-    masks = [_group_of_mask(parameter.update) for parameter in trained]
-    rules: dict[object, int] = {}
-    groups: list[list[Trained]] = []
+    masks = [parameter.update.mask_entry for parameter in trained]
+    rules = [
+        repr((parameter.facts.learning_rate, parameter.facts.weight_decay, mask))
+        for parameter, mask in zip(trained, masks, strict=True)
+    ]
+    order = dict(zip(rules, masks, strict=True))
+    if None not in masks and len(set(masks)) == len(order):
+        # As the input ``group_mask`` counts them.
+        order = dict(sorted(order.items(), key=lambda item: item[1] or 0))
+    number = {rule: index for index, rule in enumerate(order)}
+    groups: list[list[Trained]] = [[] for _ in order]
     numbered = []
-    for parameter, mask in zip(trained, masks, strict=True):
-        rule = repr((parameter.facts.learning_rate, parameter.facts.weight_decay, mask))
-        group = rules.setdefault(rule, len(groups))
-        if group == len(groups):
-            groups.append([])
-        numbered.append(replace(parameter, facts=replace(parameter.facts, group=group)))
-        groups[group].append(numbered[-1])
-    if masks and None not in masks and len(set(masks)) == len(groups):
-        groups, numbered = _in_order_of_mask(groups, numbered, masks)
+    for parameter, rule in zip(trained, rules, strict=True):
+        facts = replace(parameter.facts, group=number[rule])
+        numbered.append(replace(parameter, facts=facts))
+        groups[number[rule]].append(numbered[-1])
     by_bucket = {parameter.write.input.name: parameter.update for parameter in numbered}
     return Recovered(
         _optimizer(updates, carried),
@@ -249,29 +252,6 @@ def _made(update: Update) -> tuple[object, ...]:
     marks = ("centered", "nesterov", "epsilon_outside", "rate_outside", "guarded")
     scale = update.number("loss_scale", 1.0)
     return (update.optimizer, *numbers, scale, *(update.has(mark) for mark in marks))
-
-
-def _in_order_of_mask(
-    groups: list[list[Trained]], trained: list[Trained], masks: Sequence[int | None]
-) -> tuple[list[list[Trained]], list[Trained]]:
-    """The groups as the input ``group_mask`` counts them."""
-    order = sorted(set(masks), key=lambda mask: -1 if mask is None else mask)
-    place = {mask: index for index, mask in enumerate(order)}
-    numbered = [
-        replace(parameter, facts=replace(parameter.facts, group=place[mask]))
-        for parameter, mask in zip(trained, masks, strict=True)
-    ]
-    return [
-        [p for p in numbered if p.facts.group == index] for index in range(len(groups))
-    ], numbered
-
-
-def _group_of_mask(update: Update) -> int | None:
-    """Which entry of a mask says whether an update is made."""
-    if update.enabled is None:
-        return None
-    found = match(Op("Gather", Any("mask"), Number("group")), update.enabled)
-    return int(found["group"]) if found is not None and isinstance(found["group"], float) else None
 
 
 def _group(members: Sequence[Trained], step: Value | None) -> GroupFacts:

@@ -133,6 +133,7 @@ _MOMENT = Named("m1", Op("Add", Op("Mul", Any("m"), Number("momentum")), _DECAYE
 _DIRECTION = OneOf(_COUPLED, _MOMENT, _RAW)
 _SGD = Op("Sub", _W, Op("Mul", _DIRECTION, _LR))
 
+_MASKED = Op("Gather", Any("mask"), OneOf(Number("entry"), Any("entry")))
 _CENTRALIZED = OneOf(
     Op("Sub", Named("x", Any("row")), Op("Div", Op("ReduceSum", Any("row")), Any("length"))),
     Op("Sub", Named("x", Any("row")), Op("ReduceMean", Any("row"))),
@@ -176,6 +177,23 @@ class Update:
     def has(self, mark: str) -> bool:
         """Whether something was found."""
         return mark in self.found
+
+    @property
+    def mask(self) -> Value | None:
+        """The mask of which one entry says whether it is made."""
+        mask = self._masked.get("mask")
+        return mask if isinstance(mask, Value) else None
+
+    @property
+    def mask_entry(self) -> int | None:
+        """The index of that entry, if it is a constant."""
+        entry = self._masked.get("entry")
+        return int(entry) if isinstance(entry, float) else None
+
+    @property
+    def _masked(self) -> Found:
+        found = None if self.enabled is None else match(_MASKED, self.enabled)
+        return Found() if found is None else found
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from graphopt.inspection.facts import BucketFacts, ParameterFacts, static
+from graphopt.inspection.facts import BucketFacts, ParameterFacts
 from graphopt.inspection.reading.dataflow import Dataflow
 from graphopt.inspection.reading.metadata import Described
 from graphopt.inspection.reading.recovered import Recovered
@@ -36,7 +36,7 @@ def bucket_facts(
         is_function = any(
             (f.domain, f.name) == (called.domain, called.op_type) for f in model.functions
         )
-        shape = known[name].shape if name in known else static(flow.values[name].shape)
+        shape = known[name].shape if name in known else flow.values[name].static_shape or ()
         buckets.append(
             BucketFacts(
                 name=name,

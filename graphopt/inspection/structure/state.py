@@ -69,7 +69,5 @@ def _other_kind(write: Write) -> str:
 
 
 def _bytes(value: Value) -> int | None:
-    shape, dtype = value.shape, value.dtype
-    if shape is None or dtype is None or not all(isinstance(size, int) for size in shape):
-        return None
-    return math.prod(size for size in shape if isinstance(size, int)) * np.dtype(dtype).itemsize
+    shape, dtype = value.static_shape, value.dtype
+    return None if shape is None or dtype is None else math.prod(shape) * np.dtype(dtype).itemsize

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
-from graphopt.inspection.facts import ParameterFacts, static
+from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import SAME_ELEMENTS, Dataflow, Operation, Value
 from graphopt.parameter import SETTING_INPUTS, WEIGHT_INPUTS
 from graphopt.stage import Stage
@@ -224,6 +224,6 @@ def untrained(
         )
         for name in buffers or names
         if name in flow.values
-        for shape in [static(flow.values[name].shape)]
+        for shape in [flow.values[name].static_shape or ()]
         for dtype in [flow.values[name].dtype or "float32"]
     )

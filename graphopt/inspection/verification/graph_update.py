@@ -11,9 +11,8 @@ import onnx_ir as ir
 from onnx import helper
 
 from graphopt.inspection.facts import ParameterFacts
-from graphopt.inspection.reading import pattern, scalars
+from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
-from graphopt.inspection.reading.pattern import Number, Op, match
 from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
@@ -218,27 +217,17 @@ def _gradient(trained: Trained) -> Value:
 
 def _mask(trained: Sequence[Trained]) -> Value | None:
     """The input that says which groups are updated."""
-    for parameter in trained:
-        if parameter.update.enabled is not None:
-            found = match(
-                Op("Gather", pattern.Any("mask"), pattern.Any("index")), parameter.update.enabled
-            )
-            mask = found["mask"] if found is not None else None
-            if isinstance(mask, Value) and mask.is_input and len(_shape(mask)) == 1:
-                return mask
-    return None
+    masks = (parameter.update.mask for parameter in trained)
+    return next((m for m in masks if m is not None and m.is_input and len(_shape(m)) == 1), None)
 
 
 def _enabled_by(trained: Trained) -> int | None:
-    enabled = trained.update.enabled
-    if enabled is None:
-        return None
-    found = match(Op("Gather", pattern.Any("mask"), Number("index")), enabled)
-    if found is None or not isinstance(found["index"], float):
+    update = trained.update
+    if update.enabled is not None and update.mask_entry is None:
         raise NotRunError(
             f"what enables the update of '{shown(trained.facts.name)}' was not recognised"
         )
-    return int(found["index"])
+    return update.mask_entry
 
 
 def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:
@@ -259,7 +248,6 @@ def _type(value: Value) -> onnx.TypeProto:
 
 
 def _shape(value: Value) -> tuple[int, ...]:
-    shape = value.shape
-    if shape is None or not all(isinstance(dimension, int) for dimension in shape):
+    if value.static_shape is None:
         raise NotRunError(f"the shape of '{shown(value.name)}' is not known")
-    return tuple(dimension for dimension in shape if isinstance(dimension, int))
+    return value.static_shape

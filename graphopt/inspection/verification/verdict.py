@@ -7,7 +7,7 @@ from typing import Any
 from graphopt import _checks
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.dataflow import Value
-from graphopt.inspection.reading.reading import Reading, read
+from graphopt.inspection.reading.read_model import Reading, read
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.claims import contradictions
 from graphopt.inspection.verification.graph_update import GraphUpdate

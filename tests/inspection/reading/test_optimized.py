@@ -13,7 +13,7 @@ from graphopt import Parameter, RMSProp
 from graphopt.inspection.reading.members import listed, members
 from graphopt.inspection.reading.metadata import described as said
 from graphopt.inspection.reading.rates import schedule_steps
-from graphopt.inspection.reading.reading import read
+from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.reading.update import recognised
 from graphopt.inspection.structure.roles import stages_of_nodes
 from graphopt.inspection.structure.untrained import weight_of

@@ -37,6 +37,12 @@ class Reading:
     recovered: Recovered | None
     merged: Merged
 
+    @property
+    def written(self) -> set[str]:
+        """What is carried, parameters that the metadata says are in a bucket included."""
+        carried = {write.input.name for write in self.carried}
+        return carried | {name for name, bucket in self.merged.buckets.items() if bucket in carried}
+
 
 def read(model: Any, steps: int | None = None) -> Reading:
     """Read a model of which nothing is known.
