@@ -17,6 +17,7 @@ from graphopt._files import PathLike, write_atomically
 from graphopt._records import plain
 from graphopt.carried import Carried, declare, declared, initial_values
 from graphopt.forward import read_proto
+from graphopt.graphs import put_last
 from graphopt.manifest import BucketEntry, LayoutEntry, Manifest, OptimizerEntry, packed, unpacked
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
@@ -183,7 +184,8 @@ def assemble(
     """Finish a graph to which the update has been appended."""
     carried = update.carried
     _check_names(carried)
-    _order_interface(model.graph, carried)
+    put_last(model.graph.inputs, [value.input for value in carried])
+    put_last(model.graph.outputs, [value.output for value in carried])
     manifest = replace(
         manifest_of(optimizer, update, labels, group_mask),
         forward=None if forward is None else packed(forward, _stored(model.graph, carried)),
@@ -260,14 +262,6 @@ def _check_names(carried: Sequence[Carried]) -> None:
             f"'{twice[0]}' is both a parameter and the state of one, or two states; "
             "rename the parameter in the model"
         )
-
-
-def _order_interface(graph: ir.Graph, carried: Sequence[Carried]) -> None:
-    """Put what a step is fed and what it reports before what it carries."""
-    inputs = {value.input: index for index, value in enumerate(carried)}
-    outputs = {value.output: index for index, value in enumerate(carried)}
-    graph.inputs[:] = sorted(graph.inputs, key=lambda value: inputs.get(str(value.name), -1))
-    graph.outputs[:] = sorted(graph.outputs, key=lambda value: outputs.get(str(value.name), -1))
 
 
 def _stored(graph: ir.Graph, carried: Sequence[Carried]) -> dict[str, np.ndarray]:

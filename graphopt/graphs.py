@@ -1,6 +1,6 @@
 """What nodes read, also in the graphs inside them, and the functions that they call."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableSequence
 
 import onnx_ir as ir
 
@@ -36,6 +36,12 @@ def captured(node: ir.Node) -> set[ir.Value]:
         for value in operands(inner)
         if value.graph not in inside
     }
+
+
+def put_last(values: MutableSequence[ir.Value], names: Iterable[str]) -> None:
+    """Order values so that those with these names come last, in the order of the names."""
+    place = {name: index for index, name in enumerate(names)}
+    values[:] = sorted(values, key=lambda value: place.get(str(value.name), -1))
 
 
 def functions(model: ir.Model) -> dict[tuple[str, str], ir.Function]:

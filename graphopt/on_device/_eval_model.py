@@ -10,6 +10,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import Array
 from graphopt.forward import to_ir
 from graphopt.gradients import convert_opset, initializers_to_inputs
+from graphopt.graphs import put_last
 from graphopt.losses import LABELS, LossFunction, append_loss
 from graphopt.versions import MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
@@ -47,10 +48,7 @@ def eval_model(
     for name, array in tensors.items():
         if name not in inputs:
             op.input(name, array.dtype, array.shape)
-    place = {name: index for index, name in enumerate(tensors)}
-    model.graph.inputs[:] = sorted(
-        model.graph.inputs, key=lambda value: place.get(str(value.name), -1)
-    )
+    put_last(model.graph.inputs, tensors)
     model.producer_name = "graphopt"
     return ir.to_proto(model)
 

@@ -1,11 +1,9 @@
 """What ONNX Runtime's own optimizer has room for; the rest is refused.
 
-It keeps two states of a parameter, reads and writes float32 alone, and is fed a single learning
-rate. It does not say which tensor belongs to which parameter, so that only a tensor's shape tells
-how it is updated.
+It keeps two states of a parameter, and is fed a single learning rate. It does not say which tensor
+belongs to which parameter, so that only a tensor's shape tells how it is updated.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -102,20 +100,6 @@ def _ratio(index: int, rate: float, first: float) -> float:
             f"> 0, {_OTHERWISE}"
         )
     return _checks.in_float32(f"the learning rate of group {index} over the first", rate / first)
-
-
-def check_dtypes(params: Iterable[Parameter]) -> None:
-    """Refuse parameters of other dtypes.
-
-    Raises:
-        ValueError: One is not float32.
-    """
-    for parameter in params:
-        if parameter.dtype != "float32":
-            raise ValueError(
-                f"parameter '{parameter.name}' is {parameter.dtype}, and ONNX Runtime's optimizer "
-                f"writes float32 alone; convert the model to float32, {_OTHERWISE}"
-            )
 
 
 def check_inputs(graph: ir.Graph) -> None:

@@ -30,7 +30,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.graph import finished
 from graphopt.manifest import Manifest
-from graphopt.on_device._fitting import check_dtypes, check_inputs, momentums, rules_of_shapes
+from graphopt.on_device._fitting import check_inputs, momentums, rules_of_shapes
 from graphopt.on_device._native_update import Deltas, Inputs, NativeUpdate, new_graph
 from graphopt.on_device._writer import MICROSOFT
 from graphopt.rmsprop import RMSProp
@@ -57,13 +57,13 @@ def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
     the larger of the two at most, and exact where the mean square shrinks to no less than half.
 
     Args:
-        optimizer: What to apply. A learning rate must be a number; a weight decay may be a
-            schedule.
+        optimizer: What to apply, to float32 parameters. A learning rate must be a number; a weight
+            decay may be a schedule.
 
     Raises:
         ValueError: A learning rate is a schedule or a list, or has no ratio to the first; the
-            optimizer is centered with momentum; a parameter is float16; two parameters of one shape
-            are updated in different ways; a schedule of weight decay needs an input of its own.
+            optimizer is centered with momentum; two parameters of one shape are updated in
+            different ways; a schedule of weight decay needs an input of its own.
 
     Example:
         >>> model = optimizer_model(RMSProp([Parameter("w", (3,))], learning_rate=0.01))
@@ -71,7 +71,6 @@ def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
         ['learning_rate', 'step', 'params']
     """
     kept = momentums(optimizer)
-    check_dtypes(optimizer.params)
     rules = rules_of_shapes(optimizer)
     op = GraphBuilder(new_graph("optimizer"))
     inputs = Inputs(op)

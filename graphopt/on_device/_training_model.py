@@ -5,7 +5,7 @@ the graph, a buffer for the gradient of each trainable one, and whether the buff
 finds them by their names. What a step changes, the graph writes over its inputs.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from graphopt.build import Differentiated
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array, Carried, filled
 from graphopt.graph import finished, manifest_of
+from graphopt.graphs import put_last
 from graphopt.on_device import _step_numbers
 from graphopt.on_device._branch import only_if
 from graphopt.on_device._writer import Writer, once_written
@@ -68,8 +69,8 @@ def with_update(
         group_mask: Add the input ``group_mask``.
         accumulate: Add the input ``update``, bool [1].
     """
-    model, gradients = built.gradients.model, built.gradients.gradients
-    op = GraphBuilder(model.graph)
+    gradients, statistics = built.gradients.gradients, built.gradients.statistics
+    op = GraphBuilder(built.gradients.model.graph)
     writer = Writer(op)
     buffers, reset = _gradient_buffers(op, built.gradients.parameters)
     if accumulate:
@@ -86,10 +87,9 @@ def with_update(
         gradients,
         layout="separate",
         initial=built.initial,
-        statistics=built.gradients.statistics.values(),
+        statistics=statistics.values(),
         group_mask=group_mask,
     )
-    statistics = built.gradients.statistics
     _write(op, writer, [value for value in appended.carried if value.input in statistics])
     updating = Writer(op)
     _write(op, updating, [value for value in appended.carried if value.input not in statistics])
@@ -98,12 +98,7 @@ def with_update(
     initial = {value.input: _initial(value) for value in appended.carried}
     if accumulate:
         initial[ACCUMULATED] = np.zeros(1, np.float32)
-    trainable = {name: initial.pop(name) for name in built.gradients.parameters}
-    _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
-    manifest = manifest_of(optimizer, appended, built.class_labels, group_mask)
-    proto = finished(_cleaned(model), appended.variants, manifest)
-    _check_order(proto)
-    return TrainingModel(proto, trainable, initial)
+    return _training_model(built, optimizer, appended, initial, group_mask=group_mask)
 
 
 def with_gradients(
@@ -116,16 +111,16 @@ def with_gradients(
         optimizer: Whose parameters have gradients.
         outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
     """
-    model, statistics = built.gradients.model, built.gradients.statistics
-    op = GraphBuilder(model.graph)
+    gradients, statistics = built.gradients.gradients, built.gradients.statistics
+    op = GraphBuilder(built.gradients.model.graph)
     writer = Writer(op)
     buffers, reset = _gradient_buffers(op, built.gradients.parameters)
     sums = {
         name: writer.accumulate(buffers[name], gradient, reset)[0]
-        for name, gradient in built.gradients.gradients.items()
+        for name, gradient in gradients.items()
     }
     gate = Gate(op)
-    for value in (*op.graph.outputs, *built.gradients.gradients.values()):
+    for value in (*op.graph.outputs, *gradients.values()):
         gate.wait_for(value)
     inputs = {str(value.name): value for value in op.graph.inputs}
     for name, (statistic, batch) in statistics.items():
@@ -134,14 +129,8 @@ def with_gradients(
     _report(op, outputs, writer.flags)
     for name, flag in sums.items():
         op.output(flag, accumulated(name))
-    initial = built.initial
-    trainable = {name: initial.pop(name) for name in built.gradients.parameters}
-    _order_inputs(model.graph, [*trainable, *initial], [*buffers.values(), reset])
     nothing = AppendedUpdate((), Layout("separate", ()), ())
-    manifest = manifest_of(optimizer, nothing, built.class_labels)
-    proto = finished(_cleaned(model), (), manifest)
-    _check_order(proto)
-    return TrainingModel(proto, trainable, initial)
+    return _training_model(built, optimizer, nothing, built.initial)
 
 
 def _gradient_buffers(
@@ -208,20 +197,23 @@ def _initial(value: Carried) -> Array:
     return _step_numbers.encode(0) if value.input == STEP else filled(value)
 
 
-def _order_inputs(graph: ir.Graph, checkpoint: Collection[str], last: Collection[ir.Value]) -> None:
-    """First what the application feeds, then the tensors of the checkpoint, then the rest."""
-    place = {name: index for index, name in enumerate(checkpoint)}
-    place |= {str(value.name): len(place) + index for index, value in enumerate(last)}
-    graph.inputs[:] = sorted(graph.inputs, key=lambda value: place.get(str(value.name), -1))
-
-
-def _cleaned(model: ir.Model) -> ir.Model:
+def _training_model(
+    built: Differentiated,
+    optimizer: RMSProp,
+    update: AppendedUpdate,
+    initial: dict[str, Array],
+    *,
+    group_mask: bool = False,
+) -> TrainingModel:
+    """The finished model, whose inputs are in the order in which ONNX Runtime feeds them."""
+    model = built.gradients.model
+    trainable = {name: initial.pop(name) for name in built.gradients.parameters}
+    buffers = map(gradient_buffer, trainable)
+    put_last(model.graph.inputs, [*trainable, *initial, *buffers, RESET])
     model.graph.sort()
     passes.RemoveUnusedNodesPass()(model)
-    return model
-
-
-def _check_order(model: onnx.ModelProto) -> None:
-    """Make sure that nothing is overwritten before everything that reads it has run."""
-    early = in_place.early_writes(model)
+    manifest = manifest_of(optimizer, update, built.class_labels, group_mask)
+    proto = finished(model, update.variants, manifest)
+    early = in_place.early_writes(proto)
     assert not early, f"{', '.join(early)} may be overwritten too early"
+    return TrainingModel(proto, trainable, initial)

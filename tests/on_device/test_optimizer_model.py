@@ -203,7 +203,6 @@ MISFITS = {
         {},
         "got 0.1, which is no multiple of 0.0",
     ),
-    "float16": ([graphopt.Parameter("w", (3,), "float16")], {}, "'w' is float16"),
     "two rates of one shape": (
         [{"params": [W], "lr": 0.1}, {"params": [V], "lr": 0.2}],
         {},
