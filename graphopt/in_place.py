@@ -14,26 +14,10 @@ from onnx import inliner
 from graphopt._nodes import captured, reads
 from graphopt._subgraphs import subgraphs
 from graphopt.carried import Carried
+from graphopt.operators import Moves, of
 
-# The output of these may be the memory of their input, so who reads it reads the input too.
-_VIEWS = {
-    "Cast",
-    "Dropout",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-}
 ACCUMULATOR = "InPlaceAccumulatorV2"
 """The operator that writes over its first input, in ONNX Runtime's training packages."""
-# Element i of the output depends on element i of an input of the same shape, and on no other.
-_ELEMENTWISE = {"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"}
 
 
 def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]:
@@ -112,7 +96,7 @@ def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str], *, copied: bool = 
 
 def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
     """Whether a node writes an element of the output after it has read that of the input."""
-    if node.op_type in _ELEMENTWISE:
+    if of(node).is_elementwise:
         return True
     if node.op_type == ACCUMULATOR:
         return node.input[0] in names
@@ -180,7 +164,7 @@ def _names_of(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[in
 
 def _views(node: onnx.NodeProto, name: str) -> bool:
     """Whether the output of a node may be the memory of this value; an index or shape never is."""
-    return node.op_type in _VIEWS and node.input[0] == name
+    return of(node).moves < Moves.NOT and node.input[0] == name
 
 
 def _dependencies(

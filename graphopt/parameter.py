@@ -10,38 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.forward import ForwardModel, read_forward
+from graphopt.operators import of
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
-
-# Which inputs of an operator are its weights (a bias is none).
-WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
-    "BatchNormalization": (1,),
-    "Conv": (1,),
-    "ConvTranspose": (1,),
-    "GRU": (1, 2),
-    "Gather": (0,),
-    "Gemm": (0, 1),
-    "GroupNormalization": (1,),
-    "InstanceNormalization": (1,),
-    "LSTM": (1, 2),
-    "LayerNormalization": (1,),
-    "MatMul": (0, 1),
-    "PRelu": (1,),
-    "RMSNormalization": (1,),
-    "RNN": (1, 2),
-}
-
-# Which inputs of an operator are floating-point settings or statistics, not weights.
-SETTING_INPUTS: dict[str, tuple[int, ...]] = {
-    "BatchNormalization": (3, 4),
-    "Clip": (1, 2),
-    "DequantizeLinear": (1,),
-    "Dropout": (1,),
-    "OneHot": (2,),
-    "Pad": (2,),
-    "QuantizeLinear": (1,),
-    "Resize": (1, 2),
-}
 
 
 @dataclass(frozen=True)
@@ -212,10 +183,9 @@ def parameters(model: ForwardModel) -> Parameters:
 
 def _not_trained(node: ir.Node) -> Iterator[ir.Value]:
     """The inputs of a node that are statistics or settings."""
-    if node.domain == "":
-        for index in SETTING_INPUTS.get(node.op_type, ()):
-            if index < len(node.inputs) and (value := node.inputs[index]) is not None:
-                yield value
+    for index in of(node).settings:
+        if index < len(node.inputs) and (value := node.inputs[index]) is not None:
+            yield value
 
 
 def _is_exported_constant(value: ir.Value) -> bool:
@@ -235,7 +205,7 @@ def _is_exported_constant(value: ir.Value) -> bool:
 def _weight_of(value: ir.Value) -> str | None:
     for use in value.uses():
         node = use.node
-        if node.domain == "" and use.idx in WEIGHT_INPUTS.get(node.op_type, ()):
+        if node.domain == "" and use.idx in of(node).weights:
             return node.op_type
         if node.op_type in ("Cast", "Identity") and (found := _weight_of(node.outputs[0])):
             return found

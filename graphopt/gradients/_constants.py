@@ -9,8 +9,9 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.operators import of
+
 _MAX_ELEMENTS = 4096  # shapes and axes, not weights
-_RANDOM = {"Bernoulli", "Dropout", "Multinomial"}
 
 
 def propagate_constants(graph: ir.Graph, trained: Collection[str]) -> None:
@@ -45,7 +46,7 @@ def _static_shape(node: ir.Node) -> np.ndarray | None:
 
 
 def _is_evaluated(node: ir.Node, trained: Collection[str]) -> bool:
-    if node.op_type in _RANDOM or node.op_type.startswith("Random") or not node.inputs:
+    if of(node).is_random or not node.inputs:
         return False
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
            for a in node.attributes.values()):  # fmt: skip

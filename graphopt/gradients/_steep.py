@@ -8,19 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
-_STEEP = {
-    *("Acos", "Acosh", "Asin", "Atanh", "Log", "Reciprocal", "ReduceLogSum", "Sqrt"),
-    *("Div", "Pow"),
-}
-_MOVES_ONLY = {
-    *("Cast", "CastLike", "Expand", "Flatten", "Identity"),
-    *("Reshape", "Squeeze", "Transpose", "Unsqueeze"),
-}
-# Each element of an operand gets a gradient from what the gradient of the result has there.
-_SPREADS = {
-    *("Add", "Conv", "ConvTranspose", "Div", "Einsum", "Gemm", "MatMul", "Mul", "Sub", "Sum"),
-    *("BatchNormalization", "InstanceNormalization", "LayerNormalization"),
-}
+from graphopt.operators import Moves, of
 
 
 def steep_values(
@@ -38,25 +26,15 @@ def steep_values(
     """
     moved = set(parameters)
     for node in nodes:
-        if node.op_type in _MOVES_ONLY and node.inputs[0] in moved:
+        if of(node).moves <= Moves.COPIES and node.inputs[0] in moved:
             moved.add(node.outputs[0])
     steep: set[ir.Value] = set()
     for node in reversed(nodes):
-        operands = [value for value in node.inputs if value in values and value is not None]
-        is_destroyed = node.op_type in _SPREADS and not moved.isdisjoint(operands)
+        operator = of(node)
+        operands = {i: value for i, value in enumerate(node.inputs) if value in values and value}
+        is_destroyed = operator.spreads and not moved.isdisjoint(operands.values())
         if not steep.isdisjoint(node.outputs) and not is_destroyed:
-            steep.update(operands)
-        if node.op_type == "Div":
-            operands = [value for value in operands if value is node.inputs[1]]
-        if node.op_type in _STEEP and not (node.op_type == "Pow" and _is_flat_power(node, values)):
-            steep.update(operands)
+            steep.update(operands.values())
+        inputs = operator.steep_inputs(node, values)
+        steep.update(value for index, value in operands.items() if index in inputs)
     return steep
-
-
-def _is_flat_power(node: ir.Node, values: Collection[ir.Value]) -> bool:
-    """Whether the exponent is constant, and the slope is finite."""
-    exponent = node.inputs[1]
-    if exponent is None or exponent in values:
-        return False
-    tensor = ir.convenience.get_const_tensor(exponent)
-    return tensor is not None and all(e == 0 or e >= 1 for e in tensor.numpy().reshape(-1).tolist())

@@ -16,6 +16,7 @@
 | `recurrent` | LSTM, GRU, RNN |
 | `reduction` | ReduceSum, ReduceMax, CumSum, ... |
 | `resize` | Resize |
+| `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
 | `softmax` | Softmax, LogSoftmax |
 | `zero` | operators whose gradient is zero: Sign, Floor, comparisons, ... |
@@ -36,6 +37,7 @@ from graphopt.operators import (
     recurrent,
     reduction,
     resize,
+    runtime,
     shape,
     softmax,
     zero,
@@ -64,6 +66,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resize",
+    "runtime",
     "shape",
     "softmax",
     "zero",

@@ -11,37 +11,37 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.operators.backward import Backward
-from graphopt.operators.record import operator
+from graphopt.operators.mathematical import function
 
 
-@operator("Relu")
+@function("Relu")
 def relu(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.masked(b.dy, b.op.Greater(b.y, 0.0))
 
 
-@operator("ThresholdedRelu")
+@function("ThresholdedRelu")
 def thresholded_relu(b: Backward) -> ir.Value:
     """0 at the threshold."""
     alpha = b.node.attributes.get_float("alpha", 1.0)
     return b.masked(b.dy, b.op.Greater(b.x, alpha))
 
 
-@operator("Shrink")
+@function("Shrink")
 def shrink(b: Backward) -> ir.Value:
     """0 from -lambd to lambd, both included."""
     lambd = b.node.attributes.get_float("lambd", 0.5)
     return b.masked(b.dy, b.op.Greater(b.op.Abs(b.x), lambd))
 
 
-@operator("LeakyRelu")
+@function("LeakyRelu")
 def leaky_relu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     alpha = b.node.attributes.get_float("alpha", 0.01)
     return b.op.Mul(b.dy, _by_sign(b, 1.0, alpha))
 
 
-@operator("PRelu", broadcasts=(1,))
+@function("PRelu", broadcasts=(1,), weights=(1,))
 def p_relu(b: Backward) -> Sequence[ir.Value]:
     """At 0, the slope below."""
     op, slope = b.op, b.input(1)
@@ -54,13 +54,13 @@ def p_relu(b: Backward) -> Sequence[ir.Value]:
     return [op.Mul(b.dy, factor), below]
 
 
-@operator("Elu")
+@function("Elu")
 def elu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     return _exponential(b, 1.0, b.node.attributes.get_float("alpha", 1.0))
 
 
-@operator("Selu")
+@function("Selu")
 def selu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     alpha = b.node.attributes.get_float("alpha", 1.67326319217681884765625)
@@ -68,7 +68,7 @@ def selu(b: Backward) -> ir.Value:
     return _exponential(b, gamma, gamma * alpha)
 
 
-@operator("Celu")
+@function("Celu")
 def celu(b: Backward) -> ir.Value:
     """dx = dy min(1, exp(x / alpha)), the second being y / alpha + 1."""
     below = b.op.Min(b.y, 0.0)
@@ -78,29 +78,29 @@ def celu(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Add(below, 1.0))
 
 
-@operator("Sigmoid")
+@function("Sigmoid")
 def sigmoid(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y))
 
 
-@operator("Tanh")
+@function("Tanh")
 def tanh(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y)))
 
 
-@operator("Softplus")
+@function("Softplus")
 def softplus(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Sigmoid(b.x))
 
 
-@operator("Softsign")
+@function("Softsign")
 def softsign(b: Backward) -> ir.Value:
     """dx = dy / (1 + |x|)²."""
     root = b.op.Add(b.op.Abs(b.x), 1.0)
     return b.op.Div(b.dy, b.op.Mul(root, root))
 
 
-@operator("HardSigmoid")
+@function("HardSigmoid")
 def hard_sigmoid(b: Backward) -> ir.Value:
     """0 at both kinks."""
     op = b.op
@@ -113,7 +113,7 @@ def hard_sigmoid(b: Backward) -> ir.Value:
     return op.Mul(b.masked(b.dy, inside), alpha)
 
 
-@operator("HardSwish")
+@function("HardSwish")
 def hard_swish(b: Backward) -> ir.Value:
     """dx = dy (x/3 + 1/2) for -3 < x < 3; 0 up to -3, dy from 3 on.
 
@@ -127,7 +127,7 @@ def hard_swish(b: Backward) -> ir.Value:
     return op.Where(op.Greater(b.x, -3.0), d_x, 0.0) if b.is_steep else d_x
 
 
-@operator("Mish")
+@function("Mish")
 def mish(b: Backward) -> ir.Value:
     """From s = sigmoid(x), as Softplus is slow.
 
@@ -144,7 +144,7 @@ def mish(b: Backward) -> ir.Value:
     return op.Mul(b.dy, op.Div(op.Add(first, second), q))
 
 
-@operator("Gelu")
+@function("Gelu")
 def gelu(b: Backward) -> ir.Value:
     if b.node.attributes.get_string("approximate", "none") == "tanh":
         return _gelu_tanh(b)

@@ -1,6 +1,7 @@
 """Sums, products, powers and choices of tensors, with broadcasting."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -8,32 +9,34 @@ import onnx_ir as ir
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import ALL, NoGradient, operator
 
+arithmetic = partial(operator, broadcasts=ALL, is_elementwise=True)
 
-@operator("Add", "Sum", broadcasts=ALL)
+
+@arithmetic("Add", "Sum", spreads=True, is_commutative=True)
 def add(b: Backward) -> Sequence[ir.Value]:
     return [b.dy] * len(b.inputs)
 
 
-@operator("Sub", broadcasts=ALL)
+@arithmetic("Sub", spreads=True)
 def sub(b: Backward) -> Iterator[ir.Value]:
     yield b.dy
     yield b.op.Neg(b.summed(b.dy, 1))
 
 
-@operator("Mul", broadcasts=ALL)
+@arithmetic("Mul", spreads=True, is_commutative=True)
 def mul(b: Backward) -> Iterator[ir.Value]:
     yield b.op.Mul(b.dy, b.input(1))
     yield b.op.Mul(b.dy, b.input(0))
 
 
-@operator("Div", broadcasts=ALL)
+@arithmetic("Div", spreads=True, steep=(1,))
 def div(b: Backward) -> Iterator[ir.Value]:
     quotient = b.op.Div(b.dy, b.input(1))
     yield quotient
     yield b.op.Neg(b.summed(b.op.Mul(quotient, b.y), 1))
 
 
-@operator("Mod", broadcasts=ALL)
+@arithmetic("Mod")
 def mod(b: Backward) -> Iterator[ir.Value]:
     """y = x - d n, where n is a whole number."""
     minus_n = b.op.Div(b.op.Sub(b.y, b.x), b.input(1))
@@ -41,7 +44,17 @@ def mod(b: Backward) -> Iterator[ir.Value]:
     yield b.op.Mul(b.dy, minus_n)
 
 
-@operator("Pow", broadcasts=ALL)
+def _steep_power(node: ir.Node, values: Collection[ir.Value]) -> Collection[int]:
+    """None where the exponent is constant, and the slope is finite."""
+    exponent = node.inputs[1]
+    if exponent is not None and exponent not in values:
+        tensor = ir.convenience.get_const_tensor(exponent)
+        if tensor is not None and all(e == 0 or e >= 1 for e in tensor.numpy().flat):
+            return ()
+    return (0, 1)
+
+
+@arithmetic("Pow", steep=_steep_power)
 def pow_(b: Backward) -> Iterator[ir.Value]:
     """dx = dy e x^(e - 1), 0 where e is 0; de = dy y log(x), 0 where x is 0 and e is not below."""
     op, dy, x, exponent = b.op, b.dy, b.input(0), b.input(1)
@@ -79,12 +92,12 @@ def _constant_power(b: Backward, e: float) -> ir.Value:
     return op.Mul(op.Mul(dy, e), power)
 
 
-@operator("Mean", broadcasts=ALL)
+@arithmetic("Mean")
 def mean(b: Backward) -> Sequence[ir.Value]:
     return [b.op.Div(b.dy, float(len(b.inputs)))] * len(b.inputs)
 
 
-@operator("Max", "Min", broadcasts=ALL)
+@arithmetic("Max", "Min", is_commutative=True)
 def extremum(b: Backward) -> Iterable[ir.Value]:
     """The operands that are equal to the result share its gradient."""
     if len(b.inputs) == 1:
@@ -95,7 +108,7 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
     return (b.masked(share, equal) for equal in chosen)
 
 
-@operator("Clip", broadcasts=(1, 2))
+@operator("Clip", broadcasts=(1, 2), settings=(1, 2), is_elementwise=True)
 def clip(b: Backward) -> Sequence[ir.Value | None]:
     """Passes where min <= x <= max. Where the bounds are in disorder, y is max."""
     op, dy, x = b.op, b.dy, b.x
@@ -121,7 +134,7 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@operator("Where", broadcasts=ALL)
+@arithmetic("Where")
 def where(b: Backward) -> Iterator[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
     yield None
@@ -129,7 +142,7 @@ def where(b: Backward) -> Iterator[ir.Value | None]:
     yield b.op.Where(b.x, 0.0, b.dy) if b.needs(2) else None
 
 
-@operator("OneHot")
+@operator("OneHot", settings=(2,))
 def one_hot(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """Of the two values, off and on."""
     op = b.op

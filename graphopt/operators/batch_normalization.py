@@ -100,7 +100,13 @@ def running_statistics(
     return statistics
 
 
-@operator("BatchNormalization", rewrite=rewrite_batch_normalization)
+@operator(
+    "BatchNormalization",
+    rewrite=rewrite_batch_normalization,
+    spreads=True,
+    weights=(1,),
+    settings=(3, 4),
+)
 def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """With k = scale / √(var + epsilon), per channel.
 

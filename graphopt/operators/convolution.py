@@ -12,7 +12,7 @@ from graphopt.operators.record import operator
 from graphopt.operators.window import Window, from_windows, known, window_of
 
 
-@operator("Conv")
+@operator("Conv", spreads=True, weights=(1,), bias=2)
 def conv(b: Backward) -> Sequence[ir.Value | None]:
     """The gradients of input and weight are convolutions themselves."""
     x, weight = b.x, b.input(1)
@@ -28,7 +28,7 @@ def conv(b: Backward) -> Sequence[ir.Value | None]:
     return [d_x, d_weight, _bias_gradient(b, window)]
 
 
-@operator("ConvTranspose")
+@operator("ConvTranspose", spreads=True, weights=(1,), bias=2)
 def conv_transpose(b: Backward) -> Sequence[ir.Value | None]:
     """It is the gradient of a convolution's input: Conv leads back to its own input."""
     op, x, dy, weight = b.op, b.x, b.dy, b.input(1)

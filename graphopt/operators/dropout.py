@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
-from graphopt.operators.record import operator
+from graphopt.operators.record import Moves, operator
 from graphopt.operators.rewriting import add_outputs, describe, replace
 
 
@@ -29,7 +29,7 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
     replace(op, node, op.Identity(node.inputs[0]))
 
 
-@operator("Dropout", rewrite=rewrite_dropout)
+@operator("Dropout", rewrite=rewrite_dropout, moves=Moves.AT_TIMES, settings=(1,), is_random=True)
 def dropout(b: Backward) -> ir.Value:
     """dx = dy mask / (1 - ratio)."""
     ratio = b.optional(1)

@@ -8,14 +8,14 @@ import onnx_ir as ir
 from graphopt.builder import Operand
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
-from graphopt.operators.record import operator
+from graphopt.operators.record import Moves, operator
 
 _SMALL_TABLE = 128
 _INT64 = int(ir.DataType.INT64)
 _TO_THE_START = np.iinfo(np.int64).min
 
 
-@operator("Gather")
+@operator("Gather", moves=Moves.PART, weights=(0,))
 def gather(b: Backward) -> Sequence[ir.Value | None]:
     """Rows are put back in their place; those that were taken twice are added up."""
     axis = b.axis(b.x, 0)
@@ -92,13 +92,13 @@ def _scatter(
     return scatter_add(b, onto, indices, updates, axis)
 
 
-@operator("GatherElements")
+@operator("GatherElements", moves=Moves.PART)
 def gather_elements(b: Backward) -> ir.Value:
     """Elements that were taken twice are added up."""
     return scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
 
 
-@operator("GatherND")
+@operator("GatherND", moves=Moves.PART)
 def gather_nd(b: Backward) -> ir.Value:
     """Added up in a table of one row for each place that the indices can name."""
     op = b.op
@@ -167,7 +167,7 @@ def _adds(b: Backward) -> bool:
     return reduction == "add"
 
 
-@operator("Slice")
+@operator("Slice", moves=Moves.PART)
 def slice_(b: Backward) -> ir.Value:
     """Zeros where nothing was taken."""
     starts = b.constant(b.input(1))
@@ -284,7 +284,7 @@ def _times(b: Backward, size: Operand, factor: int | np.ndarray) -> Operand:
     return size if isinstance(factor, int) and factor == 1 else b.op.Mul(size, factor)
 
 
-@operator("Pad")
+@operator("Pad", settings=(2,))
 def pad(b: Backward) -> Sequence[ir.Value | None]:
     """Without the pads; what these copied is added to where it came from."""
     mode = b.node.attributes.get_string("mode", "constant")

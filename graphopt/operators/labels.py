@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.operators.record import Moves, of
 
 _KEY = "graphopt.class_labels"
-_MOVES_ONLY = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def remembered(graph: ir.Graph) -> list[ClassLabels]:
 def _remember(graph: ir.Graph, logits: ir.Value, labels: ir.Value, ignored: int | None) -> None:
     classes = logits.shape[1] if logits.shape is not None and len(logits.shape) > 1 else None
     producer = labels.producer()
-    while producer is not None and producer.op_type in _MOVES_ONLY:
+    while producer is not None and of(producer).moves <= Moves.PRECISION:
         source = producer.inputs[0]
         assert source is not None
         labels, producer = source, source.producer()

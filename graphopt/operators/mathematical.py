@@ -1,107 +1,110 @@
 """Functions of one number."""
 
 import math
+from functools import partial
 
 import onnx_ir as ir
 
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import operator
 
+function = partial(operator, is_elementwise=True)
 
-@operator("Abs")
+
+@function("Abs")
 def abs_(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.op.Mul(b.dy, b.op.Sign(b.x))
 
 
-@operator("Neg")
+@function("Neg")
 def neg(b: Backward) -> ir.Value:
     return b.op.Neg(b.dy)
 
 
-@operator("Exp")
+@function("Exp")
 def exp(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.y)
 
 
-@operator("Log")
+@function("Log", steep=(0,))
 def log(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.x)
 
 
-@operator("Sqrt")
+@function("Sqrt", steep=(0,))
 def sqrt(b: Backward) -> ir.Value:
     """Infinite at 0."""
     return b.op.Div(b.op.Mul(b.dy, 0.5), b.y)
 
 
-@operator("Reciprocal")
+@function("Reciprocal", steep=(0,))
 def reciprocal(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))
 
 
-@operator("Erf")
+@function("Erf")
 def erf(b: Backward) -> ir.Value:
     """dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
     exponent = b.op.Sub(math.log(2 / math.sqrt(math.pi)), b.op.Mul(b.x, b.x))
     return b.op.Mul(b.dy, b.op.Exp(exponent))
 
 
-@operator("Sin")
+@function("Sin")
 def sin(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Cos(b.x))
 
 
-@operator("Cos")
+@function("Cos")
 def cos(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x)))
 
 
-@operator("Tan")
+@function("Tan")
 def tan(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Add(b.op.Mul(b.y, b.y), 1.0))
 
 
-@operator("Asin")
+@function("Asin", steep=(0,))
 def asin(b: Backward) -> ir.Value:
     """Infinite at -1 and 1."""
     return b.op.Div(b.dy, b.op.Sqrt(_one_minus_square(b)))
 
 
-@operator("Acos")
+@function("Acos", steep=(0,))
 def acos(b: Backward) -> ir.Value:
     """Infinite at -1 and 1."""
     return b.op.Neg(asin(b))
 
 
-@operator("Atan")
+@function("Atan")
 def atan(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.op.Add(b.op.Mul(b.x, b.x), 1.0))
 
 
-@operator("Sinh")
+@function("Sinh")
 def sinh(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Cosh(b.x))
 
 
-@operator("Cosh")
+@function("Cosh")
 def cosh(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Sinh(b.x))
 
 
-@operator("Asinh")
+@function("Asinh")
 def asinh(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.op.Sqrt(b.op.Add(b.op.Mul(b.x, b.x), 1.0)))
 
 
-@operator("Acosh")
+@function("Acosh", steep=(0,))
 def acosh(b: Backward) -> ir.Value:
     """Infinite at 1."""
     square_minus_one = b.op.Mul(b.op.Sub(b.x, 1.0), b.op.Add(b.x, 1.0))
     return b.op.Div(b.dy, b.op.Sqrt(square_minus_one))
 
 
-@operator("Atanh")
+@function("Atanh", steep=(0,))
 def atanh(b: Backward) -> ir.Value:
     """Infinite at -1 and 1."""
     return b.op.Div(b.dy, _one_minus_square(b))

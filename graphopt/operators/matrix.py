@@ -10,7 +10,7 @@ from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.record import operator
 
 
-@operator("MatMul")
+@operator("MatMul", spreads=True, weights=(0, 1))
 def matmul(b: Backward) -> Sequence[ir.Value | None]:
     """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
     op, dy = b.op, b.dy
@@ -60,7 +60,7 @@ def _unbatched(b: Backward, product: ir.Value, operand: ir.Value, axis_of_one: i
     return b.unbroadcast(vector, operand, [*batch, *shape])
 
 
-@operator("Gemm", broadcasts=(2,))
+@operator("Gemm", broadcasts=(2,), spreads=True, weights=(0, 1), bias=2)
 def gemm(b: Backward) -> Sequence[ir.Value | None]:
     """y = alpha A B + beta C, where A and B may be transposed."""
     op, dy = b.op, b.dy
@@ -83,7 +83,7 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
     return [d_left, d_right, d_bias]
 
 
-@operator("Einsum")
+@operator("Einsum", spreads=True)
 def einsum(b: Backward) -> Sequence[ir.Value | None]:
     """The gradient of each operand is an Einsum of dy and the other operands."""
     terms, output, batch = _letters(b)

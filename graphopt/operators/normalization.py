@@ -9,7 +9,7 @@ from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
 
 
-@operator("LayerNormalization", broadcasts=(1, 2))
+@operator("LayerNormalization", broadcasts=(1, 2), spreads=True, weights=(1,))
 def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
     """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std."""
     op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
@@ -26,7 +26,10 @@ def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
     yield dy if b.needs(2) else None
 
 
-@operator("InstanceNormalization")
+operator("GroupNormalization", "RMSNormalization", weights=(1,))
+
+
+@operator("InstanceNormalization", spreads=True, weights=(1,))
 def instance_normalization(b: Backward) -> Sequence[ir.Value | None]:
     """As `layer_normalization`, over the spatial axes of each channel."""
     op, dy, x, scale = b.op, b.dy, b.x, b.input(1)

@@ -33,22 +33,22 @@ class NoGradient(Enum):
 
 
 class Moves(IntEnum):
-    """What becomes of the elements of the first input; of the rest, those after it are true too."""
+    """What becomes of the elements of the first input, from nothing to something else."""
 
     SHAPE = 0
-    """All in the same order, in another shape or the same: nothing needs to be moved."""
+    """They are the same in the same order, in another shape, if in any."""
     PRECISION = 1
-    """All in the same order, in another dtype."""
+    """They are the same in the same order, in another dtype."""
     ORDER = 2
-    """All, in another order."""
+    """They are the same, in another order."""
     COPIES = 3
-    """All, some of them several times."""
+    """They are the same, some of them several times."""
     PART = 4
-    """Some of them."""
+    """Some of them are left."""
     AT_TIMES = 5
-    """They are computed with, or nothing at all is done."""
+    """Something is computed from them, or nothing at all is done."""
     NOT = 6
-    """They are computed with."""
+    """Something is computed from them."""
 
 
 Gradients = ir.Value | Iterable[ir.Value | NoGradient | None] | None
@@ -83,6 +83,11 @@ class Operator:
         weights: The inputs that are weights (a bias is none).
         settings: The inputs that are floating-point settings or statistics, no weights.
         bias: The input that is added to each channel of the result.
+        fused: The operator whose inputs it has, where it is one with others behind it.
+        overwrites: Whether it writes over inputs.
+        is_elementwise: Whether each element of the result depends on one of each input.
+        is_boolean: Whether the result is true or false.
+        is_commutative: Whether two inputs may change places.
         is_random: Whether it draws random numbers.
     """
 
@@ -97,7 +102,21 @@ class Operator:
     weights: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
     bias: int | None = None
+    fused: str | None = None
+    overwrites: bool = False
+    is_elementwise: bool = False
+    is_boolean: bool = False
+    is_commutative: bool = False
     is_random: bool = False
+
+    def steep_inputs(self, node: ir.Node, values: Collection[ir.Value]) -> Collection[int]:
+        """The inputs of a node along which the slope may be infinite.
+
+        Args:
+            node: A node of this operator.
+            values: Those that depend on a parameter.
+        """
+        return self.steep(node, values) if callable(self.steep) else self.steep
 
     @property
     def is_known(self) -> bool:
@@ -107,9 +126,10 @@ class Operator:
 
 OPERATORS: dict[str, Operator] = {}
 """All records, by name."""
+_UNKNOWN = Operator("")
 
 
-def operator(*names: str, **facts: Any) -> Callable[[Rule], Rule]:
+def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[Rule], Rule]:
     """Record facts of operators, and the gradient rule that it decorates, if it decorates one.
 
     The rule returns or yields a gradient for each input, in their order, or returns that of the
@@ -120,9 +140,11 @@ def operator(*names: str, **facts: Any) -> Callable[[Rule], Rule]:
 
     Args:
         names: One record is made under each of these.
+        domain: That of the operators, if it is not ONNX's own.
         facts: The fields of `Operator`.
     """
-    for name in names:
+    prefix = f"{domain}::" if domain else ""
+    for name in (f"{prefix}{name}" for name in names):
         assert name not in OPERATORS, name
         OPERATORS[name] = Operator(name, **facts)
 
@@ -135,9 +157,8 @@ def operator(*names: str, **facts: Any) -> Callable[[Rule], Rule]:
 
 
 def of(operator: str | ir.Node | onnx.NodeProto) -> Operator:
-    """The record of an operator, or of that of a node; one without facts if there is none."""
-    name = operator if isinstance(operator, str) else name_of(operator)
-    return OPERATORS.get(name) or Operator(name)
+    """The record of an operator, or of a node's; one without a name where nothing is known."""
+    return OPERATORS.get(operator if isinstance(operator, str) else name_of(operator), _UNKNOWN)
 
 
 def name_of(node: ir.Node | onnx.NodeProto) -> str:

@@ -298,4 +298,4 @@ def _rnn(layer: _Layer, d: _Direction) -> Cell:
 
 _CELLS = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
 
-operator("LSTM", "GRU", "RNN", rewrite=rewrite_recurrent)
+operator("LSTM", "GRU", "RNN", rewrite=rewrite_recurrent, weights=(1, 2))

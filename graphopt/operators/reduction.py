@@ -75,7 +75,7 @@ def reduce_sum_square(b: Backward) -> ir.Value:
     return b.op.Mul(b.x, _kept(b, b.op.Mul(b.dy, 2.0)))
 
 
-@operator("ReduceLogSum")
+@operator("ReduceLogSum", steep=(0,))
 def reduce_log_sum(b: Backward) -> ir.Value:
     """As dy over the sum, which is exp(y)."""
     _refuse_none(b)

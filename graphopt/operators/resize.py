@@ -23,7 +23,7 @@ _REPEATING = {
 }
 
 
-@operator("Resize")
+@operator("Resize", settings=(1, 2))
 def resize(b: Backward) -> ir.Value:
     """Along each resized axis, the product with the matrix of the resampling."""
     _check(b)

@@ -7,16 +7,16 @@ import onnx_ir as ir
 
 from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
-from graphopt.operators.record import NoGradient, operator
+from graphopt.operators.record import Moves, NoGradient, operator
 
 
-@operator("Identity")
+@operator("Identity", moves=Moves.SHAPE)
 def identity(b: Backward) -> ir.Value:
     """The same."""
     return b.dy
 
 
-@operator("Cast", "CastLike")
+@operator("Cast", "CastLike", moves=Moves.PRECISION)
 def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """In the dtype of the operand."""
     if b.x.dtype is None:
@@ -26,7 +26,8 @@ def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     return [d_x, NoGradient.ZERO]
 
 
-@operator("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+@operator("Reshape", moves=Moves.SHAPE, elements=1)
+@operator("Flatten", "Squeeze", "Unsqueeze", moves=Moves.SHAPE)
 def reshape(b: Backward) -> ir.Value:
     """In the shape of the operand."""
     if b.x.shape is None:
@@ -34,7 +35,7 @@ def reshape(b: Backward) -> ir.Value:
     return b.reshape_like(b.dy, b.x)
 
 
-@operator("Transpose")
+@operator("Transpose", moves=Moves.ORDER)
 def transpose(b: Backward) -> ir.Value:
     """By the inverse permutation."""
     rank = b.rank(b.x)
@@ -64,14 +65,14 @@ def concat(b: Backward) -> Sequence[ir.Value | None]:
     return b.op.node("Split", [b.dy, split], outputs=len(inputs), axis=axis)
 
 
-@operator("Split")
+@operator("Split", moves=Moves.PART)
 def split(b: Backward) -> ir.Value:
     """The parts together."""
     gradients = [b.gradient(index) for index in range(len(b.outputs))]
     return b.op.Concat(*gradients, axis=b.axis(b.x, 0))
 
 
-@operator("Expand", broadcasts=(0,))
+@operator("Expand", broadcasts=(0,), moves=Moves.COPIES, elements=1)
 def expand(b: Backward) -> ir.Value:
     """The sum over the copies."""
     return b.dy

@@ -6,10 +6,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.graphs import operands
-from graphopt.inspection.costs.flops import VIEWS
 from graphopt.inspection.structure.stages import values
+from graphopt.operators import Moves, of
 from graphopt.shapes.engine import Scope, Shapes
-from graphopt.shapes.values import operator
 from graphopt.stage import Stage
 
 _CONSTANT = "Constant"
@@ -119,11 +118,11 @@ def _memory_of(nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value]:
     """
     memory: dict[ir.Value, ir.Value] = {}
     for node in nodes:
-        name = operator(node)
-        if name in VIEWS and len(node.outputs) == 1 and node.inputs:
+        operator = of(node)
+        if operator.moves is Moves.SHAPE and len(node.outputs) == 1 and node.inputs:
             if node.inputs[0] in memory:
                 memory[node.outputs[0]] = memory[node.inputs[0]]
-        elif name != _CONSTANT:
+        elif operator.name != _CONSTANT:
             memory |= {value: value for value in node.outputs if value.name}
     return memory
 

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.inspection.costs.flops import VIEWS, flops
+from graphopt.inspection.costs.flops import flops
 from graphopt.inspection.facts import StageFacts
+from graphopt.operators import Moves, of
 from graphopt.shapes.engine import Body, Scope, Shapes
 from graphopt.shapes.values import Node, TensorInfo
 from graphopt.stage import STAGES, Stage
 
 _DOMAIN = "graphopt"
 _UPDATES = "RMSProp"
-# They read no elements, or none that are not in the file.
-_READS_NOTHING = {"Constant", "Shape", "Size"}
-# They read as much as they write, however large their first input is.
-_READS_WHAT_IT_WRITES = {"Gather", "GatherElements", "GatherND", "Slice", "Split"}
+_CONSTANT = "Constant"  # which is in the file
 
 
 @dataclass(frozen=True)
@@ -134,11 +132,12 @@ def _stays_in_caches(node: ir.Node, *, updates: bool) -> bool:
 
 def _moved(node: Node, outputs: Sequence[TensorInfo]) -> int | None:
     """The bytes that a node reads and writes."""
-    if node.op_type in VIEWS | _READS_NOTHING:
+    operator = of(node.op_type)
+    if operator.moves is Moves.SHAPE or operator.elements == 0 or operator.name == _CONSTANT:
         return 0
     written = [info.bytes for info in outputs]
     read = [info.bytes for info in node.inputs if info is not None]
-    if node.op_type in _READS_WHAT_IT_WRITES:
+    if operator.moves is Moves.PART:  # it reads as much as it writes, however large the whole is
         read[:1] = written
     if not written or None in written or None in read:
         return None

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
 from graphopt.inspection.reading.dataflow import Dataflow
+from graphopt.operators import of
 
 # These read a shape, not values.
-_SHAPE_ONLY = {"Shape", "Size"}
 
 
 @hazard("mixed-updates", "error")
@@ -48,7 +48,7 @@ def _dependent(flow: Dataflow) -> set[int]:
     """The values that depend on the values of some input."""
     found = {id(value) for value in flow.values.values() if value.is_input}
     for operation in flow.operations:
-        if operation.op_type not in _SHAPE_ONLY and any(
+        if of(operation.op_type).elements != 0 and any(
             operand is not None and (operand.is_input or id(operand) in found)
             for operand in operation.inputs
         ):

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
 from graphopt.inspection.reading.dataflow import Operation, Value
+from graphopt.operators import of
 
 _OVERFLOW_CHECKS = {"IsInf", "IsNaN"}
 # What batch normalization is in forward passes: ONNX's, and ONNX Runtime's for training.
@@ -16,7 +17,6 @@ _NORMALIZATION = {
 }
 # What else may read the value that it normalizes.
 _BESIDE_IT = {"ReduceMean", "Shape", "Size", "Sub"}
-_BIAS_INPUTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
 @hazard("unguarded-centered", "warning")
@@ -98,7 +98,7 @@ def _is_before_normalization(subject: Subject, name: str) -> bool:
 
 def _biased(reader: Operation, bias: Value) -> Value | None:
     """What a node computes by adding a bias to each channel."""
-    place = _BIAS_INPUTS.get(reader.op_type)
+    place = of(reader.op_type).bias
     is_bias = place is not None and len(reader.inputs) > place and reader.inputs[place] is bias
     is_added = reader.op_type == "Add" and _is_of_channels(bias)
     return reader.outputs[0] if (is_bias or is_added) and reader.outputs else None

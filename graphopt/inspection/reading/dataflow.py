@@ -15,14 +15,12 @@ import onnx_ir as ir
 
 from graphopt.graphs import functions, subgraphs
 from graphopt.inspection.facts import Shape, static
+from graphopt.operators import Moves, of
 
 # A graph of two thousand parameters, each by itself, has a hundred thousand.
 _MAX_OPERATIONS = 500_000
 # Values of a constant are looked at up to this size: longer ones are weights.
 _MAX_CONSTANT = 2**20
-
-SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-"""Operators whose result has the same elements in the same order, in another shape or precision."""
 
 _FLOATING = {
     ir.DataType.FLOAT,
@@ -124,11 +122,12 @@ class Operation:
 
 def _same_elements(operation: Operation | None) -> Value | None:
     """What an operation changes in shape or precision only, if that is all it does."""
-    if operation is None or operation.op_type not in SAME_ELEMENTS or not operation.inputs:
+    if operation is None or not operation.inputs:
         return None
-    if operation.op_type == "Cast" and not _between_floats(operation):
-        return None
-    return operation.inputs[0]
+    moves = of(operation.op_type).moves
+    if moves is Moves.SHAPE or (moves is Moves.PRECISION and _between_floats(operation)):
+        return operation.inputs[0]
+    return None
 
 
 def _between_floats(cast: Operation) -> bool:
@@ -137,22 +136,7 @@ def _between_floats(cast: Operation) -> bool:
         return False
     operand = cast.inputs[0]
     before = operand.operation if operand is not None else None
-    return before is None or before.op_type not in _BOOLEAN
-
-
-_BOOLEAN = {
-    "And",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "IsInf",
-    "IsNaN",
-    "Less",
-    "LessOrEqual",
-    "Not",
-    "Or",
-    "Xor",
-}
+    return before is None or not of(before.op_type).is_boolean
 
 
 class Dataflow:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphopt.inspection.reading.dataflow import Value
+from graphopt.operators import of
 
-_COMMUTATIVE = {"Add", "And", "Max", "Min", "Mul", "Or"}
 # A graph may be made so that patterns fit almost everywhere; a search then ends without result.
 _MAX_TRIES = 100_000
 
@@ -173,7 +173,7 @@ class Op(Pattern):
         if len(inputs) < len(self.operands):
             return
         yield from self._all(inputs, self.operands, found)
-        if self.op_type in _COMMUTATIVE and len(self.operands) == len(inputs) == 2:
+        if of(self.op_type).is_commutative and len(self.operands) == len(inputs) == 2:
             yield from self._all(inputs[::-1], self.operands, found)
 
     def _all(

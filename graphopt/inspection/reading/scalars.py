@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.inspection.reading.dataflow import SAME_ELEMENTS, Operation, Value
+from graphopt.inspection.reading.dataflow import Operation, Value
+from graphopt.operators import Moves, of
 
 # More operations than this are no schedule.
 _MAX_OPERATIONS = 400
@@ -99,10 +100,13 @@ def _operand(value: Value | None, known: Mapping[int, np.ndarray]) -> np.ndarray
 def _result(operation: Operation, operands: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """What an operator computes of numbers, of each step by itself."""
     kind = operation.op_type
-    if kind in SAME_ELEMENTS and operands:
+    moves = of(kind).moves
+    if moves <= Moves.PRECISION and operands:
         first = operands[0]
-        if kind != "Cast" or first is None:
+        if moves is Moves.SHAPE or first is None:
             return first
+        if "to" not in operation.attributes:
+            return None
         to_integer = operation.number("to", 0) in (ir.DataType.INT32, ir.DataType.INT64)
         return first.astype(np.int64) if to_integer else first
     if kind == "Gather" and len(operands) == 2:

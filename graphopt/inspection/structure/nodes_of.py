@@ -6,10 +6,10 @@ import onnx
 
 from graphopt.inspection.reading.dataflow import Operation, Value
 from graphopt.inspection.reading.update import Update
+from graphopt.operators import Moves, of
 
 _MOST_NODES = 60
 _MOST_CHARACTERS = 400
-_KEEPS_ELEMENTS = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 def nodes_of(model: onnx.ModelProto, new: Sequence[Value], update: Update) -> tuple[str, ...]:
@@ -40,8 +40,7 @@ def nodes_of(model: onnx.ModelProto, new: Sequence[Value], update: Update) -> tu
 
 def _data(operation: Operation) -> Sequence[Value | None]:
     """The operands that are no shape."""
-    keeps = operation.op_type in _KEEPS_ELEMENTS
-    return operation.inputs[:1] if keeps else operation.inputs
+    return operation.inputs[: 1 if of(operation.op_type).moves is Moves.SHAPE else None]
 
 
 def text(node: onnx.NodeProto) -> str:

@@ -8,18 +8,8 @@ from graphopt._nodes import operands
 from graphopt._subgraphs import subgraphs
 from graphopt.carried import NEXT
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER
-from graphopt.shapes.values import operator
+from graphopt.operators import of
 from graphopt.stage import STAGES, Stage
-
-_READS_SHAPE_ONLY = {"Shape", "Size"}
-_SHAPE_OPERAND = {"Reshape": 1, "Expand": 1}
-# They write over an input, so that nobody may read what they give.
-_WRITERS = {
-    "com.microsoft::AdamWOptimizer",
-    "com.microsoft::InPlaceAccumulator",
-    "com.microsoft::InPlaceAccumulatorV2",
-    "com.microsoft::SGDOptimizerV2",
-}
 
 
 def stages_of(
@@ -70,13 +60,8 @@ def values(node: onnx.NodeProto) -> Iterator[str]:
 
     Not the shape that it gives its result, nor an operand of which it needs the shape alone.
     """
-    name = operator(node)
-    if name in _READS_SHAPE_ONLY:
-        return
-    if name in _SHAPE_OPERAND:
-        yield from filter(None, node.input[: _SHAPE_OPERAND[name]])
-    else:
-        yield from operands(node)
+    count = of(node).elements
+    yield from operands(node) if count is None else filter(None, node.input[:count])
 
 
 def _claim(
@@ -176,6 +161,7 @@ def _with_shapes(nodes: Sequence[onnx.NodeProto], found: Sequence[Stage | None])
 
 
 def _writes(node: onnx.NodeProto) -> bool:
-    return operator(node) in _WRITERS or any(
+    """Whether a node writes over an input, so that nobody may read what it gives."""
+    return of(node).overwrites or any(
         _writes(inner) for graph in subgraphs(node) for inner in graph.node
     )

@@ -7,22 +7,13 @@ import numpy as np
 import onnx
 
 from graphopt.inspection.facts import ParameterFacts
-from graphopt.inspection.reading.dataflow import SAME_ELEMENTS, Dataflow, Operation, Value
-from graphopt.parameter import SETTING_INPUTS, WEIGHT_INPUTS
+from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
+from graphopt.operators import Moves, of
 from graphopt.stage import Stage
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
-_MOVED = SAME_ELEMENTS | {"Transpose"}
 _DEEPEST = 3  # changes of shape or precision between a weight and its operator
-# Operators in which ONNX Runtime has joined others, by the one whose weight they read.
-_FUSED = {
-    "com.microsoft::FusedConv": "Conv",
-    "com.microsoft::FusedGemm": "Gemm",
-    "com.microsoft::FusedMatMul": "MatMul",
-}
 _SUMS, _PRODUCTS = {"Add", "Sub"}, {"Div", "Mul"}
-# Operators whose other operands are biases, or weights that are written out.
-_BIASED = {*WEIGHT_INPUTS, *_SUMS, *_PRODUCTS}
 _FORWARD = {"forward", "loss"}
 _WITH_BODIES = {"If", "Loop", "Scan"}
 _ROUNDING = 1e-2  # of sines in bfloat16
@@ -113,7 +104,7 @@ def _weight_of(value: Value, stages: Sequence[Stage], depth: int) -> str | None:
         if stages[reader.node] not in _FORWARD:
             continue
         if _reads(reader, value, _places(reader)):
-            return _FUSED.get(reader.op_type, reader.op_type)
+            return of(reader.op_type).fused or reader.op_type
         if reader.op_type in ("Cast", "Identity") and depth < _DEEPEST and reader.outputs:
             found = _weight_of(reader.outputs[0], stages, depth + 1)
             if found is not None:
@@ -123,15 +114,16 @@ def _weight_of(value: Value, stages: Sequence[Stage], depth: int) -> str | None:
 
 def _places(reader: Operation) -> Sequence[int]:
     """Which inputs of an operator are weights."""
-    return WEIGHT_INPUTS.get(_FUSED.get(reader.op_type, reader.op_type), ())
+    return of(reader.op_type).weights
 
 
 def _is_weight(
     reader: Operation, value: Value, data: Collection[int], constants: "_Constants", depth: int = 0
 ) -> bool:
-    if _reads(reader, value, SETTING_INPUTS.get(reader.op_type, ())):
+    operator = of(reader.op_type)
+    if _reads(reader, value, operator.settings):
         return False
-    if reader.op_type in _MOVED and depth < _DEEPEST:
+    if operator.moves <= Moves.ORDER and depth < _DEEPEST:
         return any(
             _is_weight(after, output, data, constants, depth + 1)
             for output in reader.outputs
@@ -143,7 +135,7 @@ def _is_weight(
         )
     if reader.op_type == "Gather":
         return not constants.is_waves(value)
-    return _FUSED.get(reader.op_type, reader.op_type) in _BIASED
+    return bool(operator.weights)  # the others are biases, or weights that are written out
 
 
 class _Constants:
