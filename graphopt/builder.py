@@ -54,7 +54,7 @@ class GraphBuilder:
         self._before: ir.Node | None = None
         self._node_names = {node.name for node in graph.all_nodes()}
         self._last_node_number: Counter[str] = Counter()
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], dict[str | None, ir.Value]] = {}
 
     @property
     def opset(self) -> int:
@@ -155,17 +155,21 @@ class GraphBuilder:
         return value
 
     def constant(self, value: npt.ArrayLike, name: str | None = None) -> ir.Value:
-        """An initializer; equal ones are shared. Python floats are float32, ints int64."""
+        """An initializer; Python floats are float32, ints int64.
+
+        Equal ones are shared, but for those with different names.
+        """
         array = np.array(value)  # a copy: the caller may change his
         if array.dtype == np.float64 and not isinstance(value, np.ndarray | np.generic):
             array = array.astype(np.float32)
-        key = (array.dtype.name, array.shape, array.tobytes())
-        if key not in self._constants:
-            tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
-            initializer = ir.val(tensor.name, tensor.dtype, array.shape, const_value=tensor)
-            self.graph.register_initializer(initializer)
-            self._constants[key] = initializer
-        return self._constants[key]
+        equal = self._constants.setdefault((array.dtype.name, array.shape, array.tobytes()), {})
+        for other, initializer in equal.items():
+            if name == other or None in (name, other):
+                return initializer
+        tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
+        equal[name] = ir.val(tensor.name, tensor.dtype, array.shape, const_value=tensor)
+        self.graph.register_initializer(equal[name])
+        return equal[name]
 
     def fresh_name(self, hint: str) -> str:
         """A name that no value of the graph has yet."""

@@ -107,6 +107,15 @@ def test_equal_constants_are_shared(op, one, other, shared):
     assert len(op.graph.initializers) == (1 if shared else 2)
 
 
+def test_equal_constants_with_different_names_are_different(op):
+    rate, decay = (op.constant(0.5, name=name) for name in ("learning_rate", "weight_decay"))
+    assert (rate.name, decay.name) == ("learning_rate", "weight_decay")
+    assert op.constant(0.5, name="weight_decay") is decay
+    assert op.constant(0.5) is rate
+    unnamed = op.constant(0.25)
+    assert op.constant(0.25, name="learning_rate") is unnamed
+
+
 def test_changing_an_array_does_not_change_its_constant(op):
     array = np.zeros(3, np.float32)
     constant = op.constant(array)

@@ -1,6 +1,7 @@
 """The update graph against the float64 reference and NumPy, and what the model declares."""
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -456,3 +457,13 @@ def test_size_grows_linearly():
 def test_wrong_optimizer(wrong):
     with pytest.raises(TypeError, match="optimizer"):
         graphopt.update_graph(wrong)
+
+
+def test_constants_are_called_what_they_are():
+    """Also where a weight decay is the same number as the learning rate."""
+    opt = rmsprop({"w": (3,)}, learning_rate=0.5, weight_decay=0.5)
+    graph = graphopt.update_graph(opt, group_mask=True).model.graph
+    (node,) = (node for node in graph.node if node.domain == "graphopt")
+    assert list(node.input)[3:5] == ["learning_rate", "weight_decay"]
+    names = [tensor.name for tensor in graph.initializer]
+    assert not [name for name in names if re.fullmatch(r"(learning_rate|weight_decay)_\d+", name)]
