@@ -32,6 +32,11 @@ def opened(address: str, home: Path, more: Iterable[str] = ()) -> Iterator[subpr
         "--disable-gpu",
         "--enable-logging=stderr",
         f"--user-data-dir={home / 'profile'}",
+        "--no-first-run",
+        "--disable-background-networking",  # a browser with a window looks for updates of itself
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing reaches the network
         "--remote-debugging-port=0",  # without it, the page is closed as soon as it has loaded
         *more,
     ]
