@@ -1,4 +1,4 @@
-"""What the head of a test run says."""
+"""What the head of a test run says, and the option of a quick run."""
 
 import onnxruntime
 
@@ -8,3 +8,22 @@ from graphopt import kernels
 def pytest_report_header():
     used = kernels.library() if kernels.names() else "none built, the ONNX functions' bodies run"
     return [f"onnxruntime: {onnxruntime.__version__}", f"graphopt kernels: {used}"]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick", action="store_true", help="run the first case of each test that is marked quick"
+    )
+
+
+def pytest_pycollect_makeitem(collector, obj):
+    if collector.config.option.quick and getattr(obj, "__code__", None) is not None:
+        marks = getattr(obj, "pytestmark", [])
+        return None if any(mark.name == "quick" for mark in marks) else []
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.quick:
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        items[:] = reversed(first.values())

@@ -33,6 +33,7 @@ def constants(op):
     return {name: value.const_value.numpy() for name, value in op.graph.initializers.items()}
 
 
+@pytest.mark.quick
 def test_nodes_and_attributes(op):
     x = op.input("x", np.float32, ["N", 4])
     y = op.ReduceSum(op.Concat(x, op.Neg(x), axis=0), [1], keepdims=0)

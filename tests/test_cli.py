@@ -130,6 +130,7 @@ def test_loss_of_one_of_several_outputs():
     succeed(*arguments, "--loss-output", "logits")
 
 
+@pytest.mark.quick
 @pytest.mark.usefixtures("folder")
 def test_build_train_export_round_trip():
     result = succeed(

@@ -119,6 +119,7 @@ def test_only_shape_arithmetic_runs_on_the_cpu(name, tmp_path):
     assert floats == []
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("provider", "error", "message"),
     [

@@ -517,6 +517,7 @@ def test_every_departure_departs():
         assert departure.reason
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("row", "case"), rows_and_cases())
 def test_row(row, case):
     error, stage = expected(row)

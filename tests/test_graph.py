@@ -76,6 +76,7 @@ EVERYTHING = {"momentum": 0.9, "centered": True, "loss_scale": 1024.0, "weight_d
 
 
 # The update does not know the batch, so that one of its settings is enough with a static one.
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("settings", "batch"),
     [
@@ -169,6 +170,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("text", "forward"), LAYERS.values(), ids=LAYERS)
 @both_gradients
 def test_layers_train_as_in_pytorch(text, forward, portable):

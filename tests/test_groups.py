@@ -73,6 +73,7 @@ def test_an_iterator_is_read_once_and_kept():
     np.testing.assert_allclose(rates(optimizer, 1), [0.2, 0.2, 0.1])
 
 
+@pytest.mark.quick
 def test_the_example_of_the_specification():
     model = digits_cnn.build()
     parameters = graphopt.parameters(model)

@@ -232,6 +232,7 @@ def test_values_that_change_places_in_a_scan():
     assert proven(text, ("w", "s")) == set()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("body", PROVEN.values(), ids=PROVEN.keys())
 def test_proven(body):
     assert proven(body) == {"w"}

@@ -142,6 +142,7 @@ def compare(graph, forward, loss, feeds, labels="labels", scale=1.0):
     return results
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("batch", ["N", 0], ids=["dynamic", "static"])
 @pytest.mark.parametrize(
     ("name", "model_of"),

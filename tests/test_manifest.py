@@ -106,6 +106,7 @@ def test_what_is_read_is_written_the_same(made):
     assert Manifest.read(model).entries() == metadata(model)
 
 
+@pytest.mark.quick
 def test_of_a_training_graph():
     made = trained()
     said = Manifest.read(made.model)

@@ -106,6 +106,7 @@ FORWARD = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @both_gradients
 @pytest.mark.parametrize(("forward", "loss"), FORWARD.values(), ids=FORWARD)
 def test_gradients(forward, loss, portable):

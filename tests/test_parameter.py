@@ -63,6 +63,7 @@ FORMS = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_parameters(form, tmp_path):
     """Graph order, dtypes and operators; no statistics, no integers."""

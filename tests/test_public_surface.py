@@ -35,6 +35,7 @@ def test_nothing_in_a_package_hides_one_of_its_modules(name):
         assert found is None or isinstance(found, ModuleType), f"{name}.{module.name}"
 
 
+@pytest.mark.quick
 def test_the_top_level_has_verbs_and_what_users_construct():
     assert [name for name in graphopt.__all__ if not hasattr(graphopt, name)] == []
     results = {"Artifacts", "Feed", "Inspection", "Profile", "Requirements", "TrainingGraph"}

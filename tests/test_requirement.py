@@ -30,6 +30,7 @@ def test_a_training_graph_needs_standard_operators_only(tmp_path):
     assert "graphopt::ChunkedRMSPropMomentum" in needed.functions
 
 
+@pytest.mark.quick
 def test_it_stands_in_the_metadata():
     graph = digits_graph()
     needed = graphopt.requirements(graph)

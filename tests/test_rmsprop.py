@@ -84,6 +84,7 @@ def test_accepted(name, value, error):
     assert type(kept) is (bool if name in ("use_locking", "centered") else float)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("name", "value", "error"), REFUSED)
 def test_refused(name, value, error):
     with pytest.raises(error) as caught:
@@ -159,6 +160,7 @@ def test_positional_arguments():
     assert opt.rules[0].weight_decay.value(0) == 0.3
 
 
+@pytest.mark.quick
 def test_defaults():
     opt = RMSProp([W, B])
     kept = (opt.decay, opt.momentum, opt.epsilon, opt.use_locking, opt.centered, opt.loss_scale)

@@ -222,6 +222,7 @@ def test_outputs_are_copies():
     assert first["updated"]
 
 
+@pytest.mark.quick
 def test_starting_values():
     model = digits_cnn.build()
     start = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -334,6 +335,7 @@ def test_providers():
 # --- checkpoints and export -------------------------------------------------------------------
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("settings", [{}, {"centered": True}, {"momentum": 0.0}], ids=str)
 def test_a_resumed_run_continues_bit_for_bit(tmp_path, settings):
     graph = digits_graph(**settings)

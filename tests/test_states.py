@@ -17,6 +17,7 @@ def test_names_and_symbols_tell_them_apart():
     assert "" not in symbols
 
 
+@pytest.mark.quick
 def test_split_is_the_inverse_of_of():
     for state in OF_PARAMETERS:
         assert states.split(state.of("fc.weight")) == (state.name, "fc.weight")

@@ -1,4 +1,4 @@
-"""The tests themselves: one module for each file."""
+"""The tests themselves: one module for each file, and a quick test in each folder."""
 
 import sys
 from collections import Counter
@@ -16,3 +16,9 @@ def test_no_file_is_imported_twice():
 def test_every_folder_is_a_package():
     folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_every_folder_has_a_quick_test():
+    files = [*(ROOT / "tests").rglob("test_*.py")]
+    quick = {file.parent for file in files if "@pytest.mark.quick\n" in file.read_text("utf-8")}
+    assert {file.parent for file in files} - quick == set()

@@ -26,6 +26,7 @@ def losses_there(graph, feeds):
     return json.loads(done.stdout)
 
 
+@pytest.mark.quick
 @needs_other_runtime
 @pytest.mark.parametrize("name", ZOO)
 def test_the_same_file_trains_to_the_same_losses(name, tmp_path):

@@ -3,6 +3,8 @@
 import re
 from dataclasses import fields
 
+import pytest
+
 import graphopt
 from graphopt.manifest import Manifest
 from graphopt.states import STATES
@@ -26,6 +28,7 @@ def row(state):
     ]
 
 
+@pytest.mark.quick
 def test_the_table_of_states_is_that_of_the_records():
     table = "".join(f"| {' | '.join(row(state))} |\n" for state in STATES)
     assert f"|---|---|---|---|---|---|\n{table}" in DOCUMENT

@@ -282,6 +282,7 @@ def agree(optimizer, peer, settings, rates):
     return errors
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

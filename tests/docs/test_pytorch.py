@@ -52,6 +52,7 @@ def compare(state, expected, names, tolerance=1e-5):
         )
 
 
+@pytest.mark.quick
 def test_forward_pass(capsys):
     namespace = {}
     run(FORWARD, namespace, capsys)

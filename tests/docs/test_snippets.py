@@ -30,6 +30,7 @@ PACKAGE = (DOCS / "package.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+@pytest.mark.quick
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -117,6 +118,7 @@ def test_the_guide_to_inspection_has_all_hazards_and_keys():
 PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *JAVASCRIPT.glob("*.md")]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_the_pages_link_to_exists(page):
     assert broken_links(page) == []
@@ -160,6 +162,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files

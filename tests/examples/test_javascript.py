@@ -276,6 +276,7 @@ def test_refusals(example, runtime):
     assert seen["undisturbed"]
 
 
+@pytest.mark.quick
 def test_readme_names_what_exists():
     text = (JAVASCRIPT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)\)", text)

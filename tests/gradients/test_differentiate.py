@@ -55,6 +55,7 @@ SCALARS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("text", "expected"), SCALARS.values(), ids=SCALARS)
 def test_gradient(text, expected):
     forward = model(f"m () => (float loss) {{ {text} loss = ReduceSum<keepdims=0>(y) }}", w=W)
@@ -95,6 +96,7 @@ def test_what_the_loss_does_not_need_is_left_alone():
     np.testing.assert_array_equal(gradient, [5, 7, 9])
 
 
+@pytest.mark.quick
 def test_all_operators_without_a_gradient_are_named_at_once():
     forward = model("""m (float[2,3] x) => (float loss) {
         a = Mul(x, w) b = MatMul(a, m) c = Det(b) d = Det(b) e = Add(c, d)

@@ -51,6 +51,7 @@ def optimized():
     return export(Network())
 
 
+@pytest.mark.quick
 def test_folded_batch_normalization_is_refused(optimized):
     with pytest.raises(ValueError, match=r"folded batch normalization into it.*optimize=False"):
         build(optimized)

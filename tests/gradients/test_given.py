@@ -49,6 +49,7 @@ def batches(count):
 SETTINGS = {"learning_rate": 0.01, "momentum": 0.9, "centered": True, "weight_decay": 0.1}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("opset", [13, 17, 21])
 @pytest.mark.parametrize("stored", [True, False], ids=["initializer", "input"])
 def test_trains_as_with_gradients_of_the_builder(stored, opset):

@@ -38,6 +38,7 @@ OPERATORS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @both_gradients
 @pytest.mark.parametrize(("opset", "text", "compute"), OPERATORS.values(), ids=OPERATORS)
 def test_train_as_in_pytorch(opset, text, compute, portable):

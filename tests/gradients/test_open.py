@@ -129,6 +129,7 @@ NEWER = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("text", "opset"), NEWER.values(), ids=NEWER)
 def test_newer_operators(text, opset):
     model = parse(

@@ -444,6 +444,7 @@ def compare_gradients(case, batch, trained, arrays, tolerance):
     return graph
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_gradients_of_all_operands(case):
     arrays = case.arrays()

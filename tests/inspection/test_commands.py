@@ -76,6 +76,7 @@ def test_help_has_an_example_of_the_command(command):
 
 @pytest.mark.usefixtures("folder")
 class TestInspect:
+    @pytest.mark.quick
     def test_tables(self):
         text = succeed("inspect", "train.onnx").stdout
         assert "RMSProp" in text
@@ -233,6 +234,7 @@ class TestInspectCheckpoint:
 
 @pytest.mark.usefixtures("folder")
 class TestVerify:
+    @pytest.mark.quick
     def test_verified(self):
         result = succeed("verify", "train.onnx", "--steps", 2, "--seed", 3)
         assert result.stdout.startswith(
@@ -307,6 +309,7 @@ class TestVerify:
 
 @pytest.mark.usefixtures("folder")
 class TestDiff:
+    @pytest.mark.quick
     def test_graphs(self):
         text = succeed("diff", "train.onnx", "other.onnx").stdout
         assert text.startswith("train.onnx and other.onnx")

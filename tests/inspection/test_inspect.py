@@ -192,6 +192,7 @@ def check(
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 class TestConfigurations:
+    @pytest.mark.quick
     def test_with_metadata(self, name):
         opt, model = configured(name)
         found = graphopt.inspect(model)
@@ -207,12 +208,14 @@ class TestConfigurations:
             assert group.grad_centralization == wanted.grad_centralization
         assert found.layout == graphopt.graph.TrainingGraph(model).layout["name"]
 
+    @pytest.mark.quick
     def test_without_metadata(self, name):
         opt, model = configured(name)
         found = graphopt.inspect(without_metadata(model))
         check(found, opt, "graph", by_nodes, opt.initial_mean_square)
         self.check_groups(found, opt)
 
+    @pytest.mark.quick
     @pytest.mark.parametrize("strip", [without_declarations, inlined])
     def test_nodes_alone(self, name, strip):
         opt, model = configured(name)

@@ -327,6 +327,7 @@ def assert_same_states(one, other):
         np.testing.assert_allclose(array, other[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.quick
 @needs_kernels
 def test_session_uses_the_kernels():
     graph = small(centered=True, momentum=0.9)
@@ -527,6 +528,7 @@ def test_session_that_fails_anyway():
         Session(graph, parameters())
 
 
+@pytest.mark.quick
 @needs_kernels
 @pytest.mark.parametrize("extras", EXTRAS, ids=lambda e: core.Variant(**e).name)
 def test_kernel_is_the_body(extras, tmp_path):

@@ -39,6 +39,7 @@ def dims(value):
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("batch", "first"), [(None, "batch"), (7, 7)])
 def test_interface(batch, first):
     model = digits_cnn.build(batch=batch)

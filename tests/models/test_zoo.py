@@ -107,6 +107,7 @@ def test_peer_has_the_same_parameters(name):
     assert total == sum(value.numel() for value in peer(name, model).parameters())
 
 
+@pytest.mark.quick
 @every_batch
 @every_model
 def test_loss_and_every_gradient(name, batch):
@@ -125,6 +126,7 @@ def test_loss_and_every_gradient(name, batch):
         )  # fmt: skip
 
 
+@pytest.mark.quick
 @every_model
 def test_twenty_steps(name):
     twin = Peer(name)

@@ -294,6 +294,7 @@ def test_files_laid_out_by_the_flatbuffers_library_are_read(tmp_path, checkpoint
     assert_same(read(path), checkpoint)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", LOADABLE)
 def test_dtypes_that_are_kept(tmp_path, name):
     array = np.array([[0, 1, 1], [1, 0, 1]], dtype(name))

@@ -162,6 +162,7 @@ def test_everything_at_once(tmp_path):
 NETWORKS = ["mlp_mse", "mlp_l1", "mlp_bce", "resnet", "mobilenet_v3", "transformer", "lstm"]
 
 
+@pytest.mark.quick
 @needs_training_package
 @WAYS
 @pytest.mark.parametrize("network", NETWORKS)
@@ -348,6 +349,7 @@ def test_steps_are_exact(step, tmp_path):
 # Files.
 
 
+@pytest.mark.quick
 def test_description(tmp_path):
     model, opt = digits(learning_rate=1e-3)
     files = graphopt.export_on_device(

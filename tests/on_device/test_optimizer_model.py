@@ -76,6 +76,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.quick
 @needs_training_package
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 def test_variants(settings, tmp_path):
@@ -172,6 +173,7 @@ def test_what_is_not_finite(value, tmp_path):
             np.testing.assert_allclose(found[name], array, 1e-5, 1e-6, err_msg=name)
 
 
+@pytest.mark.quick
 def test_description():
     model = _optimizer_model.optimizer_model(graphopt.RMSProp(parameters(SHAPES), momentum=0.9))
     sequences = ["params", "gradients", "first_order_moments", "second_order_moments"]

@@ -91,6 +91,7 @@ WRITES = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("branch", [False, True])
 @pytest.mark.parametrize(("body", "early"), WRITES.values(), ids=WRITES)
 def test_early_writes(body, early, branch):

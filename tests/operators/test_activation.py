@@ -178,6 +178,7 @@ CASES = {
 DTYPE_CASES = [name for name in CASES if not any(s in name for s in ("opset", "Celu", "far"))]
 
 
+@pytest.mark.quick
 @cases(CASES)
 def test_gradients(case, dynamic):
     check(case, dynamic)

@@ -276,6 +276,7 @@ ONE_HOT = {
 CASES = ELEMENTWISE | POW | WHERE | CLIP | ONE_HOT
 
 
+@pytest.mark.quick
 @cases(CASES)
 def test_gradients(case, dynamic):
     check(case, dynamic)

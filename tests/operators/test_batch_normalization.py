@@ -1,6 +1,7 @@
 """Gradients of batch normalization, by the statistics of the batch and by given ones."""
 
 import numpy as np
+import pytest
 from torch.nn import functional
 
 from tests.helpers.gradient_oracle import Case, cases, check, normal
@@ -55,6 +56,7 @@ FROZEN = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @cases(TRAINED)
 def test_by_the_statistics_of_the_batch(case, dynamic):
     check(case, dynamic)

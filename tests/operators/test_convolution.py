@@ -196,6 +196,7 @@ UNKNOWN_SIZES = {
 }
 
 
+@pytest.mark.quick
 @cases(CONVOLUTIONS | varied(CONVOLUTIONS, options=CUDA, dynamic="none"))
 def test_convolution(case, dynamic):
     check(case, dynamic)
@@ -212,6 +213,7 @@ def test_weight_of_unknown_channels(name):
     check(case, dynamic=True)
 
 
+@pytest.mark.quick
 @cases(TRANSPOSES | varied(TRANSPOSES, options=CUDA, dynamic="none"))
 def test_transposed_convolution(case, dynamic):
     check(case, dynamic)

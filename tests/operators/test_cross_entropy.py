@@ -69,6 +69,7 @@ CASES |= {f"{name} opset 21": case(name, (4, CLASSES), "mean", opset=21) for nam
 CASES |= {f"{name} of one": case(name, (1, CLASSES), "mean") for name in NAMES}
 
 
+@pytest.mark.quick
 @cases(CASES)
 def test_gradients(case, dynamic):
     check(case, dynamic)

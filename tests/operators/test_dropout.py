@@ -38,6 +38,7 @@ def gradient_and_output(ratio, dtype="float"):
     return gradient, weights * output
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("ratio", "share"), [("fixed", 0.25), ("r", 0.25), ("", 0.5)], ids=["fixed", "input", "default"]
 )

@@ -91,6 +91,7 @@ CONSTANT = {
 }
 
 
+@pytest.mark.quick
 @cases(EINSUM | CONSTANT)
 def test_gradients(case, dynamic):
     check(case, dynamic)

@@ -353,16 +353,19 @@ PAD = {
 }
 
 
+@pytest.mark.quick
 @cases(GATHER | PICKED | PUT)
 def test_gradients(case, dynamic):
     check(case, dynamic)
 
 
+@pytest.mark.quick
 @cases(SLICE)
 def test_slice(case, dynamic):
     check(case, dynamic)
 
 
+@pytest.mark.quick
 @cases(PAD)
 def test_pad(case, dynamic):
     check(case, dynamic)

@@ -104,6 +104,7 @@ INFINITE = {
 }
 
 
+@pytest.mark.quick
 @cases(CASES | ZERO)
 def test_gradients(case, dynamic):
     check(case, dynamic)

@@ -1,5 +1,7 @@
 """Gradients of matrix products."""
 
+import pytest
+
 from tests.helpers.gradient_oracle import Case, cases, check, normal
 
 
@@ -61,6 +63,7 @@ GEMM = {
 }
 
 
+@pytest.mark.quick
 @cases(MATMUL | GEMM)
 def test_gradients(case, dynamic):
     check(case, dynamic)

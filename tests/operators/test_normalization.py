@@ -135,6 +135,7 @@ GROUP = Case(
 )
 
 
+@pytest.mark.quick
 @cases(LAYER)
 def test_layer_normalization(case, dynamic):
     check(case, dynamic)

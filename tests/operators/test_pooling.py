@@ -185,6 +185,7 @@ GLOBAL = {
 }
 
 
+@pytest.mark.quick
 @cases(POOLS | AUTOMATIC | GLOBAL)
 def test_pooling(case, dynamic):
     check(case, dynamic)

@@ -179,6 +179,7 @@ def cum_sum(x, axis, exclusive, reverse):
     return y.flip(axis) if reverse else y
 
 
+@pytest.mark.quick
 @cases(STATIC_AXES | RUN_TIME_AXES | NO_AXES)
 def test_gradients(case, dynamic):
     check(case, dynamic)

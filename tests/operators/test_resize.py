@@ -177,6 +177,7 @@ AS_THE_RUNTIME = {
 }
 
 
+@pytest.mark.quick
 @cases(AS_PYTORCH | AS_THE_RUNTIME)
 def test_gradients(case, dynamic):
     check(case, dynamic)

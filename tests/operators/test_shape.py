@@ -259,6 +259,7 @@ REPEATED = {
 }
 
 
+@pytest.mark.quick
 @cases(RESHAPED | BLOCKS | JOINED | REPEATED)
 def test_gradients(case, dynamic):
     check(case, dynamic)

@@ -30,6 +30,7 @@ CASES["LogSoftmax of large numbers"] = Case(
 )
 
 
+@pytest.mark.quick
 @cases(CASES)
 def test_gradients(case, dynamic):
     check(case, dynamic)

@@ -136,6 +136,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @cases(CASES)
 @pytest.mark.parametrize("provider", ["CPUExecutionProvider", "CUDAExecutionProvider"])
 def test_gradients(case, dynamic, provider):

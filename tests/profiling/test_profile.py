@@ -81,6 +81,7 @@ def assert_adds_up(measured):
     return stages
 
 
+@pytest.mark.quick
 @KERNELS
 @NETWORKS
 def test_parts_add_up_to_the_step(name, kernels):

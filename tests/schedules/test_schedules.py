@@ -45,6 +45,7 @@ def make(name, args):
     return getattr(schedules, name.split()[0])(**args)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", CLASSES)
 def test_schedules(name):
     row = CLASSES[name]
@@ -418,6 +419,7 @@ def bad_arguments():
                 yield pytest.param(name, key, bad, error, id=f"{name}-{key}-{bad}")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("name", "key", "bad", "error"), list(bad_arguments()))
 def test_bad_arguments(name, key, bad, error):
     with pytest.raises(error, match=key):

@@ -159,6 +159,7 @@ OPERATORS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators(name):
     model = bare(parser.parse_model(f"{HEADER} g {OPERATORS[name]}"))

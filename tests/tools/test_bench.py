@@ -153,6 +153,7 @@ def reference(case, steps):
     return [oracle.state[name] for name in names]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("variant", cases.VARIANTS)
 @pytest.mark.parametrize(
     "contender", ["graphopt", "graphopt without kernels", "pytorch", "pytorch foreach"]

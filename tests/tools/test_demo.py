@@ -30,6 +30,7 @@ def initializers(model):
     return {t.name: numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
 
 
+@pytest.mark.quick
 def test_learns_the_digits(trained):
     history, _ = trained
     assert history.accuracies[-1] >= 0.97

@@ -221,6 +221,7 @@ def test_there_are_240_variants():
 # Tests of one session each: building one for all variants takes longer than what it is tested for.
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", [kind for kind, shape in SHAPES.items() if shape != MATRIX])
 def test_formula(kind):
     for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):
@@ -551,6 +552,7 @@ def operand(kind, shape, rng):
     return np.asarray(rng.standard_normal(shape)).astype(np.float32)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("name", STAGES)
 def test_stage(name, shape):

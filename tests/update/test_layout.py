@@ -131,6 +131,7 @@ def test_nothing(layout):
 # Chunks.
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("size", "rows"),
     [

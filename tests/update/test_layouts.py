@@ -207,6 +207,7 @@ def test_update_by_kernels_is_the_same(case):
         assert_same(updated(opt, layout, kernels=True).state, expected)
 
 
+@pytest.mark.quick
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ def trajectory(request):
     return Trajectory(request.param)
 
 
+@pytest.mark.quick
 def test_graph(trajectory):
     graph = graphopt.update_graph(trajectory.optimizer)
     session = graphopt.Session(graph, parameters=trajectory.initial)
@@ -28,6 +29,7 @@ def test_graph(trajectory):
         trajectory.check(state, step, stored)
 
 
+@pytest.mark.quick
 def test_reference(trajectory):
     reference = ReferenceRMSProp(trajectory.optimizer, trajectory.initial)
     for rule, parameter in zip(

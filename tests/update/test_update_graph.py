@@ -80,6 +80,7 @@ def train_and_compare(opt, shapes, scale=1.0, steps=STEPS, tolerance=1e-6):
         largest.assert_close(session.state, stored(reference), tolerance)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
 @pytest.mark.parametrize("centered", [False, True], ids=["plain", "centered"])

@@ -254,6 +254,7 @@ def check_against_state(found, state, names):
 # Checkpoints of training.
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
@@ -440,6 +441,7 @@ VALUES = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("array", VALUES.values(), ids=VALUES)
 def test_statistics(tmp_path, array):
     states = np.asarray(array, np.float32) if array.dtype != np.float32 else array

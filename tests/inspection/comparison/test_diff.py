@@ -172,6 +172,7 @@ def told(difference):
     ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs(name):
     before, after, wanted = PAIRS[name]

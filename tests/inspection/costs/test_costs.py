@@ -167,6 +167,7 @@ NODES = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", NODES)
 def test_a_rule_gives_the_shape_that_running_gives(name):
     model = model_of(f"g {NODES[name]}")
@@ -334,6 +335,7 @@ def test_functions_that_call_each_other_twice_take_linear_time():
 # Stages
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("layout", ["separate", "buckets"])
 @pytest.mark.parametrize("name", ["digits_cnn", "mlp_mse", "resnet", "lstm"])
 @pytest.mark.parametrize("reports", [True, False])
@@ -513,6 +515,7 @@ COSTS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", COSTS)
 def test_costs_are_those_counted_by_hand(name):
     text, flops, moved = COSTS[name]
@@ -586,6 +589,7 @@ def peak(text, stages=None, resident=()):
     return memory.peak_activations(model, stages, infer(model, {}), resident)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -714,6 +718,7 @@ def layers_of(model, parameters=()):
     return layers.layers(model, stages_of(model), parameters)
 
 
+@pytest.mark.quick
 def test_layers_of_the_digits_network():
     model = zoo_graph("digits_cnn").model
     names = list(graphopt.parameters(ZOO["digits_cnn"].build()))

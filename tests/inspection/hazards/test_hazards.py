@@ -90,6 +90,7 @@ def test_parameters_that_are_updated_in_different_ways(name, value):
 
 
 class TestNoGradient:
+    @pytest.mark.quick
     def test_nothing_updates_it(self):
         model = update()
         keep = [entry for entry in model.training_info[0].update_binding if entry.key != "b"]
@@ -203,6 +204,7 @@ class TestEarlyWrite:
 
 
 class TestEpsilon:
+    @pytest.mark.quick
     @pytest.mark.parametrize(
         ("epsilon", "level"), [(1e-46, "error"), (1e-40, "warning"), (1.2e-38, None)]
     )

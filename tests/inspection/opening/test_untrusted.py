@@ -282,6 +282,7 @@ DAMAGED = {
 }  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("model", "message"), DAMAGED.values(), ids=DAMAGED)
 def test_damaged_models_are_refused(model, message):
     before = model.SerializeToString()
@@ -649,6 +650,7 @@ def graphs_of(name, folder):
     return sorted(folder.rglob("*.onnx"))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ZOO)
 def test_real_graphs_open_as_they_are(name, tmp_path):
     paths = graphs_of(name, tmp_path)

@@ -61,6 +61,7 @@ class TestOfONNXRuntime:
         lowered = {target.name: target.runs for target in graphopt.inspect(model).targets}
         assert lowered["on-device training API"]
 
+    @pytest.mark.quick
     def test_training_model(self, artifacts):
         _, folder = artifacts
         found = graphopt.inspect(folder / "training_model.onnx")

@@ -76,6 +76,7 @@ def optimized(model: onnx.ModelProto, folder) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 class TestConfigurations:
+    @pytest.mark.quick
     def test_with_metadata(self, name, tmp_path):
         opt, model = configured(name)
         found = graphopt.inspect(optimized(model, tmp_path))

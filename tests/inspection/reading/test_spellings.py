@@ -43,6 +43,7 @@ def model(body: str, states="float[4] s", results="float[4] s1") -> onnx.ModelPr
      float minus = {{-0.02}}, float one = {{1.0}}, float beta = {{0.5}}> {{ {body} }}""")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("square", "average", "root", "step"),
     [

@@ -421,6 +421,7 @@ def test_the_policy_allows_the_script_and_the_style_and_nothing_else():
     )
 
 
+@pytest.mark.quick
 def test_every_part_of_the_page_is_in_it():
     html = page(digits())
     folder = Path(str(resources.files("graphopt.inspection.show.page")))
@@ -764,6 +765,7 @@ def test_hostile_names_are_shown_as_text(shown):
     assert in_details == in_cells
 
 
+@pytest.mark.quick
 def test_the_page_shows_what_the_facts_say(shown):
     script = """
         return {

@@ -151,6 +151,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("expected", EXPECTED.values(), ids=EXPECTED)
 def test_what_it_says(expected):
     assert expected in squeezed(page(width=120))

@@ -329,6 +329,7 @@ def test_onnx_runtime_refuses_it_too(damage, tmp_path):
 # Targets by name
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "version", "trains"),
     [
@@ -359,6 +360,7 @@ def test_a_target_that_is_none(text):
         parse_target(3)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("model", "target", "expected"),
     [

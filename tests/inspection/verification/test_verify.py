@@ -148,6 +148,7 @@ def check(found, steps=5):
 
 
 class TestVerified:
+    @pytest.mark.quick
     @pytest.mark.parametrize("name", CONFIGURATIONS)
     def test_configurations(self, name):
         check(graphopt.verify(configured(name)))
@@ -485,6 +486,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("strip", [False, True], ids=["", "stripped"])
 @pytest.mark.parametrize(
     ("change", "optimizer", "graph", "told"),
