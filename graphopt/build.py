@@ -31,7 +31,7 @@ from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout
 from graphopt.versions import IR_VERSION, MIN_OPSET
 
-_NAMES = {"loss", "updated", "group_mask", states.GLOBAL_STEP.name}
+_NAMES = {"loss", "updated", "group_mask", *(state.name for state in states.OF_GRAPHS)}
 
 
 def training_graph(

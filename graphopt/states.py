@@ -77,6 +77,10 @@ OF_PARAMETERS = tuple(state for state in STATES if state.per == "parameter")
 """The kinds of which each parameter has one."""
 NAMES = tuple(state.name for state in OF_PARAMETERS)
 """What they are called."""
+OF_GRAPHS = tuple(state for state in STATES if state.per == "graph")
+"""The kinds of which a graph has one, a scalar."""
+COUNTERS = frozenset(state.name for state in OF_GRAPHS if state.dtype == "int64")
+"""What those are called that count."""
 
 
 def kept_by(optimizer: object) -> tuple[State, ...]:

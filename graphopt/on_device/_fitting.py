@@ -13,6 +13,7 @@ from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
+from graphopt.states import MEAN_SQUARE
 
 _OTHERWISE = "or leave out optimizer_model=True: the update then is inside the training model"
 
@@ -42,7 +43,7 @@ def momentums(optimizer: RMSProp) -> dict[str, str]:
             f"{_OTHERWISE}"
         )
     return {
-        kind: "momentum1" if kind == "mean_square" else "momentum0" for kind in optimizer.states
+        kind: "momentum1" if kind == MEAN_SQUARE.name else "momentum0" for kind in optimizer.states
     }
 
 

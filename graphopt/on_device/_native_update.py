@@ -16,6 +16,7 @@ from graphopt.on_device._writer import MICROSOFT
 from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
+from graphopt.states import MEAN_SQUARE
 from graphopt.update import functions
 from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
@@ -261,7 +262,7 @@ class NativeUpdate:
 
     def _started(self, op: GraphBuilder, kind: str, value: ir.Value) -> ir.Value:
         """A state, which before the first step is zero, as it starts."""
-        if kind != "mean_square" or self.optimizer.initial_mean_square == 0:
+        if kind != MEAN_SQUARE.name or self.optimizer.initial_mean_square == 0:
             return value
         return op.Add(value, self._initial_mean_square)
 

@@ -25,12 +25,12 @@ from graphopt.on_device._writer import Writer, once_written
 from graphopt.on_device.tensor_names import (
     ACCUMULATED,
     RESET,
-    STEP,
     UPDATE,
     accumulated,
     gradient_buffer,
 )
 from graphopt.rmsprop import RMSProp
+from graphopt.states import COUNTERS
 from graphopt.update.emit import AppendedUpdate, append_update
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Layout
@@ -162,19 +162,20 @@ def _write(op: GraphBuilder, writer: Writer, carried: Iterable[Carried]) -> None
     for value in carried:
         old, new = inputs[value.input], outputs[value.output]
         graph.outputs.remove(new)
-        if value.input == STEP:
-            old, new = _float_step(op, old), _step_numbers.encoded(op, new)
+        if value.input in COUNTERS:
+            old, new = _float_counter(op, old), _step_numbers.encoded(op, new)
         writer.write(old, new)
 
 
-def _float_step(op: GraphBuilder, step: ir.Value) -> ir.Value:
-    """Compute the input ``global_step`` from one of two numbers, which has its name."""
-    step.name = op.fresh_name(f"{STEP}/decoded")
-    op.release_name(STEP)
-    numbers = op.input(STEP, np.float32, [2])
+def _float_counter(op: GraphBuilder, counter: ir.Value) -> ir.Value:
+    """Compute an input such as ``global_step`` from one of two numbers, which has its name."""
+    name = str(counter.name)
+    counter.name = op.fresh_name(f"{name}/decoded")
+    op.release_name(name)
+    numbers = op.input(name, np.float32, [2])
     with op.at_front():
-        step.replace_all_uses_with(_step_numbers.decoded(op, numbers))
-    op.graph.inputs.remove(step)
+        counter.replace_all_uses_with(_step_numbers.decoded(op, numbers))
+    op.graph.inputs.remove(counter)
     return numbers
 
 
@@ -194,7 +195,8 @@ def _report(op: GraphBuilder, outputs: Sequence[str], flags: Sequence[ir.Value])
 
 
 def _initial(value: Carried) -> Array:
-    return _step_numbers.encode(0) if value.input == STEP else filled(value)
+    array = filled(value)
+    return _step_numbers.encode(int(array)) if value.input in COUNTERS else array
 
 
 def _training_model(

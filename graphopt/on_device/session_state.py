@@ -17,7 +17,7 @@ from graphopt.checkpoint import misfits
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
 from graphopt.on_device.tensor_names import ACCUMULATED, MOMENTUMS, STEP
-from graphopt.states import MEAN_SQUARE, NAMES, split
+from graphopt.states import COUNTERS, MEAN_SQUARE, NAMES, split
 
 PROPERTY = "graphopt"
 """The property that says how, in files of `export_on_device`."""
@@ -116,12 +116,12 @@ def to_state(checkpoint: OnDeviceCheckpoint) -> dict[str, Array]:
     arrangement = Arrangement.of(checkpoint)
     if checkpoint.nominal:
         raise ValueError("it is a nominal checkpoint, which has names, but no values")
-    if STEP in checkpoint.trainable:
-        raise ValueError(f"it is damaged: its {STEP} is a parameter")
+    for name in COUNTERS & checkpoint.trainable.keys():
+        raise ValueError(f"it is damaged: its {name} is a parameter")
     state: dict[str, Array] = dict(checkpoint.trainable)
     for name, array in checkpoint.frozen.items():
-        if name == STEP:
-            state[STEP] = _decoded_step(array)
+        if name in COUNTERS:
+            state[name] = _counted(name, array)
         elif name != ACCUMULATED:
             state[name] = _shaped(name, array, checkpoint.trainable)
     if arrangement.momentums:
@@ -143,8 +143,8 @@ def from_state(state: Mapping[str, Array], like: OnDeviceCheckpoint) -> OnDevice
     frozen = {
         name: np.zeros(1, np.float32)
         if name == ACCUMULATED
-        else _step_numbers.encode(int(state[STEP]))
-        if name == STEP
+        else _step_numbers.encode(int(state[name]))
+        if name in COUNTERS
         else state[name].reshape(array.shape)
         for name, array in like.frozen.items()
     }
@@ -163,18 +163,18 @@ def from_state(state: Mapping[str, Array], like: OnDeviceCheckpoint) -> OnDevice
     return replace(like, trainable=trainable, frozen=frozen, optimizer=optimizer)
 
 
-def _decoded_step(numbers: Array) -> Array:
+def _counted(name: str, numbers: Array) -> Array:
     """The number of steps, as a session has it."""
     if numbers.shape != (2,) or numbers.dtype != np.float32:
         raise ValueError(
-            f"its {STEP} is damaged: got {numbers.dtype.name}{list(numbers.shape)}, "
+            f"its {name} is damaged: got {numbers.dtype.name}{list(numbers.shape)}, "
             "expected float32[2]"
         )
     try:
         return np.array(_step_numbers.decode(numbers.astype(np.float32)), np.int64)
     except (OverflowError, ValueError):  # infinite, beyond int64, or NaN
         raise ValueError(
-            f"its {STEP} is damaged: got {numbers.tolist()}, expected finite numbers of a "
+            f"its {name} is damaged: got {numbers.tolist()}, expected finite numbers of a "
             "step that fits int64"
         ) from None
 

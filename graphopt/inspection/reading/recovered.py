@@ -298,9 +298,10 @@ def _initial_mean_square(updates: Sequence[Update], carried: Sequence[Write]) ->
 
 def _step(flow: Dataflow, carried: Sequence[Write]) -> Value | None:
     """What counts the steps, as an int64 scalar."""
-    for write in carried:
-        if write.input.dtype == "int64" and write.input.shape == ():
-            return write.input
+    inputs = (write.input for write in carried)
+    counters = [value for value in inputs if value.dtype == "int64" and value.shape == ()]
+    if counters:
+        return min(counters, key=lambda value: value.name != GLOBAL_STEP.name)
     for name in (GLOBAL_STEP.name, "step"):
         value = flow.values.get(name)
         if value is not None and value.is_input:

@@ -11,10 +11,9 @@ from graphopt.inspection.reading.pattern import Any, Op, match
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
-from graphopt.on_device.tensor_names import ACCUMULATED, STEP
-from graphopt.states import STATISTIC
+from graphopt.on_device.tensor_names import ACCUMULATED
+from graphopt.states import COUNTERS, STATISTIC
 
-_COUNTERS = {STEP, ACCUMULATED}
 _AVERAGE = average(Any("old"), Any("new"))
 
 
@@ -56,7 +55,7 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
 
 def _other_kind(write: Write) -> str:
     value = write.input
-    if value.name in _COUNTERS or (value.dtype == "int64" and value.shape == ()):
+    if value.name in {*COUNTERS, ACCUMULATED} or (value.dtype == "int64" and value.shape == ()):
         return "step"
     new = write.new.source
     masked = match(Op("Where", Any("on"), Any("new"), Any("old")), new)
