@@ -75,10 +75,9 @@ class Run:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-            session = Session(graph, session_options=options, **self.settings)
+            session = _ProfiledSession(graph, session_options=options, **self.settings)
             taken = self._timed(session)
-            path = Path(session._session.end_profiling())  # noqa: SLF001 - the runtime's session
-            events = json.loads(path.read_text(encoding="utf-8"))
+            events = json.loads(session.written_profile().read_text(encoding="utf-8"))
             optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
         written = sum(event["name"] == RUN for event in events)
         if written != self.warm_up + self.steps:
@@ -102,6 +101,14 @@ class Run:
             session.step(self.feeds)
             taken.append((time.perf_counter() - start) * 1e3)
         return taken[self.warm_up :]
+
+
+class _ProfiledSession(Session):
+    """A session of options with which the runtime's profiler is switched on."""
+
+    def written_profile(self) -> Path:
+        """End the profile; returns its file."""
+        return Path(self._session.end_profiling())
 
 
 def _with_names(graph: TrainingGraph) -> TrainingGraph:
