@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
-from graphopt._subgraphs import subgraphs
+from graphopt.graphs import subgraphs
 from graphopt.profiling._run import RUN, Event, Record
 
 _KERNEL_TIME = "_kernel_time"
@@ -46,7 +46,7 @@ def measured_steps(record: Record) -> list[ProfiledStep]:
     return steps
 
 
-def matched(events: Sequence[Event], nodes: Sequence[onnx.NodeProto]) -> Sequence[int | None]:
+def matched(events: Sequence[Event], nodes: Sequence[ir.Node]) -> Sequence[int | None]:
     """The index of the node that each event is of; None where it cannot be told.
 
     The saved graph has its nodes in the order in which they run, unless an execution provider has

@@ -9,10 +9,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import onnx
+import onnx_ir as ir
 
-from graphopt._nodes import first_output, operands
 from graphopt.graph import TrainingGraph
+from graphopt.graphs import operands
 from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX
 
 PARTS = (*STAGES, "other")
@@ -48,29 +48,31 @@ class Origins:
         self._buckets = {bucket.name for bucket in graph.buckets}
         self._by_value: dict[str, Origin] = {}
         self._by_name: dict[str, Origin] = {}
-        forward, loss = _forward_pass(graph)
-        for node in graph.model.graph.node:
-            output = first_output(node)
-            origin = self._origin(node.name, output in forward, output in loss)
-            self._by_value |= dict.fromkeys(filter(None, node.output), origin)
-            self._by_name.setdefault(node.name, origin)
+        model = ir.from_proto(graph.model)
+        forward, loss = _forward_pass(graph, model.graph)
+        for node in model.graph:
+            outputs, name = _names(node.outputs), str(node.name)
+            first = next(iter(outputs), "")
+            origin = self._origin(name, first in forward, first in loss)
+            self._by_value |= dict.fromkeys(outputs, origin)
+            self._by_name.setdefault(name, origin)
 
-    def of(self, nodes: Sequence[onnx.NodeProto]) -> list[Origin]:
+    def of(self, nodes: Sequence[ir.Node]) -> list[Origin]:
         """The origin of each node of the graph that runs, which are in topological order."""
         readers: defaultdict[str, list[Origin]] = defaultdict(list)
         found = []
         for node in reversed(nodes):
             origin = self._made_from(node) or _of_readers(
-                [reader for value in node.output for reader in readers[value]]
+                [reader for name in _names(node.outputs) for reader in readers[name]]
             )
             found.append(origin)
-            for value in operands(node):
-                readers[value].append(origin)
+            for name in _names(operands(node)):
+                readers[name].append(origin)
         return found[::-1]
 
-    def _made_from(self, node: onnx.NodeProto) -> Origin | None:
-        by_value = (self._by_value.get(value) for value in node.output)
-        return next(filter(None, by_value), None) or self._by_name.get(node.name)
+    def _made_from(self, node: ir.Node) -> Origin | None:
+        by_value = (self._by_value.get(name) for name in _names(node.outputs))
+        return next(filter(None, by_value), None) or self._by_name.get(str(node.name))
 
     def _origin(self, name: str, is_forward: bool, is_loss: bool) -> Origin:
         """By the values that the node computes, and by its name, which the model may share."""
@@ -109,17 +111,17 @@ def _common(values: Iterable[_Value | None]) -> _Value | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _forward_pass(graph: TrainingGraph) -> tuple[set[str], set[str]]:
+def _forward_pass(training: TrainingGraph, graph: ir.Graph) -> tuple[set[str], set[str]]:
     """The values that the outputs of the forward model need, and those that only the loss needs.
 
     All are the forward model's where it computes the loss itself.
     """
-    carried = {value.output for value in graph.carried}
-    outputs = {value.name for value in graph.model.graph.output} - carried - {"updated"}
-    if outputs != {"loss"} and "loss" not in _forward_outputs(graph):
+    carried = {value.output for value in training.carried}
+    outputs = {*_names(graph.outputs)} - carried - {"updated"}
+    if outputs != {"loss"} and "loss" not in _forward_outputs(training):
         outputs.discard("loss")
-    forward = _needed_for(outputs, graph.model)
-    return forward, _needed_for({"loss"}, graph.model) - forward
+    forward = _needed_for(outputs, graph)
+    return forward, _needed_for({"loss"}, graph) - forward
 
 
 def _forward_outputs(graph: TrainingGraph) -> set[str]:
@@ -129,10 +131,15 @@ def _forward_outputs(graph: TrainingGraph) -> set[str]:
         return set()
 
 
-def _needed_for(outputs: Iterable[str], model: onnx.ModelProto) -> set[str]:
+def _needed_for(outputs: Iterable[str], graph: ir.Graph) -> set[str]:
     needed = set(outputs)
-    for node in reversed(model.graph.node):
-        if not needed.isdisjoint(node.output):
-            needed.update(node.output)
-            needed.update(operands(node))
+    for node in reversed(graph):
+        made = _names(node.outputs)
+        if not needed.isdisjoint(made):
+            needed.update(made, _names(operands(node)))
     return needed
+
+
+def _names(values: Iterable[ir.Value]) -> list[str]:
+    """The names of the values that have one."""
+    return [value.name for value in values if value.name]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from graphopt import _runtime
-from graphopt._nodes import first_output
 from graphopt.graph import TrainingGraph
 from graphopt.session import Session
 
@@ -33,7 +33,7 @@ class Record:
     """
 
     graph: TrainingGraph
-    nodes: Sequence[onnx.NodeProto]
+    nodes: Sequence[ir.Node]
     kernels: tuple[str, ...]
     events: Sequence[Event]
     milliseconds: Sequence[float]
@@ -78,14 +78,14 @@ class Run:
             session = _ProfiledSession(graph, session_options=options, **self.settings)
             taken = self._timed(session)
             events = json.loads(session.written_profile().read_text(encoding="utf-8"))
-            optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+            optimized = ir.load(options.optimized_model_filepath)
         written = sum(event["name"] == RUN for event in events)
         if written != self.warm_up + self.steps:
             raise RuntimeError(
                 f"the profiler of onnxruntime wrote {written} of {self.warm_up + self.steps} "
                 "steps: it keeps a million events; ask for fewer steps"
             )
-        return Record(graph, list(optimized.graph.node), session.kernels, events, taken)
+        return Record(graph, list(optimized.graph), session.kernels, events, taken)
 
     def _options(self) -> Any:
         options = _runtime.session_options(_runtime.onnxruntime())
@@ -116,7 +116,7 @@ def _with_names(graph: TrainingGraph) -> TrainingGraph:
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     for node in model.graph.node:
-        node.name = node.name or first_output(node)
+        node.name = node.name or next(filter(None, node.output), "")
     for function in model.functions:
         for index, node in enumerate(function.node):
             node.name = node.name or f"{node.op_type}_{index}"

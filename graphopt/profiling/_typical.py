@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import onnx
+import onnx_ir as ir
 
 from graphopt.profiling._events import ProfiledStep, matched, measured_steps, node_name, op_type_of
 from graphopt.profiling._origins import Origin, Origins
@@ -55,7 +55,7 @@ def typical_step(record: Record) -> TypicalStep:
     return TypicalStep(_node_times(nodes, record, total), runtime, python, total)
 
 
-def _medians(steps: Sequence[ProfiledStep], nodes: Sequence[onnx.NodeProto]) -> dict[_Node, float]:
+def _medians(steps: Sequence[ProfiledStep], nodes: Sequence[ir.Node]) -> dict[_Node, float]:
     """The milliseconds of each node; a step in which it did not run counts as none."""
     taken: defaultdict[_Node, list[float]] = defaultdict(list)
     for step in steps:

@@ -7,6 +7,7 @@ import tempfile
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -429,7 +430,7 @@ def test_incomplete_profiles_are_refused(monkeypatch):
 
 def test_nodes_that_ran_in_another_order_are_told_by_their_names():
     def node(name, op_type):
-        return onnx.helper.make_node(op_type, [], [], name)
+        return ir.node(op_type, [], name=name)
 
     def event(name, op_type):
         return {"name": f"{name}_kernel_time", "args": {"op_name": op_type}}

@@ -15,7 +15,6 @@ import onnx_ir as ir
 from onnx import helper, parser
 from onnx_ir.passes import common as passes
 
-from graphopt._subgraphs import subgraphs
 from graphopt.builder import GraphBuilder
 from graphopt.versions import IR_VERSION
 
@@ -59,7 +58,7 @@ def load_chunked(text: str, row: str, opset: int) -> onnx.FunctionProto:
         opset: The version of the ONNX operators in the model.
     """
     function = parse(text, opset)
-    (body,) = (graph for node in function.node for graph in subgraphs(node))
+    (body,) = (a.g for node in function.node for a in node.attribute if a.HasField("g"))
     outer = [name for name in function.input if any(name in node.input for node in body.node)]
     graph = onnx.GraphProto()
     graph.CopyFrom(body)
