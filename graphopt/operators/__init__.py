@@ -19,7 +19,7 @@
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
 | `softmax` | Softmax, LogSoftmax |
-| `zero` | operators whose gradient is zero: Sign, Floor, comparisons, ... |
+| `zero` | those without a rule: Sign, Floor, comparisons, ... |
 """
 
 from graphopt.operators import (

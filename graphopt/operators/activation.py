@@ -13,6 +13,8 @@ import onnx_ir as ir
 from graphopt.operators.backward import Backward
 from graphopt.operators.mathematical import function
 
+function("Swish")
+
 
 @function("Relu")
 def relu(b: Backward) -> ir.Value:

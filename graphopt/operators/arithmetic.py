@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import elementwise, joining
 from graphopt.operators.record import ALL, NoGradient, operator
 
-arithmetic = partial(operator, broadcasts=ALL, is_elementwise=True)
+arithmetic = partial(operator, broadcasts=ALL, is_elementwise=True, flops=joining)
 
 
 @arithmetic("Add", "Sum", spreads=True, is_commutative=True)
@@ -92,7 +93,7 @@ def _constant_power(b: Backward, e: float) -> ir.Value:
     return op.Mul(op.Mul(dy, e), power)
 
 
-@arithmetic("Mean")
+@arithmetic("Mean", flops=partial(joining, more=1))
 def mean(b: Backward) -> Sequence[ir.Value]:
     return [b.op.Div(b.dy, float(len(b.inputs)))] * len(b.inputs)
 
@@ -108,7 +109,7 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
     return (b.masked(share, equal) for equal in chosen)
 
 
-@operator("Clip", broadcasts=(1, 2), settings=(1, 2), is_elementwise=True)
+@operator("Clip", broadcasts=(1, 2), settings=(1, 2), is_elementwise=True, flops=elementwise)
 def clip(b: Backward) -> Sequence[ir.Value | None]:
     """Passes where min <= x <= max. Where the bounds are in disorder, y is max."""
     op, dy, x = b.op, b.dy, b.x
@@ -134,7 +135,7 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@arithmetic("Where")
+@arithmetic("Where", flops=0)
 def where(b: Backward) -> Iterator[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
     yield None
@@ -142,7 +143,7 @@ def where(b: Backward) -> Iterator[ir.Value | None]:
     yield b.op.Where(b.x, 0.0, b.dy) if b.needs(2) else None
 
 
-@operator("OneHot", settings=(2,))
+@operator("OneHot", settings=(2,), flops=0)
 def one_hot(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """Of the two values, off and on."""
     op = b.op

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import NoGradient, operator
 from graphopt.operators.rewriting import RunningStatistic, describe, mean_over
+from graphopt.shapes.values import Node
 
 _CENTERED = "graphopt.centered"
 """Metadata of a node whose mean and variance are those of its input: input minus mean."""
@@ -100,12 +102,18 @@ def running_statistics(
     return statistics
 
 
+def _flops(node: Node, outputs: Outputs) -> int | None:
+    """Subtract, divide, multiply, add; and the statistics of the batch."""
+    return times(outputs[0].elements, 7 if node.attributes.integer("training_mode") else 4)
+
+
 @operator(
     "BatchNormalization",
     rewrite=rewrite_batch_normalization,
     spreads=True,
     weights=(1,),
     settings=(3, 4),
+    flops=_flops,
 )
 def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """With k = scale / √(var + epsilon), per channel.

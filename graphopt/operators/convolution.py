@@ -8,11 +8,24 @@ import onnx_ir as ir
 
 from graphopt.operators._convolution_weight import Layer, weight_gradient
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
 from graphopt.operators.window import Window, from_windows, known, window_of
+from graphopt.shapes.values import Node
 
 
-@operator("Conv", spreads=True, weights=(1,), bias=2)
+def _flops(node: Node, outputs: Outputs) -> int | None:
+    result = outputs[0].elements
+    products = times(2, result, *node.shape(1)[1:])
+    return plus(products, result if node.has(2) else 0)
+
+
+def _transposed_flops(node: Node, outputs: Outputs) -> int | None:
+    products = times(2, node.input(0).elements, *node.shape(1)[1:])
+    return plus(products, outputs[0].elements if node.has(2) else 0)
+
+
+@operator("Conv", spreads=True, weights=(1,), bias=2, flops=_flops)
 def conv(b: Backward) -> Sequence[ir.Value | None]:
     """The gradients of input and weight are convolutions themselves."""
     x, weight = b.x, b.input(1)
@@ -28,7 +41,7 @@ def conv(b: Backward) -> Sequence[ir.Value | None]:
     return [d_x, d_weight, _bias_gradient(b, window)]
 
 
-@operator("ConvTranspose", spreads=True, weights=(1,), bias=2)
+@operator("ConvTranspose", spreads=True, weights=(1,), bias=2, flops=_transposed_flops)
 def conv_transpose(b: Backward) -> Sequence[ir.Value | None]:
     """It is the gradient of a convolution's input: Conv leads back to its own input."""
     op, x, dy, weight = b.op, b.x, b.dy, b.input(1)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import per_element
 from graphopt.operators.labels import checked_labels
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import replace
@@ -27,7 +28,7 @@ def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node, trained: Collection[s
     node.replace_input_with(1, checked_labels(op, logits, labels, ignored))
 
 
-@operator("SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy)
+@operator("SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy, flops=5)
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     """dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
     op = b.op
@@ -44,7 +45,11 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     return op.Add(d_x, d_logarithms) if b.has_gradient(0) else d_logarithms
 
 
-@operator("NegativeLogLikelihoodLoss", rewrite=rewrite_cross_entropy)
+@operator(
+    "NegativeLogLikelihoodLoss",
+    rewrite=rewrite_cross_entropy,
+    flops=per_element(1, index=1),
+)
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
     """dx = -onehot(label) w dL / Σw."""
     forward = _replace_loss(b, b.x)

@@ -29,7 +29,9 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
     replace(op, node, op.Identity(node.inputs[0]))
 
 
-@operator("Dropout", rewrite=rewrite_dropout, moves=Moves.AT_TIMES, settings=(1,), is_random=True)
+@operator(
+    "Dropout", rewrite=rewrite_dropout, moves=Moves.AT_TIMES, settings=(1,), is_random=True, flops=1
+)
 def dropout(b: Backward) -> ir.Value:
     """dx = dy mask / (1 - ratio)."""
     ratio = b.optional(1)

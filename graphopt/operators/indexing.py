@@ -1,6 +1,7 @@
 """Operators that pick elements, put them somewhere, or surround them."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -14,8 +15,10 @@ _SMALL_TABLE = 128
 _INT64 = int(ir.DataType.INT64)
 _TO_THE_START = np.iinfo(np.int64).min
 
+_picking = partial(operator, flops=0)
 
-@operator("Gather", moves=Moves.PART, weights=(0,))
+
+@_picking("Gather", moves=Moves.PART, weights=(0,))
 def gather(b: Backward) -> Sequence[ir.Value | None]:
     """Rows are put back in their place; those that were taken twice are added up."""
     axis = b.axis(b.x, 0)
@@ -92,13 +95,13 @@ def _scatter(
     return scatter_add(b, onto, indices, updates, axis)
 
 
-@operator("GatherElements", moves=Moves.PART)
+@_picking("GatherElements", moves=Moves.PART)
 def gather_elements(b: Backward) -> ir.Value:
     """Elements that were taken twice are added up."""
     return scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
 
 
-@operator("GatherND", moves=Moves.PART)
+@_picking("GatherND", moves=Moves.PART)
 def gather_nd(b: Backward) -> ir.Value:
     """Added up in a table of one row for each place that the indices can name."""
     op = b.op
@@ -136,7 +139,7 @@ def _scalar(b: Backward, size: Operand) -> Operand:
     return size.reshape(()) if isinstance(size, np.ndarray) else b.op.Squeeze(size, [0])
 
 
-@operator("ScatterElements")
+@_picking("ScatterElements")
 def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
     """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
     axis = b.axis(b.x, 0)
@@ -147,7 +150,7 @@ def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
     return [b.op.ScatterElements(b.dy, indices, b.zeros_like(updates), axis=axis), None, d_updates]
 
 
-@operator("ScatterND")
+@_picking("ScatterND")
 def scatter_nd(b: Backward) -> Sequence[ir.Value | None]:
     """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
     indices, updates = b.input(1), b.input(2)
@@ -167,7 +170,7 @@ def _adds(b: Backward) -> bool:
     return reduction == "add"
 
 
-@operator("Slice", moves=Moves.PART)
+@_picking("Slice", moves=Moves.PART)
 def slice_(b: Backward) -> ir.Value:
     """Zeros where nothing was taken."""
     starts = b.constant(b.input(1))
@@ -284,7 +287,7 @@ def _times(b: Backward, size: Operand, factor: int | np.ndarray) -> Operand:
     return size if isinstance(factor, int) and factor == 1 else b.op.Mul(size, factor)
 
 
-@operator("Pad", settings=(2,))
+@_picking("Pad", settings=(2,))
 def pad(b: Backward) -> Sequence[ir.Value | None]:
     """Without the pads; what these copied is added to where it came from."""
     mode = b.node.attributes.get_string("mode", "constant")
@@ -377,7 +380,7 @@ def _folded(b: Backward, dy: ir.Value, mode: str, axis: int, before: int, after:
     return dx
 
 
-@operator("Compress")
+@_picking("Compress")
 def compress(b: Backward) -> ir.Value:
     """Zeros where nothing was taken."""
     op = b.op
@@ -389,7 +392,7 @@ def compress(b: Backward) -> ir.Value:
     return b.reshape_like(op.ScatterND(flat, op.Unsqueeze(chosen, [1]), b.dy), b.x)
 
 
-@operator("TopK")
+@_picking("TopK")
 def top_k(b: Backward) -> ir.Value:
     """Of the values; at ties, for those elements that the forward pass chose."""
     indices = b.outputs[1]

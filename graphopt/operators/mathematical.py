@@ -6,9 +6,10 @@ from functools import partial
 import onnx_ir as ir
 
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import elementwise
 from graphopt.operators.record import operator
 
-function = partial(operator, is_elementwise=True)
+function = partial(operator, is_elementwise=True, flops=elementwise)
 
 
 @function("Abs")

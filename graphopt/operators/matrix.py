@@ -6,11 +6,15 @@ from string import ascii_letters
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.operators import flops
 from graphopt.operators.backward import Backward, Dim
+from graphopt.operators.flops import Outputs
 from graphopt.operators.record import operator
+from graphopt.shapes.rules.products import einsum_sizes
+from graphopt.shapes.values import Node
 
 
-@operator("MatMul", spreads=True, weights=(0, 1))
+@operator("MatMul", spreads=True, weights=(0, 1), flops=flops.matmul)
 def matmul(b: Backward) -> Sequence[ir.Value | None]:
     """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
     op, dy = b.op, b.dy
@@ -60,7 +64,19 @@ def _unbatched(b: Backward, product: ir.Value, operand: ir.Value, axis_of_one: i
     return b.unbroadcast(vector, operand, [*batch, *shape])
 
 
-@operator("Gemm", broadcasts=(2,), spreads=True, weights=(0, 1), bias=2)
+def _gemm_flops(node: Node, outputs: Outputs) -> int | None:
+    result = outputs[0].elements
+    return flops.plus(flops.matmul(node, outputs), result if node.has(2) else 0)
+
+
+@operator(
+    "Gemm",
+    broadcasts=(2,),
+    spreads=True,
+    weights=(0, 1),
+    bias=2,
+    flops=_gemm_flops,
+)
 def gemm(b: Backward) -> Sequence[ir.Value | None]:
     """y = alpha A B + beta C, where A and B may be transposed."""
     op, dy = b.op, b.dy
@@ -83,7 +99,14 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
     return [d_left, d_right, d_bias]
 
 
-@operator("Einsum", spreads=True)
+def _einsum_flops(node: Node, outputs: Outputs) -> int | None:
+    del outputs
+    sizes, terms, result = einsum_sizes(node)
+    sums = set(sizes) != set(result)
+    return flops.times(flops.times(*sizes.values()), len(terms) - 1 + sums)
+
+
+@operator("Einsum", spreads=True, flops=_einsum_flops)
 def einsum(b: Backward) -> Sequence[ir.Value | None]:
     """The gradient of each operand is an Einsum of dy and the other operands."""
     terms, output, batch = _letters(b)

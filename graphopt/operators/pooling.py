@@ -9,12 +9,18 @@ import onnx_ir as ir
 from graphopt.builder import Operand
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
 from graphopt.operators.window import Window, from_windows, known, window_of
+from graphopt.shapes.values import Node
 
 
-@operator("MaxPool")
+def _flops(node: Node, outputs: Outputs) -> int | None:
+    return times(outputs[0].elements, *(node.attributes.integers("kernel_shape") or (None,)))
+
+
+@operator("MaxPool", flops=_flops)
 def max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a window."""
     if b.node.attributes.get_int("storage_order", 0):
@@ -66,28 +72,28 @@ def _by_indices(b: Backward, window: Window) -> ir.Value:
     return b.reshape_like(gradient, x)
 
 
-@operator("AveragePool")
+@operator("AveragePool", flops=_flops)
 def average_pool(b: Backward) -> ir.Value:
     """To each element of a window dy / the number of elements that were counted."""
     window = _window(b)
     return _sum_of_windows(b, b.op.Div(b.dy, _counted(b, window)), window)
 
 
-@operator("LpPool")
+@operator("LpPool", flops=_flops)
 def lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     window = _window(b)
     return _norm_gradient(b, lambda factor: _sum_of_windows(b, factor, window))
 
 
-@operator("GlobalAveragePool")
+@operator("GlobalAveragePool", flops=1)
 def global_average_pool(b: Backward) -> ir.Value:
     """To each element dy / the number of elements of a channel."""
     share = b.op.Div(b.dy, b.count(b.x, range(2, b.rank(b.x))))
     return b.op.Expand(share, b.shape_of(b.x))
 
 
-@operator("GlobalMaxPool")
+@operator("GlobalMaxPool", flops=1)
 def global_max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a channel."""
     op, x = b.op, b.x
@@ -98,7 +104,7 @@ def global_max_pool(b: Backward) -> ir.Value:
     return b.reshape_like(op.ScatterElements(zeros, index, dy, axis=2), x)
 
 
-@operator("GlobalLpPool")
+@operator("GlobalLpPool", flops=2)
 def global_lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     return _norm_gradient(b, lambda factor: factor)

@@ -22,7 +22,10 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import Count, Outputs, per_element
 from graphopt.operators.rewriting import RunningStatistic
+from graphopt.shapes.rules import RULES as SHAPES
+from graphopt.shapes.values import Node, Rule as Shape
 
 
 class NoGradient(Enum):
@@ -89,6 +92,8 @@ class Operator:
         is_boolean: Whether the result is true or false.
         is_commutative: Whether two inputs may change places.
         is_random: Whether it draws random numbers.
+        flops: Its floating-point operations: for each element of the first input, or a function
+            that counts them; None where they are not known.
     """
 
     name: str
@@ -108,6 +113,7 @@ class Operator:
     is_boolean: bool = False
     is_commutative: bool = False
     is_random: bool = False
+    flops: int | Count | None = None
 
     def steep_inputs(self, node: ir.Node, values: Collection[ir.Value]) -> Collection[int]:
         """The inputs of a node along which the slope may be infinite.
@@ -117,6 +123,26 @@ class Operator:
             values: Those that depend on a parameter.
         """
         return self.steep(node, values) if callable(self.steep) else self.steep
+
+    def count(self, node: Node, outputs: Outputs) -> int | None:
+        """The floating-point operations of a node; None where they are not known.
+
+        Args:
+            node: A node of this operator.
+            outputs: What is known of its outputs.
+        """
+        if not self.flops:
+            return self.flops
+        flops = per_element(self.flops) if isinstance(self.flops, int) else self.flops
+        try:
+            return flops(node, outputs)
+        except (ArithmeticError, IndexError, TypeError, ValueError):  # the node makes no sense
+            return None
+
+    @property
+    def shape(self) -> Shape | None:
+        """What gives the shapes and dtypes of its outputs; None where there is no such rule."""
+        return SHAPES.get(self.name)
 
     @property
     def is_known(self) -> bool:
@@ -129,7 +155,9 @@ OPERATORS: dict[str, Operator] = {}
 _UNKNOWN = Operator("")
 
 
-def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[Rule], Rule]:
+def operator(
+    *names: str, domain: str = "", shape: Shape | None = None, **facts: Any
+) -> Callable[[Rule], Rule]:
     """Record facts of operators, and the gradient rule that it decorates, if it decorates one.
 
     The rule returns or yields a gradient for each input, in their order, or returns that of the
@@ -141,12 +169,15 @@ def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[Rule], Ru
     Args:
         names: One record is made under each of these.
         domain: That of the operators, if it is not ONNX's own.
+        shape: The rule of their shapes, if it is not in `graphopt.shapes.rules`.
         facts: The fields of `Operator`.
     """
     prefix = f"{domain}::" if domain else ""
     for name in (f"{prefix}{name}" for name in names):
         assert name not in OPERATORS, name
         OPERATORS[name] = Operator(name, **facts)
+        if shape is not None:
+            SHAPES[name] = shape
 
     def register(rule: Rule) -> Rule:
         for name in names:

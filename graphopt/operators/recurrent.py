@@ -8,8 +8,10 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators._recurrent_activations import Activation, activations
+from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import describe
+from graphopt.shapes.values import Node
 
 State = Sequence[ir.Value]
 """The hidden state, then that of an LSTM's cell."""
@@ -298,4 +300,12 @@ def _rnn(layer: _Layer, d: _Direction) -> Cell:
 
 _CELLS = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
 
-operator("LSTM", "GRU", "RNN", rewrite=rewrite_recurrent, weights=(1, 2))
+
+def _flops(node: Node, outputs: Outputs) -> int | None:
+    """Its matrix products alone, which is nearly all."""
+    del outputs
+    weights = (times(*node.shape(index)) for index in (1, 2))
+    return times(2, times(*node.shape()[:2]), plus(*weights))
+
+
+operator(*_CELLS, rewrite=rewrite_recurrent, weights=(1, 2), flops=_flops)

@@ -11,7 +11,9 @@ import onnx_ir as ir
 
 from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
+from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
+from graphopt.shapes.values import Node
 
 # Of these, an enlargement by a whole number repeats each element.
 _REPEATING = {
@@ -23,7 +25,19 @@ _REPEATING = {
 }
 
 
-@operator("Resize", settings=(1, 2))
+def _flops(node: Node, outputs: Outputs) -> int | None:
+    points = {"nearest": 0, "linear": 2, "cubic": 4}[node.attributes.text("mode", "nearest")]
+    after = outputs[0].shape
+    if not points or after is None:
+        return None if points else 0
+    axes = sum(old != new for old, new in zip(node.shape(), after, strict=True))
+    return times(2, outputs[0].elements, points**axes)
+
+
+operator("Upsample", flops=_flops)
+
+
+@operator("Resize", settings=(1, 2), flops=_flops)
 def resize(b: Backward) -> ir.Value:
     """Along each resized axis, the product with the matrix of the resampling."""
     _check(b)

@@ -1,6 +1,7 @@
 """Operators that move elements, or let them be."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -9,14 +10,16 @@ from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, NoGradient, operator
 
+_moving = partial(operator, flops=0)
 
-@operator("Identity", moves=Moves.SHAPE)
+
+@_moving("Identity", moves=Moves.SHAPE)
 def identity(b: Backward) -> ir.Value:
     """The same."""
     return b.dy
 
 
-@operator("Cast", "CastLike", moves=Moves.PRECISION)
+@_moving("Cast", "CastLike", moves=Moves.PRECISION)
 def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """In the dtype of the operand."""
     if b.x.dtype is None:
@@ -26,8 +29,8 @@ def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     return [d_x, NoGradient.ZERO]
 
 
-@operator("Reshape", moves=Moves.SHAPE, elements=1)
-@operator("Flatten", "Squeeze", "Unsqueeze", moves=Moves.SHAPE)
+@_moving("Reshape", moves=Moves.SHAPE, elements=1)
+@_moving("Flatten", "Squeeze", "Unsqueeze", moves=Moves.SHAPE)
 def reshape(b: Backward) -> ir.Value:
     """In the shape of the operand."""
     if b.x.shape is None:
@@ -35,7 +38,7 @@ def reshape(b: Backward) -> ir.Value:
     return b.reshape_like(b.dy, b.x)
 
 
-@operator("Transpose", moves=Moves.ORDER)
+@_moving("Transpose", moves=Moves.ORDER)
 def transpose(b: Backward) -> ir.Value:
     """By the inverse permutation."""
     rank = b.rank(b.x)
@@ -45,7 +48,7 @@ def transpose(b: Backward) -> ir.Value:
     return b.op.Transpose(b.dy, perm=[perm.index(axis) for axis in range(rank)])
 
 
-@operator("Concat")
+@_moving("Concat")
 def concat(b: Backward) -> Sequence[ir.Value | None]:
     """Each its part."""
     axis = b.axis(b.y, 0)
@@ -65,20 +68,20 @@ def concat(b: Backward) -> Sequence[ir.Value | None]:
     return b.op.node("Split", [b.dy, split], outputs=len(inputs), axis=axis)
 
 
-@operator("Split", moves=Moves.PART)
+@_moving("Split", moves=Moves.PART)
 def split(b: Backward) -> ir.Value:
     """The parts together."""
     gradients = [b.gradient(index) for index in range(len(b.outputs))]
     return b.op.Concat(*gradients, axis=b.axis(b.x, 0))
 
 
-@operator("Expand", broadcasts=(0,), moves=Moves.COPIES, elements=1)
+@_moving("Expand", broadcasts=(0,), moves=Moves.COPIES, elements=1)
 def expand(b: Backward) -> ir.Value:
     """The sum over the copies."""
     return b.dy
 
 
-@operator("Tile")
+@_moving("Tile")
 def tile(b: Backward) -> ir.Value:
     """The sum over the copies, each repeated axis seen as two."""
     op, rank = b.op, b.rank(b.x)
@@ -103,7 +106,7 @@ def tile(b: Backward) -> ir.Value:
     return b.sum(op.Reshape(b.dy, b.concat(parts), allowzero=1), axes)
 
 
-@operator("DepthToSpace")
+@_moving("DepthToSpace")
 def depth_to_space(b: Backward) -> ir.Value:
     """The inverse."""
     block = b.node.attributes.get_int("blocksize", 1)
@@ -115,20 +118,20 @@ def depth_to_space(b: Backward) -> ir.Value:
     return b.op.Gather(b.op.SpaceToDepth(b.dy, blocksize=block), order.T.reshape(-1), axis=1)
 
 
-@operator("SpaceToDepth")
+@_moving("SpaceToDepth")
 def space_to_depth(b: Backward) -> ir.Value:
     """The inverse."""
     return b.op.DepthToSpace(b.dy, blocksize=b.node.attributes.get_int("blocksize", 1))
 
 
-@operator("Trilu")
+@_moving("Trilu")
 def trilu(b: Backward) -> ir.Value:
     """The same triangle."""
     upper = b.node.attributes.get_int("upper", 1)
     return b.op.Trilu(b.dy, b.optional(1), upper=upper)
 
 
-@operator("ReverseSequence")
+@_moving("ReverseSequence")
 def reverse_sequence(b: Backward) -> ir.Value:
     """To reverse is its own inverse."""
     return b.op.ReverseSequence(

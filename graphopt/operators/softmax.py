@@ -6,7 +6,7 @@ from graphopt.operators.backward import Backward
 from graphopt.operators.record import operator
 
 
-@operator("Softmax")
+@operator("Softmax", flops=5)  # maximum, subtract, exponential, sum, divide
 def softmax(b: Backward) -> ir.Value:
     """dx = y (dy - Σ dy y)."""
     weighted = b.op.Mul(b.dy, b.y)
@@ -14,7 +14,7 @@ def softmax(b: Backward) -> ir.Value:
     return b.op.Sub(weighted, b.op.Mul(b.y, total))
 
 
-@operator("LogSoftmax")
+@operator("LogSoftmax", flops=5)  # maximum, subtract, exponential, sum, subtract
 def log_softmax(b: Backward) -> ir.Value:
     """dx = dy - softmax(x) Σ dy."""
     total = b.sum(b.dy, [b.axis(b.x, -1)], keepdims=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.inspection.costs.flops import flops
 from graphopt.inspection.facts import StageFacts
 from graphopt.operators import Moves, of
 from graphopt.shapes.engine import Body, Scope, Shapes
@@ -119,7 +118,7 @@ def _total(costs: Iterable[Cost]) -> Cost:
 
 
 def _simple(node: Node, outputs: Sequence[TensorInfo], moved: int | None) -> Cost:
-    operations = flops(node, outputs)
+    operations = of(node.op_type).count(node, outputs)
     return Cost(1, operations or 0, moved or 0, int(operations is None or moved is None))
 
 
