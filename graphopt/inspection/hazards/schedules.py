@@ -34,3 +34,15 @@ def schedule_too_short(subject: Subject) -> Iterator[Finding]:
             why = f"the learning rate is 0 from step {last} on, {planned}: nothing moves any more"
         fix = "make the schedule as long as the training, or end it with a rate > 0"
         yield Finding([f"group {index}"], why, fix, level)
+
+
+@hazard("zero-rate", "warning")
+def zero_rate(subject: Subject) -> Iterator[Finding]:
+    """A group's learning rate is 0 at every step, so that its parameters never move."""
+    for index, group in enumerate(subject.merged.groups):
+        if group.curve and not any(rate for _, rate in group.curve):
+            yield Finding(
+                [f"group {index}"],
+                "the learning rate is 0 at every step: states move, and nothing else does",
+                "take a rate > 0, or leave the parameters out of the optimizer, which freezes them",
+            )

@@ -12,6 +12,7 @@ from graphopt import Parameter, RMSProp
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
+    FromCaller,
     NaturalExpDecayLR,
     PolynomialDecayLR,
     SequentialLR,
@@ -264,6 +265,19 @@ class TestSchedules:
         assert kinds(model, steps=steps) == expected
         assert kinds(inlined(model), steps=steps) == expected
         assert kinds(model) == []
+
+    @pytest.mark.parametrize("rate", [0.0, [0.0] * 3, WarmUpLR(0.0, 10)], ids=repr)
+    def test_zero_at_every_step(self, rate):
+        groups = [{"params": SMALL[:1]}, {"params": SMALL[1:], "lr": rate}]
+        model = update(groups)
+        for same in (model, inlined(model)):
+            hazard = only(same)
+            assert (hazard.kind, hazard.level) == ("zero-rate", "warning")
+            assert hazard.where == ("group 1",)
+
+    @pytest.mark.parametrize("rate", [[0.0, 0.1], WarmUpLR(0.1, 10), FromCaller()], ids=repr)
+    def test_zero_at_times(self, rate):
+        assert kinds(update(learning_rate=rate)) == []
 
 
 class TestTarget:
