@@ -1,31 +1,27 @@
 """Puts together what is known about a model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from graphopt import _checks, in_place
+from graphopt import _checks
 from graphopt.inspection.costs.operations import stage_facts
 from graphopt.inspection.costs.totals import memory_facts
-from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts, ParameterFacts
+from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts
 from graphopt.inspection.hazards import hazards
 from graphopt.inspection.hazards.hazard import Subject
 from graphopt.inspection.opening.errors import naming
-from graphopt.inspection.reading.dataflow import Dataflow
-from graphopt.inspection.reading.merged import Merged
 from graphopt.inspection.reading.read_model import Reading, read
-from graphopt.inspection.reading.writes import Write, pairs
 from graphopt.inspection.show.formula import formula
-from graphopt.inspection.structure import layers
 from graphopt.inspection.structure.buckets import bucket_facts, layout_of
 from graphopt.inspection.structure.interface import inputs_of, outputs_of
+from graphopt.inspection.structure.layers import layers
 from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
-from graphopt.inspection.structure.state import state_facts
-from graphopt.inspection.structure.untrained import could_be_trained, untrained, weight_of
+from graphopt.inspection.structure.state import overwriting, state_facts
+from graphopt.inspection.structure.untrained import could_be_trained, parameters_of
 from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
 from graphopt.shapes.engine import infer, open_dimensions
-from graphopt.stage import Stage
 
 
 def inspect(
@@ -81,42 +77,27 @@ def _inspected(
     batch_size: int,
     dims: Mapping[str, int],
 ) -> Inspection:
-    proto, flow, carried = reading.file.proto, reading.flow, reading.carried
-    nodes, optimizer, buffers = reading.recovered, reading.merged, reading.buffers
+    proto = reading.file.proto
     needed = requirements(proto)
-    sizes = dict.fromkeys(open_dimensions(reading.file.model), batch_size)
-    for name in dims:
-        if name not in sizes:
-            listed = ", ".join(f"'{size}'" for size in sizes) or "none"
-            raise ValueError(f"dims: '{name}' is not an open dimension; open: {listed}")
-    sizes |= dims
+    sizes = _sizes(reading, batch_size, dims)
     tensors = infer(reading.file.model, sizes)
-    stages = stages_of_nodes(proto, flow, carried, nodes, buffers)
-    holders = [*(write.input.name for write in carried), *(buffers or ())]
-    frozen = could_be_trained(proto, flow, stages, _names(optimizer.parameters), holders)
-    in_place_writes = any(write.output is None for write in carried) or bool(buffers)
-    if in_place_writes:
-        early = in_place.early_writes(proto)
-        overwritable = {write.input.name for write in carried} - set(early)
-    else:
-        overwritable = in_place.overwritable(proto, pairs(carried))
-        early = [write.input.name for write in carried if write.input.name not in overwritable]
-    state = state_facts(carried, nodes, overwritable)
+    stages = stages_of_nodes(reading)
+    could_be = could_be_trained(reading, stages)
+    overwritable, early = overwriting(reading)
+    state = state_facts(reading, overwritable)
+    kind = kind_of(reading)
+    parameters = parameters_of(reading, could_be, stages)
+    names = [parameter.name for parameter in parameters]
+    buckets = bucket_facts(reading)
     subject = Subject(
         **vars(reading),
         stages=stages,
-        frozen=frozen,
+        frozen=could_be,
         state=state,
         early=early,
-        in_place=in_place_writes,
         steps=steps,
         above_target=exceeds(needed, target),
     )
-    kind = kind_of(proto, carried, nodes, buffers)
-    parameters = _parameters(optimizer, flow, stages) or untrained(frozen, flow, buffers, stages)
-    known = set(_names(parameters))
-    trained = kind != "model"
-    buckets = bucket_facts(proto, flow, carried, nodes, reading.described)
     return Inspection(
         model=ModelFacts(
             name=reading.file.name,
@@ -125,18 +106,18 @@ def _inspected(
             nodes=len(reading.file.model.graph),
             bytes=reading.file.bytes,
         ),
-        optimizer=_optimizer(optimizer, carried, trained=trained),
-        groups=optimizer.groups,
+        optimizer=_optimizer(reading, trained=kind != "model"),
+        groups=reading.merged.groups,
         parameters=parameters,
-        frozen=tuple(name for name in frozen if name not in known),
+        frozen=tuple(name for name in could_be if name not in set(names)),
         state=state,
-        layout=layout_of(reading.described, buckets, parameters),
+        layout=layout_of(reading, buckets, parameters),
         buckets=buckets,
-        inputs=inputs_of(reading.file.model, carried),
-        outputs=outputs_of(reading.file.model, carried),
+        inputs=inputs_of(reading),
+        outputs=outputs_of(reading),
         stages=stage_facts(stages, tensors),
-        layers=layers.layers(proto, stages, _names(parameters)),
-        memory=memory_facts(proto, carried, nodes, parameters, stages, tensors, sizes),
+        layers=layers(proto, stages, names),
+        memory=memory_facts(reading, parameters, stages, tensors, sizes),
         requirements=needed,
         targets=targets(proto, needed),
         hazards=hazards(subject),
@@ -151,29 +132,22 @@ def _check(steps: Any, batch_size: Any, dims: Any) -> None:
         _checks.steps(f"dims['{name}']", size)
 
 
-def _names(parameters: Iterable[ParameterFacts]) -> list[str]:
-    return [parameter.name for parameter in parameters]
+def _sizes(reading: Reading, batch_size: int, dims: Mapping[str, int]) -> dict[str, int]:
+    """What open dimensions are taken to be."""
+    sizes = dict.fromkeys(open_dimensions(reading.file.model), batch_size)
+    for name in dims:
+        if name not in sizes:
+            listed = ", ".join(f"'{size}'" for size in sizes) or "none"
+            raise ValueError(f"dims: '{name}' is not an open dimension; open: {listed}")
+    return sizes | dict(dims)
 
 
-def _optimizer(
-    optimizer: Merged, carried: Sequence[Write], *, trained: bool
-) -> OptimizerFacts | None:
-    facts = optimizer.optimizer
+def _optimizer(reading: Reading, *, trained: bool) -> OptimizerFacts | None:
+    facts, parameters = reading.merged.optimizer, reading.merged.parameters
     if facts is None:
-        return OptimizerFacts("unknown", "none") if carried and trained else None
-    if not trained and not carried:
+        return OptimizerFacts("unknown", "none") if reading.carried and trained else None
+    if not trained and not reading.carried:
         return replace(facts, formula=())
-    decays = any(parameter.weight_decay != 0 for parameter in optimizer.parameters)
-    centralized = any(parameter.grad_centralization for parameter in optimizer.parameters)
+    decays = any(parameter.weight_decay != 0 for parameter in parameters)
+    centralized = any(parameter.grad_centralization for parameter in parameters)
     return replace(facts, formula=formula(facts, decays=decays, centralized=centralized))
-
-
-def _parameters(
-    optimizer: Merged, flow: Dataflow, stages: Sequence[Stage]
-) -> tuple[ParameterFacts, ...]:
-    return tuple(
-        parameter
-        if parameter.op_type is not None
-        else replace(parameter, op_type=weight_of(flow, parameter.name, stages))
-        for parameter in optimizer.parameters
-    )

@@ -19,7 +19,6 @@ class Subject(Reading):
         frozen: Initializers that could be trained.
         state: What is carried, and what each is.
         early: Inputs that may be overwritten before all that read them have run.
-        in_place: Whether nodes write over inputs, or outputs have memory of their own.
         steps: The number of planned steps, if it is known.
         above_target: What the target does not know.
     """
@@ -28,7 +27,6 @@ class Subject(Reading):
     frozen: Sequence[str]
     state: Sequence[StateFacts]
     early: Sequence[str]
-    in_place: bool
     steps: int | None
     above_target: Sequence[str]
 

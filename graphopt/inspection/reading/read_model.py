@@ -38,6 +38,11 @@ class Reading:
     merged: Merged
 
     @property
+    def in_place(self) -> bool:
+        """Whether nodes write over inputs; otherwise outputs have memory of their own."""
+        return any(write.output is None for write in self.carried) or bool(self.buffers)
+
+    @property
     def written(self) -> set[str]:
         """What is carried, parameters that the metadata says are in a bucket included."""
         carried = {write.input.name for write in self.carried}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from graphopt.carried import NEXT, Carried
+from graphopt.carried import NEXT
 from graphopt.in_place import ACCUMULATOR
 from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
 from graphopt.inspection.reading.update import recognised
@@ -45,15 +45,6 @@ def writes(
         Write(flow.values[before], flow.values[after], after, initial.get(before))
         for before, after in _binding(model, training, flow).items()
         if before in flow.values and after in flow.values and flow.values[before].is_input
-    ]
-
-
-def pairs(carried: Iterable[Write]) -> list[Carried]:
-    """The inputs with the outputs that feed them, for `graphopt.in_place`."""
-    return [
-        Carried(write.input.name, write.output, (), "float32", ())
-        for write in carried
-        if write.output is not None
     ]
 
 

@@ -5,25 +5,17 @@ from collections.abc import Sequence
 import onnx
 
 from graphopt.inspection.facts import BucketFacts, ParameterFacts
-from graphopt.inspection.reading.dataflow import Dataflow
-from graphopt.inspection.reading.metadata import Described
-from graphopt.inspection.reading.recovered import Recovered
-from graphopt.inspection.reading.writes import Write
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.structure.nodes_of import nodes_of
 
 
-def bucket_facts(
-    model: onnx.ModelProto,
-    flow: Dataflow,
-    carried: Sequence[Write],
-    nodes: Recovered | None,
-    metadata: Described | None,
-) -> tuple[BucketFacts, ...]:
+def bucket_facts(reading: Reading) -> tuple[BucketFacts, ...]:
     """The buckets, in the order in which the graph has them."""
+    model, nodes, metadata = reading.file.proto, reading.recovered, reading.described
     if nodes is None:
         return ()
     known = {} if metadata is None else {bucket.name: bucket for bucket in metadata.buckets}
-    by_input = {id(write.input): write for write in carried}
+    by_input = {id(write.input): write for write in reading.carried}
     members: dict[str, list[str]] = {}
     for trained in nodes.trained:
         members.setdefault(trained.write.input.name, []).append(trained.facts.name)
@@ -36,7 +28,7 @@ def bucket_facts(
         is_function = any(
             (f.domain, f.name) == (called.domain, called.op_type) for f in model.functions
         )
-        shape = known[name].shape if name in known else flow.values[name].static_shape or ()
+        shape = known[name].shape if name in known else reading.flow.values[name].static_shape or ()
         buckets.append(
             BucketFacts(
                 name=name,
@@ -50,11 +42,10 @@ def bucket_facts(
 
 
 def layout_of(
-    metadata: Described | None,
-    buckets: Sequence[BucketFacts],
-    parameters: Sequence[ParameterFacts],
+    reading: Reading, buckets: Sequence[BucketFacts], parameters: Sequence[ParameterFacts]
 ) -> str | None:
     """The name of the layout, from the shapes if the metadata does not say it."""
+    metadata = reading.described
     if metadata is not None and metadata.layout is not None:
         return metadata.layout
     if not buckets:

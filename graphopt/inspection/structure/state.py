@@ -5,9 +5,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from graphopt import in_place
+from graphopt.carried import Carried
 from graphopt.inspection.facts import StateFacts
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Any, Op, match
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
@@ -17,17 +20,14 @@ from graphopt.states import COUNTERS, STATISTIC
 _AVERAGE = average(Any("old"), Any("new"))
 
 
-def state_facts(
-    carried: Sequence[Write], nodes: Recovered | None, overwritable: Collection[str]
-) -> tuple[StateFacts, ...]:
+def state_facts(reading: Reading, overwritable: Collection[str] = ()) -> tuple[StateFacts, ...]:
     """What is handed from step to step.
 
     Args:
-        carried: The inputs and their new values.
-        nodes: The optimizer, which knows what the values are.
+        reading: The model.
         overwritable: The inputs whose new value may have their memory.
     """
-    kinds = _kinds(nodes)
+    kinds = _kinds(reading.recovered)
     return tuple(
         StateFacts(
             input=write.input.name,
@@ -39,8 +39,19 @@ def state_facts(
             overwritable=write.input.name in overwritable,
             initial=write.initial,
         )
-        for write in carried
+        for write in reading.carried
     )
+
+
+def overwriting(reading: Reading) -> tuple[Collection[str], Sequence[str]]:
+    """The inputs whose new value may have their memory, and those that may be overwritten early."""
+    model, names = reading.file.proto, [write.input.name for write in reading.carried]
+    if reading.in_place:
+        early = in_place.early_writes(model)
+        return set(names) - set(early), early
+    pairs = [Carried(w.input.name, w.output or "", (), "float32", ()) for w in reading.carried]
+    overwritable = in_place.overwritable(model, pairs)
+    return overwritable, [name for name in names if name not in overwritable]
 
 
 def _kinds(nodes: Recovered | None) -> dict[int, str]:

@@ -1,13 +1,14 @@
 """What could be trained: the weights that the forward pass reads."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
-import onnx
 
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.operators import Moves, of
 from graphopt.stage import Stage
 
@@ -20,34 +21,28 @@ _ROUNDING = 1e-2  # of sines in bfloat16
 _SLOWEST = 0.5  # the first frequency is 1
 
 
-def could_be_trained(
-    model: onnx.ModelProto,
-    flow: Dataflow,
-    stages: Sequence[Stage],
-    trained: Collection[str],
-    carried: Collection[str] = (),
-) -> tuple[str, ...]:
+def could_be_trained(reading: Reading, stages: Sequence[Stage]) -> tuple[str, ...]:
     """The initializers that are weights of the forward pass, and are not trained.
 
     Constants are none: a table of two values such as a mask, one of sines or cosines, and what is
     added to or multiplied by data that no weight has touched, such as the mean of images.
 
     Args:
-        model: The model.
-        flow: Its flow of values.
+        reading: The model.
         stages: The stage of each node.
-        trained: The names of those that are trained.
-        carried: The inputs that hold parameters.
     """
-    known = set(trained)
+    flow = reading.flow
+    known = {parameter.name for parameter in reading.merged.parameters}
     candidates = {
         tensor.name: value
-        for tensor in model.graph.initializer
+        for tensor in reading.file.proto.graph.initializer
         if tensor.name not in known and math.prod(tensor.dims) > 1
         for value in [flow.values[tensor.name]]
         if value.dtype in _FLOATING
     }
-    learned = [flow.values[name] for name in (*known, *carried) if name in flow.values]
+    holders = [write.input.name for write in reading.carried]
+    holding = (*known, *holders, *reading.buffers)
+    learned = [flow.values[name] for name in holding if name in flow.values]
     constants = _Constants()
     data = _only_data(flow, learned, constants)
     return tuple(
@@ -192,14 +187,21 @@ def _reads(reader: Operation, value: Value, places: Sequence[int]) -> bool:
     return any(place < len(reader.inputs) and reader.inputs[place] is value for place in places)
 
 
-def untrained(
-    names: Sequence[str],
-    flow: Dataflow,
-    buffers: Mapping[str, Value],
-    stages: Sequence[Stage],
+def parameters_of(
+    reading: Reading, could_be: Sequence[str], stages: Sequence[Stage]
 ) -> tuple[ParameterFacts, ...]:
-    """Those that have a buffer for gradients, or could be trained."""
+    """The parameters of the optimizer; without one those that have a buffer for gradients.
+
+    Args:
+        reading: The model.
+        could_be: Those that could be trained, which are taken where there are no such either.
+        stages: The stage of each node.
+    """
+    flow, buffers = reading.flow, reading.buffers
     return tuple(
+        replace(known, op_type=known.op_type or weight_of(flow, known.name, stages))
+        for known in reading.merged.parameters
+    ) or tuple(
         ParameterFacts(
             name=name,
             shape=shape,
@@ -214,7 +216,7 @@ def untrained(
             state_bytes=0,
             gradient=buffers[name].name if name in buffers else None,
         )
-        for name in buffers or names
+        for name in buffers or could_be
         if name in flow.values
         for shape in [flow.values[name].static_shape or ()]
         for dtype in [flow.values[name].dtype or "float32"]

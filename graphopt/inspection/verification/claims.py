@@ -1,28 +1,26 @@
 """What running an update need not show: where its graph contradicts itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from graphopt.inspection.reading.merged import Merged
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
-from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.structure.state import state_facts
 from graphopt.inspection.words import shown
 from graphopt.states import OF_PARAMETERS
 
 
-def contradictions(optimizer: Merged, nodes: Recovered, carried: Sequence[Write]) -> list[str]:
+def contradictions(reading: Reading, nodes: Recovered) -> list[str]:
     """Where metadata and nodes, or the updates of some parameters, do not say the same.
 
     Args:
-        optimizer: What both say.
-        nodes: What the nodes say.
-        carried: What is handed from step to step.
+        reading: The model.
+        nodes: What its nodes say.
     """
     return [
-        *optimizer.differences,
-        *(f"'{shown(name)}' is not updated" for name in optimizer.not_updated),
+        *reading.merged.differences,
+        *(f"'{shown(name)}' is not updated" for name in reading.merged.not_updated),
         *_inconsistencies(nodes),
-        *_not_recognised(carried, nodes),
+        *_not_recognised(reading, nodes),
     ]
 
 
@@ -39,8 +37,8 @@ def _inconsistencies(nodes: Recovered) -> Iterator[str]:
             yield f"nothing keeps elements of '{name}' whose radicand is not positive"
 
 
-def _not_recognised(carried: Sequence[Write], nodes: Recovered) -> Iterator[str]:
+def _not_recognised(reading: Reading, nodes: Recovered) -> Iterator[str]:
     """What is carried beside parameters and their states, and is no statistic."""
-    for state in state_facts(carried, nodes, ()) if nodes.trained else ():
+    for state in state_facts(reading) if nodes.trained else ():
         if state.kind == "other" and state.output is not None and state.dtype.startswith("float"):
             yield f"how '{shown(state.input)}' changes was not recognised"

@@ -95,7 +95,7 @@ def verify(
         found = compared(update, claimed, nodes, steps=steps, seed=seed)
     except NotRunError as error:
         found.differences.append(str(error))
-    told = contradictions(optimizer, nodes, reading.carried)
+    told = contradictions(reading, nodes)
     differences = (*_first_of(told), *_first_of(found.differences))
     deviation = min(found.deviation, _LARGEST_DEVIATION)
     return Verification(words, not differences, found.steps, deviation, differences)

@@ -328,7 +328,7 @@ def test_weights_are_those_of_the_forward_pass():
     model = without_declarations(model)
     reading = read(model)
     flow = reading.flow
-    stages = stages_of_nodes(model, flow, reading.carried, reading.recovered, {})
+    stages = stages_of_nodes(reading)
     weight = flow.values["conv2.weight"]
     assert {"Conv", "ConvTranspose"} <= {reader.op_type for reader in weight.readers}
     for _ in range(2):
