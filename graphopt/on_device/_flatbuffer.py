@@ -6,7 +6,8 @@ than the size of the file allows, and arrays are written without a copy.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,64 +15,62 @@ import numpy as np
 _LARGEST_FILE = 2**31 - 1  # ONNX Runtime's limit
 
 
-# A field of a table: its bytes, or what writes it and returns its position. None is left out.
-Field = bytes | Callable[[], int] | None
 Chunk = bytes | bytearray | memoryview
 
 
-class BufferWriter:
-    """Lays a FlatBuffer out from its root to its leaves, so that arrays need no copy."""
+@dataclass(frozen=True)
+class Numbers:
+    """A vector of numbers: how many, and their bytes."""
+
+    count: int
+    content: Chunk
+
+
+# What is written: text, numbers, a table, or a vector of such things. A field of a table may also
+# be a number, as bytes; one that is None is left out.
+Written = str | Numbers | tuple["Written | bytes | None", ...] | Sequence["Written"]
+
+
+def laid_out(identifier: bytes, root: Written) -> list[Chunk]:
+    """A FlatBuffer in pieces, from its root to its leaves, so that arrays need no copy.
+
+    Raises:
+        ValueError: It would be larger than ONNX Runtime can read.
+    """
+    writer = _Writer()
+    header = bytearray(4) + identifier
+    writer.append(header, 4)
+    struct.pack_into("<I", header, 0, writer.write(root))
+    return writer.chunks
+
+
+class _Writer:
+    """Writes one thing after another, each before what it refers to."""
 
     def __init__(self) -> None:
-        """Nothing has been written yet."""
         self.chunks: list[Chunk] = []
         self._size = 0
 
-    def root(self, identifier: bytes, write_root: Callable[[], int]) -> None:
-        """Write the header, then what it leads to."""
-        header = bytearray(4) + identifier
-        self._append(header, 4)
-        struct.pack_into("<I", header, 0, write_root())
+    def write(self, what: Written) -> int:
+        """Write something and all that it refers to; returns its position."""
+        match what:
+            case str():
+                text = what.encode()
+                return self.append(struct.pack("<I", len(text)) + text + b"\0", 4)
+            case Numbers():  # aligned to 8 bytes
+                at = self.append(struct.pack("<I", what.count), 8, ahead=4)
+                self.append(what.content, 1)
+                return at
+            case tuple():
+                return self._write_table(what)
+            case _:
+                body = bytearray(struct.pack("<I", len(what)) + bytes(4 * len(what)))
+                at = self.append(body, 4)
+                for entry, item in enumerate(what, 1):
+                    self._refer(body, at, 4 * entry, item)
+                return at
 
-    def table(self, *fields: Field) -> int:
-        """Write a table whose slots have these fields, the largest first for alignment."""
-        sizes = {i: _inline_size(f) for i, f in enumerate(fields) if f is not None}
-        slots = [0] * len(fields)
-        body = bytearray(4)
-        for i in sorted(sizes, key=lambda i: -sizes[i]):
-            slots[i] = len(body)
-            given = fields[i]
-            body += given if isinstance(given, bytes) else bytes(4)
-        vtable = struct.pack(f"<HH{len(slots)}H", 4 + 2 * len(slots), len(body), *slots)
-        at_vtable = self._append(vtable, 2)
-        at = self._append(body, 8, ahead=4)
-        struct.pack_into("<i", body, 0, at - at_vtable)
-        for slot, given in zip(slots, fields, strict=True):
-            if callable(given):
-                struct.pack_into("<I", body, slot, given() - (at + slot))
-        return at
-
-    def tables(self, items: Sequence[Callable[[], int]]) -> int:
-        """Write a vector of tables."""
-        body = bytearray(struct.pack("<I", len(items)) + bytes(4 * len(items)))
-        at = self._append(body, 4)
-        for i, item in enumerate(items):
-            entry = 4 + 4 * i
-            struct.pack_into("<I", body, entry, item() - (at + entry))
-        return at
-
-    def text(self, text: str) -> int:
-        """Write a string."""
-        encoded = text.encode()
-        return self._append(struct.pack("<I", len(encoded)) + encoded + b"\0", 4)
-
-    def vector(self, count: int, content: Chunk) -> int:
-        """Write a vector of numbers, aligned to 8 bytes."""
-        at = self._append(struct.pack("<I", count), 8, ahead=4)
-        self._append(content, 1)
-        return at
-
-    def _append(self, chunk: Chunk, alignment: int, ahead: int = 0) -> int:
+    def append(self, chunk: Chunk, alignment: int, ahead: int = 0) -> int:
         """Add a chunk of which the byte ``ahead`` is aligned, and return its position."""
         padding = -(self._size + ahead) % alignment
         at = self._size + padding
@@ -84,9 +83,30 @@ class BufferWriter:
         self.chunks += [bytes(padding), chunk]
         return at
 
+    def _write_table(self, fields: tuple[Written | bytes | None, ...]) -> int:
+        """A table whose slots have these fields, the largest first for alignment."""
+        inline = {
+            slot: field if isinstance(field, bytes) else bytes(4)
+            for slot, field in enumerate(fields)
+            if field is not None
+        }
+        places = [0] * len(fields)
+        body = bytearray(4)
+        for slot in sorted(inline, key=lambda slot: -len(inline[slot])):
+            places[slot] = len(body)
+            body += inline[slot]
+        vtable = struct.pack(f"<HH{len(places)}H", 4 + 2 * len(places), len(body), *places)
+        at_vtable = self.append(vtable, 2)
+        at = self.append(body, 8, ahead=4)
+        struct.pack_into("<i", body, 0, at - at_vtable)
+        for place, field in zip(places, fields, strict=True):
+            if field is not None and not isinstance(field, bytes):
+                self._refer(body, at, place, field)
+        return at
 
-def _inline_size(given: Field) -> int:
-    return len(given) if isinstance(given, bytes) else 4
+    def _refer(self, body: bytearray, at: int, place: int, what: Written) -> None:
+        """Write something, and in a chunk at a position how far away it is."""
+        struct.pack_into("<I", body, place, self.write(what) - (at + place))
 
 
 class DamagedError(Exception):

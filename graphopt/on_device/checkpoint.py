@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt._files import PathLike, existing_file, write_atomically
-from graphopt.on_device._flatbuffer import Buffer, BufferWriter, Chunk, DamagedError, Field, Table
+from graphopt.on_device._flatbuffer import Buffer, DamagedError, Numbers, Table, Written, laid_out
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -134,7 +133,7 @@ def write(path: PathLike, checkpoint: OnDeviceCheckpoint) -> None:
         >>> write("checkpoint", OnDeviceCheckpoint(weights, optimizer=state))
     """
     _check(checkpoint)
-    chunks = _serialized(checkpoint)
+    chunks = laid_out(_IDENTIFIER, _root(checkpoint))
 
     def fill(part: Path) -> None:
         with part.open("wb") as file:
@@ -169,86 +168,65 @@ def _number(name: str, form: str, value: float) -> bytes:
         raise ValueError(f"'{name}' is {value!r}, expected a value that fits {kind}") from None
 
 
-def _serialized(checkpoint: OnDeviceCheckpoint) -> list[Chunk]:
-    """The bytes of a checkpoint, in pieces."""
-    w = BufferWriter()
-    state = checkpoint.optimizer
-    groups = [] if state is None else [partial(_write_group, w, state)]
-    bag = partial(_write_properties, w, checkpoint.properties) if checkpoint.properties else None
-    w.root(
-        _IDENTIFIER,
-        lambda: w.table(
-            struct.pack("<i", _VERSION),
-            partial(_write_module, w, checkpoint),
-            partial(w.tables, groups) if groups else None,
-            bag,
-        ),
-    )
-    return w.chunks
-
-
-def _write_module(w: BufferWriter, checkpoint: OnDeviceCheckpoint) -> int:
-    nominal = checkpoint.nominal
-    return w.table(
-        partial(_write_tensors, w, checkpoint.trainable, nominal=nominal),
-        partial(_write_tensors, w, checkpoint.frozen, nominal=nominal),
+def _root(checkpoint: OnDeviceCheckpoint) -> Written:
+    """The tables of a checkpoint, with their fields in the order of the schema."""
+    state, nominal = checkpoint.optimizer, checkpoint.nominal
+    parameters = (
+        _tensors(checkpoint.trainable, nominal=nominal),
+        _tensors(checkpoint.frozen, nominal=nominal),
         struct.pack("<?", True) if nominal else None,
     )
+    return (
+        struct.pack("<i", _VERSION),
+        parameters,
+        None if state is None else [_group(state)],
+        _properties(checkpoint.properties) if checkpoint.properties else None,
+    )
 
 
-def _write_group(w: BufferWriter, state: OptimizerState) -> int:
-    states = [
-        partial(w.table, partial(w.text, name), partial(_write_tensors, w, momentums))
-        for name, momentums in state.momentums.items()
-    ]
-    return w.table(
-        partial(w.text, _GROUP),
+def _group(state: OptimizerState) -> Written:
+    return (
+        _GROUP,
         _number("step", "<q", state.step),
         _number("learning_rate", "<f", state.learning_rate),
-        partial(w.tables, states),
+        [(name, _tensors(momentums)) for name, momentums in state.momentums.items()],
     )
 
 
-def _write_properties(w: BufferWriter, properties: Mapping[str, int | float | str]) -> int:
-    vectors: dict[type, list[Callable[[], int]]] = {int: [], float: [], str: []}
+def _properties(properties: Mapping[str, int | float | str]) -> Written:
+    vectors: dict[type, list[Written]] = {int: [], float: [], str: []}
     for name, value in properties.items():
-        kind, content = _property(w, name, value)
-        vectors[kind].append(partial(w.table, partial(w.text, name), content))
-    return w.table(*(partial(w.tables, items) if items else None for items in vectors.values()))
+        match value:
+            case int() | np.integer() if not isinstance(value, bool):
+                vectors[int].append((name, _number(name, "<q", int(value))))
+            case float() | np.floating():
+                vectors[float].append((name, _number(name, "<f", float(value))))
+            case str():
+                vectors[str].append((name, value))
+            case _:
+                raise TypeError(
+                    f"property '{name}' is a {type(value).__name__}, expected int, float or str"
+                )
+    return tuple(entries or None for entries in vectors.values())
 
 
-def _property(w: BufferWriter, name: str, value: Any) -> tuple[type, Field]:
-    match value:
-        case bool():
-            pass
-        case int() | np.integer():
-            return int, _number(name, "<q", int(value))
-        case float() | np.floating():
-            return float, _number(name, "<f", float(value))
-        case str():
-            return str, partial(w.text, value)
-    raise TypeError(f"property '{name}' is a {type(value).__name__}, expected int, float or str")
+def _tensors(tensors: Tensors, *, nominal: bool = False) -> Written:
+    return [_tensor(name, array, nominal=nominal) for name, array in tensors.items()]
 
 
-def _write_tensors(w: BufferWriter, tensors: Tensors, *, nominal: bool = False) -> int:
-    return w.tables(
-        [partial(_write_tensor, w, name, array, nominal=nominal) for name, array in tensors.items()]
-    )
-
-
-def _write_tensor(w: BufferWriter, name: str, array: np.ndarray, *, nominal: bool) -> int:
+def _tensor(name: str, array: np.ndarray, *, nominal: bool) -> Written:
     array = np.asarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     code = _code(name, array.dtype)
     dims = () if nominal else array.shape
     content = np.empty(0, np.uint8) if nominal else _content(array)
-    return w.table(
-        partial(w.text, name),
+    return (
+        name,
         None,
-        partial(w.vector, len(dims), struct.pack(f"<{len(dims)}q", *dims)),
+        Numbers(len(dims), struct.pack(f"<{len(dims)}q", *dims)),
         struct.pack("<i", code),
-        partial(w.vector, content.size, content.data),
+        Numbers(content.size, content.data),
     )
 
 
