@@ -280,14 +280,14 @@ def _raw(tensor: onnx.TensorProto) -> onnx.TensorProto:
 def main() -> int:
     """Do what the command line says; 1 if what is compared differs."""
     command, *folders = sys.argv[1:]
-    paths = [Path(folder) for folder in folders]
+    first, *second = (Path(folder) for folder in folders)
     if command == "make":
-        make(*paths)
+        make(first)
         return 0
     if command == "facts":
-        facts(*paths)
+        facts(first, *second)
         return 0
-    found = compare(*paths)
+    found = compare(first, *second)
     for how, names in sorted(found.items(), key=lambda item: -len(item[1])):
         print(f"{len(names):5}  {how}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
     print(f"{sum(map(len, found.values()))} files differ")
