@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
@@ -52,3 +53,20 @@ def test_anything_with_the_hyperparameters_says_what_is_kept():
     assert states.kept_by(SimpleNamespace(centered=None, momentum="Nesterov")) == (
         *(MEAN_SQUARE, MOMENT),
     )
+
+
+def test_a_state_that_nothing_depends_on_is_known_by_its_name():
+    """Such as an average of the parameters; its formula is not looked for."""
+    opt = graphopt.RMSProp([Parameter("w", (3,))])
+    model = graphopt.update_graph(opt, layout="separate").model
+    name = MOMENT.of("w")
+    for values, kind in ((model.graph.input, name), (model.graph.output, f"{name}.next")):
+        values.append(onnx.helper.make_tensor_value_info(kind, onnx.TensorProto.FLOAT, [3]))
+    model.graph.node.append(onnx.helper.make_node("Neg", ["w.next"], [f"{name}.next"]))
+    model.training_info[0].update_binding.add(key=name, value=f"{name}.next")
+    del model.metadata_props[:]
+    found = graphopt.inspect(model)
+    assert found.parameters[0].states == (MEAN_SQUARE.name, MOMENT.name)
+    assert [(hazard.kind, hazard.where) for hazard in found.hazards] == [
+        ("unknown-update", (name,))
+    ]

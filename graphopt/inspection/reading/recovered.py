@@ -18,7 +18,7 @@ from graphopt.inspection.reading.metadata import Described
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.reading.writes import Write
-from graphopt.states import GLOBAL_STEP, MEAN_SQUARE
+from graphopt.states import GLOBAL_STEP, MEAN_SQUARE, OF_PARAMETERS, State
 
 _ADAMW = "com.microsoft::AdamWOptimizer"
 _SGD = "com.microsoft::SGDOptimizerV2"
@@ -83,7 +83,7 @@ def recovered(
         found = _found(carried, unscales=False)
     found = _without_other_optimizers(flow, carried, found)
     if found:
-        reader = _Reader(step, metadata)
+        reader = _Reader(step, metadata, carried)
         trained = [
             parameter for write, update in found for parameter in reader.parameters(write, update)
         ]
@@ -129,8 +129,11 @@ def _without_other_optimizers(
 class _Reader:
     """Reads parameters out of updates, each schedule once."""
 
-    def __init__(self, step: Value | None, metadata: Described | None) -> None:
+    def __init__(
+        self, step: Value | None, metadata: Described | None, carried: Sequence[Write]
+    ) -> None:
         self._step = step
+        self._carried = {write.input.name: write.input for write in carried}
         self._listed = {} if metadata is None else listed(metadata.buckets, metadata.parameters)
         self._known: dict[int, Schedule] = {}
 
@@ -146,7 +149,7 @@ class _Reader:
         if factor is None and gradient is not None:
             factor = gradient.factor
         rate = update.value("lr")
-        states = {state: old for state, old, _ in update.states()}
+        states = self._states(write.input.name, update)
         dtype = write.input.dtype or "float32"
         size = int(np.prod(member.shape, dtype=np.int64))
         facts = ParameterFacts(
@@ -167,6 +170,12 @@ class _Reader:
         )
         value = None if gradient is None else gradient.value
         return Trained(facts, update, write, value, rate, factor)
+
+    def _states(self, bucket: str, update: Update) -> dict[State, Value]:
+        """Those of a bucket; one on which the parameters do not depend is known by its name."""
+        found = {state: old for state, old, _ in update.states()}
+        kept = ((s, found.get(s) or self._carried.get(s.of(bucket))) for s in OF_PARAMETERS)
+        return {state: old for state, old in kept if old is not None}
 
     def _schedule(self, value: Value) -> Schedule:
         if id(value) not in self._known:
