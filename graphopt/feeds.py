@@ -40,63 +40,6 @@ def feed_of(value: onnx.ValueInfoProto) -> Feed:
     return Feed(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
 
 
-def checked_feeds(
-    inputs: Sequence[Feed], feeds: Mapping[str, Any], defaults: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """What a step is given as arrays, in the machine's byte order.
-
-    Args:
-        inputs: What it must be given.
-        feeds: What it is given.
-        defaults: Arrays for what may be left out.
-
-    Raises:
-        TypeError: ``feeds`` is not a dict, or a feed has the wrong dtype.
-        ValueError: A feed is missing, unknown, of the wrong shape or empty.
-    """
-    if not isinstance(feeds, Mapping):
-        raise TypeError(f"feeds: got {type(feeds).__name__}, expected a dict of arrays by name")
-    names = dict.fromkeys(feed.name for feed in inputs)
-    feeds = {**defaults, **feeds}
-    problems = [f"'{name}' is missing" for name in names if name not in feeds]
-    problems += [f"'{name}' is not a feed" for name in feeds if name not in names]
-    if problems:
-        raise ValueError(
-            f"feeds: {', '.join(problems)}; expected {', '.join(repr(name) for name in names)}"
-        )
-    symbols: dict[str, tuple[int, str]] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for feed in inputs:
-        array = _as_array(feed, feeds[feed.name])
-        if array.dtype != np.dtype(feed.dtype):
-            raise TypeError(
-                f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
-                f"convert it, for example with .astype('{feed.dtype}')"
-            )
-        _check_shape(feed, array.shape, symbols)
-        arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
-    return arrays
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """Arrays that were given, and those that were made of them, in the same memory."""
-
-    given: dict[str, np.ndarray]
-    arrays: dict[str, np.ndarray]
-
-    def is_of(self, feeds: Any) -> bool:
-        """Whether these are the arrays that were given."""
-        return (
-            isinstance(feeds, Mapping)
-            and len(feeds) == len(self.given)
-            and all(
-                feeds.get(name) is given and given.shape == self.arrays[name].shape
-                for name, given in self.given.items()
-            )
-        )
-
-
 class Feeds:
     """Checks what a step is given, once while it is the same arrays.
 
@@ -108,19 +51,57 @@ class Feeds:
     def __init__(self, inputs: Sequence[Feed], defaults: Mapping[str, np.ndarray]) -> None:
         """Nothing has been given yet."""
         self._inputs, self._defaults = inputs, defaults
-        self._last: _Checked | None = None
+        self._given: dict[str, np.ndarray] | None = None
+        self._arrays: dict[str, np.ndarray] = {}
 
     def checked(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What a step is given as arrays; see `checked_feeds`.
+        """What a step is given as arrays, in the machine's byte order.
 
         The same arrays as the last time, whatever is in them now, give the same result objects.
+
+        Raises:
+            TypeError: ``feeds`` is not a dict, or a feed has the wrong dtype.
+            ValueError: A feed is missing, unknown, of the wrong shape or empty.
         """
-        last = self._last
-        if last is not None and last.is_of(feeds):
-            return last.arrays
-        arrays = checked_feeds(self._inputs, feeds, self._defaults)
+        if not isinstance(feeds, Mapping):
+            raise TypeError(f"feeds: got {type(feeds).__name__}, expected a dict of arrays by name")
+        if self._are_the_last(feeds):
+            return self._arrays
+        arrays = self._as_arrays({**self._defaults, **feeds})
         shared = all(_is_memory_of(arrays[name], given) for name, given in feeds.items())
-        self._last = _Checked(dict(feeds), arrays) if shared else None
+        self._given, self._arrays = dict(feeds) if shared else None, arrays
+        return arrays
+
+    def _are_the_last(self, feeds: Mapping[str, Any]) -> bool:
+        """Whether these arrays were given the last time, and are in the memory of the result."""
+        return (
+            self._given is not None
+            and len(feeds) == len(self._given)
+            and all(
+                feeds.get(name) is given and given.shape == self._arrays[name].shape
+                for name, given in self._given.items()
+            )
+        )
+
+    def _as_arrays(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        names = dict.fromkeys(feed.name for feed in self._inputs)
+        problems = [f"'{name}' is missing" for name in names if name not in feeds]
+        problems += [f"'{name}' is not a feed" for name in feeds if name not in names]
+        if problems:
+            raise ValueError(
+                f"feeds: {', '.join(problems)}; expected {', '.join(repr(name) for name in names)}"
+            )
+        symbols: dict[str, tuple[int, str]] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for feed in self._inputs:
+            array = _as_array(feed, feeds[feed.name])
+            if array.dtype != np.dtype(feed.dtype):
+                raise TypeError(
+                    f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
+                    f"convert it, for example with .astype('{feed.dtype}')"
+                )
+            _check_shape(feed, array.shape, symbols)
+            arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
         return arrays
 
 

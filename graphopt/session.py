@@ -11,7 +11,7 @@ import onnx
 from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._files import PathLike
 from graphopt._runtime_session import runtime_session
-from graphopt.carried import Carried, View, initial_values, joined, parts
+from graphopt.carried import Carried, View, filled, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, as_training_graph, save_model
 from graphopt.on_device import read_state
@@ -301,7 +301,7 @@ def _initial_state(
                 array = in_native_byte_order(np.asarray(given[view.name]))
                 arrays[view.name] = _checked_parameter(view, value.dtype, array)
     return {
-        value.input: np.full(value.shape, value.initial, value.dtype)
+        value.input: filled(value)
         if isinstance(value.initial, int | float)
         else joined(value, arrays)
         for value in carried
