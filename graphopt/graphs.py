@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The bodies of a loop, or the branches of a condition."""
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.values() if node.attributes else ():
         if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
@@ -26,16 +26,10 @@ def operands(node: ir.Node) -> Iterator[ir.Value]:
 
 def captured(node: ir.Node) -> set[ir.Value]:
     """What the subgraphs of a node read of the graphs around them."""
-    inside = set(subgraphs(node))
-    for graph in tuple(inside):
-        inside.update(graph.subgraphs())
-    return {
-        value
-        for graph in subgraphs(node)
-        for inner in graph
-        for value in operands(inner)
-        if value.graph not in inside
-    }
+    graphs = list(subgraphs(node))
+    inside = {inner for graph in graphs for inner in (graph, *graph.subgraphs())}
+    read = {value for graph in graphs for inner in graph for value in operands(inner)}
+    return {value for value in read if value.graph not in inside}
 
 
 def put_last(values: MutableSequence[ir.Value], names: Iterable[str]) -> None:

@@ -6,21 +6,22 @@ that is, if the writer depends on each reader. A reader may also be the writer i
 works element by element. An input that is reported as an output is read after the run.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import onnx
-from onnx import inliner
+import onnx_ir as ir
 
-from graphopt._nodes import captured, reads
-from graphopt._subgraphs import subgraphs
 from graphopt.carried import Carried
+from graphopt.forward import to_ir
+from graphopt.graphs import captured, functions, subgraphs
 from graphopt.operators import Moves, of
 
 ACCUMULATOR = "InPlaceAccumulatorV2"
 """The operator that writes over its first input, in ONNX Runtime's training packages."""
 
 
-def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]:
+def overwritable(model: onnx.ModelProto | ir.Model, carried: Iterable[Carried]) -> set[str]:
     """The inputs of carried values that their outputs may overwrite, whatever the order of nodes.
 
     Args:
@@ -30,11 +31,14 @@ def overwritable(model: onnx.ModelProto, carried: Iterable[Carried]) -> set[str]
     Returns:
         The names of the inputs for which this is proven.
     """
-    graph = _without_functions(model).graph
-    return _proven(graph, {value.input: value.output for value in carried})
+    steps = _of_model(model)
+    values = steps.by_name()
+    pairs = {value.input: value.output for value in carried}
+    proven = _proven(steps, {values[before]: values[after] for before, after in pairs.items()})
+    return {name for name in pairs if values[name] in proven}
 
 
-def early_writes(model: onnx.ModelProto) -> list[str]:
+def early_writes(model: onnx.ModelProto | ir.Model) -> list[str]:
     """The inputs that nodes of a graph write over, perhaps before all that read them have run.
 
     Args:
@@ -44,138 +48,201 @@ def early_writes(model: onnx.ModelProto) -> list[str]:
     Returns:
         The names of the inputs for which the order is not proven.
     """
-    graph = _without_functions(model).graph
-    written = _written(graph.node)
-    reported = {value.name for value in graph.output} & written.keys()
-    return sorted((written.keys() - _proven(graph, written, copied=True)) | reported)
+    steps = _of_model(model)
+    written = _written(steps)
+    early = written.keys() - _proven(steps, written, copied=True) | steps.reported & written.keys()
+    return sorted(name for name, value in steps.by_name().items() if value in early)
 
 
-def _written(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+def _of_model(model: onnx.ModelProto | ir.Model) -> "_Steps":
+    read = model if isinstance(model, ir.Model) else to_ir(model)
+    return _Steps(read.graph, functions(read))
+
+
+@dataclass(slots=True)
+class _Step:
+    """A node, where it runs; values are numbers.
+
+    Attributes:
+        node: The node.
+        inputs: What it reads.
+        outputs: What it computes.
+        captured: What the graphs in it read of those around them.
+    """
+
+    node: ir.Node
+    inputs: list[int | None]
+    outputs: list[int]
+    captured: dict[ir.Value, int]
+
+    def reads(self) -> set[int]:
+        """All that it reads."""
+        return {value for value in self.inputs if value is not None} | {*self.captured.values()}
+
+
+_Numbers = dict[ir.Value, int]
+
+
+class _Steps:
+    """The nodes of a graph in their order, with functions written out.
+
+    Attributes:
+        all: The nodes.
+        reported: The outputs of the graph.
+    """
+
+    def __init__(self, graph: ir.Graph, functions: Mapping[tuple[str, str], ir.Function]) -> None:
+        self._graph = graph
+        self._functions = functions
+        self._numbers: _Numbers = {}
+        self._last = 0
+        self.all = list(self._written_out(graph, self._numbers))
+        self.reported = {self.number(value) for value in graph.outputs}
+
+    def number(self, value: ir.Value) -> int:
+        """The number of a value of the graph, or of one around it."""
+        return self._number(value, self._numbers)
+
+    def by_name(self) -> dict[str, int]:
+        """The numbers of all values of the graph."""
+        values = (*self._graph.inputs, *self._graph.outputs, *self._numbers)
+        return {str(v.name): self.number(v) for v in values if v.graph in (self._graph, None)}
+
+    def within(self, step: _Step) -> Iterator["_Steps"]:
+        """The nodes of each graph in a node."""
+        for graph in subgraphs(step.node):
+            yield _Steps(graph, self._functions)
+
+    def _written_out(self, nodes: Iterable[ir.Node], numbers: _Numbers) -> Iterator[_Step]:
+        for node in nodes:
+            inputs = [None if v is None else self._number(v, numbers) for v in node.inputs]
+            function = self._functions.get((node.domain, node.op_type))
+            if function is None:
+                outputs = [self._number(value, numbers) for value in node.outputs]
+                around = {value: self._number(value, numbers) for value in captured(node)}
+                yield _Step(node, inputs, outputs, around)
+                continue
+            given = zip(function.inputs, inputs, strict=False)
+            inner = {formal: value for formal, value in given if value is not None}
+            yield from self._written_out(function, inner)
+            for value, made in zip(node.outputs, function.outputs, strict=False):
+                numbers[value] = self._number(made, inner)
+
+    def _number(self, value: ir.Value, numbers: _Numbers) -> int:
+        """The number of a value of a graph, or of one call of a function."""
+        if value not in numbers:
+            self._last += 1
+            numbers[value] = self._last
+        return numbers[value]
+
+
+def _written(steps: _Steps) -> dict[int, int]:
     """What nodes write over, each with an output of the node that does."""
     written = {}
-    for node in nodes:
-        if node.op_type == ACCUMULATOR:
-            written[node.input[0]] = node.output[0]
-        elif node.op_type == "If":
-            for branch in subgraphs(node):
-                written.update(dict.fromkeys(_written(branch.node), node.output[0]))
+    for step in steps.all:
+        if step.node.op_type == ACCUMULATOR and step.inputs[0] is not None:
+            written[step.inputs[0]] = step.outputs[0]
+        elif step.node.op_type == "If":
+            for branch in steps.within(step):
+                inside = _written(branch)
+                written |= {
+                    number: step.outputs[0]
+                    for value, number in step.captured.items()
+                    if branch.number(value) in inside
+                }
     return written
 
 
-def _proven(graph: onnx.GraphProto, pairs: Mapping[str, str], *, copied: bool = False) -> set[str]:
+def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) -> set[int]:
     """The inputs that the outputs of these pairs may overwrite."""
-    nodes = list(graph.node)
-    writer: dict[str, int] = {}
-    readers: dict[str, list[int]] = {}
-    for index, node in enumerate(nodes):
-        writer.update(dict.fromkeys(node.output, index))
-        for name in reads(node):
-            readers.setdefault(name, []).append(index)
+    writer: dict[int, int] = {}
+    readers: dict[int, list[int]] = {}
+    for index, step in enumerate(steps.all):
+        writer.update(dict.fromkeys(step.outputs, index))
+        for value in step.reads():
+            readers.setdefault(value, []).append(index)
 
-    reported = {value.name for value in graph.output} - set(pairs.values())
-    names_of = {name: _names_of(name, nodes, readers) for name in pairs}
+    reported = steps.reported - set(pairs.values())
+    memory_of = {value: _memory_of(value, steps, readers) for value in pairs}
     read_by = {
-        name: {index for alias in names for index in readers.get(alias, ())}
-        for name, names in names_of.items()
+        value: {index for alias in aliases for index in readers.get(alias, ())}
+        for value, aliases in memory_of.items()
     }
-    bit = {node: 1 << k for k, node in enumerate(sorted(set().union(*read_by.values(), ())))}
-    depends_on = _dependencies(nodes, writer, bit)
+    bit = {index: 1 << k for k, index in enumerate(sorted(set().union(*read_by.values(), ())))}
+    depends_on = _dependencies(steps, writer, bit)
     proven = set()
-    for name, output in pairs.items():
+    for value, output in pairs.items():
         last = writer.get(output)
-        if last is None or (names_of[name] & reported and not copied):
+        if last is None or (memory_of[value] & reported and not copied):
             continue
         if all(
-            depends_on[last] & bit[node]
-            or (node == last and _in_step(nodes[node], names_of[name], output))
-            for node in read_by[name]
+            depends_on[last] & bit[index]
+            or (index == last and _in_step(steps, steps.all[index], memory_of[value], output))
+            for index in read_by[value]
         ):
-            proven.add(name)
+            proven.add(value)
     return proven
 
 
-def _in_step(node: onnx.NodeProto, names: set[str], output: str) -> bool:
+def _in_step(steps: _Steps, step: _Step, memory: set[int], output: int) -> bool:
     """Whether a node writes an element of the output after it has read that of the input."""
+    node = step.node
     if of(node).is_elementwise:
         return True
     if node.op_type == ACCUMULATOR:
-        return node.input[0] in names
+        return step.inputs[0] in memory
     if node.op_type == "If":
         # Only one of the branches runs, and only a write within it is one in step.
-        written = [(branch, _written(branch.node)) for branch in subgraphs(node)]
-        writing = [(branch, pairs) for branch, pairs in written if not names.isdisjoint(pairs)]
-        return bool(writing) and all(
-            names & _proven(branch, pairs, copied=True) for branch, pairs in writing
-        )
-    attributes = _attributes(node)
-    if node.op_type != "Scan" or any(name.startswith("scan_") for name in attributes):
-        return False
-    if not {"body", "num_scan_inputs"} <= attributes.keys():
+        read = [value for value, number in step.captured.items() if number in memory]
+        branches = [(branch, _written(branch)) for branch in steps.within(step)]
+        writing = [
+            own & _proven(branch, written, copied=True)
+            for branch, written in branches
+            for own in [{branch.number(value) for value in read}]
+            if own & written.keys()
+        ]
+        return bool(writing) and all(writing)
+    if node.op_type != "Scan" or any(name.startswith("scan_") for name in node.attributes):
         return False
     # Row by row, if the body reads nothing but the row that it overwrites.
-    states = len(node.input) - attributes["num_scan_inputs"].i
-    places = [place for place, name in enumerate(node.input) if name in names]
-    to = list(node.output).index(output)
-    if len(places) != 1 or places[0] < states or to < states or captured(node) & names:
+    scanned, bodies = node.attributes.get("num_scan_inputs"), list(steps.within(step))
+    places = [place for place, value in enumerate(step.inputs) if value in memory]
+    if scanned is None or scanned.is_ref() or len(bodies) != 1 or len(places) != 1:
         return False
-    body = attributes["body"].g
-    if places[0] >= len(body.input) or to >= len(body.output):
+    states, place, to = len(step.inputs) - scanned.value, places[0], step.outputs.index(output)
+    if place < states or to < states or not memory.isdisjoint(step.captured.values()):
         return False
-    row = body.input[places[0]].name
-    return row in _proven(body, {row: body.output[to].name})
+    (body,) = subgraphs(node)
+    if place >= len(body.inputs) or to >= len(body.outputs):
+        return False
+    (inner,) = bodies
+    row = inner.number(body.inputs[place])
+    return row in _proven(inner, {row: inner.number(body.outputs[to])})
 
 
-def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The nodes alone, with functions written out and without the values of initializers."""
-    bare = onnx.ModelProto(ir_version=model.ir_version)
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    bare.graph.name = model.graph.name
-    bare.graph.node.extend(model.graph.node)
-    bare.graph.input.extend(model.graph.input)
-    bare.graph.output.extend(model.graph.output)
-    bare.graph.initializer.extend(
-        onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
-        for tensor in model.graph.initializer
-    )
-    try:
-        return inliner.inline_local_functions(bare)
-    except RuntimeError as error:
-        raise ValueError(f"the functions of the model cannot be written out: {error}") from None
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
-    return {attribute.name: attribute for attribute in node.attribute}
-
-
-def _names_of(name: str, nodes: list[onnx.NodeProto], readers: dict[str, list[int]]) -> set[str]:
+def _memory_of(value: int, steps: _Steps, readers: Mapping[int, list[int]]) -> set[int]:
     """The values that may be the memory of this one, itself among them."""
-    names: set[str] = set()
-    waiting = [name]
+    found: set[int] = set()
+    waiting = [value]
     while waiting:
-        name = waiting.pop()
-        if name not in names:
-            names.add(name)
-            for index in readers.get(name, ()):
-                if _views(nodes[index], name):
-                    waiting += nodes[index].output
-    return names
+        value = waiting.pop()
+        if value not in found:
+            found.add(value)
+            for index in readers.get(value, ()):
+                step = steps.all[index]
+                # An index or shape is never a view.
+                if of(step.node).moves < Moves.NOT and step.inputs[0] == value:
+                    waiting += step.outputs
+    return found
 
 
-def _views(node: onnx.NodeProto, name: str) -> bool:
-    """Whether the output of a node may be the memory of this value; an index or shape never is."""
-    return of(node).moves < Moves.NOT and node.input[0] == name
-
-
-def _dependencies(
-    nodes: list[onnx.NodeProto], writer: dict[str, int], bit: dict[int, int]
-) -> list[int]:
+def _dependencies(steps: _Steps, writer: Mapping[int, int], bit: Mapping[int, int]) -> list[int]:
     """For each node, which of the nodes with a bit must run before it, as a sum of their bits."""
     known: list[int] = []
-    for node in nodes:  # ONNX lists them in topological order
+    for step in steps.all:  # ONNX lists them in topological order
         before = 0
-        for name in reads(node):
-            source = writer.get(name)
+        for value in step.reads():
+            source = writer.get(value)
             if source is not None:
                 before |= known[source] | bit.get(source, 0)
         known.append(before)
