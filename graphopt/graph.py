@@ -232,14 +232,15 @@ def finished(model: ir.Model, variants: Iterable[Variant], manifest: Manifest) -
     model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
     passes.RemoveUnusedOpsetsPass()(model)
     model.producer_name = "graphopt"
-    proto = ir.to_proto(model)
     variants = tuple(variants)
     called = {node.op_type for node in model.graph.all_nodes() if node.domain == functions.DOMAIN}
     stages = called - {variant.name for variant in variants}
+    proto = ir.to_proto(model)
     proto.functions.extend(core.functions_of(variants, stages, model.graph.opset_imports[""]))
     proto.functions.extend(local_functions(model.graph))
-    manifest = replace(manifest, requirements=requirements(proto))
-    helper.set_model_props(proto, manifest.entries())
+    bodies = map(ir.serde.deserialize_function, proto.functions)
+    whole = ir.Model(model.graph, ir_version=model.ir_version, functions=tuple(bodies))
+    helper.set_model_props(proto, replace(manifest, requirements=requirements(whole)).entries())
     return proto
 
 

@@ -1,14 +1,14 @@
 """What a runtime must support to run a graph."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import onnx
+import onnx_ir as ir
 
 from graphopt._files import PathLike
-from graphopt._subgraphs import subgraphs
-from graphopt.forward import read_proto
+from graphopt.forward import read_forward
+from graphopt.graphs import functions
 
 
 class HasModel(Protocol):
@@ -41,7 +41,7 @@ class Requirements:
         return set(self.operators) <= {""}
 
 
-def requirements(graph: HasModel | onnx.ModelProto | PathLike) -> Requirements:
+def requirements(graph: HasModel | onnx.ModelProto | ir.Model | PathLike) -> Requirements:
     """What a runtime must support to run a graph; also in its metadata, as JSON.
 
     Args:
@@ -59,40 +59,27 @@ def requirements(graph: HasModel | onnx.ModelProto | PathLike) -> Requirements:
         >>> needed.functions[-1], needed.operators[""][:3]
         ('graphopt::ChunkedRMSProp', ['Add', 'Constant', 'Div'])
     """
-    model = graph if isinstance(graph, onnx.ModelProto) else _proto(graph)
-    bodies = {(function.domain, function.name): function for function in model.functions}
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    inner = getattr(graph, "model", graph)
+    model = read_forward(inner if isinstance(inner, onnx.ModelProto | ir.Model) else graph)  # type: ignore[arg-type]  # which refuses what it does not know
+    bodies = functions(model)
+    opsets = dict(model.graph.opset_imports)
     operators: dict[str, set[str]] = {}
     called: set[tuple[str, str]] = set()
-    waiting = list(_nodes(model.graph.node))
+    waiting = [model.graph]
     while waiting:
-        node = waiting.pop()
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        body = bodies.get((node.domain, node.op_type))
-        if body is None:
-            operators.setdefault(domain, set()).add(node.op_type)
-        elif (node.domain, node.op_type) not in called:
-            called.add((node.domain, node.op_type))
-            for entry in body.opset_import:
-                opsets[entry.domain] = max(opsets.get(entry.domain, 0), entry.version)
-            waiting += _nodes(body.node)
+        for node in waiting.pop().all_nodes():
+            name = node.domain, node.op_type
+            body = bodies.get(name)
+            if body is None:
+                operators.setdefault(node.domain, set()).add(node.op_type)
+            elif name not in called:
+                called.add(name)
+                for domain, version in body.opset_imports.items():
+                    opsets[domain] = max(opsets.get(domain, 0), version)
+                waiting.append(body.graph)
     return Requirements(
         model.ir_version,
         opsets,
         {domain: sorted(names) for domain, names in sorted(operators.items())},
         sorted(f"{domain}::{name}" for domain, name in called),
     )
-
-
-def _proto(graph: HasModel | PathLike) -> onnx.ModelProto:
-    if isinstance(model := getattr(graph, "model", None), onnx.ModelProto):
-        return model
-    return read_proto(graph)  # type: ignore[arg-type]  # which refuses what it does not know
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """All nodes, also those inside branches and loops."""
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):
-            yield from _nodes(graph.node)
