@@ -214,7 +214,7 @@ def _result_dtype(
     op_type: str, opset: int, operands: Sequence[ir.Value | None]
 ) -> ir.DataType | None:
     """The dtype of a node's first output, if that of an operand or the operator determines it."""
-    source = next(iter(sources_of_dtypes(op_type, opset)), None)
+    source = _source_of_dtype(op_type, opset)
     if source is None or isinstance(source, ir.DataType):
         return source
     operand = operands[source] if source < len(operands) else None
@@ -222,28 +222,21 @@ def _result_dtype(
 
 
 @cache
-def sources_of_dtypes(op_type: str, opset: int) -> tuple[int | ir.DataType | None, ...]:
-    """For each output of an operator of ONNX, the operand that has its dtype, or that dtype itself.
-
-    Args:
-        op_type: The operator.
-        opset: The version of ONNX's own domain.
-    """
+def _source_of_dtype(op_type: str, opset: int) -> int | ir.DataType | None:
+    """The index of the operand that has the dtype of the first output, or that dtype itself."""
     try:
         schema = onnx.defs.get_schema(op_type, opset)
     except onnx.defs.SchemaError:
-        return ()
-    operands = [formal.type_str for formal in schema.inputs]
-    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+        return None
+    kind = schema.outputs[0].type_str
+    for index, formal in enumerate(schema.inputs):
+        if formal.type_str == kind:
+            return index
+    allowed = next(
+        (c.allowed_type_strs for c in schema.type_constraints if c.type_param_str == kind), [kind]
+    )
     fixed = {"tensor(int64)": ir.DataType.INT64, "tensor(bool)": ir.DataType.BOOL}
-
-    def source(kind: str) -> int | ir.DataType | None:
-        if kind in operands:
-            return operands.index(kind)
-        kinds = allowed.get(kind, [kind])
-        return fixed.get(kinds[0]) if len(kinds) == 1 else None
-
-    return tuple(source(formal.type_str) for formal in schema.outputs)
+    return fixed.get(allowed[0]) if len(allowed) == 1 else None
 
 
 def _dtype(operands: Sequence[Operand]) -> ir.DataType | None:

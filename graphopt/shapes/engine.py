@@ -5,20 +5,18 @@ memory, for as long as its author likes. Here each node costs about the same, an
 rule does not know is unknown.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
 import onnx_ir as ir
 
-from graphopt.builder import sources_of_dtypes
 from graphopt.graphs import functions
 from graphopt.shapes.rules import RULES
 from graphopt.shapes.values import (
     BOOL,
     INT64,
-    NO_DTYPE,
     UNKNOWN,
     Attributes,
     Dim,
@@ -113,30 +111,36 @@ class Shapes:
         scope: The values of the graph itself.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        says: Callable[[ir.Value], TensorInfo],
-        named: Callable[[TensorInfo], TensorInfo] = lambda info: info,
-    ) -> None:
+    def __init__(self, model: ir.Model, sizes: Mapping[str, int] | None = None) -> None:
         """Find out what is known.
 
         Args:
             model: Any model, which is left as it is.
-            says: What the declaration of a value says.
-            named: Gives names to the sizes that are not known.
+            sizes: A size for each open dimension, by its name; without them, symbols stay.
         """
         self.model = model
         self.scope = Scope()
+        self._sizes = sizes
         self._functions = functions(model)
-        self._says = says
-        self._named = named
         self._seen = 0
         self._calls: dict[object, Body] = {}
         self._bodies: dict[tuple[ir.Node, Scope], tuple[Body, ...]] = {}
         for value in model.graph.inputs:
-            self.scope.set(value, says(value))
+            self.scope.set(value, self.says(value))
         self._follow(model.graph, self.scope)
+
+    def says(self, value: ir.Value) -> TensorInfo:
+        """What the declaration of a value says."""
+        return declared(value, self._sizes)
+
+    def settled(self, info: TensorInfo) -> TensorInfo:
+        """What is said of a value of which this is known."""
+        return info
+
+    def otherwise(self, node: ir.Node, known: Node) -> Sequence[TensorInfo]:
+        """What is known of the outputs of a node where there is no rule, or it does not help."""
+        del node, known
+        return ()
 
     def of(self, name: str) -> TensorInfo:
         """What is known of a value of the graph."""
@@ -168,7 +172,7 @@ class Shapes:
 
     def _follow(self, graph: ir.Graph | ir.Function, scope: Scope) -> None:
         """Find what is known of what the nodes of a graph compute, in order."""
-        is_function = isinstance(graph, ir.Function)
+        is_graph = isinstance(graph, ir.Graph)
         if isinstance(graph, ir.Graph):
             for value in graph.initializers.values():
                 if value.const_value is not None:
@@ -177,12 +181,8 @@ class Shapes:
             self._seen += 1
             found = self._outputs(node, scope)
             for value, info in zip_longest(node.outputs, found[: len(node.outputs)]):
-                scope.set(
-                    value,
-                    self._named(
-                        merged(info or UNKNOWN, None if is_function else self._says(value))
-                    ),
-                )
+                known = merged(info or UNKNOWN, self.says(value) if is_graph else None)
+                scope.set(value, self.settled(known))
 
     def _outputs(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
         if self._seen > _MOST_NODES:
@@ -195,19 +195,7 @@ class Shapes:
                 return rule(scope.node(node))
         except _SENSELESS:
             pass
-        return self._of_dtypes(node, scope)
-
-    def _of_dtypes(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
-        """The dtypes of the outputs, as far as the operator determines them."""
-        opset = self.model.opset_imports.get("", 0)
-        found = []
-        for source in () if node.domain else sources_of_dtypes(node.op_type, opset):
-            dtype = source if isinstance(source, ir.DataType) else NO_DTYPE
-            if source is not None and source is not dtype and source < len(node.inputs):
-                operand = node.inputs[source]
-                dtype = NO_DTYPE if operand is None else scope.of(operand).dtype
-            found.append(TensorInfo(dtype))
-        return found
+        return self.otherwise(node, scope.node(node))
 
     def _through_bodies(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
         bodies = self.bodies(node, scope)
@@ -299,7 +287,7 @@ class Shapes:
     ) -> Body:
         scope = Scope(outer, outer.attributes, outer.depth + 1)
         for value, info in zip(graph.inputs, given, strict=False):
-            scope.set(value, merged(info, self._says(value)))
+            scope.set(value, merged(info, self.says(value)))
         self._follow(graph, scope)
         return Body(graph, scope, times, kind)
 
@@ -320,7 +308,7 @@ def infer(model: ir.Model, sizes: Mapping[str, int]) -> Shapes:
         >>> infer(model, {"N": 3}).of("y").shape
         (3, 2)
     """
-    return Shapes(model, lambda value: declared(value, sizes))
+    return Shapes(model, sizes)
 
 
 def open_dimensions(model: ir.Model) -> tuple[str, ...]:

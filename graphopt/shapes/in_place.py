@@ -1,12 +1,15 @@
 """The shapes and dtypes of the values of a graph, written into it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
+import onnx
 import onnx_ir as ir
+from onnx import helper, shape_inference
 
 from graphopt.shapes.engine import Shapes
-from graphopt.shapes.values import NO_DTYPE, TensorInfo, declared
+from graphopt.shapes.values import NO_DTYPE, UNKNOWN, Node, Number, TensorInfo, declared, whole
 
 _UNKNOWN = "unk__"  # how the names of sizes begin that are not known
 
@@ -26,29 +29,13 @@ def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
     Raises:
         ValueError: The model contradicts itself.
     """
-    used = _symbols(model.graph)
-    names = (name for at in count() if (name := f"{_UNKNOWN}{at}") not in used)
-
-    def says(value: ir.Value) -> TensorInfo:
-        info = declared(value)
-        if symbols or value.producer() is None or info.shape is None:
-            return info
-        sizes = tuple(size if isinstance(size, int) else None for size in info.shape)
-        return replace(info, shape=sizes)
-
-    def named(info: TensorInfo) -> TensorInfo:
-        if info.shape is None or None not in info.shape:
-            return info
-        sizes = tuple(next(names) if size is None else size for size in info.shape)
-        return replace(info, shape=sizes)
-
     for node in model.graph.all_nodes():
         if node.domain not in model.opset_imports:
             raise ValueError(
                 f"the model contradicts itself: it has a {node.op_type} of the domain "
                 f"'{node.domain}', which it does not import"
             )
-    found = Shapes(model, says, named)
+    found = _Named(model, symbols=symbols)
     for node in model.graph:
         for value in node.outputs:
             info = found.scope.of(value)
@@ -57,6 +44,65 @@ def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
                 value.type = ir.SequenceType(kind) if info.is_sequence else kind
             if info.shape is not None:
                 value.shape = ir.Shape(info.shape)
+
+
+class _Named(Shapes):
+    """Shapes with symbols, in which every size has a name; ONNX helps out where a rule lacks."""
+
+    def __init__(self, model: ir.Model, *, symbols: bool) -> None:
+        used = _symbols(model.graph)
+        self._names = (name for at in count() if (name := f"{_UNKNOWN}{at}") not in used)
+        self._takes_symbols = symbols
+        super().__init__(model)
+
+    def says(self, value: ir.Value) -> TensorInfo:
+        info = declared(value)
+        if self._takes_symbols or value.producer() is None or info.shape is None:
+            return info
+        sizes = tuple(size if isinstance(size, int) else None for size in info.shape)
+        return replace(info, shape=sizes)
+
+    def settled(self, info: TensorInfo) -> TensorInfo:
+        if info.shape is None or None not in info.shape:
+            return info
+        sizes = tuple(next(self._names) if size is None else size for size in info.shape)
+        return replace(info, shape=sizes)
+
+    def otherwise(self, node: ir.Node, known: Node) -> Sequence[TensorInfo]:
+        try:
+            return _by_onnx(node, known, self.model.opset_imports)
+        except (onnx.defs.SchemaError, shape_inference.InferenceError):
+            return ()
+
+
+def _by_onnx(node: ir.Node, known: Node, opsets: Mapping[str, int]) -> list[TensorInfo]:
+    """What ONNX's own inference knows of one node."""
+    proto = ir.to_proto(node)
+    types, data = {}, {}
+    for name, info in zip(proto.input, known.inputs, strict=True):
+        if not name or info is None:
+            continue
+        kind = helper.make_tensor_type_proto(info.dtype, info.shape)
+        types[name] = helper.make_sequence_type_proto(kind) if info.is_sequence else kind
+        numbers = [number for number in info.numbers or () if isinstance(number, Number)]
+        if info.numbers is not None and len(numbers) == len(info.numbers):
+            data[name] = helper.make_tensor(
+                name, info.dtype, whole(info.shape or ()) or (), numbers
+            )
+    schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+    found = shape_inference.infer_node_outputs(schema, proto, types, data)
+    return [_info(found[name]) if name in found else UNKNOWN for name in proto.output]
+
+
+def _info(kind: onnx.TypeProto) -> TensorInfo:
+    is_sequence = kind.HasField("sequence_type")
+    tensor = (kind.sequence_type.elem_type if is_sequence else kind).tensor_type
+    sizes = tuple(
+        size.dim_value if size.HasField("dim_value") else size.dim_param or None
+        for size in tensor.shape.dim
+    )
+    shape = sizes if tensor.HasField("shape") else None
+    return TensorInfo(ir.DataType(tensor.elem_type), shape, is_sequence=is_sequence)
 
 
 def _symbols(graph: ir.Graph) -> set[str | None]:

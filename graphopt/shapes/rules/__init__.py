@@ -7,7 +7,6 @@ from graphopt.shapes.rules import (
     layout,
     networks,
     products,
-    sequences,
     windows,
 )
 from graphopt.shapes.values import Rule
@@ -19,6 +18,5 @@ RULES: dict[str, Rule] = {
     **layout.RULES,
     **networks.RULES,
     **products.RULES,
-    **sequences.RULES,
     **windows.RULES,
 }

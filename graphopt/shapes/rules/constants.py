@@ -2,8 +2,6 @@
 
 import math
 
-import onnx_ir as ir
-
 from graphopt.shapes.values import (
     FLOAT,
     INT64,
@@ -82,33 +80,12 @@ def _random(node: Node) -> list[TensorInfo]:
     return [tensor(node.attributes.dtype("dtype", FLOAT), node.attributes.integers("shape"))]
 
 
-def _multinomial(node: Node) -> list[TensorInfo]:
-    dtype = node.attributes.dtype("dtype", ir.DataType.INT32)
-    return [tensor(dtype, (node.shape()[0], node.attributes.integer("sample_size", 1)))]
-
-
-def _signal_window(node: Node) -> list[TensorInfo]:
-    sizes = node.sizes(0)
-    dtype = node.attributes.dtype("output_datatype", FLOAT)
-    return [tensor(dtype, (None if sizes is None else sizes[0],))]
-
-
-def _mel_weights(node: Node) -> list[TensorInfo]:
-    bins, length = node.sizes(0), node.integers(1)
-    rows = None if length is None else length[0] // 2 + 1
-    dtype = node.attributes.dtype("output_datatype", FLOAT)
-    return [tensor(dtype, (rows, None if bins is None else bins[0]))]
-
-
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), _signal_window),
     **dict.fromkeys(("RandomNormal", "RandomUniform"), _random),
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "EyeLike": _eye_like,
-    "MelWeightMatrix": _mel_weights,
-    "Multinomial": _multinomial,
     "Range": _range,
     "Shape": _shape,
     "Size": _size,

@@ -4,11 +4,8 @@ import math
 import operator as arithmetic
 from collections.abc import Callable, Sequence
 
-import onnx_ir as ir
-
 from graphopt.shapes.values import (
     BOOL,
-    FLOAT,
     MOST_ELEMENTS,
     UNKNOWN,
     Dims,
@@ -132,10 +129,6 @@ def _cast(node: Node) -> list[TensorInfo]:
     return [tensor(dtype, first.shape, first.numbers)]
 
 
-def _bit_cast(node: Node) -> list[TensorInfo]:
-    return [tensor(node.attributes.dtype("to"), node.input(0).shape)]
-
-
 def _where(node: Node) -> list[TensorInfo]:
     condition, yes, no = given = [node.input(index) for index in range(3)]
     shape = broadcast(*(info.shape for info in given))
@@ -152,30 +145,12 @@ def _dropout(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, first.shape), tensor(BOOL, first.shape)]
 
 
-def _quantize(node: Node) -> list[TensorInfo]:
-    dtype = node.attributes.dtype("output_dtype") or node.input(2).dtype or ir.DataType.UINT8
-    return [tensor(dtype, node.input(0).shape)]
-
-
-def _dequantize(node: Node) -> list[TensorInfo]:
-    return [tensor(node.input(1).dtype, node.input(0).shape)]
-
-
-def _quantize_by_range(node: Node) -> list[TensorInfo]:
-    byte = ir.DataType.UINT8
-    return [tensor(byte, node.input(0).shape), tensor(FLOAT, ()), tensor(byte, ())]
-
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY | _PREDICATES, _unary),
     **dict.fromkeys(BINARY, _elementwise),
     **dict.fromkeys(_LIKE_FIRST, same),
     **dict.fromkeys(("Cast", "CastLike"), _cast),
-    "BitCast": _bit_cast,
-    "DequantizeLinear": _dequantize,
     "Dropout": _dropout,
-    "DynamicQuantizeLinear": _quantize_by_range,
     "Identity": _identity,
-    "QuantizeLinear": _quantize,
     "Where": _where,
 }

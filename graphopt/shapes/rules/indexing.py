@@ -49,29 +49,6 @@ def _top_k(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, sizes), tensor(INT64, sizes)]
 
 
-def _compress(node: Node) -> list[TensorInfo]:
-    if "axis" not in node.attributes:
-        return [tensor(node.input(0).dtype, (None,))]
-    sizes = list(node.shape())
-    sizes[node.axis(0, len(sizes))] = None
-    return [tensor(node.input(0).dtype, sizes)]
-
-
-def _non_zero(node: Node) -> list[TensorInfo]:
-    shape = node.input(0).shape
-    return [tensor(INT64, (None if shape is None else len(shape), None))]
-
-
-def _unique(node: Node) -> list[TensorInfo]:
-    counts = tensor(INT64, (None,))
-    return [_compress(node)[0], counts, counts, counts]
-
-
-def _select_boxes(node: Node) -> list[TensorInfo]:
-    del node
-    return [tensor(INT64, (None, 3))]
-
-
 def _of_shape_input(index: int, data: int) -> Rule:
     """The shape is an input."""
 
@@ -82,15 +59,11 @@ def _of_shape_input(index: int, data: int) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "Compress": _compress,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
-    "NonMaxSuppression": _select_boxes,
-    "NonZero": _non_zero,
     "OneHot": _one_hot,
     "TopK": _top_k,
-    "Unique": _unique,
     "com.microsoft::GatherElementsGrad": _of_shape_input(1, 0),
     "com.microsoft::GatherGrad": _of_shape_input(0, 2),
     "com.microsoft::SliceGrad": _of_shape_input(1, 0),

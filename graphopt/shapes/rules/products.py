@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 
-import onnx_ir as ir
-
 from graphopt.shapes.values import (
     INT64,
     Dim,
@@ -67,20 +65,15 @@ def _arg(node: Node) -> list[TensorInfo]:
     return [tensor(INT64, _without(shape, {axis}, node.attributes.integer("keepdims", 1)))]
 
 
-def _matmul(second: int = 1, dtype: ir.DataType | None = None) -> Rule:
-    """The product of the first input and another, of the dtype of the first or this one."""
-
-    def rule(node: Node) -> list[TensorInfo]:
-        left, right = list(node.shape()), list(node.shape(second))
-        if node.attributes.integer("transA") and len(left) > 1:
-            left[-2:] = left[:-3:-1]
-        if node.attributes.integer("transB") and len(right) > 1:
-            right[-2:] = right[:-3:-1]
-        rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else []
-        batch = broadcast(tuple(left[:-2]), tuple(right[:-2])) or ()
-        return [tensor(dtype or node.input(0).dtype, [*batch, *rows, *columns])]
-
-    return rule
+def _matmul(node: Node) -> list[TensorInfo]:
+    left, right = list(node.shape()), list(node.shape(1))
+    if node.attributes.integer("transA") and len(left) > 1:
+        left[-2:] = left[:-3:-1]
+    if node.attributes.integer("transB") and len(right) > 1:
+        right[-2:] = right[:-3:-1]
+    rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else []
+    batch = broadcast(tuple(left[:-2]), tuple(right[:-2])) or ()
+    return [tensor(node.input(0).dtype, [*batch, *rows, *columns])]
 
 
 def _gemm(node: Node) -> list[TensorInfo]:
@@ -132,17 +125,10 @@ def _einsum(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, [sizes[index] for index in result])]
 
 
-def _determinant(node: Node) -> list[TensorInfo]:
-    return [tensor(node.input(0).dtype, node.shape()[:-2])]
-
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
-    **dict.fromkeys(("MatMul", "com.microsoft::FusedMatMul"), _matmul()),
-    "Det": _determinant,
+    **dict.fromkeys(("MatMul", "com.microsoft::FusedMatMul"), _matmul),
     "Einsum": _einsum,
     "Gemm": _gemm,
-    "MatMulInteger": _matmul(dtype=ir.DataType.INT32),
-    "QLinearMatMul": _matmul(second=3),
 }

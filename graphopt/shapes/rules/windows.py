@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import onnx_ir as ir
-
 from graphopt.shapes.values import (
     INT64,
     Dim,
@@ -51,16 +49,11 @@ def _spatial(node: Node, sizes: Dims, kernel: Sequence[Dim], *, up: int = 0) -> 
     return found
 
 
-def _conv(weight: int = 1, dtype: ir.DataType | None = None) -> Rule:
-    """A convolution with this input, of the dtype of the first or this one."""
-
-    def rule(node: Node) -> list[TensorInfo]:
-        shape, sizes = node.shape(), node.shape(weight)
-        kernel = node.attributes.integers("kernel_shape") or sizes[2:]
-        places = _spatial(node, shape[2:], kernel)
-        return [tensor(dtype or node.input(0).dtype, [shape[0], sizes[0], *places])]
-
-    return rule
+def _conv(node: Node) -> list[TensorInfo]:
+    shape, weight = node.shape(), node.shape(1)
+    kernel = node.attributes.integers("kernel_shape") or weight[2:]
+    places = _spatial(node, shape[2:], kernel)
+    return [tensor(node.input(0).dtype, [shape[0], weight[0], *places])]
 
 
 def _conv_transpose(node: Node) -> list[TensorInfo]:
@@ -95,45 +88,9 @@ def _pool(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, found), tensor(INT64, found)]
 
 
-def _unpool(node: Node) -> list[TensorInfo]:
-    first, shape = node.input(0), node.shape()
-    if node.has(2):
-        return [tensor(first.dtype, node.dims(2))]
-    attributes, rank = node.attributes, len(shape) - 2
-    kernel = needed(attributes.integers("kernel_shape"))
-    strides = attributes.integers("strides") or (1,) * rank
-    pads = attributes.integers("pads") or (0,) * (2 * rank)
-    sizes = [
-        (size - 1) * strides[at] - pads[at] - pads[at + rank] + kernel[at]
-        if isinstance(size, int) else None
-        for at, size in enumerate(shape[2:])
-    ]  # fmt: skip
-    return [tensor(first.dtype, [*shape[:2], *sizes])]
-
-
 def _global_pool(node: Node) -> list[TensorInfo]:
     shape = node.shape()
     return [tensor(node.input(0).dtype, [*shape[:2], *(1 for _ in shape[2:])])]
-
-
-def _pool_regions(node: Node) -> list[TensorInfo]:
-    """MaxRoiPool and RoiAlign."""
-    attributes, channels = node.attributes, node.shape()[1]
-    sizes = attributes.integers("pooled_shape") or (
-        attributes.integer("output_height", 1),
-        attributes.integer("output_width", 1),
-    )
-    return [tensor(node.input(0).dtype, [node.shape(1)[0], channels, *sizes])]
-
-
-def _from_columns(node: Node) -> list[TensorInfo]:
-    """Col2Im."""
-    batch, rows = node.shape()[:2]
-    image, block = node.dims(1), node.integers(2)
-    channels = None
-    if block is not None and isinstance(rows, int):
-        channels = rows // math.prod(block)
-    return [tensor(node.input(0).dtype, None if image is None else [batch, channels, *image])]
 
 
 def _resize(node: Node) -> list[TensorInfo]:
@@ -156,25 +113,6 @@ def _resize(node: Node) -> list[TensorInfo]:
     return [tensor(dtype, sizes)]
 
 
-def _center(node: Node) -> list[TensorInfo]:
-    """CenterCropPad."""
-    sizes, wanted = list(node.shape()), node.dims(1)
-    axes = node.attributes.integers("axes") or tuple(range(len(sizes)))
-    for axis, size in zip(axes, wanted or (None,) * len(axes), strict=True):
-        sizes[axis_of(axis, len(sizes))] = size
-    return [tensor(node.input(0).dtype, sizes)]
-
-
-def _affine_grid(node: Node) -> list[TensorInfo]:
-    batch, _, *image = node.dims(1) or ()
-    return [tensor(node.input(0).dtype, [batch, *image, len(image)])]
-
-
-def _sampled(node: Node) -> list[TensorInfo]:
-    """GridSample."""
-    return [tensor(node.input(0).dtype, [*node.shape()[:2], *node.shape(1)[1:-1]])]
-
-
 def _conv_grad(node: Node) -> list[TensorInfo]:
     weight = node.input(2)
     bias = tensor(weight.dtype, weight.shape[:1] if weight.shape else None)
@@ -183,17 +121,9 @@ def _conv_grad(node: Node) -> list[TensorInfo]:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), _pool),
-    **dict.fromkeys(("Conv", "DeformConv"), _conv()),
+    "Conv": _conv,
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
-    **dict.fromkeys(("MaxRoiPool", "RoiAlign"), _pool_regions),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
-    "AffineGrid": _affine_grid,
-    "CenterCropPad": _center,
-    "Col2Im": _from_columns,
-    "ConvInteger": _conv(dtype=ir.DataType.INT32),
     "ConvTranspose": _conv_transpose,
-    "GridSample": _sampled,
-    "MaxUnpool": _unpool,
-    "QLinearConv": _conv(weight=3),
     "com.microsoft::ConvGrad": _conv_grad,
 }
