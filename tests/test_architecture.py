@@ -27,6 +27,7 @@ FLOORS = [
     ["builder"],
     ["shapes"],
     ["operators"],
+    ["shapes.engine", "shapes.in_place"],
     ["schedules"],
     ["parameter", "groups", "rmsprop", "reference"],
     ["carried", "requirement", "manifest", "feeds", "losses", "in_place"],

@@ -9,8 +9,11 @@ import onnx_ir as ir
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise, joining
 from graphopt.operators.record import ALL, NoGradient, operator
+from graphopt.shapes import elements, indexing
 
-arithmetic = partial(operator, broadcasts=ALL, is_elementwise=True, flops=joining)
+arithmetic = partial(
+    operator, broadcasts=ALL, is_elementwise=True, flops=joining, shape=elements.joined
+)
 
 
 @arithmetic("Add", "Sum", spreads=True, is_commutative=True)
@@ -109,7 +112,14 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
     return (b.masked(share, equal) for equal in chosen)
 
 
-@operator("Clip", broadcasts=(1, 2), settings=(1, 2), is_elementwise=True, flops=elementwise)
+@operator(
+    "Clip",
+    broadcasts=(1, 2),
+    settings=(1, 2),
+    is_elementwise=True,
+    flops=elementwise,
+    shape=elements.same,
+)
 def clip(b: Backward) -> Sequence[ir.Value | None]:
     """Passes where min <= x <= max. Where the bounds are in disorder, y is max."""
     op, dy, x = b.op, b.dy, b.x
@@ -135,7 +145,7 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@arithmetic("Where", flops=0)
+@arithmetic("Where", flops=0, shape=elements.where)
 def where(b: Backward) -> Iterator[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
     yield None
@@ -143,7 +153,7 @@ def where(b: Backward) -> Iterator[ir.Value | None]:
     yield b.op.Where(b.x, 0.0, b.dy) if b.needs(2) else None
 
 
-@operator("OneHot", settings=(2,), flops=0)
+@operator("OneHot", settings=(2,), flops=0, shape=indexing.one_hot)
 def one_hot(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """Of the two values, off and on."""
     op = b.op

@@ -13,6 +13,7 @@ from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import NoGradient, operator
 from graphopt.operators.rewriting import RunningStatistic, describe, mean_over
+from graphopt.shapes import networks
 from graphopt.shapes.values import Node
 
 _CENTERED = "graphopt.centered"
@@ -114,6 +115,7 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     weights=(1,),
     settings=(3, 4),
     flops=_flops,
+    shape=networks.batch_normalization,
 )
 def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """With k = scale / √(var + epsilon), per channel.

@@ -11,6 +11,7 @@ from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
 from graphopt.operators.window import Window, from_windows, known, window_of
+from graphopt.shapes import windows
 from graphopt.shapes.values import Node
 
 
@@ -25,7 +26,7 @@ def _transposed_flops(node: Node, outputs: Outputs) -> int | None:
     return plus(products, outputs[0].elements if node.has(2) else 0)
 
 
-@operator("Conv", spreads=True, weights=(1,), bias=2, flops=_flops)
+@operator("Conv", spreads=True, weights=(1,), bias=2, flops=_flops, shape=windows.conv)
 def conv(b: Backward) -> Sequence[ir.Value | None]:
     """The gradients of input and weight are convolutions themselves."""
     x, weight = b.x, b.input(1)
@@ -41,7 +42,14 @@ def conv(b: Backward) -> Sequence[ir.Value | None]:
     return [d_x, d_weight, _bias_gradient(b, window)]
 
 
-@operator("ConvTranspose", spreads=True, weights=(1,), bias=2, flops=_transposed_flops)
+@operator(
+    "ConvTranspose",
+    spreads=True,
+    weights=(1,),
+    bias=2,
+    flops=_transposed_flops,
+    shape=windows.conv_transpose,
+)
 def conv_transpose(b: Backward) -> Sequence[ir.Value | None]:
     """It is the gradient of a convolution's input: Conv leads back to its own input."""
     op, x, dy, weight = b.op, b.x, b.dy, b.input(1)

@@ -16,6 +16,7 @@ from graphopt.operators.flops import per_element
 from graphopt.operators.labels import checked_labels
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import replace
+from graphopt.shapes import networks
 
 
 def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
@@ -28,7 +29,9 @@ def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node, trained: Collection[s
     node.replace_input_with(1, checked_labels(op, logits, labels, ignored))
 
 
-@operator("SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy, flops=5)
+@operator(
+    "SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy, flops=5, shape=networks.cross_entropy
+)
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     """dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
     op = b.op
@@ -49,6 +52,7 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     "NegativeLogLikelihoodLoss",
     rewrite=rewrite_cross_entropy,
     flops=per_element(1, index=1),
+    shape=networks.cross_entropy,
 )
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
     """dx = -onehot(label) w dL / Σw."""

@@ -8,6 +8,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, operator
 from graphopt.operators.rewriting import add_outputs, describe, replace
+from graphopt.shapes import elements
 
 
 def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
@@ -30,7 +31,13 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
 
 
 @operator(
-    "Dropout", rewrite=rewrite_dropout, moves=Moves.AT_TIMES, settings=(1,), is_random=True, flops=1
+    "Dropout",
+    rewrite=rewrite_dropout,
+    moves=Moves.AT_TIMES,
+    settings=(1,),
+    is_random=True,
+    flops=1,
+    shape=elements.dropout,
 )
 def dropout(b: Backward) -> ir.Value:
     """dx = dy mask / (1 - ratio)."""

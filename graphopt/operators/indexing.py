@@ -10,6 +10,7 @@ from graphopt.builder import Operand
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, operator
+from graphopt.shapes import elements, indexing, layout
 
 _SMALL_TABLE = 128
 _INT64 = int(ir.DataType.INT64)
@@ -18,7 +19,7 @@ _TO_THE_START = np.iinfo(np.int64).min
 _picking = partial(operator, flops=0)
 
 
-@_picking("Gather", moves=Moves.PART, weights=(0,))
+@_picking("Gather", moves=Moves.PART, weights=(0,), shape=indexing.gather)
 def gather(b: Backward) -> Sequence[ir.Value | None]:
     """Rows are put back in their place; those that were taken twice are added up."""
     axis = b.axis(b.x, 0)
@@ -95,13 +96,13 @@ def _scatter(
     return scatter_add(b, onto, indices, updates, axis)
 
 
-@_picking("GatherElements", moves=Moves.PART)
+@_picking("GatherElements", moves=Moves.PART, shape=indexing.gather_elements)
 def gather_elements(b: Backward) -> ir.Value:
     """Elements that were taken twice are added up."""
     return scatter_add(b, b.zeros_like(b.x), b.input(1), b.dy, b.axis(b.x, 0))
 
 
-@_picking("GatherND", moves=Moves.PART)
+@_picking("GatherND", moves=Moves.PART, shape=indexing.gather_nd)
 def gather_nd(b: Backward) -> ir.Value:
     """Added up in a table of one row for each place that the indices can name."""
     op = b.op
@@ -139,7 +140,7 @@ def _scalar(b: Backward, size: Operand) -> Operand:
     return size.reshape(()) if isinstance(size, np.ndarray) else b.op.Squeeze(size, [0])
 
 
-@_picking("ScatterElements")
+@_picking("ScatterElements", shape=elements.same)
 def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
     """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
     axis = b.axis(b.x, 0)
@@ -150,7 +151,7 @@ def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
     return [b.op.ScatterElements(b.dy, indices, b.zeros_like(updates), axis=axis), None, d_updates]
 
 
-@_picking("ScatterND")
+@_picking("ScatterND", shape=elements.same)
 def scatter_nd(b: Backward) -> Sequence[ir.Value | None]:
     """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
     indices, updates = b.input(1), b.input(2)
@@ -170,7 +171,7 @@ def _adds(b: Backward) -> bool:
     return reduction == "add"
 
 
-@_picking("Slice", moves=Moves.PART)
+@_picking("Slice", moves=Moves.PART, shape=layout.part)
 def slice_(b: Backward) -> ir.Value:
     """Zeros where nothing was taken."""
     starts = b.constant(b.input(1))
@@ -287,7 +288,7 @@ def _times(b: Backward, size: Operand, factor: int | np.ndarray) -> Operand:
     return size if isinstance(factor, int) and factor == 1 else b.op.Mul(size, factor)
 
 
-@_picking("Pad", settings=(2,))
+@_picking("Pad", settings=(2,), shape=layout.pad)
 def pad(b: Backward) -> Sequence[ir.Value | None]:
     """Without the pads; what these copied is added to where it came from."""
     mode = b.node.attributes.get_string("mode", "constant")
@@ -392,7 +393,7 @@ def compress(b: Backward) -> ir.Value:
     return b.reshape_like(op.ScatterND(flat, op.Unsqueeze(chosen, [1]), b.dy), b.x)
 
 
-@_picking("TopK")
+@_picking("TopK", shape=indexing.top_k)
 def top_k(b: Backward) -> ir.Value:
     """Of the values; at ties, for those elements that the forward pass chose."""
     indices = b.outputs[1]

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise
 from graphopt.operators.record import operator
+from graphopt.shapes import elements
 
-function = partial(operator, is_elementwise=True, flops=elementwise)
+function = partial(operator, is_elementwise=True, flops=elementwise, shape=elements.joined)
 
 
 @function("Abs")

@@ -10,11 +10,11 @@ from graphopt.operators import flops
 from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.flops import Outputs
 from graphopt.operators.record import operator
-from graphopt.shapes.rules.products import einsum_sizes
+from graphopt.shapes import products
 from graphopt.shapes.values import Node
 
 
-@operator("MatMul", spreads=True, weights=(0, 1), flops=flops.matmul)
+@operator("MatMul", spreads=True, weights=(0, 1), flops=flops.matmul, shape=products.matmul)
 def matmul(b: Backward) -> Sequence[ir.Value | None]:
     """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
     op, dy = b.op, b.dy
@@ -76,6 +76,7 @@ def _gemm_flops(node: Node, outputs: Outputs) -> int | None:
     weights=(0, 1),
     bias=2,
     flops=_gemm_flops,
+    shape=products.gemm,
 )
 def gemm(b: Backward) -> Sequence[ir.Value | None]:
     """y = alpha A B + beta C, where A and B may be transposed."""
@@ -101,12 +102,12 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
 
 def _einsum_flops(node: Node, outputs: Outputs) -> int | None:
     del outputs
-    sizes, terms, result = einsum_sizes(node)
+    sizes, terms, result = products.einsum_sizes(node)
     sums = set(sizes) != set(result)
     return flops.times(flops.times(*sizes.values()), len(terms) - 1 + sums)
 
 
-@operator("Einsum", spreads=True, flops=_einsum_flops)
+@operator("Einsum", spreads=True, flops=_einsum_flops, shape=products.einsum)
 def einsum(b: Backward) -> Sequence[ir.Value | None]:
     """The gradient of each operand is an Einsum of dy and the other operands."""
     terms, output, batch = _letters(b)

@@ -8,11 +8,19 @@ from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
+from graphopt.shapes import elements, networks
 from graphopt.shapes.values import Node
 
 
 # Its operations are mean, subtract, square, sum, divide, multiply, add.
-@operator("LayerNormalization", broadcasts=(1, 2), spreads=True, weights=(1,), flops=7)
+@operator(
+    "LayerNormalization",
+    broadcasts=(1, 2),
+    spreads=True,
+    weights=(1,),
+    flops=7,
+    shape=networks.layer_normalization,
+)
 def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
     """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std."""
     op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
@@ -29,12 +37,12 @@ def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
     yield dy if b.needs(2) else None
 
 
-operator("GroupNormalization", weights=(1,), flops=7)
-operator("RMSNormalization", weights=(1,), flops=4)
-operator("MeanVarianceNormalization", flops=5)
+operator("GroupNormalization", weights=(1,), flops=7, shape=elements.same)
+operator("RMSNormalization", weights=(1,), flops=4, shape=elements.same)
+operator("MeanVarianceNormalization", flops=5, shape=elements.same)
 
 
-@operator("InstanceNormalization", spreads=True, weights=(1,), flops=7)
+@operator("InstanceNormalization", spreads=True, weights=(1,), flops=7, shape=elements.same)
 def instance_normalization(b: Backward) -> Sequence[ir.Value | None]:
     """As `layer_normalization`, over the spatial axes of each channel."""
     op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
@@ -65,7 +73,7 @@ def _lrn_flops(node: Node, outputs: Outputs) -> int | None:
     return times(outputs[0].elements, 2 * node.attributes.integer("size", 1) + 3)
 
 
-@operator("LRN", flops=_lrn_flops)
+@operator("LRN", flops=_lrn_flops, shape=elements.same)
 def lrn(b: Backward) -> ir.Value:
     """With s = bias + alpha mean(x²) over nearby channels, y = x / s^beta.
 
@@ -92,7 +100,7 @@ def _mean_of_channels(b: Backward, x: ir.Value, size: int, before: int, behind: 
     return b.reshape_like(mean, b.x)
 
 
-@operator("LpNormalization", flops=3)
+@operator("LpNormalization", flops=3, shape=elements.same)
 def lp_normalization(b: Backward) -> ir.Value:
     """p=2: dx = (dy - y Σ dy y) / |x|; p=1: sign(x) in place of the first y; 0 where |x| is 0."""
     op, dy, x, y = b.op, b.dy, b.x, b.y

@@ -13,6 +13,7 @@ from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
 from graphopt.operators.window import Window, from_windows, known, window_of
+from graphopt.shapes import windows
 from graphopt.shapes.values import Node
 
 
@@ -20,7 +21,7 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(outputs[0].elements, *(node.attributes.integers("kernel_shape") or (None,)))
 
 
-@operator("MaxPool", flops=_flops)
+@operator("MaxPool", flops=_flops, shape=windows.pool)
 def max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a window."""
     if b.node.attributes.get_int("storage_order", 0):
@@ -72,28 +73,28 @@ def _by_indices(b: Backward, window: Window) -> ir.Value:
     return b.reshape_like(gradient, x)
 
 
-@operator("AveragePool", flops=_flops)
+@operator("AveragePool", flops=_flops, shape=windows.pool)
 def average_pool(b: Backward) -> ir.Value:
     """To each element of a window dy / the number of elements that were counted."""
     window = _window(b)
     return _sum_of_windows(b, b.op.Div(b.dy, _counted(b, window)), window)
 
 
-@operator("LpPool", flops=_flops)
+@operator("LpPool", flops=_flops, shape=windows.pool)
 def lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     window = _window(b)
     return _norm_gradient(b, lambda factor: _sum_of_windows(b, factor, window))
 
 
-@operator("GlobalAveragePool", flops=1)
+@operator("GlobalAveragePool", flops=1, shape=windows.global_pool)
 def global_average_pool(b: Backward) -> ir.Value:
     """To each element dy / the number of elements of a channel."""
     share = b.op.Div(b.dy, b.count(b.x, range(2, b.rank(b.x))))
     return b.op.Expand(share, b.shape_of(b.x))
 
 
-@operator("GlobalMaxPool", flops=1)
+@operator("GlobalMaxPool", flops=1, shape=windows.global_pool)
 def global_max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a channel."""
     op, x = b.op, b.x
@@ -104,7 +105,7 @@ def global_max_pool(b: Backward) -> ir.Value:
     return b.reshape_like(op.ScatterElements(zeros, index, dy, axis=2), x)
 
 
-@operator("GlobalLpPool", flops=2)
+@operator("GlobalLpPool", flops=2, shape=windows.global_pool)
 def global_lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     return _norm_gradient(b, lambda factor: factor)

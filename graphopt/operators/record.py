@@ -24,7 +24,6 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Count, Outputs, per_element
 from graphopt.operators.rewriting import RunningStatistic
-from graphopt.shapes.rules import RULES as SHAPES
 from graphopt.shapes.values import Node, Rule as Shape
 
 
@@ -94,6 +93,7 @@ class Operator:
         is_random: Whether it draws random numbers.
         flops: Its floating-point operations: for each element of the first input, or a function
             that counts them; None where they are not known.
+        shape: Gives the shapes and dtypes of its outputs; None where there is no such rule.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Operator:
     is_commutative: bool = False
     is_random: bool = False
     flops: int | Count | None = None
+    shape: Shape | None = None
 
     def steep_inputs(self, node: ir.Node, values: Collection[ir.Value]) -> Collection[int]:
         """The inputs of a node along which the slope may be infinite.
@@ -140,11 +141,6 @@ class Operator:
             return None
 
     @property
-    def shape(self) -> Shape | None:
-        """What gives the shapes and dtypes of its outputs; None where there is no such rule."""
-        return SHAPES.get(self.name)
-
-    @property
     def is_known(self) -> bool:
         """Whether it can be differentiated as it is, or is rewritten so that it can."""
         return self.gradient is not None or self.rewrite is not None
@@ -155,9 +151,7 @@ OPERATORS: dict[str, Operator] = {}
 _UNKNOWN = Operator("")
 
 
-def operator(
-    *names: str, domain: str = "", shape: Shape | None = None, **facts: Any
-) -> Callable[[Rule], Rule]:
+def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[Rule], Rule]:
     """Record facts of operators, and the gradient rule that it decorates, if it decorates one.
 
     The rule returns or yields a gradient for each input, in their order, or returns that of the
@@ -169,15 +163,12 @@ def operator(
     Args:
         names: One record is made under each of these.
         domain: That of the operators, if it is not ONNX's own.
-        shape: The rule of their shapes, if it is not in `graphopt.shapes.rules`.
         facts: The fields of `Operator`.
     """
     prefix = f"{domain}::" if domain else ""
     for name in (f"{prefix}{name}" for name in names):
         assert name not in OPERATORS, name
         OPERATORS[name] = Operator(name, **facts)
-        if shape is not None:
-            SHAPES[name] = shape
 
     def register(rule: Rule) -> Rule:
         for name in names:

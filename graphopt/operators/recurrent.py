@@ -11,6 +11,7 @@ from graphopt.operators._recurrent_activations import Activation, activations
 from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import describe
+from graphopt.shapes import networks
 from graphopt.shapes.values import Node
 
 State = Sequence[ir.Value]
@@ -308,4 +309,10 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(2, times(*node.shape()[:2]), plus(*weights))
 
 
-operator(*_CELLS, rewrite=rewrite_recurrent, weights=(1, 2), flops=_flops)
+operator(
+    *_CELLS,
+    rewrite=rewrite_recurrent,
+    weights=(1, 2),
+    flops=_flops,
+    shape=networks.recurrent,
+)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -10,15 +11,18 @@ from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import reducing
 from graphopt.operators.record import operator
+from graphopt.shapes import elements, products
+
+_reduction = partial(operator, shape=products.reduce)
 
 
-@operator("ReduceSum", flops=reducing())
+@_reduction("ReduceSum", flops=reducing())
 def reduce_sum(b: Backward) -> ir.Value:
     """Each element has the gradient of the sum."""
     return _spread(b, b.dy)
 
 
-@operator("ReduceMean", flops=reducing(1, 1))
+@_reduction("ReduceMean", flops=reducing(1, 1))
 def reduce_mean(b: Backward) -> ir.Value:
     """Each element has its share."""
     axes = _known_axes(b)
@@ -30,7 +34,7 @@ def reduce_mean(b: Backward) -> ir.Value:
     return b.dy if axes == [] else _spread(b, b.op.Div(b.dy, count))
 
 
-@operator("ReduceMax", "ReduceMin", flops=reducing())
+@_reduction("ReduceMax", "ReduceMin", flops=reducing())
 def reduce_max(b: Backward) -> ir.Value:
     """Elements that tie share evenly, as with torch.amax."""
     equal = b.op.Equal(b.x, _kept(b, b.y))
@@ -39,7 +43,7 @@ def reduce_max(b: Backward) -> ir.Value:
     return b.op.Where(equal, share, 0.0) if b.is_steep else b.op.Mul(chosen, share)
 
 
-@operator("ReduceProd", flops=reducing())
+@_reduction("ReduceProd", flops=reducing())
 def reduce_prod(b: Backward) -> ir.Value:
     """The product of the others: y / x, save where there are zeros.
 
@@ -54,14 +58,14 @@ def reduce_prod(b: Backward) -> ir.Value:
     return op.Where(op.Equal(others, 0.0), op.Div(product, rest), 0.0)
 
 
-@operator("ReduceL1", flops=reducing(2))
+@_reduction("ReduceL1", flops=reducing(2))
 def reduce_l1(b: Backward) -> ir.Value:
     """0 at 0, as with torch.norm."""
     _refuse_none(b)
     return b.op.Mul(_kept(b, b.dy), b.op.Sign(b.x))
 
 
-@operator("ReduceL2", flops=reducing(2, 1))
+@_reduction("ReduceL2", flops=reducing(2, 1))
 def reduce_l2(b: Backward) -> ir.Value:
     """With the norm y, dx = dy x / y; 0 at the zero vector, as with torch.norm."""
     _refuse_none(b)
@@ -69,21 +73,21 @@ def reduce_l2(b: Backward) -> ir.Value:
     return b.op.Mul(b.x, _kept(b, b.op.Div(b.dy, norm)))
 
 
-@operator("ReduceSumSquare", flops=reducing(2))
+@_reduction("ReduceSumSquare", flops=reducing(2))
 def reduce_sum_square(b: Backward) -> ir.Value:
     """As with x², dx = 2 x dy."""
     _refuse_none(b)
     return b.op.Mul(b.x, _kept(b, b.op.Mul(b.dy, 2.0)))
 
 
-@operator("ReduceLogSum", steep=(0,), flops=reducing(1, 1))
+@_reduction("ReduceLogSum", steep=(0,), flops=reducing(1, 1))
 def reduce_log_sum(b: Backward) -> ir.Value:
     """As dy over the sum, which is exp(y)."""
     _refuse_none(b)
     return _spread(b, b.op.Div(b.dy, b.op.Exp(b.y)))
 
 
-@operator("ReduceLogSumExp", flops=reducing(2, 1))
+@_reduction("ReduceLogSumExp", flops=reducing(2, 1))
 def reduce_log_sum_exp(b: Backward) -> ir.Value:
     """By shares, dx = dy exp(x - y); 0 where all of x is -inf."""
     op = b.op
@@ -91,7 +95,7 @@ def reduce_log_sum_exp(b: Backward) -> ir.Value:
     return op.Mul(op.Exp(op.Sub(b.x, _kept(b, y))), _kept(b, b.dy))
 
 
-@operator("CumSum", flops=1)
+@operator("CumSum", flops=1, shape=elements.same)
 def cum_sum(b: Backward) -> ir.Value:
     """The same from the other end."""
     attributes = b.node.attributes

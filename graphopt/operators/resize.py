@@ -13,6 +13,7 @@ from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
+from graphopt.shapes import windows
 from graphopt.shapes.values import Node
 
 # Of these, an enlargement by a whole number repeats each element.
@@ -34,10 +35,10 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(2, outputs[0].elements, points**axes)
 
 
-operator("Upsample", flops=_flops)
+operator("Upsample", flops=_flops, shape=windows.resize)
 
 
-@operator("Resize", settings=(1, 2), flops=_flops)
+@operator("Resize", settings=(1, 2), flops=_flops, shape=windows.resize)
 def resize(b: Backward) -> ir.Value:
     """Along each resized axis, the product with the matrix of the resampling."""
     _check(b)

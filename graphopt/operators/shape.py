@@ -9,17 +9,18 @@ import onnx_ir as ir
 from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, NoGradient, operator
+from graphopt.shapes import elements, filling, layout
 
 _moving = partial(operator, flops=0)
 
 
-@_moving("Identity", moves=Moves.SHAPE)
+@_moving("Identity", moves=Moves.SHAPE, shape=elements.identity)
 def identity(b: Backward) -> ir.Value:
     """The same."""
     return b.dy
 
 
-@_moving("Cast", "CastLike", moves=Moves.PRECISION)
+@_moving("Cast", "CastLike", moves=Moves.PRECISION, shape=elements.cast)
 def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """In the dtype of the operand."""
     if b.x.dtype is None:
@@ -29,8 +30,10 @@ def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     return [d_x, NoGradient.ZERO]
 
 
-@_moving("Reshape", moves=Moves.SHAPE, elements=1)
-@_moving("Flatten", "Squeeze", "Unsqueeze", moves=Moves.SHAPE)
+@_moving("Reshape", moves=Moves.SHAPE, elements=1, shape=layout.reshape)
+@_moving("Flatten", moves=Moves.SHAPE, shape=layout.flatten)
+@_moving("Squeeze", moves=Moves.SHAPE, shape=layout.squeeze)
+@_moving("Unsqueeze", moves=Moves.SHAPE, shape=layout.unsqueeze)
 def reshape(b: Backward) -> ir.Value:
     """In the shape of the operand."""
     if b.x.shape is None:
@@ -38,7 +41,7 @@ def reshape(b: Backward) -> ir.Value:
     return b.reshape_like(b.dy, b.x)
 
 
-@_moving("Transpose", moves=Moves.ORDER)
+@_moving("Transpose", moves=Moves.ORDER, shape=layout.transpose)
 def transpose(b: Backward) -> ir.Value:
     """By the inverse permutation."""
     rank = b.rank(b.x)
@@ -48,7 +51,7 @@ def transpose(b: Backward) -> ir.Value:
     return b.op.Transpose(b.dy, perm=[perm.index(axis) for axis in range(rank)])
 
 
-@_moving("Concat")
+@_moving("Concat", shape=layout.concat)
 def concat(b: Backward) -> Sequence[ir.Value | None]:
     """Each its part."""
     axis = b.axis(b.y, 0)
@@ -68,20 +71,20 @@ def concat(b: Backward) -> Sequence[ir.Value | None]:
     return b.op.node("Split", [b.dy, split], outputs=len(inputs), axis=axis)
 
 
-@_moving("Split", moves=Moves.PART)
+@_moving("Split", moves=Moves.PART, shape=layout.split)
 def split(b: Backward) -> ir.Value:
     """The parts together."""
     gradients = [b.gradient(index) for index in range(len(b.outputs))]
     return b.op.Concat(*gradients, axis=b.axis(b.x, 0))
 
 
-@_moving("Expand", broadcasts=(0,), moves=Moves.COPIES, elements=1)
+@_moving("Expand", broadcasts=(0,), moves=Moves.COPIES, elements=1, shape=filling.expand)
 def expand(b: Backward) -> ir.Value:
     """The sum over the copies."""
     return b.dy
 
 
-@_moving("Tile")
+@_moving("Tile", shape=layout.tile)
 def tile(b: Backward) -> ir.Value:
     """The sum over the copies, each repeated axis seen as two."""
     op, rank = b.op, b.rank(b.x)
@@ -106,7 +109,7 @@ def tile(b: Backward) -> ir.Value:
     return b.sum(op.Reshape(b.dy, b.concat(parts), allowzero=1), axes)
 
 
-@_moving("DepthToSpace")
+@_moving("DepthToSpace", shape=layout.block)
 def depth_to_space(b: Backward) -> ir.Value:
     """The inverse."""
     block = b.node.attributes.get_int("blocksize", 1)
@@ -118,20 +121,20 @@ def depth_to_space(b: Backward) -> ir.Value:
     return b.op.Gather(b.op.SpaceToDepth(b.dy, blocksize=block), order.T.reshape(-1), axis=1)
 
 
-@_moving("SpaceToDepth")
+@_moving("SpaceToDepth", shape=layout.block)
 def space_to_depth(b: Backward) -> ir.Value:
     """The inverse."""
     return b.op.DepthToSpace(b.dy, blocksize=b.node.attributes.get_int("blocksize", 1))
 
 
-@_moving("Trilu")
+@_moving("Trilu", shape=elements.same)
 def trilu(b: Backward) -> ir.Value:
     """The same triangle."""
     upper = b.node.attributes.get_int("upper", 1)
     return b.op.Trilu(b.dy, b.optional(1), upper=upper)
 
 
-@_moving("ReverseSequence")
+@_moving("ReverseSequence", shape=elements.same)
 def reverse_sequence(b: Backward) -> ir.Value:
     """To reverse is its own inverse."""
     return b.op.ReverseSequence(

@@ -13,7 +13,7 @@ from itertools import zip_longest
 import onnx_ir as ir
 
 from graphopt.graphs import functions
-from graphopt.shapes.rules import RULES
+from graphopt.operators import name_of, of
 from graphopt.shapes.values import (
     BOOL,
     INT64,
@@ -28,7 +28,6 @@ from graphopt.shapes.values import (
     is_fixed,
     merged,
     of_tensor,
-    operator,
     symbol_of,
     tensor,
 )
@@ -79,7 +78,7 @@ class Scope:
     def node(self, node: ir.Node) -> Node:
         """A node of this place, with what is known of its inputs."""
         return Node(
-            operator(node),
+            name_of(node),
             tuple(None if value is None else self.of(value) for value in node.inputs),
             len(node.outputs),
             Attributes(node, self.attributes),
@@ -165,7 +164,7 @@ class Shapes:
         return self._bodies[key]
 
     def _may_have_bodies(self, node: ir.Node) -> bool:
-        return operator(node) in _BODIES or self._function(node) is not None
+        return name_of(node) in _BODIES or self._function(node) is not None
 
     def _function(self, node: ir.Node) -> ir.Function | None:
         return self._functions.get((node.domain, node.op_type))
@@ -187,7 +186,7 @@ class Shapes:
     def _outputs(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
         if self._seen > _MOST_NODES:
             return ()
-        rule = RULES.get(operator(node))
+        rule = of(node).shape
         try:
             if self._may_have_bodies(node):
                 return self._through_bodies(node, scope)
@@ -216,7 +215,7 @@ class Shapes:
             return (self._call(function, scope.node(node), scope.depth + 1),)
         makers = {"If": self._branches, "Loop": self._loop, "Scan": self._scan}
         try:
-            return makers[operator(node)](scope.node(node), scope)
+            return makers[name_of(node)](scope.node(node), scope)
         except _SENSELESS:
             return ()
 

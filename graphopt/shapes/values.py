@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -269,13 +269,6 @@ def _broadcast_size(sizes: Sequence[Dim]) -> Dim:
 # Nodes
 
 
-class _Operator(Protocol):
-    @property
-    def op_type(self) -> str: ...
-    @property
-    def domain(self) -> str: ...
-
-
 class Attributes:
     """The attributes of a node, of the kind that is asked for."""
 
@@ -410,13 +403,3 @@ Rule = Callable[[Node], Sequence[TensorInfo]]
 
 It may raise IndexError, TypeError, ValueError or ArithmeticError where nothing is known.
 """
-
-
-def operator(node: _Operator) -> str:
-    """The operator of a node; those that are not ONNX's own begin with their domain and "::"."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
-    return frozenset(text.split())

@@ -19,8 +19,8 @@ from graphopt.inspection.targets.releases import (
 )
 from graphopt.inspection.targets.runtime_operators import CPU, CUDA, Kernels
 from graphopt.inspection.targets.training_api import misfits
+from graphopt.operators import name_of
 from graphopt.requirement import Requirements
-from graphopt.shapes.values import operator
 
 _DEEPEST = 100  # functions and loops within each other
 
@@ -139,7 +139,7 @@ def _count(model: onnx.ModelProto) -> Counter[str]:
         for node in nodes:
             key = node.domain, node.op_type
             if key not in bodies:
-                counts[operator(node)] += 1
+                counts[name_of(node)] += 1
             elif inside < _DEEPEST:
                 if key not in counted:
                     counted[key] = Counter()  # for one that calls itself

@@ -4,7 +4,7 @@ import onnx
 
 from graphopt.inspection.targets.releases import listed
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER, RESET
-from graphopt.shapes.values import operator
+from graphopt.operators import name_of
 
 _MOST = 5  # reasons of a kind
 _OPTIMIZERS = {
@@ -38,7 +38,7 @@ def misfits(graph: onnx.GraphProto) -> list[str]:
     """Why the inputs and outputs are not those of on-device training."""
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in stored]
-    optimizers = [name for name in map(operator, graph.node) if name in _OPTIMIZERS]
+    optimizers = [name for name in map(name_of, graph.node) if name in _OPTIMIZERS]
     is_optimizer = {"params", "gradients"} <= set(inputs)
     if is_optimizer or (optimizers and RESET not in inputs):
         return _optimizer_interface(inputs, optimizers)

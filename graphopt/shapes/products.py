@@ -8,25 +8,20 @@ from graphopt.shapes.values import (
     Dim,
     Dims,
     Node,
-    Rule,
     TensorInfo,
     axis_of,
     broadcast,
     tensor,
-    words,
 )
 
-REDUCTIONS = words(
-    """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
-    ReduceSum ReduceSumSquare com.microsoft::ReduceSumTraining"""
-)
 _LONGEST_EQUATION = 256
 _ELLIPSIS = "..."
 # The indices of an ellipsis in an equation, from the last.
 _HIDDEN = [chr(0x3B1 + at) for at in range(64)]
 
 
-def _reduce(node: Node) -> list[TensorInfo]:
+def reduce(node: Node) -> list[TensorInfo]:
+    """Without axes, or with size 1 there."""
     first, axes, shape = node.input(0), node.axes(), node.shape()
     keeps = node.attributes.integer("keepdims", 1)
     if axes is None:
@@ -59,13 +54,15 @@ def _without(shape: Dims, axes: set[int], keeps: int) -> list[Dim]:
     return [size for at, size in enumerate(shape) if at not in axes]
 
 
-def _arg(node: Node) -> list[TensorInfo]:
+def arg(node: Node) -> list[TensorInfo]:
+    """Indices, without an axis or with size 1 there."""
     shape = node.shape()
     axis = node.axis(0, len(shape))
     return [tensor(INT64, _without(shape, {axis}, node.attributes.integer("keepdims", 1)))]
 
 
-def _matmul(node: Node) -> list[TensorInfo]:
+def matmul(node: Node) -> list[TensorInfo]:
+    """The product of matrices, whose other axes are broadcast."""
     left, right = list(node.shape()), list(node.shape(1))
     if node.attributes.integer("transA") and len(left) > 1:
         left[-2:] = left[:-3:-1]
@@ -76,7 +73,8 @@ def _matmul(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, [*batch, *rows, *columns])]
 
 
-def _gemm(node: Node) -> list[TensorInfo]:
+def gemm(node: Node) -> list[TensorInfo]:
+    """The product of two matrices."""
     (rows, depth), (other, columns) = node.shape(), node.shape(1)
     if node.attributes.integer("transA"):
         rows = depth
@@ -120,15 +118,7 @@ def _written_out(term: str, hidden: int) -> str:
     return term.replace(_ELLIPSIS, "".join(_HIDDEN[: max(hidden, 0)][::-1]))
 
 
-def _einsum(node: Node) -> list[TensorInfo]:
+def einsum(node: Node) -> list[TensorInfo]:
+    """What the equation says."""
     sizes, _, result = einsum_sizes(node)
     return [tensor(node.input(0).dtype, [sizes[index] for index in result])]
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(REDUCTIONS, _reduce),
-    **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
-    **dict.fromkeys(("MatMul", "com.microsoft::FusedMatMul"), _matmul),
-    "Einsum": _einsum,
-    "Gemm": _gemm,
-}

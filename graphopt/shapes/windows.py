@@ -8,7 +8,6 @@ from graphopt.shapes.values import (
     Dim,
     Dims,
     Node,
-    Rule,
     TensorInfo,
     axis_of,
     needed,
@@ -49,14 +48,16 @@ def _spatial(node: Node, sizes: Dims, kernel: Sequence[Dim], *, up: int = 0) -> 
     return found
 
 
-def _conv(node: Node) -> list[TensorInfo]:
+def conv(node: Node) -> list[TensorInfo]:
+    """A convolution with the second input."""
     shape, weight = node.shape(), node.shape(1)
     kernel = node.attributes.integers("kernel_shape") or weight[2:]
     places = _spatial(node, shape[2:], kernel)
     return [tensor(node.input(0).dtype, [shape[0], weight[0], *places])]
 
 
-def _conv_transpose(node: Node) -> list[TensorInfo]:
+def conv_transpose(node: Node) -> list[TensorInfo]:
+    """A transposed convolution with the second input."""
     shape, weight = node.shape(), node.shape(1)
     attributes, rank = node.attributes, len(shape) - 2
     kernel = attributes.integers("kernel_shape") or weight[2:]
@@ -80,7 +81,8 @@ def _conv_transpose(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, [shape[0], channels, *sizes])]
 
 
-def _pool(node: Node) -> list[TensorInfo]:
+def pool(node: Node) -> list[TensorInfo]:
+    """What windows give, and where it stood."""
     first, shape = node.input(0), node.shape()
     kernel = needed(node.attributes.integers("kernel_shape"))
     sizes = _spatial(node, shape[2:], kernel, up=int(node.attributes.integer("ceil_mode") != 0))
@@ -88,12 +90,14 @@ def _pool(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, found), tensor(INT64, found)]
 
 
-def _global_pool(node: Node) -> list[TensorInfo]:
+def global_pool(node: Node) -> list[TensorInfo]:
+    """What one window gives."""
     shape = node.shape()
     return [tensor(node.input(0).dtype, [*shape[:2], *(1 for _ in shape[2:])])]
 
 
-def _resize(node: Node) -> list[TensorInfo]:
+def resize(node: Node) -> list[TensorInfo]:
+    """Images of other sizes, or so many times as large."""
     dtype, sizes, last = node.input(0).dtype, list(node.shape()), len(node.inputs) - 1
     axes = node.attributes.integers("axes") or tuple(range(len(sizes)))
     if last == 3 and node.has(3):
@@ -113,17 +117,8 @@ def _resize(node: Node) -> list[TensorInfo]:
     return [tensor(dtype, sizes)]
 
 
-def _conv_grad(node: Node) -> list[TensorInfo]:
+def conv_grad(node: Node) -> list[TensorInfo]:
+    """The gradients of a convolution."""
     weight = node.input(2)
     bias = tensor(weight.dtype, weight.shape[:1] if weight.shape else None)
     return [node.input(1), tensor(weight.dtype, weight.shape), bias]
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), _pool),
-    "Conv": _conv,
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
-    "ConvTranspose": _conv_transpose,
-    "com.microsoft::ConvGrad": _conv_grad,
-}

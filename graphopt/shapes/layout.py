@@ -5,7 +5,6 @@ from graphopt.shapes.values import (
     MOST_ELEMENTS,
     Dim,
     Node,
-    Rule,
     TensorInfo,
     axis_of,
     known,
@@ -17,7 +16,8 @@ from graphopt.shapes.values import (
 )
 
 
-def _reshape(node: Node) -> list[TensorInfo]:
+def reshape(node: Node) -> list[TensorInfo]:
+    """The shape that the second input is, or the attribute ``shape``."""
     first, wanted = node.input(0), node.dims(1)
     if wanted is None:
         wanted = needed(node.attributes.integers("shape"))
@@ -41,7 +41,8 @@ def _reshape(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, sizes, first.numbers)]
 
 
-def _squeeze(node: Node) -> list[TensorInfo]:
+def squeeze(node: Node) -> list[TensorInfo]:
+    """Without axes of size 1."""
     first, axes, shape = node.input(0), node.axes(), node.shape()
     if axes is None:
         return [tensor(first.dtype, None)]
@@ -55,7 +56,8 @@ def _squeeze(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, kept, first.numbers)]
 
 
-def _unsqueeze(node: Node) -> list[TensorInfo]:
+def unsqueeze(node: Node) -> list[TensorInfo]:
+    """With axes of size 1."""
     first, sizes, axes = node.input(0), list(node.shape()), needed(node.axes())
     rank = len(sizes) + len(axes)
     for at in sorted({axis_of(axis, rank) for axis in axes}):
@@ -63,13 +65,15 @@ def _unsqueeze(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, sizes, first.numbers)]
 
 
-def _flatten(node: Node) -> list[TensorInfo]:
+def flatten(node: Node) -> list[TensorInfo]:
+    """As a matrix."""
     first, shape, axis = node.input(0), node.shape(), node.attributes.integer("axis", 1)
     at = axis + len(shape) if axis < 0 else axis
     return [tensor(first.dtype, (product(*shape[:at]), product(*shape[at:])), first.numbers)]
 
 
-def _transpose(node: Node) -> list[TensorInfo]:
+def transpose(node: Node) -> list[TensorInfo]:
+    """With the axes in another order."""
     shape = node.shape()
     order = node.attributes.integers("perm") or range(len(shape))[::-1]
     if sorted(order) != list(range(len(shape))):
@@ -77,8 +81,8 @@ def _transpose(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, [shape[axis] for axis in order])]
 
 
-def _block(node: Node) -> list[TensorInfo]:
-    """DepthToSpace and SpaceToDepth."""
+def block(node: Node) -> list[TensorInfo]:
+    """Channels as blocks of pixels (DepthToSpace), or the other way (SpaceToDepth)."""
     block = node.attributes.integer("blocksize", 1)
     batch, channels, height, width = node.shape()
     if node.op_type == "DepthToSpace":
@@ -92,12 +96,14 @@ def _over(size: Dim, divisor: int) -> Dim:
     return size // divisor if isinstance(size, int) else None
 
 
-def _tile(node: Node) -> list[TensorInfo]:
+def tile(node: Node) -> list[TensorInfo]:
+    """Repeated as often as the second input says."""
     pairs = zip(node.shape(), node.dims(1) or (None,) * len(node.shape()), strict=True)
     return [tensor(node.input(0).dtype, [product(*pair) for pair in pairs])]
 
 
-def _pad(node: Node) -> list[TensorInfo]:
+def pad(node: Node) -> list[TensorInfo]:
+    """With something before and after."""
     sizes = list(node.shape())
     pads = node.attributes.integers("pads") or node.integers(1)
     if pads is None:
@@ -109,7 +115,8 @@ def _pad(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, sizes)]
 
 
-def _concat(node: Node) -> list[TensorInfo]:
+def concat(node: Node) -> list[TensorInfo]:
+    """All inputs, one after another; of ConcatTraining, their lengths too."""
     shapes = [node.shape(index) for index in range(len(node.inputs))]
     axis = node.axis(0, len(shapes[0]))
     joined = [shape[axis] for shape in shapes]
@@ -132,7 +139,8 @@ def _agreed(sizes: tuple[Dim, ...]) -> Dim:
     return min(given, key=lambda size: isinstance(size, str), default=None)
 
 
-def _split(node: Node) -> list[TensorInfo]:
+def split(node: Node) -> list[TensorInfo]:
+    """Parts of an axis."""
     first, shape = node.input(0), node.shape()
     axis = node.axis(0, len(shape))
     lengths = node.attributes.integers("split") or node.sizes(1)
@@ -150,7 +158,8 @@ def _split(node: Node) -> list[TensorInfo]:
     ]
 
 
-def _slice(node: Node) -> list[TensorInfo]:
+def part(node: Node) -> list[TensorInfo]:
+    """From somewhere to somewhere in steps (Slice)."""
     first, sizes = node.input(0), list(node.shape())
     attributes, rank = node.attributes, len(node.shape())
     starts = attributes.integers("starts") or node.sizes(1)
@@ -182,18 +191,3 @@ def _part(size: int, start: int, end: int, step: Dim) -> range | None:
     if step < 0:  # from before the front is from the front
         return range(size)[max(start, -size) : None if end < -size else end : step]
     return range(size)[start:end:step]
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Concat", "com.microsoft::ConcatTraining"), _concat),
-    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _block),
-    **dict.fromkeys(("Split", "com.microsoft::SplitTraining"), _split),
-    "Flatten": _flatten,
-    "Pad": _pad,
-    "Reshape": _reshape,
-    "Slice": _slice,
-    "Squeeze": _squeeze,
-    "Tile": _tile,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-}

@@ -9,14 +9,14 @@ from graphopt.shapes.values import (
     UNKNOWN,
     Node,
     Number,
-    Rule,
     TensorInfo,
     broadcast,
     tensor,
 )
 
 
-def _constant(node: Node) -> list[TensorInfo]:
+def constant(node: Node) -> list[TensorInfo]:
+    """A constant, in whichever attribute it is."""
     attributes = node.attributes
     if (found := attributes.tensor("value")) is not None:
         return [found]
@@ -31,18 +31,21 @@ def _constant(node: Node) -> list[TensorInfo]:
     return [UNKNOWN]
 
 
-def _shape(node: Node) -> list[TensorInfo]:
+def shape(node: Node) -> list[TensorInfo]:
+    """The sizes of the first input, or some of them."""
     shape = node.shape()
     start, end = node.attributes.integer("start"), node.attributes.integer("end", len(shape))
     part = shape[start:end]
     return [tensor(INT64, (len(part),), part)]
 
 
-def _size(node: Node) -> list[TensorInfo]:
+def size(node: Node) -> list[TensorInfo]:
+    """The number of elements."""
     return [tensor(INT64, (), [node.input(0).elements])]
 
 
-def _constant_of_shape(node: Node) -> list[TensorInfo]:
+def constant_of_shape(node: Node) -> list[TensorInfo]:
+    """One element everywhere, in the shape that the first input is."""
     filling = node.attributes.tensor("value") or tensor(FLOAT, ())
     return [_filled(tensor(filling.dtype, node.dims(0)), filling)]
 
@@ -55,7 +58,8 @@ def _filled(info: TensorInfo, filling: TensorInfo) -> TensorInfo:
     return tensor(info.dtype, info.shape, filling.numbers * count)
 
 
-def _range(node: Node) -> list[TensorInfo]:
+def arithmetic_sequence(node: Node) -> list[TensorInfo]:
+    """From a number to another in equal steps."""
     dtype = node.input(0).dtype
     ends = [(node.input(index).numbers or (None,))[0] for index in range(3)]
     start, limit, delta = (end if isinstance(end, Number) else None for end in ends)
@@ -66,27 +70,18 @@ def _range(node: Node) -> list[TensorInfo]:
     return [tensor(dtype, (count,), numbers)]
 
 
-def _expand(node: Node) -> list[TensorInfo]:
+def expand(node: Node) -> list[TensorInfo]:
+    """The first input, broadcast with the shape that the second is."""
     first = node.input(0)
     return [_filled(tensor(first.dtype, broadcast(first.shape, node.dims(1))), first)]
 
 
-def _eye_like(node: Node) -> list[TensorInfo]:
+def eye_like(node: Node) -> list[TensorInfo]:
+    """The shape of the first input, in the dtype ``dtype``."""
     first = node.input(0)
     return [tensor(node.attributes.dtype("dtype", first.dtype), first.shape)]
 
 
-def _random(node: Node) -> list[TensorInfo]:
+def random(node: Node) -> list[TensorInfo]:
+    """The shape and dtype that attributes say."""
     return [tensor(node.attributes.dtype("dtype", FLOAT), node.attributes.integers("shape"))]
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("RandomNormal", "RandomUniform"), _random),
-    "Constant": _constant,
-    "ConstantOfShape": _constant_of_shape,
-    "Expand": _expand,
-    "EyeLike": _eye_like,
-    "Range": _range,
-    "Shape": _shape,
-    "Size": _size,
-}

@@ -12,7 +12,8 @@ from graphopt.shapes.values import (
 )
 
 
-def _gather(node: Node) -> list[TensorInfo]:
+def gather(node: Node) -> list[TensorInfo]:
+    """The elements of an axis at indices."""
     data, indices = node.input(0), node.input(1)
     shape = node.shape()
     axis = node.axis(0, len(shape))
@@ -23,11 +24,13 @@ def _gather(node: Node) -> list[TensorInfo]:
     return [tensor(data.dtype, [*shape[:axis], *node.shape(1), *shape[axis + 1 :]], numbers)]
 
 
-def _gather_elements(node: Node) -> list[TensorInfo]:
+def gather_elements(node: Node) -> list[TensorInfo]:
+    """Of the shape of the indices."""
     return [tensor(node.input(0).dtype, node.input(1).shape)]
 
 
-def _gather_nd(node: Node) -> list[TensorInfo]:
+def gather_nd(node: Node) -> list[TensorInfo]:
+    """What stands at tuples of indices."""
     shape, picked = node.shape(), node.shape(1)
     depth = picked[-1]
     if not isinstance(depth, int):
@@ -36,35 +39,25 @@ def _gather_nd(node: Node) -> list[TensorInfo]:
     return [tensor(node.input(0).dtype, [*picked[:-1], *rest])]
 
 
-def _one_hot(node: Node) -> list[TensorInfo]:
+def one_hot(node: Node) -> list[TensorInfo]:
+    """An axis more, as long as the second input says."""
     indices, depth = node.shape(), node.sizes(1)
     axis = node.axis(-1, len(indices) + 1)
     size = depth[0] if depth else None
     return [tensor(node.input(2).dtype, [*indices[:axis], size, *indices[axis:]])]
 
 
-def _top_k(node: Node) -> list[TensorInfo]:
+def top_k(node: Node) -> list[TensorInfo]:
+    """Some of the elements of an axis, and where they stood."""
     sizes, count = list(node.shape()), node.sizes(1)
     sizes[node.axis(-1, len(sizes))] = count[0] if count else None
     return [tensor(node.input(0).dtype, sizes), tensor(INT64, sizes)]
 
 
-def _of_shape_input(index: int, data: int) -> Rule:
-    """The shape is an input."""
+def of_shape_input(index: int, data: int) -> Rule:
+    """In the shape that an input is, and of the dtype of another."""
 
     def rule(node: Node) -> list[TensorInfo]:
         return [tensor(node.input(data).dtype, needed(node.integers(index)))]
 
     return rule
-
-
-RULES: dict[str, Rule] = {
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
-    "OneHot": _one_hot,
-    "TopK": _top_k,
-    "com.microsoft::GatherElementsGrad": _of_shape_input(1, 0),
-    "com.microsoft::GatherGrad": _of_shape_input(0, 2),
-    "com.microsoft::SliceGrad": _of_shape_input(1, 0),
-}
