@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import tomllib
 from dataclasses import fields
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from models import digits, digits_cnn
 from tests.helpers.documents import blocks, broken_links, printed, run
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
 from tests.helpers.folders import DOCS, JAVASCRIPT, ROOT
+from tests.test_architecture import FLOORS
 from tools import hazard_table
 
 pytestmark = pytest.mark.any_runtime
@@ -141,6 +143,39 @@ def test_the_page_of_the_package_stands_alone(tmp_path, monkeypatch, capsys):
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) == 4
     run(commands)
+
+
+def test_the_rooms_of_the_architecture_stand_on_their_floors():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w.]+)` \| .+ \|$", page, re.MULTILINE)
+    floors = [(str(n), room) for n, rooms in enumerate(FLOORS, 1) for room in rooms]
+    assert rows == [(number, room or "graphopt") for number, room in floors]
+
+
+def test_the_drawing_of_the_architecture_is_one():
+    drawing = ET.parse(DOCS / "architecture.svg").getroot()
+    words = " ".join(drawing.itertext())
+    rooms = set(re.findall(r"(\w+)/", words))
+    assert {"operators", "on_device", "profiling", "opening", "verification"} <= rooms
+    package = ROOT / "graphopt"
+    folders = {
+        path.name for folder in (package, package / "inspection") for path in folder.iterdir()
+    }
+    assert rooms <= folders
+
+
+def test_what_contributors_are_told_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = blocks("console", text)
+    for line in block.splitlines():
+        command = shlex.split(line, comments=True)
+        subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+    paths = re.findall(r"`((?:graphopt|tests|docs)/[\w./]*)`", text)
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert (
+        text.count("## How to add") == len(re.findall(r"^Done.* by the commit `", text, re.M)) == 5
+    )
 
 
 def test_licence_and_hooks_are_what_the_project_says():
