@@ -44,29 +44,21 @@ def reader(kind: Any) -> Callable[[Any, str], Any]:
         >>> reader(tuple[float, ...])([1, 2.5], "rates")
         (1.0, 2.5)
     """
-    if kind == Schedule:
-        return _schedule
-    if kind is float:
-        return _number
+    if kind in _READERS:
+        return _READERS[kind]
     if kind in (bool, int, str):
         return lambda value, where: _checked(value, kind, where)
-    inner = get_args(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if not inner:
+        return _object_reader(kind) if is_dataclass(kind) else _list_reader(kind)
+    read = reader(inner[1] if origin is dict else inner[0])
     if NoneType in inner:
-        read = reader(inner[0])
         return lambda value, where: None if value is None else read(value, where)
-    if get_origin(kind) is dict:
-        read = reader(inner[1])
+    if origin is dict:
         return lambda value, where: {
             key: read(item, where) for key, item in _checked(value, dict, where).items()
         }
-    if get_origin(kind) is list:
-        read = reader(inner[0])
-        return lambda value, where: [read(item, where) for item in _checked(value, list, where)]
-    if get_origin(kind) is tuple:
-        read = reader(inner[0])
-        shape = inner[0] is int
-        return lambda value, where: _items(value, where, read, is_shape=shape)
-    return _object_reader(kind) if is_dataclass(kind) else _list_reader(kind)
+    return lambda value, where: origin(read(item, where) for item in _checked(value, list, where))
 
 
 def _object_reader(kind: Any) -> Callable[[Any, str], Any]:
@@ -76,19 +68,14 @@ def _object_reader(kind: Any) -> Callable[[Any, str], Any]:
     def read(value: Any, where: str) -> Any:
         entry = _checked(value, dict, where)
         return kind(
-            **{
-                name: read_field(entry[name], name)
-                for name, read_field, is_required in readers
-                if is_required or name in entry
-            }
+            **{n: r(entry[n], n) for n, r, is_required in readers if is_required or n in entry}
         )
 
     return read
 
 
 def _list_reader(kind: Any) -> Callable[[Any, str], Any]:
-    hints = get_type_hints(kind)
-    readers = [(name, reader(hints[name])) for name in kind._fields]
+    readers = [(name, reader(hint)) for name, hint in get_type_hints(kind).items()]
 
     def read(value: Any, where: str) -> Any:
         items = _checked(value, list, where)
@@ -111,13 +98,11 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _items(
-    value: Any, where: str, read: Callable[[Any, str], Any], *, is_shape: bool
-) -> tuple[Any, ...]:
-    items = tuple(read(item, where) for item in _checked(value, list, where))
-    if is_shape and any(size < 0 for size in items):
-        raise TypeError(f"'{where}' is {list(items)}, expected sizes >= 0")
-    return items
+def _shape(value: Any, where: str) -> tuple[int, ...]:
+    shape = tuple(_checked(size, int, where) for size in _checked(value, list, where))
+    if any(size < 0 for size in shape):
+        raise TypeError(f"'{where}' is {list(shape)}, expected sizes >= 0")
+    return shape
 
 
 def _schedule(value: Any, where: str) -> Schedule:
@@ -134,3 +119,10 @@ def _check_depth(value: Any, left: int) -> None:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for entry in inner:
         _check_depth(entry, left - 1)
+
+
+_READERS: dict[Any, Callable[[Any, str], Any]] = {
+    float: _number,
+    tuple[int, ...]: _shape,
+    Schedule: _schedule,
+}
