@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from graphopt import _checks
-from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
+from graphopt.on_device.tensor_names import MOMENTUMS, OPTIMIZER_INPUTS
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
@@ -109,7 +109,7 @@ def check_inputs(graph: ir.Graph) -> None:
     Raises:
         ValueError: There is one.
     """
-    for value in graph.inputs[2 + len(SEQUENCES) :]:
+    for value in graph.inputs[len(OPTIMIZER_INPUTS) :]:
         raise ValueError(
             f"weight_decay: got a schedule that needs the input '{value.name}', which ONNX "
             f"Runtime's optimizer does not feed; use one that counts steps, {_OTHERWISE}"

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.on_device._writer import MICROSOFT
-from graphopt.on_device.tensor_names import MOMENTUMS, SEQUENCES
+from graphopt.on_device.tensor_names import MOMENTUMS, OPTIMIZER_INPUTS
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.states import MEAN_SQUARE
@@ -51,10 +51,11 @@ class Inputs:
 
     def __init__(self, op: GraphBuilder) -> None:
         """Add the inputs to a graph."""
-        self.rate = op.input("learning_rate", np.float32, [1])
-        self.step = op.input("step", np.int64, [1])
+        rate, step, *sequences = OPTIMIZER_INPUTS
+        self.rate = op.input(rate, np.float32, [1])
+        self.step = op.input(step, np.int64, [1])
         kind = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
-        self.sequences = {name: ir.val(op.fresh_name(name), type=kind) for name in SEQUENCES}
+        self.sequences = {name: ir.val(op.fresh_name(name), type=kind) for name in sequences}
         op.graph.inputs.extend(self.sequences.values())
 
 

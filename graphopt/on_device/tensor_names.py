@@ -16,7 +16,9 @@ GRADIENT_BUFFER = "_grad.accumulation.buffer"
 """The end of the names of the inputs in which ONNX Runtime adds gradients up."""
 
 SEQUENCES = ("params", "gradients", "first_order_moments", "second_order_moments")
-"""The sequences that ONNX Runtime's ``OptimizerStep`` feeds: the inputs of its AdamW."""
+"""The sequences that ONNX Runtime's ``OptimizerStep`` feeds."""
+OPTIMIZER_INPUTS = ("learning_rate", "step", *SEQUENCES)
+"""All that it feeds to its AdamW; its SGD has no second order moments."""
 MOMENTUMS = {"momentum0": "first_order_moments", "momentum1": "second_order_moments"}
 """The states of a parameter in its checkpoints, and the sequence of each."""
 

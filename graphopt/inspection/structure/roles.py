@@ -8,15 +8,15 @@ import onnx_ir as ir
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.structure import stages
+from graphopt.on_device.tensor_names import SEQUENCES
 from graphopt.stage import Stage
-
-_SEQUENCES = {"params", "gradients"}
 
 
 def kind_of(reading: Reading) -> str:
     """The kind of a model; see `facts.ModelFacts`."""
     inputs = reading.file.model.graph.inputs
-    if {value.name for value in inputs if isinstance(value.type, ir.SequenceType)} >= _SEQUENCES:
+    sequences = {value.name for value in inputs if isinstance(value.type, ir.SequenceType)}
+    if sequences.issuperset(SEQUENCES[:2]):
         return "on-device optimizer model"
     trained = reading.recovered.trained if reading.recovered is not None else ()
     if trained and any(write.output is None for write in reading.carried):

@@ -3,26 +3,13 @@
 import onnx
 
 from graphopt.inspection.targets.releases import listed
-from graphopt.on_device.tensor_names import GRADIENT_BUFFER, RESET
+from graphopt.on_device.tensor_names import GRADIENT_BUFFER, OPTIMIZER_INPUTS, RESET, SEQUENCES
 from graphopt.operators import name_of
 
 _MOST = 5  # reasons of a kind
 _OPTIMIZERS = {
-    "com.microsoft::AdamWOptimizer": (
-        "learning_rate",
-        "step",
-        "params",
-        "gradients",
-        "first_order_moments",
-        "second_order_moments",
-    ),
-    "com.microsoft::SGDOptimizerV2": (
-        "learning_rate",
-        "step",
-        "params",
-        "gradients",
-        "first_order_moments",
-    ),
+    "com.microsoft::AdamWOptimizer": OPTIMIZER_INPUTS,
+    "com.microsoft::SGDOptimizerV2": OPTIMIZER_INPUTS[:-1],
 }
 _NO_TRAINING_MODEL = (
     f"a training model has the inputs '{RESET}' and '<parameter>{GRADIENT_BUFFER}', this one has "
@@ -39,7 +26,7 @@ def misfits(graph: onnx.GraphProto) -> list[str]:
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in stored]
     optimizers = [name for name in map(name_of, graph.node) if name in _OPTIMIZERS]
-    is_optimizer = {"params", "gradients"} <= set(inputs)
+    is_optimizer = {*SEQUENCES[:2]} <= set(inputs)
     if is_optimizer or (optimizers and RESET not in inputs):
         return _optimizer_interface(inputs, optimizers)
     buffers = [value for value in inputs if value.endswith(GRADIENT_BUFFER)]

@@ -18,13 +18,11 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
+from graphopt.on_device.tensor_names import OPTIMIZER_INPUTS
 from graphopt.states import MEAN_SQUARE
 
 _WRITES = "com.microsoft::SGDOptimizerV2"
-_GRADIENTS = "gradients"
-_PARAMETERS = "params"
-_RATE = "learning_rate"
-_STEP = "step"
+_RATE, _STEP, _PARAMETERS, _GRADIENTS, *_ = OPTIMIZER_INPUTS
 _RATE_IF_UNKNOWN = 0.01
 # Where the metadata does not say any.
 _SHAPES = ((3, 4), (5, 1), (2, 3, 2), (7, 3))
