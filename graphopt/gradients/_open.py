@@ -13,6 +13,7 @@ from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._exporter import check_export
 from graphopt.gradients._inline import inline_schema_functions
 from graphopt.gradients._opset import convert_opset
+from graphopt.operators import OPERATORS
 from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import IR_VERSION, MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
@@ -45,7 +46,8 @@ def open_model(
     # definition from opset 18 on.
     kept = {*known, *_LOOPS}
     own = inline_schema_functions(own, kept)
-    own = inline_schema_functions(convert_opset(own, least, MAX_OPSET), kept)
+    rewritten = {name for name, operator in OPERATORS.items() if operator.rewrite is not None}
+    own = inline_schema_functions(convert_opset(own, least, MAX_OPSET, rewritten), kept)
     model = to_ir(own)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)

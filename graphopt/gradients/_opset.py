@@ -1,5 +1,6 @@
 """Bringing a model to an opset that graphopt knows."""
 
+from collections.abc import Collection
 from typing import Any
 
 import onnx
@@ -11,8 +12,16 @@ def opset_of(proto: onnx.ModelProto) -> int:
     return next((entry.version for entry in proto.opset_import if not entry.domain), 0)
 
 
-def convert_opset(proto: onnx.ModelProto, least: int, most: int) -> onnx.ModelProto:
+def convert_opset(
+    proto: onnx.ModelProto, least: int, most: int, written_out: Collection[str] = ()
+) -> onnx.ModelProto:
     """The model at an opset of this range.
+
+    Args:
+        proto: The model.
+        least: The lowest opset.
+        most: The highest.
+        written_out: Operators that will be replaced, so that the opset need not have them.
 
     Raises:
         ValueError: It cannot be converted.
@@ -21,7 +30,9 @@ def convert_opset(proto: onnx.ModelProto, least: int, most: int) -> onnx.ModelPr
     target = min(max(opset, least), most)
     if opset == target:
         return proto
-    if opset > target and all(_is_the_same(node, opset, target) for node in proto.graph.node):
+    if opset > target and all(
+        _is_the_same(node, opset, target, written_out) for node in proto.graph.node
+    ):
         return _relabelled(proto, target)
     _check_hardmax(proto, opset)
     try:
@@ -44,7 +55,9 @@ def convert_opset(proto: onnx.ModelProto, least: int, most: int) -> onnx.ModelPr
     return converted
 
 
-def _is_the_same(node: onnx.NodeProto, opset: int, target: int) -> bool:
+def _is_the_same(
+    node: onnx.NodeProto, opset: int, target: int, written_out: Collection[str]
+) -> bool:
     """Whether an operator differs between two opsets by the types that it takes, at most."""
     if node.domain:
         return True
@@ -54,7 +67,7 @@ def _is_the_same(node: onnx.NodeProto, opset: int, target: int) -> bool:
         new: Any = onnx.defs.get_schema(node.op_type, opset)
         old: Any = onnx.defs.get_schema(node.op_type, target)
     except onnx.defs.SchemaError:
-        return False
+        return node.op_type in written_out
     if new.since_version == old.since_version:
         return True
     return bool(

@@ -7,6 +7,7 @@
 | `batch_normalization` | BatchNormalization |
 | `convolution` | Conv, ConvTranspose |
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
+| `cumulative` | CumSum, CumProd |
 | `dropout` | Dropout |
 | `indexing` | Gather, Scatter, Slice, Pad, ... |
 | `mathematical` | Exp, Log, Sin, Erf, ... |
@@ -14,7 +15,7 @@
 | `normalization` | LayerNormalization, InstanceNormalization, LRN, ... |
 | `pooling` | MaxPool, AveragePool, GlobalAveragePool, ... |
 | `recurrent` | LSTM, GRU, RNN |
-| `reduction` | ReduceSum, ReduceMax, CumSum, ... |
+| `reduction` | ReduceSum, ReduceMax, ... |
 | `resize` | Resize |
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
@@ -28,6 +29,7 @@ from graphopt.operators import (
     batch_normalization,
     convolution,
     cross_entropy,
+    cumulative,
     dropout,
     indexing,
     mathematical,
@@ -55,6 +57,7 @@ __all__ = [
     "batch_normalization",
     "convolution",
     "cross_entropy",
+    "cumulative",
     "dropout",
     "indexing",
     "mathematical",

@@ -11,7 +11,7 @@ from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import reducing
 from graphopt.operators.record import operator
-from graphopt.shapes import elements, products
+from graphopt.shapes import products
 
 _reduction = partial(operator, shape=products.reduce)
 
@@ -93,18 +93,6 @@ def reduce_log_sum_exp(b: Backward) -> ir.Value:
     op = b.op
     y = op.Where(op.Equal(b.y, -math.inf), 0.0, b.y)
     return op.Mul(op.Exp(op.Sub(b.x, _kept(b, y))), _kept(b, b.dy))
-
-
-@operator("CumSum", flops=1, shape=elements.same)
-def cum_sum(b: Backward) -> ir.Value:
-    """The same from the other end."""
-    attributes = b.node.attributes
-    return b.op.CumSum(
-        b.dy,
-        b.input(1),
-        exclusive=attributes.get_int("exclusive", 0),
-        reverse=1 - attributes.get_int("reverse", 0),
-    )
 
 
 def _known_axes(b: Backward) -> list[int] | None:

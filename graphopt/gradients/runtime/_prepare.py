@@ -58,10 +58,9 @@ def prepare_for_builder(
                 rewrite_average_pool(op, node)
             case "Conv" | "ConvTranspose" | "MaxPool":
                 write_out_pads(node)
-            case "Dropout" | "LSTM" | "GRU" | "RNN" as name:
-                rewrite = of(name).rewrite
-                assert rewrite is not None
-                rewrite(op, node, trained)
+            case name:
+                if (rewrite := of(name).rewrite) is not None:
+                    rewrite(op, node, trained)
     model.graph.sort()
     check_trained(model.graph, trained, statistics)
     return model, statistics
