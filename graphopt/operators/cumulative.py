@@ -1,9 +1,14 @@
 """Sums and products of all elements before one."""
 
+from collections.abc import Collection
+
+import numpy as np
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import operator
+from graphopt.operators.rewriting import describe, replace
 from graphopt.shapes import elements
 
 
@@ -17,3 +22,43 @@ def cum_sum(b: Backward) -> ir.Value:
         exclusive=attributes.get_int("exclusive", 0),
         reverse=1 - attributes.get_int("reverse", 0),
     )
+
+
+def rewrite_cum_prod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Write out products of 1, 2, 4, ... neighbours, until they reach the end of the axis.
+
+    So it runs where the operator is not known, and its gradient is that of products: no division,
+    whose result would be wrong where an element is 0.
+
+    Raises:
+        ValueError: The axis or its size is not known.
+    """
+    del trained
+    x, operand = node.inputs[:2]
+    axis = None if operand is None else ir.convenience.get_const_tensor(operand)
+    if x is None or x.shape is None or axis is None:
+        raise ValueError(f"{describe(node)}: its axis, or the rank of its input, is not known")
+    along, rank = int(axis.numpy().item()), len(x.shape)
+    size = x.shape[along]
+    if not isinstance(size, int):
+        raise ValueError(
+            f"{describe(node)}: the size of axis {along} is not known; "
+            "declare the model's inputs so that it is"
+        )
+    one = np.ones((), (x.dtype or ir.DataType.FLOAT).numpy())
+    is_reverse = node.attributes.get_int("reverse", 0)
+
+    def moved(value: ir.Value, steps: int) -> ir.Value:
+        """The elements that stand so many places before, with ones where there are none."""
+        pads = np.zeros((2, rank), np.int64)
+        pads[:, along] = (-steps, steps) if is_reverse else (steps, -steps)
+        return op.Pad(value, pads.reshape(-1), one)
+
+    with op.named(node.name or str(node.outputs[0].name)):
+        y = moved(x, 1) if node.attributes.get_int("exclusive", 0) else op.Identity(x)
+        for power in range((size - 1).bit_length()):
+            y = op.Mul(y, moved(y, 2**power))
+    replace(op, node, y)
+
+
+operator("CumProd", rewrite=rewrite_cum_prod, shape=elements.same, flops=1)
