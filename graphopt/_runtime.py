@@ -11,13 +11,25 @@ from types import ModuleType
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import parser
 
 from graphopt.versions import IR_VERSION, MIN_OPSET
 
 CPU = "CPUExecutionProvider"
 """The execution provider that is always there."""
 
+# A model that waits as `update.gate` lets writes wait.
+_WAITS = f"""<ir_version: {IR_VERSION}, opset_import: ["": {MIN_OPSET}]>
+wait (float[2,2] x, float[2,2] y) => (float[4] z, float[1,4] u)
+    <int64[1] flat = {{-1}}, int64[2] rows = {{-1, 1}}>
+{{
+    waited_for = Neg (x)
+    size = Size (waited_for)
+    shape = Min (size, flat)
+    z = Reshape (y, shape)
+    matrix = Mul (shape, rows)
+    u = Reshape (y, matrix)
+}}"""
 _INSTALL = "install graphopt[runtime] (ONNX Runtime for the CPU) or graphopt[cuda]"
 _ERROR = 3  # ONNX Runtime's level of severity
 
@@ -148,28 +160,7 @@ def keeps_order(runtime: Any) -> bool:
     It could know the size of a tensor without waiting for it. The versions that were tested do
     not look; should a later one, then nothing is overwritten in place.
     """
-    info = helper.make_tensor_value_info
-    nodes = [
-        helper.make_node("Neg", ["x"], ["waited_for"]),
-        helper.make_node("Size", ["waited_for"], ["size"]),
-        helper.make_node("Min", ["size", "flat"], ["shape"]),
-        helper.make_node("Reshape", ["y", "shape"], ["z"]),
-        helper.make_node("Mul", ["shape", "rows"], ["matrix"]),
-        helper.make_node("Reshape", ["y", "matrix"], ["u"]),
-    ]
-    tensor = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "wait",
-        [info("x", tensor, [2, 2]), info("y", tensor, [2, 2])],
-        [info("z", tensor, [4]), info("u", tensor, [1, 4])],
-        [
-            helper.make_tensor("flat", onnx.TensorProto.INT64, [1], [-1]),
-            helper.make_tensor("rows", onnx.TensorProto.INT64, [2], [-1, 1]),
-        ],
-    )
-    opsets = [helper.make_opsetid("", MIN_OPSET)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    model = parser.parse_model(_WAITS)
     with tempfile.TemporaryDirectory() as folder:
         options = session_options(runtime)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT, Array, Carried, View, joined
+from graphopt.operators.rewriting import RunningStatistic
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
@@ -22,7 +23,7 @@ from graphopt.update.core import Variant, variant
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Bucket, Layout, plan
 from graphopt.update.optimizer_arithmetic import Arithmetic
-from graphopt.update.statistics import Statistic, moved_statistic
+from graphopt.update.statistics import moved_statistic
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def append_update(
     layout: str = "auto",
     provider: str = "CPUExecutionProvider",
     initial: Mapping[str, Array] | None = None,
-    statistics: Iterable[tuple[Statistic, ir.Value]] = (),
+    statistics: Iterable[tuple[RunningStatistic, ir.Value]] = (),
     group_mask: bool = False,
 ) -> AppendedUpdate:
     """Append the update, the counter of steps and the output ``updated``.
@@ -103,7 +104,7 @@ class _Appender:
         self.variants: list[Variant] = []
 
     def append(
-        self, layout: Layout, statistics: Iterable[tuple[Statistic, ir.Value]]
+        self, layout: Layout, statistics: Iterable[tuple[RunningStatistic, ir.Value]]
     ) -> AppendedUpdate:
         op, gate = self.op, self.gate
         rules = self.optimizer.rules
@@ -132,7 +133,9 @@ class _Appender:
         carried.append(self._carry(self.global_step, step, initial=0))
         return AppendedUpdate(tuple(carried), layout, tuple(self.variants))
 
-    def _update_statistic(self, statistic: Statistic, old: ir.Value, batch: ir.Value) -> Carried:
+    def _update_statistic(
+        self, statistic: RunningStatistic, old: ir.Value, batch: ir.Value
+    ) -> Carried:
         new = moved_statistic(self.op, self.gate, statistic, old, batch)
         group = self.group_of.get(statistic.parameter)
         if self.mask is not None and group is not None:

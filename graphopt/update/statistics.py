@@ -1,32 +1,15 @@
 """How the running statistics of batch normalization move with each step."""
 
-from typing import Protocol
-
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.operators.rewriting import RunningStatistic
 from graphopt.update import functions
 from graphopt.update.gate import Gate
 
 
-class Statistic(Protocol):
-    """A running statistic: an input of the graph that moves towards a value of the batch."""
-
-    @property
-    def name(self) -> str:
-        """The name of the input."""
-
-    @property
-    def momentum(self) -> float:
-        """How much of the old value stays."""
-
-    @property
-    def parameter(self) -> str | None:
-        """The parameter whose group it belongs to."""
-
-
 def moved_statistic(
-    op: GraphBuilder, gate: Gate, statistic: Statistic, old: ir.Value, batch: ir.Value
+    op: GraphBuilder, gate: Gate, statistic: RunningStatistic, old: ir.Value, batch: ir.Value
 ) -> ir.Value:
     """The new value of a running statistic, which is computed in float32.
 
