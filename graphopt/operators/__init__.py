@@ -44,9 +44,10 @@ from graphopt.operators import (
     softmax,
     zero,
 )
-from graphopt.operators.record import OPERATORS, ZERO, Moves, NoGradient, Operator, name_of, of
+from graphopt.operators.record import ALL, OPERATORS, ZERO, Moves, NoGradient, Operator, name_of, of
 
 __all__ = [
+    "ALL",
     "OPERATORS",
     "ZERO",
     "Moves",

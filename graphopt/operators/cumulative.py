@@ -56,7 +56,7 @@ def rewrite_cum_prod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) 
 
     with op.named(node.name or str(node.outputs[0].name)):
         y = moved(x, 1) if node.attributes.get_int("exclusive", 0) else op.Identity(x)
-        for power in range((size - 1).bit_length()):
+        for power in range(max(size - 1, 0).bit_length()):
             y = op.Mul(y, moved(y, 2**power))
     replace(op, node, y)
 

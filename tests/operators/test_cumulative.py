@@ -83,7 +83,7 @@ CUMPROD = {
         opset=26,
         dynamic="batch",
     )
-    for size in (1, 2, 8, 9, 33)
+    for size in (0, 1, 2, 8, 9, 33)
 }
 
 
