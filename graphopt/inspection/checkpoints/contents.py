@@ -3,9 +3,9 @@
 Tensors of a session are read one after the other. On-device checkpoints are read as a whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +81,8 @@ def open_checkpoint(path: PathLike) -> Iterator[Opened]:
     """A checkpoint of any kind."""
     file = existing_file(path)
     if not is_on_device(file):
-        with _opened_session(file) as opened:
-            yield opened
+        with session_checkpoint.opened(file) as tensors:
+            yield _opened(file, "session checkpoint", tensors, tensors.get(STEP))
         return
     checkpoint = on_device.read(file)
     if checkpoint.nominal:
@@ -90,77 +90,55 @@ def open_checkpoint(path: PathLike) -> Iterator[Opened]:
             f"checkpoint '{file}' is a nominal one, which has names, but no values; "
             "look at the one that was written beside it"
         )
-    ours = PROPERTY in checkpoint.properties
-    yield (_opened_ours if ours else _opened_native)(file, checkpoint)
-
-
-@contextmanager
-def _opened_session(path: Path) -> Iterator[Opened]:
-    with session_checkpoint.opened(path) as tensors:
-        step, problems = _step(tensors.get(STEP))
-        yield Opened(
-            kind="session checkpoint",
-            bytes=path.stat().st_size,
-            step=step,
-            names=tuple(name for name in tensors if name != STEP),
-            read=tensors.__getitem__,
-            problems=problems,
-        )
-
-
-def _opened_ours(path: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
-    """What `export_on_device` made, under the names of a session."""
     try:
-        state = to_state(checkpoint)
+        ours = PROPERTY in checkpoint.properties
+        opened = (_opened_ours if ours else _opened_native)(file, checkpoint)
     except ValueError as error:
-        raise ValueError(f"checkpoint '{path}' is damaged: {error}") from None
-    step, problems = _step(state.pop(STEP, None))
-    return Opened(
-        kind="on-device checkpoint",
-        bytes=path.stat().st_size,
-        step=step,
-        names=tuple(state),
-        read=state.__getitem__,
+        raise ValueError(f"checkpoint '{file}' is damaged: {error}") from None
+    optimizer = checkpoint.optimizer
+    yield replace(
+        opened,
         trainable=tuple(checkpoint.trainable),
-        learning_rate=_initial_learning_rate(checkpoint),
+        learning_rate=None if optimizer is None else finite(optimizer.learning_rate),
+    )
+
+
+def _opened(file: Path, kind: Kind, tensors: Mapping[str, Array], step: Array | None) -> Opened:
+    number, problems = _step(step)
+    return Opened(
+        kind=kind,
+        bytes=file.stat().st_size,
+        step=number,
+        names=tuple(name for name in tensors if name != STEP),
+        read=tensors.__getitem__,
         problems=problems,
     )
 
 
-def _opened_native(path: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
+def _opened_ours(file: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
+    """What `export_on_device` made, under the names of a session."""
+    state = to_state(checkpoint)
+    return _opened(file, "on-device checkpoint", state, state.get(STEP))
+
+
+def _opened_native(file: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
     """What ONNX Runtime's own optimizers left, under the names that it gives their states."""
     optimizer = checkpoint.optimizer
     tensors: dict[str, Array] = dict(checkpoint.trainable) | dict(checkpoint.frozen)
     momentums = {} if optimizer is None else optimizer.momentums
     kinds = dict.fromkeys(kind for states in momentums.values() for kind in states)
     if len(kinds) > _MOST_KINDS:  # each is looked for at each parameter
-        raise ValueError(
-            f"checkpoint '{path}' is damaged: it has {len(kinds)} kinds of states, expected "
-            "momentum0 and momentum1"
-        )
+        raise ValueError(f"it has {len(kinds)} kinds of states, expected momentum0 and momentum1")
     for parameter, states in momentums.items():
         for kind, array in states.items():
             name = f"{kind}.{parameter}"
             if name in tensors:
-                raise ValueError(f"checkpoint '{path}' is damaged: it has '{name}' twice")
+                raise ValueError(f"it has '{name}' twice")
             tensors[name] = array
-    step, problems = (None, ()) if optimizer is None else _step(np.array(optimizer.step))
-    return Opened(
-        kind="ONNX Runtime checkpoint",
-        bytes=path.stat().st_size,
-        step=step,
-        names=tuple(tensors),
-        read=tensors.__getitem__,
-        trainable=tuple(checkpoint.trainable),
-        kinds=tuple(kinds),
-        learning_rate=_initial_learning_rate(checkpoint),
-        problems=problems,
-    )
-
-
-def _initial_learning_rate(checkpoint: OnDeviceCheckpoint) -> float | None:
-    optimizer = checkpoint.optimizer
-    return None if optimizer is None else finite(optimizer.learning_rate)
+    number = None if optimizer is None else np.array(optimizer.step)
+    opened = _opened(file, "ONNX Runtime checkpoint", tensors, number)
+    problems = () if optimizer is None else opened.problems
+    return replace(opened, names=tuple(tensors), kinds=tuple(kinds), problems=problems)
 
 
 def _step(array: Array | None) -> tuple[int | None, tuple[Hazard, ...]]:

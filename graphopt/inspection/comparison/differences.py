@@ -7,6 +7,7 @@ from typing import Any
 from graphopt.inspection.facts import Inspection
 
 _LEFT_OUT = {"source", "formula", "others"}
+_RULES = ("learning_rate", "weight_decay", "grad_centralization")
 
 
 @dataclass(frozen=True)
@@ -71,46 +72,27 @@ def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
     optimizer = {} if inspection.optimizer is None else asdict(inspection.optimizer)
     others = optimizer.get("others", {})
     needed = inspection.requirements
+    values = {
+        **{f"input {value.name}": value for value in inspection.inputs},
+        **{f"output {value.name}": value for value in inspection.outputs},
+    }
     return {
-        "model": {"": {"kind": inspection.model.kind, "nodes": inspection.model.nodes}},
+        "model": {"": _only(inspection.model, "kind", "nodes")},
         "optimizer": {"": {k: v for k, v in optimizer.items() if k not in _LEFT_OUT} | others},
         "groups": {
-            f"group {index}": {
-                "parameters": len(group.parameters),
-                "learning_rate": group.learning_rate,
-                "weight_decay": group.weight_decay,
-                "grad_centralization": group.grad_centralization,
-            }
+            f"group {index}": {"parameters": len(group.parameters)} | _only(group, *_RULES)
             for index, group in enumerate(inspection.groups)
         },
         "parameters": {
-            parameter.name: {
-                "shape": parameter.shape,
-                "dtype": parameter.dtype,
-                "group": parameter.group,
-                "learning_rate": parameter.learning_rate,
-                "weight_decay": parameter.weight_decay,
-                "grad_centralization": parameter.grad_centralization,
-                "states": parameter.states,
-            }
+            parameter.name: _only(parameter, "shape", "dtype", "group", *_RULES, "states")
             for parameter in inspection.parameters
         },
         "layout": {"": {"name": inspection.layout, "buckets": len(inspection.buckets)}},
         "state": {
-            state.input: {
-                "kind": state.kind,
-                "shape": state.shape,
-                "dtype": state.dtype,
-                "initial": state.initial,
-                "overwritable": state.overwritable,
-            }
+            state.input: _only(state, "kind", "shape", "dtype", "initial", "overwritable")
             for state in inspection.state
         },
-        "interface": {
-            f"{direction} {value.name}": {"shape": value.shape, "dtype": value.dtype}
-            for direction, values in (("input", inspection.inputs), ("output", inspection.outputs))
-            for value in values
-        },
+        "interface": {name: _only(value, "shape", "dtype") for name, value in values.items()},
         "requirements": {
             "": {"ir_version": needed.ir_version}
             | {f"opset of {_domain(name)}": version for name, version in needed.opsets.items()}
@@ -121,12 +103,17 @@ def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
             for name in names
         }
         | {f"function {name}": {} for name in needed.functions},
-        "targets": {target.name: {"runs": target.runs} for target in inspection.targets},
+        "targets": {target.name: _only(target, "runs") for target in inspection.targets},
         "hazards": {
-            f"{hazard.kind}: {', '.join(hazard.where)}": {"level": hazard.level}
+            f"{hazard.kind}: {', '.join(hazard.where)}": _only(hazard, "level")
             for hazard in inspection.hazards
         },
     }
+
+
+def _only(facts: object, *names: str) -> dict[str, Any]:
+    """Some of the facts of a thing, by name."""
+    return {name: getattr(facts, name) for name in names}
 
 
 def _domain(name: str) -> str:

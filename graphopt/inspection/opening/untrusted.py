@@ -37,7 +37,7 @@ def opened(model: "ForwardModel | Any") -> onnx.ModelProto:
     What is put right, in a copy where the model is not from a file: nodes are brought into an order
     in which they can run; a dimension -1 becomes an open one; external data is never read, and its
     tensors no longer say that they have any, so that nothing else reads it either. They keep their
-    shape, and `external_location` still knows the file.
+    shape.
 
     Args:
         model: A path, an ``onnx.ModelProto``, an ``onnx_ir.Model``, or what has one of these two

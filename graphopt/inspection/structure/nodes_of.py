@@ -43,17 +43,18 @@ def _data(operation: Operation) -> Sequence[Value | None]:
     return operation.inputs[: 1 if of(operation.op_type).moves is Moves.SHAPE else None]
 
 
-def text(node: onnx.NodeProto) -> str:
-    """A node as ONNX text, cut where it is too long.
+def text(node: onnx.NodeProto, *, short: bool = False) -> str:
+    """A node as ONNX text, cut where it is too long; a short one is without its attributes.
 
     Example:
         >>> text(onnx.helper.make_node("Concat", ["a", "b"], ["c"], axis=0))
         'c = Concat <axis = 0> (a, b)'
     """
-    attributes = ", ".join(f"{a.name} = {_attribute(a)}" for a in node.attribute)
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    between = f" <{attributes}> " if attributes else " "
-    line = f"{_names(node.output)} = {operator}{between}({_names(node.input)})"
+    if not short:
+        attributes = ", ".join(f"{a.name} = {_attribute(a)}" for a in node.attribute)
+        operator += f" <{attributes}> " if attributes else " "
+    line = f"{_names(node.output)} = {operator}({_names(node.input)})"
     return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]} ..."
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.inspection.facts import Schedule
+from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import Value
 
 PARAMETER = ""
@@ -21,40 +21,21 @@ _FEWEST_ROWS = 3
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Updated:
+@dataclass(frozen=True, kw_only=True)
+class Updated(ParameterFacts):
     """A parameter whose update is run.
 
     Attributes:
-        name: Its name.
-        shape: Its dimensions.
-        dtype: NumPy's name of its element type.
-        gradient_dtype: That of its gradient.
-        kinds: The kinds of its states.
-        learning_rate: Its learning rate.
-        weight_decay: Its weight decay.
-        grad_centralization: Whether its gradient is centralized.
+        gradient_dtype: NumPy's name of the element type of its gradient.
         rate: What computes its learning rate.
         factor: What computes the factor of its weight decay.
         enabled_by: The entry of the mask that says whether it is updated; None without a mask.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
     gradient_dtype: str
-    kinds: tuple[str, ...]
-    learning_rate: Schedule
-    weight_decay: Schedule
-    grad_centralization: bool = False
     rate: Value | None = None
     factor: Value | None = None
     enabled_by: int | None = None
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
 
     @property
     def row(self) -> int:
@@ -67,7 +48,7 @@ class Updated:
         return (
             *(repr(schedule) for schedule in (self.learning_rate, self.weight_decay)),
             *(_identity(value) for value in (self.rate, self.factor)),
-            *(self.dtype, self.gradient_dtype, self.kinds, self.row, self.enabled_by),
+            *(self.dtype, self.gradient_dtype, self.states, self.row, self.enabled_by),
             self.grad_centralization,
         )
 
@@ -94,7 +75,7 @@ class Batch:
     @property
     def values(self) -> tuple[str, ...]:
         """The kinds of values that are carried: the parameter itself, and its states."""
-        return (PARAMETER, *self.rule.kinds)
+        return (PARAMETER, *self.rule.states)
 
     def spread(self, array: Array) -> Iterator[tuple[Updated, Array]]:
         """The part of an array of rows that each parameter has, in its shape."""

@@ -28,11 +28,14 @@ def _inconsistencies(nodes: Recovered) -> Iterator[str]:
     """Parameters that are not updated like the others, so that some states are missing."""
     for trained in nodes.trained:
         name = shown(trained.facts.name)
+        found = {state for state, _, _ in trained.update.states()}
         for state in OF_PARAMETERS:
             is_expected = state.is_kept(nodes.optimizer)
-            if (state.name in trained.facts.states) != is_expected:
-                there = "there is no" if is_expected else "there is"
-                yield f"{there} '{state.of(name)}', unlike that of other parameters"
+            # One that the update does not depend on is known by its name alone.
+            there = state in found if state.symbol else state.name in trained.facts.states
+            if there != is_expected:
+                what = "there is no" if is_expected else "there is"
+                yield f"{what} '{state.of(name)}', unlike that of other parameters"
         if trained.update.has("centered") and not trained.update.has("guarded"):
             yield f"nothing keeps elements of '{name}' whose radicand is not positive"
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import onnx
@@ -13,12 +14,16 @@ from onnx import helper
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
 from graphopt.inspection.words import shown, size
 
+# What is fed where the caller gives learning rates; each input gets another one.
+_FED_RATES = (0.01, 0.02, 0.005, 0.03)
+_RULES = ("learning_rate", "weight_decay", "grad_centralization")
 # Memory for what is fed and what comes out, in bytes.
 _MOST_BYTES = 2**33
 
@@ -52,34 +57,21 @@ class _Slot:
 class GraphUpdate(RunnableUpdate):
     """The update of the parameters that a graph carries from step to step."""
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        nodes: Recovered,
-        carried: Sequence[Write],
-        described: Mapping[str, ParameterFacts],
-        fed: Sequence[float],
-        providers: Sequence[str],
-        *,
-        masked: bool,
-    ) -> None:
+    def __init__(self, reading: Reading, nodes: Recovered, providers: Sequence[str]) -> None:
         """Prepare it.
 
         Args:
-            model: The model.
+            reading: The model.
             nodes: What was recognised in it.
-            carried: What it carries from step to step.
-            described: What is said of each parameter, by name.
-            fed: Numbers to feed for learning rates.
             providers: The execution providers.
-            masked: Whether a mask says which groups, as they are described, are updated. Otherwise
-                the nodes say which parameters obey a mask.
 
         Raises:
             NotRunError: It cannot be run.
         """
+        carried, said = reading.carried, reading.described
+        # Otherwise the nodes say which parameters obey a mask.
+        self._masked = said is not None and bool(said.optimizer.group_mask)
         self.step = nodes.step
-        self._masked = masked
         self._trained = nodes.trained
         _check_names(nodes)
         self._slots = list(_slots(nodes, carried))
@@ -87,14 +79,14 @@ class GraphUpdate(RunnableUpdate):
         self._mask = _mask(nodes.trained)
         if self._mask is not None:
             self.groups = _shape(self._mask)[0]
-        elif masked:
+        elif self._masked:
             raise NotRunError("no input masks groups, as the metadata says")
         self._counter = next((w.output for w in carried if w.input is self.step), None)
         self._rates = _fed_rates(nodes, self._mask)
-        self.fed = {v.name: fed[i % len(fed)] for i, v in enumerate(self._rates)}
-        self.parameters = list(self._updated(described))
+        self.fed = {v.name: rate for v, rate in zip(self._rates, cycle(_FED_RATES), strict=False)}
+        self.parameters = list(self._updated(() if said is None else said.parameters))
         self._check_size()
-        self._cut_out(model, self._types(), self._outputs(), providers)
+        self._cut_out(reading.file.proto, self._types(), self._outputs(), providers)
 
     def run(
         self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
@@ -130,21 +122,17 @@ class GraphUpdate(RunnableUpdate):
             )
         return found
 
-    def _updated(self, described: Mapping[str, ParameterFacts]) -> Iterator[Updated]:
-        kinds: dict[str, list[str]] = {}
-        for slot in self._slots:
-            kinds.setdefault(slot.name, []).append(slot.kind)
+    def _updated(self, described: Sequence[ParameterFacts]) -> Iterator[Updated]:
+        """The parameters, with the rules that are claimed."""
+        claimed = {parameter.name: parameter for parameter in described}
         for trained in self._trained:
-            name, said = trained.facts.name, described[trained.facts.name]
+            facts = trained.facts
+            said = claimed.get(facts.name, facts)
+            rules = {rule: getattr(said, rule) for rule in _RULES}
+            states = tuple(state.name for state, _, _ in trained.update.states())
             yield Updated(
-                name=name,
-                shape=trained.facts.shape,
-                dtype=trained.facts.dtype,
-                gradient_dtype=_gradient(trained).dtype or trained.facts.dtype,
-                kinds=tuple(filter(None, kinds[name])),
-                learning_rate=said.learning_rate,
-                weight_decay=said.weight_decay,
-                grad_centralization=said.grad_centralization,
+                **vars(facts) | rules | {"states": states},
+                gradient_dtype=_gradient(trained).dtype or facts.dtype,
                 rate=trained.rate,
                 factor=trained.factor,
                 enabled_by=said.group if self._masked else _enabled_by(trained),

@@ -60,7 +60,7 @@ class Oracle:
             ValueError: A hyperparameter is one that RMSProp does not take.
         """
         self._optimizer = optimizer_of(optimizer, rule, step, fed)
-        self._values = (PARAMETER, *rule.kinds)
+        self._values = (PARAMETER, *rule.states)
         self._dtypes = {PARAMETER: np.dtype(rule.dtype)}
         self._twice_rounded = twice_rounded
 

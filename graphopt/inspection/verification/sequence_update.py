@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from graphopt.inspection.facts import OptimizerFacts, ParameterFacts
+from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
+from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
@@ -49,29 +50,19 @@ class SequenceUpdate(RunnableUpdate):
 
     twice_rounded = True
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        flow: Dataflow,
-        nodes: Recovered,
-        optimizer: OptimizerFacts,
-        described: Sequence[ParameterFacts],
-        providers: Sequence[str],
-    ) -> None:
+    def __init__(self, reading: Reading, nodes: Recovered, providers: Sequence[str]) -> None:
         """Prepare it.
 
         Args:
-            model: The model.
-            flow: Its values.
+            reading: The model.
             nodes: What was recognised in it.
-            optimizer: The hyperparameters.
-            described: What the metadata says of the parameters, in any order; nothing, if there
-                is none.
             providers: The execution providers.
 
         Raises:
             NotRunError: It cannot be run.
         """
+        model, flow, said = reading.file.proto, reading.flow, reading.described
+        described = () if said is None else said.parameters
         self.step = nodes.step
         self._update = _first_update(model, flow, alike=not described)
         kinds = _kinds(self._update)
@@ -84,12 +75,14 @@ class SequenceUpdate(RunnableUpdate):
                 )
         rate = _first_rate(described)
         self.fed = {_RATE: rate}
-        self.parameters = (
-            [_described(facts, kinds) for facts in described]
-            if described
-            else list(self._chosen(kinds, rate))
-        )
-        known = optimizer.initial_mean_square
+        self.parameters = [
+            Updated(
+                **vars(facts) | {"dtype": "float32", "states": tuple(kinds)},
+                gradient_dtype="float32",
+            )
+            for facts in described or self._chosen(rate)
+        ]
+        known = None if said is None else said.optimizer.initial_mean_square
         self._start = _initial(self._update) if known is None else known
         inputs = {*self._sequences.values(), _GRADIENTS, _RATE, _STEP}
         fed = {value.name: value.type for value in model.graph.input if value.name in inputs}
@@ -131,7 +124,7 @@ class SequenceUpdate(RunnableUpdate):
             after[kind] = dict(zip(names, new, strict=True))
         return after
 
-    def _chosen(self, kinds: Mapping[str, str], rate: float) -> Iterator[Updated]:
+    def _chosen(self, rate: float) -> Iterator[ParameterFacts]:
         """Parameters of some shapes."""
         update = self._update
         gradient = gradient_of(_first_gradient(update))
@@ -142,15 +135,18 @@ class SequenceUpdate(RunnableUpdate):
         scale = 1.0 if update.has("decoupled") else update.number("loss_scale", 1.0)
         made = self._writes[_PARAMETERS].deltas.operation
         for index in range(0 if made is None else len(made.inputs)):
-            yield Updated(
+            yield ParameterFacts(
                 name=f"{_PARAMETERS}[{index}]",
                 shape=_SHAPES[index % len(_SHAPES)],
                 dtype="float32",
-                gradient_dtype="float32",
-                kinds=tuple(kinds),
+                op_type=None,
+                group=None,
                 learning_rate=rate,
                 weight_decay=number / scale,
                 grad_centralization=gradient.centralized,
+                states=(),
+                bytes=0,
+                state_bytes=0,
             )
 
 
@@ -194,19 +190,6 @@ def _initial(update: Update) -> float:
     start = 0.0 if found is None else found["start"]
     assert isinstance(start, float)
     return start
-
-
-def _described(facts: ParameterFacts, kinds: Mapping[str, str]) -> Updated:
-    return Updated(
-        name=facts.name,
-        shape=facts.shape,
-        dtype="float32",
-        gradient_dtype="float32",
-        kinds=tuple(kinds),
-        learning_rate=facts.learning_rate,
-        weight_decay=facts.weight_decay,
-        grad_centralization=facts.grad_centralization,
-    )
 
 
 def _updates(flow: Dataflow) -> Iterator[Update]:

@@ -7,17 +7,15 @@ from typing import Any
 from graphopt import _checks
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.dataflow import Value
-from graphopt.inspection.reading.read_model import Reading, read
+from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.claims import contradictions
 from graphopt.inspection.verification.graph_update import GraphUpdate
-from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate
+from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.inspection.verification.sequence_update import SequenceUpdate
 from graphopt.inspection.verification.trials import Compared, compared
 from graphopt.inspection.words import shown
 
-# What is fed where the caller gives learning rates; each input gets another one.
-_FED_RATES = (0.01, 0.02, 0.005, 0.03)
 _MOST_DIFFERENCES = 4  # of a kind
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity
 
@@ -90,8 +88,8 @@ def verify(
         return Verification(words, verified=False, differences=(reason or "",))
     found = Compared()
     try:
+        update = (GraphUpdate if nodes.trained else SequenceUpdate)(reading, nodes, providers)
         claimed = nodes.optimizer if said is None else said.optimizer
-        update = _update(reading, nodes, providers)
         found = compared(update, claimed, nodes, steps=steps, seed=seed)
     except NotRunError as error:
         found.differences.append(str(error))
@@ -141,17 +139,3 @@ def _first_of(differences: Sequence[str]) -> Iterator[str]:
     yield from differences[:_MOST_DIFFERENCES]
     if len(differences) > _MOST_DIFFERENCES:
         yield f"and {len(differences) - _MOST_DIFFERENCES} more"
-
-
-def _update(reading: Reading, nodes: Recovered, providers: Sequence[str]) -> RunnableUpdate:
-    said, model = reading.described, reading.file.proto
-    parameters = () if said is None else said.parameters
-    if not nodes.trained:
-        claimed = nodes.optimizer if said is None else said.optimizer
-        return SequenceUpdate(model, reading.flow, nodes, claimed, parameters, providers)
-    described = {trained.facts.name: trained.facts for trained in nodes.trained}
-    described |= {parameter.name: parameter for parameter in parameters}
-    masked = said is not None and bool(said.optimizer.group_mask)
-    return GraphUpdate(
-        model, nodes, reading.carried, described, _FED_RATES, providers, masked=masked
-    )

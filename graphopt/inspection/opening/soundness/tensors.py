@@ -30,19 +30,6 @@ _FIELD_OF: dict[int, str] = {
 _FIELDS = ("int32_data", *dict.fromkeys(_FIELD_OF.values()))
 
 
-def external_location(tensor: TensorProto) -> str | None:
-    """The file that a tensor says its values are in; nothing here ever opens it.
-
-    Example:
-        >>> entry = onnx.StringStringEntryProto(key="location", value="weights.bin")
-        >>> external_location(TensorProto(external_data=[entry]))
-        'weights.bin'
-    """
-    if not tensor.external_data and tensor.data_location != TensorProto.EXTERNAL:
-        return None
-    return next((e.value for e in tensor.external_data if e.key == "location"), "")
-
-
 def check_tensor(tensor: TensorProto, where: str) -> None:
     """Refuse a tensor whose dimensions, element type or bytes cannot be.
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import onnx
@@ -10,9 +9,9 @@ import onnx
 from graphopt.inspection import words
 from graphopt.inspection.facts import Inspection, ParameterFacts
 from graphopt.inspection.show.formula import Line, update_lines
+from graphopt.inspection.structure.nodes_of import text
 
 _READERS = 6
-_LONGEST_NODE = 400
 
 
 def payload(inspection: Inspection, model: onnx.ModelProto | None) -> dict[str, Any]:
@@ -76,20 +75,10 @@ def _neighbours(
         makers |= dict.fromkeys((name for name in node.output if name in makers), node)
     return [
         {
-            "made": _node(maker) if p.gradient and (maker := makers[p.gradient]) else None,
-            "read": [_node(node) for node in readers[p.name]],
+            "made": text(maker, short=True)
+            if p.gradient and (maker := makers[p.gradient])
+            else None,
+            "read": [text(node, short=True) for node in readers[p.name]],
         }
         for p in parameters
     ]
-
-
-def _node(node: onnx.NodeProto) -> str:
-    """A node in one line, without its attributes, which may be large."""
-    operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    text = f"{_names(node.output)} = {operator}({_names(node.input)})"
-    return text if len(text) <= _LONGEST_NODE else f"{text[:_LONGEST_NODE]}…"
-
-
-def _names(names: Sequence[str]) -> str:
-    few = [name[:_LONGEST_NODE] for name in islice(names, 16)]
-    return ", ".join([*few, "…"] if len(names) > len(few) else few)
