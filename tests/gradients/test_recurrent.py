@@ -373,11 +373,11 @@ ACTIVATIONS = {
         "tanh": ({},),
     }.items()
     for parameters in tried
+} | {
+    "ThresholdedRelu": Case(  # ONNX Runtime takes 0 for alpha
+        "GRU", attributes={"activations": ["Sigmoid", "ThresholdedRelu"]}, kernel=False
+    )
 }
-# ONNX Runtime takes 0 for alpha.
-ACTIVATIONS["ThresholdedRelu"] = Case(
-    "GRU", attributes={"activations": ["Sigmoid", "ThresholdedRelu"]}, kernel=False
-)
 CASES = {
     f"{op} {name}": case
     for op, table in (("LSTM", LSTM), ("GRU", GRU), ("RNN", RNN), ("with", ACTIVATIONS))

@@ -281,7 +281,6 @@ CHANGES: list[Callable] = [
 DAMAGES = [truncated, flipped, flipped_outside_weights, spliced, random, rewired, rewired, rewired]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("part", range(10))
 def test_damaged_files(part, originals, tmp_path):
     """A hundred files: each is inspected and compared, every fifth shown, or refused by name."""

@@ -1,5 +1,7 @@
 """Gradients of reductions."""
 
+from itertools import product
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -56,43 +58,52 @@ REDUCTIONS = {
     ),
     "ReduceLogSumExp": (lambda x: x.logsumexp(-1), normal),
 }
-STATIC_AXES, RUN_TIME_AXES = {}, {}
-for op_type, (function, values) in REDUCTIONS.items():
-    over = reduce_with(function)
-    for shape, axes in SHAPES:
-        for keepdims in (0, 1):
-            x = values(*shape)
-            for opset in (17, 18, 21) if keepdims else (17, 18):
-                name = f"{op_type} {shape} axes={axes} keepdims={keepdims} opset={opset}"
-                is_input = opset >= 18 or op_type == "ReduceSum"
-                attributes = f"keepdims={keepdims}"
-                inputs = {"x": x}
-                if axes is not None and is_input:
-                    inputs["a"] = np.array(axes)
-                elif axes is not None:
-                    attributes += f", axes={list(axes)}"
-                # One opset is enough for the forms that do not differ.
-                if opset > 17 and shape != (2, 3, 4):
-                    continue
-                STATIC_AXES[name] = Case(
+
+
+def static_axes():
+    """Every reduction of every shape, as each opset writes it."""
+    for (op_type, (function, values)), (shape, axes) in product(REDUCTIONS.items(), SHAPES):
+        for keepdims, opset in ((0, 17), (0, 18), (1, 17), (1, 18), (1, 21)):
+            # One opset is enough for the forms that do not differ.
+            if opset > 17 and shape != (2, 3, 4):
+                continue
+            attributes, inputs = f"keepdims={keepdims}", {"x": values(*shape)}
+            if axes is not None and (opset >= 18 or op_type == "ReduceSum"):
+                inputs["a"] = np.array(axes)
+            elif axes is not None:
+                attributes += f", axes={list(axes)}"
+            yield (
+                f"{op_type} {shape} axes={axes} keepdims={keepdims} opset={opset}",
+                Case(
                     f"y = {op_type}<{attributes}>({', '.join(inputs)})",
                     inputs,
-                    over(axes, keepdims),
+                    reduce_with(function)(axes, keepdims),
                     opset=opset,
                     tolerance=1e-5,
                     dynamic="all" if opset == 18 or shape == (5,) else "none",
-                )
-    for keepdims in (0, 1):
+                ),
+            )
+
+
+def run_time_axes():
+    """Reductions over axes that the running graph computes."""
+    for (op_type, (function, values)), keepdims in product(REDUCTIONS.items(), (0, 1)):
         for axes in ((1,), (-1, 0), (0, 1, 2)):
             kept = [1 if a in axes or a - 3 in axes else size for a, size in enumerate((2, 3, 4))]
             shape = [size for size in kept if keepdims or size != 1]
-            RUN_TIME_AXES[f"{op_type} axes={axes} at run time keepdims={keepdims}"] = Case(
-                f"a = Add(k, nought) z = {op_type}<keepdims={keepdims}>(x, a) y = Reshape(z, s)",
-                {"x": values(2, 3, 4), "k": np.array(axes), "s": np.array(shape, np.int64)},
-                over(axes, keepdims),
-                opset=18,
-                tolerance=1e-5,
+            yield (
+                f"{op_type} axes={axes} at run time keepdims={keepdims}",
+                Case(
+                    f"a = Add(k, nought) z = {op_type}<keepdims={keepdims}>(x, a) "
+                    "y = Reshape(z, s)",
+                    {"x": values(2, 3, 4), "k": np.array(axes), "s": np.array(shape, np.int64)},
+                    reduce_with(function)(axes, keepdims),
+                    opset=18,
+                    tolerance=1e-5,
+                ),
             )
+
+
 NO_AXES = {
     f"{op_type} of no axes, noop={noop}{at}": Case(
         f"{node} z = {op_type}<keepdims=0, noop_with_empty_axes={noop}>(x, {axes}) "
@@ -113,30 +124,22 @@ NO_AXES = {
 }
 TIES = np.array([[1, 3, 3, 3], [2, 2, 2, 2], [5, 0, -5, 1]], np.float32)
 ZEROS = np.array([[0, 2, 3], [0, 0, 3], [0, 0, 0], [1, -2, 3]], np.float32)
+# The weights of the outputs have the output's shape; so keepdims=0 where there are zeros.
 KINKS = {
-    **{
-        f"{op_type} of ties {axes}": Case(
-            f"y = {op_type}<axes={list(axes)}>(x)",
-            {"x": TIES},
-            lambda x, f=f, axes=axes: f(x, axes, True),
-        )
-        for op_type, f in (("ReduceMax", torch.amax), ("ReduceMin", torch.amin))
-        for axes in ((1,), (0, 1))
-    },
-    "ReduceProd of zeros": Case("y = ReduceProd<axes=[1]>(x)", {"x": ZEROS}, lambda x: x.prod(1)),
-    "ReduceL1 of zeros": Case("y = ReduceL1<axes=[1]>(x)", {"x": ZEROS}, lambda x: x.abs().sum(1)),
-    "ReduceL2 of zeros": Case("y = ReduceL2<axes=[1]>(x)", {"x": ZEROS}, lambda x: x.norm(dim=1)),
-}
-# The weights of the outputs have the output's shape; so keepdims=0 there.
-KINKS = {
-    name: Case(
-        case.node.replace("<axes", "<keepdims=0, axes") if "Reduce" in name else case.node,
-        case.inputs,
-        case.torch,
+    f"{op_type} of ties {axes}": Case(
+        f"y = {op_type}<axes={list(axes)}>(x)",
+        {"x": TIES},
+        lambda x, f=f, axes=axes: f(x, axes, True),
     )
-    if "ties" not in name
-    else case
-    for name, case in KINKS.items()
+    for op_type, f in (("ReduceMax", torch.amax), ("ReduceMin", torch.amin))
+    for axes in ((1,), (0, 1))
+} | {
+    f"{op_type} of zeros": Case(f"y = {op_type}<keepdims=0, axes=[1]>(x)", {"x": ZEROS}, function)
+    for op_type, function in (
+        ("ReduceProd", lambda x: x.prod(1)),
+        ("ReduceL1", lambda x: x.abs().sum(1)),
+        ("ReduceL2", lambda x: x.norm(dim=1)),
+    )
 }
 HALVES = {
     f"{op_type} in float16": Case(
@@ -151,7 +154,7 @@ HALVES = {
 
 
 @pytest.mark.quick
-@cases(STATIC_AXES | RUN_TIME_AXES | NO_AXES)
+@cases(dict(static_axes()) | dict(run_time_axes()) | NO_AXES)
 def test_gradients(case, dynamic):
     check(case, dynamic)
 

@@ -93,7 +93,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("case", CHANGES)
 def test_what_is_different_is_said(made, changed, case):
     change, how = CHANGES[case]

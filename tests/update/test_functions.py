@@ -221,7 +221,6 @@ def test_there_are_240_variants():
 # Tests of one session each: building one for all variants takes longer than what it is tested for.
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("kind", [kind for kind, shape in SHAPES.items() if shape != MATRIX])
 def test_formula(kind):
     for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):

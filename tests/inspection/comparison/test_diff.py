@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from functools import cache, partial
 
 import pytest
 from rich.console import Console
@@ -30,6 +31,18 @@ def inspected(params, layout="separate", **arguments):
     return graphopt.inspect(graphopt.update_graph(RMSProp(params, **arguments), layout=layout))
 
 
+def graph(*arguments, **options):
+    """What `inspected` takes; it is done when a test asks for the pair."""
+    return partial(inspected, *arguments, **options)
+
+
+@cache
+def pair(name):
+    """The first and the second inspection, and what is different between them."""
+    first, second, wanted = PAIRS[name]
+    return first(), second(), wanted
+
+
 def there(part, where, *, after):
     return (part, where, "there", not after, after)
 
@@ -41,25 +54,25 @@ def both(what, before, after):
 
 # The first and the second graph, and what is different between them.
 PAIRS = {
-    "nothing": (inspected([W, B]), inspected([W, B]), []),
+    "nothing": (graph([W, B]), graph([W, B]), []),
     "decay": (
-        inspected([W, B]),
-        inspected([W, B], decay=0.95),
+        graph([W, B]),
+        graph([W, B], decay=0.95),
         [("optimizer", "", "decay", 0.9, 0.95)],
     ),
     "epsilon": (
-        inspected([W, B]),
-        inspected([W, B], epsilon=1e-3),
+        graph([W, B]),
+        graph([W, B], epsilon=1e-3),
         [("optimizer", "", "epsilon", 1e-10, 1e-3)],
     ),
     "locking": (
-        inspected([W, B]),
-        inspected([W, B], use_locking=True),
+        graph([W, B]),
+        graph([W, B], use_locking=True),
         [("optimizer", "", "use_locking", False, True)],
     ),
     "momentum": (
-        inspected([W, B]),
-        inspected([W, B], momentum=0.5),
+        graph([W, B]),
+        graph([W, B], momentum=0.5),
         [
             ("optimizer", "", "momentum", 0.0, 0.5),
             *both("states", ("mean_square",), ("mean_square", "moment")),
@@ -71,16 +84,16 @@ PAIRS = {
         ],
     ),
     "learning rate": (
-        inspected([W, B]),
-        inspected([W, B], learning_rate=CosineDecayLR(0.0, 0.1, 9)),
+        graph([W, B]),
+        graph([W, B], learning_rate=CosineDecayLR(0.0, 0.1, 9)),
         [
             ("groups", "group 0", "learning_rate", 0.1, COSINE),
             *both("learning_rate", 0.1, COSINE),
         ],
     ),
     "initial value": (
-        inspected([W, B]),
-        inspected([W, B], initial_mean_square=0.0),
+        graph([W, B]),
+        graph([W, B], initial_mean_square=0.0),
         [
             ("optimizer", "", "initial_mean_square", 1.0, 0.0),
             ("state", "mean_square.w", "initial", 1.0, 0.0),
@@ -88,8 +101,8 @@ PAIRS = {
         ],
     ),
     "moved to another group": (
-        inspected([{"params": [W]}, {"params": [B, C], "lr": 0.3}]),
-        inspected([{"params": [W, B]}, {"params": [C], "lr": 0.3}]),
+        graph([{"params": [W]}, {"params": [B, C], "lr": 0.3}]),
+        graph([{"params": [W, B]}, {"params": [C], "lr": 0.3}]),
         [
             ("groups", "group 0", "parameters", 1, 2),
             ("groups", "group 1", "parameters", 2, 1),
@@ -98,8 +111,8 @@ PAIRS = {
         ],
     ),
     "another group": (
-        inspected([{"params": [W]}, {"params": [B]}]),
-        inspected([{"params": [W, B]}]),
+        graph([{"params": [W]}, {"params": [B]}]),
+        graph([{"params": [W, B]}]),
         [
             ("groups", "group 0", "parameters", 1, 2),
             there("groups", "group 1", after=False),
@@ -107,8 +120,8 @@ PAIRS = {
         ],
     ),
     "another parameter": (
-        inspected([W], layout="buckets"),
-        inspected([W, B], layout="buckets"),
+        graph([W], layout="buckets"),
+        graph([W, B], layout="buckets"),
         [
             ("groups", "group 0", "parameters", 1, 2),
             there("parameters", "b", after=True),
@@ -120,8 +133,8 @@ PAIRS = {
         ],
     ),
     "another name": (
-        inspected([W, B], layout="buckets"),
-        inspected([W, Parameter("d", (4,))], layout="buckets"),
+        graph([W, B], layout="buckets"),
+        graph([W, Parameter("d", (4,))], layout="buckets"),
         [
             there("parameters", "b", after=False),
             there("parameters", "d", after=True),
@@ -130,8 +143,8 @@ PAIRS = {
         ],
     ),
     "another shape": (
-        inspected([W]),
-        inspected([Parameter("w", (4, 4))]),
+        graph([W]),
+        graph([Parameter("w", (4, 4))]),
         [
             ("parameters", "w", "shape", (3, 4), (4, 4)),
             ("state", "w", "shape", (3, 4), (4, 4)),
@@ -140,8 +153,8 @@ PAIRS = {
         ],
     ),
     "another dtype": (
-        inspected([W]),
-        inspected([Parameter("w", (3, 4), "float16")]),
+        graph([W]),
+        graph([Parameter("w", (3, 4), "float16")]),
         [
             ("parameters", "w", "dtype", "float32", "float16"),
             ("state", "w", "dtype", "float32", "float16"),
@@ -149,8 +162,8 @@ PAIRS = {
         ],
     ),
     "layout": (
-        inspected([W, B], layout="buckets"),
-        inspected([W, B], layout="separate"),
+        graph([W, B], layout="buckets"),
+        graph([W, B], layout="separate"),
         [
             ("layout", "", "name", "buckets", "separate"),
             ("layout", "", "buckets", 1, 2),
@@ -175,7 +188,7 @@ def told(difference):
 @pytest.mark.quick
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs(name):
-    before, after, wanted = PAIRS[name]
+    before, after, wanted = pair(name)
     found = diff(before, after)
     got = told(found)
     assert sorted(got, key=repr) == sorted(wanted, key=repr)
@@ -187,7 +200,7 @@ def test_pairs(name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_other_way_round(name):
-    before, after, _ = PAIRS[name]
+    before, after, _ = pair(name)
     forth, back = diff(before, after), diff(after, before)
     mirrored = [(c.part, c.where, c.what, c.after, c.before) for c in back.changes]
     there = [(c.part, c.where, c.what, c.before, c.after) for c in forth.changes]
@@ -267,7 +280,7 @@ def test_nan_is_itself():
 
 
 def test_to_dict_is_json():
-    before, after, _ = PAIRS["learning rate"]
+    before, after, _ = pair("learning rate")
     found = diff(before, after)
     again = json.loads(json.dumps(found.to_dict()))
     (change,) = (change for change in again["changes"] if change["part"] == "groups")
@@ -288,7 +301,7 @@ def printed(difference, width, title="a.onnx and b.onnx", rows=20):
 @pytest.mark.parametrize("width", [60, 100])
 @pytest.mark.parametrize("name", PAIRS)
 def test_tables(name, width):
-    before, after, wanted = PAIRS[name]
+    before, after, wanted = pair(name)
     found = diff(before, after)
     text = printed(found, width)
     assert max(map(len, text.splitlines())) <= width
