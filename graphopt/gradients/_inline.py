@@ -4,7 +4,11 @@ from collections.abc import Collection
 from typing import Any
 
 import onnx
-from onnx import helper, inliner
+import onnx_ir as ir
+from onnx import inliner
+
+from graphopt.forward import to_ir
+from graphopt.shapes.in_place import infer_shapes
 
 
 def inline_schema_functions(proto: onnx.ModelProto, known: Collection[str]) -> onnx.ModelProto:
@@ -50,14 +54,9 @@ def _is_defined(op_type: str, opset: int) -> bool:
 
 def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that states the type of every value: some definitions depend on types."""
-    typed = onnx.shape_inference.infer_shapes(proto)
-    stated = {value.name for value in (*typed.graph.value_info, *typed.graph.input)}
-    typed.graph.value_info.extend(
-        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        for tensor in typed.graph.initializer
-        if tensor.name not in stated
-    )
-    return typed
+    model = to_ir(proto)
+    infer_shapes(model)
+    return ir.to_proto(model)
 
 
 def _write_defaults(node: onnx.NodeProto, opset: int) -> None:

@@ -9,9 +9,16 @@ import onnx_ir as ir
 from onnx import helper, shape_inference
 
 from graphopt.shapes.engine import Shapes
-from graphopt.shapes.values import NO_DTYPE, UNKNOWN, Node, Number, TensorInfo, declared, whole
-
-_UNKNOWN = "unk__"  # how the names of sizes begin that are not known
+from graphopt.shapes.values import (
+    NO_DTYPE,
+    UNKNOWN,
+    UNNAMED,
+    Node,
+    Number,
+    TensorInfo,
+    declared,
+    whole,
+)
 
 
 def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
@@ -51,7 +58,7 @@ class _Named(Shapes):
 
     def __init__(self, model: ir.Model, *, symbols: bool) -> None:
         used = _symbols(model.graph)
-        self._names = (name for at in count() if (name := f"{_UNKNOWN}{at}") not in used)
+        self._names = (name for at in count() if (name := f"{UNNAMED}{at}") not in used)
         self._takes_symbols = symbols
         super().__init__(model)
 

@@ -19,6 +19,8 @@ LARGEST = 2**63 - 1  # of a dimension, and of an integer that is followed
 _MOST_STORED = 1024  # elements of an initializer that are read
 _MOST_RANK = 64
 
+UNNAMED = "unk__"  # how the names of sizes begin that nobody has named
+
 BOOL, FLOAT, INT64 = ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.INT64
 NO_DTYPE = ir.DataType.UNDEFINED
 _COMPLEX = frozenset({ir.DataType.COMPLEX64, ir.DataType.COMPLEX128})
@@ -170,10 +172,14 @@ def merged(found: TensorInfo, other: TensorInfo | None) -> TensorInfo:
         shape = found.shape
     else:
         pairs = zip(found.shape, other.shape, strict=True)
-        shape = tuple(declared if size is None else size for size, declared in pairs)
+        shape = tuple(size if said is None or _is_named(size) else said for size, said in pairs)
     return replace(
         found, dtype=dtype, shape=shape, is_sequence=found.is_sequence or other.is_sequence
     )
+
+
+def _is_named(size: Dim) -> bool:
+    return size is not None and not str(size).startswith(UNNAMED)
 
 
 def either(infos: Sequence[TensorInfo]) -> TensorInfo:

@@ -185,6 +185,16 @@ def test_what_follows_from_the_inputs_is_right_whatever_is_declared():
     assert dims_of(model.graph[1].outputs[0].shape) == ["unk__0", 5]
 
 
+def test_a_declared_symbol_is_better_than_a_name_that_nobody_gave():
+    model = ir.from_onnx_text(
+        f"{HEADER} g (float[?,3] x) => (float[K,3] z) <float[M,3] y> "
+        "{ r = Relu(x) y = Neg(r) z = Add(y, y) }"
+    )
+    infer_shapes(model)
+    shapes = [dims_of(node.outputs[0].shape) for node in model.graph]
+    assert shapes == [["unk__0", 3], ["M", 3], ["M", 3]]
+
+
 def test_a_domain_that_is_not_imported():
     model = ir.from_onnx_text(f"{HEADER} g (float[N] x) => (float y) {{ y = d.Foo(x) }}")
     with pytest.raises(ValueError, match=r"the model contradicts itself: .* 'd', which it does"):
