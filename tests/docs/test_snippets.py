@@ -99,9 +99,10 @@ def test_guide_to_inspection(tmp_path, monkeypatch, capsys):
         state = "checkpoint" if name == "train" else name
         graphopt.Session(graph).save_checkpoint(f"{state}.safetensors")
     snippets = blocks("python", INSPECTION)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
+    namespace = {}
     for snippet in snippets:
-        exec(compile(snippet, "inspection.md", "exec"), {})
+        exec(compile(snippet, "inspection.md", "exec"), namespace)
         assert capsys.readouterr().out.splitlines() == printed(snippet)
     (block,) = blocks("console", INSPECTION)
     commands = [shlex.split(line.partition(" # ")[0]) for line in block.splitlines()]
