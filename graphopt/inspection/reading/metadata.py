@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts
-from graphopt.manifest import BucketEntry, Manifest, OptimizerEntry, ParameterEntry
-from graphopt.states import kept_by
+from graphopt.manifest import BucketEntry, Manifest, ParameterEntry
+from graphopt.states import State, kept_by
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ def described(model: ir.Model) -> Described | None:
     if said.groups is None or said.parameters is None:
         raise ValueError("the metadata is damaged: it lacks the groups or the parameters")
     buckets = () if said.layout is None else said.layout.buckets
+    states = kept_by(said.optimizer)
     return Described(
         OptimizerFacts(source="metadata", **vars(said.optimizer)),
         tuple(GroupFacts(**vars(group)) for group in said.groups),
-        tuple(_parameter(parameter, said.optimizer) for parameter in said.parameters),
+        tuple(_parameter(parameter, states) for parameter in said.parameters),
         said.layout.name if said.layout is not None and buckets else None,
         buckets,
     )
 
 
-def _parameter(entry: ParameterEntry, optimizer: OptimizerEntry) -> ParameterFacts:
+def _parameter(entry: ParameterEntry, states: tuple[State, ...]) -> ParameterFacts:
     try:
         dtype, size = np.dtype(entry.dtype), int(np.prod(entry.shape, dtype=float))
     except (TypeError, OverflowError) as error:
         raise ValueError(f"the metadata is damaged: {type(error).__name__} {error}") from None
-    states = kept_by(optimizer)
     return ParameterFacts(
         **vars(entry) | {"dtype": dtype.name},
         states=tuple(state.name for state in states),

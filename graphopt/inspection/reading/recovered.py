@@ -1,6 +1,6 @@
 """The optimizer of a graph, recovered from its nodes alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from graphopt.inspection.reading.metadata import Described
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.reading.writes import Write
-from graphopt.states import GLOBAL_STEP, MEAN_SQUARE, OF_PARAMETERS, State
+from graphopt.states import GLOBAL_STEP, MEAN_SQUARE, OF_PARAMETERS
 
 _ADAMW = "com.microsoft::AdamWOptimizer"
 _SGD = "com.microsoft::SGDOptimizerV2"
@@ -141,15 +141,17 @@ class _Reader:
         """Those of a bucket."""
         names = self._listed.get(write.input.name)
         found = members(write.input, update, names)
-        return [self._parameter(write, update, member) for member in found]
+        states = self._states(write.input.name, update)
+        return [self._parameter(write, update, member, states) for member in found]
 
-    def _parameter(self, write: Write, update: Update, member: Member) -> Trained:
+    def _parameter(
+        self, write: Write, update: Update, member: Member, states: Mapping[str, int]
+    ) -> Trained:
         gradient = None if member.gradient is None else gradient_of(member.gradient)
         factor = update.value("k")
         if factor is None and gradient is not None:
             factor = gradient.factor
         rate = update.value("lr")
-        states = self._states(write.input.name, update)
         dtype = write.input.dtype or "float32"
         size = int(np.prod(member.shape, dtype=np.int64))
         facts = ParameterFacts(
@@ -161,21 +163,25 @@ class _Reader:
             learning_rate=None if rate is None else self._rate(update, rate),
             weight_decay=self._weight_decay(update, factor, rate),
             grad_centralization=gradient is not None and gradient.centralized,
-            states=tuple(state.name for state in states),
+            states=tuple(states),
             bytes=size * np.dtype(dtype).itemsize,
-            state_bytes=size
-            * sum(np.dtype(old.dtype or "float32").itemsize for old in states.values()),
+            state_bytes=size * sum(states.values()),
             gradient=None if gradient is None else gradient.value.name,
             bucket=write.input.name,
         )
         value = None if gradient is None else gradient.value
         return Trained(facts, update, write, value, rate, factor)
 
-    def _states(self, bucket: str, update: Update) -> dict[State, Value]:
-        """Those of a bucket; one on which the parameters do not depend is known by its name."""
+    def _states(self, bucket: str, update: Update) -> dict[str, int]:
+        """The states of a bucket, and the bytes of an element.
+
+        One on which the parameters do not depend is known by its name.
+        """
         found = {state: old for state, old, _ in update.states()}
         kept = ((s, found.get(s) or self._carried.get(s.of(bucket))) for s in OF_PARAMETERS)
-        return {state: old for state, old in kept if old is not None}
+        return {
+            state.name: np.dtype(old.dtype or state.dtype).itemsize for state, old in kept if old
+        }
 
     def _schedule(self, value: Value) -> Schedule:
         if id(value) not in self._known:
