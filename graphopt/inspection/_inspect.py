@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from graphopt import _checks
+from graphopt.inspection.costs.memory import memory_facts
 from graphopt.inspection.costs.operations import stage_facts
-from graphopt.inspection.costs.totals import memory_facts
 from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts
 from graphopt.inspection.hazards import hazards
 from graphopt.inspection.hazards.hazard import Subject

@@ -146,14 +146,14 @@ class ParameterFacts:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    op_type: str | None
-    group: int | None
-    learning_rate: Schedule
-    weight_decay: Schedule
-    grad_centralization: bool
-    states: tuple[str, ...]
-    bytes: int
-    state_bytes: int
+    op_type: str | None = None
+    group: int | None = None
+    learning_rate: Schedule = None
+    weight_decay: Schedule = None
+    grad_centralization: bool = False
+    states: tuple[str, ...] = ()
+    bytes: int = 0
+    state_bytes: int = 0
     gradient: str | None = None
     bucket: str | None = None
 

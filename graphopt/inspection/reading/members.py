@@ -62,7 +62,7 @@ def _as_listed(found: list[Member], listed: Mapping[str, tuple[int, ...]]) -> li
 
 
 def _by_nodes(bucket: Value, update: Update) -> list[Member]:
-    gradients = _joined(update)
+    gradients = joined_gradients(update)
     parts = _parts(bucket)
     if len(parts) == len(gradients) > 1:
         pairs = zip(parts, gradients, strict=True)
@@ -81,7 +81,7 @@ def _by_nodes(bucket: Value, update: Update) -> list[Member]:
     return [Member(bucket.name, shape, gradient)]
 
 
-def _joined(update: Update) -> list[Value]:
+def joined_gradients(update: Update) -> list[Value]:
     """The gradients that are one after another in that of the bucket."""
     gradient = update.value("gradient")
     if gradient is None:

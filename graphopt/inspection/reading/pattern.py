@@ -28,6 +28,18 @@ class Found(dict[str, Value | float]):
         copy.update(other)
         return copy
 
+    def value(self, name: str) -> Value:
+        """A value that the pattern names."""
+        value = self[name]
+        assert isinstance(value, Value)
+        return value
+
+    def number(self, name: str) -> float:
+        """A number that the pattern names."""
+        number = self[name]
+        assert isinstance(number, float)
+        return number
+
     def may_go_on(self) -> bool:
         """Count a try; whether there may be more."""
         self._tries[0] -= 1

@@ -184,10 +184,11 @@ def _sequential(value: Value, step: Value | None) -> dict[str, AnyType] | None:
     found = _found(_LATER, value, step)
     if found is None:
         return None
-    before, later, milestone = found["before"], found["later"], found["milestone"]
-    assert isinstance(before, Value)
-    assert isinstance(later, Value)
-    assert isinstance(milestone, float)
+    before, later, milestone = (
+        found.value("before"),
+        found.value("later"),
+        found.number("milestone"),
+    )
     shifted = _shifted_step(later, milestone, step)
     earlier = _sequential(before, step)
     parts, milestones = (

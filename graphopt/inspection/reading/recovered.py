@@ -88,7 +88,7 @@ def recovered(
             parameter for write, update in found for parameter in reader.parameters(write, update)
         ]
         return _assembled(trained, [update for _, update in found], carried, step)
-    inner = _without_parameters(flow)
+    inner = updates_of_sequences(flow)
     if inner:
         return _assembled([], inner, carried, step)
     fused = _fused(flow)
@@ -203,9 +203,7 @@ class _Reader:
             return without_factor(number, scale)
         found = match(Op("Mul", Any("schedule"), Number("scale")), factor)
         if found is not None and found["scale"] == scale != 1:
-            schedule = found["schedule"]
-            assert isinstance(schedule, Value)
-            return self._schedule(schedule)
+            return self._schedule(found.value("schedule"))
         return self._schedule(factor)
 
 
@@ -337,7 +335,7 @@ def _counted(numbers: Value) -> Value | None:
     return None
 
 
-def _without_parameters(flow: Dataflow) -> list[Update]:
+def updates_of_sequences(flow: Dataflow) -> list[Update]:
     """The updates of a model that gets its parameters as sequences, so that no input is one."""
     if not any(operation.op_type == "SequenceAt" for operation in flow.operations):
         return []

@@ -238,15 +238,11 @@ def gradient_of(value: Value) -> Gradient:
     found = match(_CENTRALIZED, value)
     if found is None:
         return Gradient(value.source)
-    row = found["row"]
-    assert isinstance(row, Value)
+    row = found.value("row")
     decayed = match(_ROW_DECAYED, row)
     if decayed is None:
         return Gradient(row.source, centralized=True)
-    raw, factor = decayed["gradient"], decayed["k"]
-    assert isinstance(raw, Value)
-    assert isinstance(factor, Value)
-    return Gradient(raw.source, centralized=True, factor=factor)
+    return Gradient(decayed.value("gradient").source, centralized=True, factor=decayed.value("k"))
 
 
 def _unmasked(new: Value) -> tuple[Value, Value | None, Value | None]:
@@ -254,11 +250,7 @@ def _unmasked(new: Value) -> tuple[Value, Value | None, Value | None]:
     masked = match(Op("Where", Any("on"), Any("new"), Fed("old")), new)
     if masked is None:
         return new, None, None
-    value, enabled, kept = masked["new"], masked["on"], masked["old"]
-    assert isinstance(value, Value)
-    assert isinstance(enabled, Value)
-    assert isinstance(kept, Value)
-    return value, enabled, kept
+    return masked.value("new"), masked.value("on"), masked.value("old")
 
 
 def _is_consistent(found: Found) -> bool:
@@ -288,9 +280,7 @@ def _has_negative_rate(found: Found) -> bool:
 
 def _is_descent(found: Found) -> bool:
     """Whether what looks like gradient descent may be: any difference of a product does."""
-    rate, gradient, moment = found["lr"], found["gradient"], found.get("m")
-    assert isinstance(rate, Value)
-    assert isinstance(gradient, Value)
+    rate, gradient, moment = found.value("lr"), found.value("gradient"), found.get("m")
     operation = gradient.source.operation
     return (
         (rate.number is not None or rate.shape in ((), (1,)))

@@ -207,13 +207,7 @@ def parameters_of(
             shape=shape,
             dtype=dtype,
             op_type=weight_of(flow, name, stages),
-            group=None,
-            learning_rate=None,
-            weight_decay=None,
-            grad_centralization=False,
-            states=(),
             bytes=math.prod(shape) * np.dtype(dtype).itemsize,
-            state_bytes=0,
             gradient=buffers[name].name if name in buffers else None,
         )
         for name in buffers or could_be

@@ -13,10 +13,11 @@ import onnx
 
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import Dataflow, Value
+from graphopt.inspection.reading.members import joined_gradients
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
 from graphopt.inspection.reading.read_model import Reading
-from graphopt.inspection.reading.recovered import Recovered
-from graphopt.inspection.reading.update import Update, gradient_of, recognised
+from graphopt.inspection.reading.recovered import Recovered, updates_of_sequences
+from graphopt.inspection.reading.update import Update, gradient_of
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
 from graphopt.on_device.tensor_names import OPTIMIZER_INPUTS
@@ -127,7 +128,10 @@ class SequenceUpdate(RunnableUpdate):
     def _chosen(self, rate: float) -> Iterator[ParameterFacts]:
         """Parameters of some shapes."""
         update = self._update
-        gradient = gradient_of(_first_gradient(update))
+        gradients = joined_gradients(update)
+        if not gradients:
+            raise NotRunError("its gradient was not recognised")
+        gradient = gradient_of(gradients[0])
         factor = update.value("k") or gradient.factor or _factor(update)
         number = 0.0 if factor is None else factor.source.number
         if number is None:
@@ -139,14 +143,9 @@ class SequenceUpdate(RunnableUpdate):
                 name=f"{_PARAMETERS}[{index}]",
                 shape=_SHAPES[index % len(_SHAPES)],
                 dtype="float32",
-                op_type=None,
-                group=None,
                 learning_rate=rate,
                 weight_decay=number / scale,
                 grad_centralization=gradient.centralized,
-                states=(),
-                bytes=0,
-                state_bytes=0,
             )
 
 
@@ -157,10 +156,7 @@ def _factor(update: Update) -> Value | None:
     found = None if gradient is None else match(pattern, gradient)
     if found is None:
         return None
-    w, factor = found["w"], found["k"]
-    assert isinstance(w, Value)
-    assert isinstance(factor, Value)
-    return factor if _sequences_of(w) == {_PARAMETERS} else None
+    return found.value("k") if _sequences_of(found.value("w")) == {_PARAMETERS} else None
 
 
 def _first_rate(described: Sequence[ParameterFacts]) -> float:
@@ -173,7 +169,7 @@ def _first_rate(described: Sequence[ParameterFacts]) -> float:
 
 def _first_update(model: onnx.ModelProto, flow: Dataflow, *, alike: bool) -> Update:
     """The update of the first tensors; those of all, if they are to be alike."""
-    updates = list(_updates(flow))
+    updates = updates_of_sequences(flow)
     made = [update.new.operation for update in updates]
     if alike and any(o is not None and model.graph.node[o.node].op_type == "If" for o in made):
         raise NotRunError(
@@ -187,17 +183,7 @@ def _initial(update: Update) -> float:
     old = update.value("s")
     pattern = Op("Add", Any("held"), Op("Mul", Any("first"), Number("start")))
     found = None if old is None else match(pattern, old)
-    start = 0.0 if found is None else found["start"]
-    assert isinstance(start, float)
-    return start
-
-
-def _updates(flow: Dataflow) -> Iterator[Update]:
-    for operation in flow.operations:
-        if operation.op_type == "Sub" and operation.outputs:
-            update = recognised(operation.outputs[0])
-            if update is not None and update.optimizer == "RMSProp":
-                yield update
+    return 0.0 if found is None else found.number("start")
 
 
 def _writes(flow: Dataflow) -> Iterator[_Write]:
@@ -239,13 +225,3 @@ def _sequences_of(value: Value) -> set[str]:
             # What a Reshape makes of it says only the shape.
             waiting += operands[:1] if operation.op_type == "Reshape" else operands
     return found
-
-
-def _first_gradient(update: Update) -> Value:
-    gradient = update.value("gradient")
-    if gradient is None:
-        raise NotRunError("its gradient was not recognised")
-    operation = gradient.source.operation
-    joined = operation is not None and operation.op_type == "Concat"
-    first = operation.inputs[0] if joined and operation is not None else gradient
-    return gradient if first is None else first
