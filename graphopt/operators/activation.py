@@ -13,7 +13,10 @@ import onnx_ir as ir
 from graphopt.operators.backward import Backward
 from graphopt.operators.mathematical import function
 
-function("Swish")
+function("Swish")  # which is written out
+function("Sigmoid", gradient=lambda b: b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y)))
+function("Softplus", gradient=lambda b: b.op.Mul(b.dy, b.op.Sigmoid(b.x)))
+function("Tanh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y))))
 
 
 @function("Relu")
@@ -78,21 +81,6 @@ def celu(b: Backward) -> ir.Value:
     if alpha != 1:
         below = b.op.Div(below, alpha)
     return b.op.Mul(b.dy, b.op.Add(below, 1.0))
-
-
-@function("Sigmoid")
-def sigmoid(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y))
-
-
-@function("Tanh")
-def tanh(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y)))
-
-
-@function("Softplus")
-def softplus(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Sigmoid(b.x))
 
 
 @function("Softsign")

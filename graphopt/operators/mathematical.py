@@ -12,59 +12,22 @@ from graphopt.shapes import elements
 
 function = partial(operator, is_elementwise=True, flops=elementwise, shape=elements.joined)
 
+function("Abs", gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
+function("Neg", gradient=lambda b: b.op.Neg(b.dy))
+function("Exp", gradient=lambda b: b.op.Mul(b.dy, b.y))
+function("Log", steep=(0,), gradient=lambda b: b.op.Div(b.dy, b.x))
+function("Sqrt", steep=(0,), gradient=lambda b: b.op.Div(b.op.Mul(b.dy, 0.5), b.y))  # infinite at 0
 
-@function("Abs")
-def abs_(b: Backward) -> ir.Value:
-    """0 at 0."""
-    return b.op.Mul(b.dy, b.op.Sign(b.x))
-
-
-@function("Neg")
-def neg(b: Backward) -> ir.Value:
-    return b.op.Neg(b.dy)
-
-
-@function("Exp")
-def exp(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.y)
+function("Sin", gradient=lambda b: b.op.Mul(b.dy, b.op.Cos(b.x)))
+function("Cos", gradient=lambda b: b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x))))
+function("Tan", gradient=lambda b: b.op.Mul(b.dy, b.op.Add(b.op.Mul(b.y, b.y), 1.0)))
+function("Sinh", gradient=lambda b: b.op.Mul(b.dy, b.op.Cosh(b.x)))
+function("Cosh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sinh(b.x)))
 
 
-@function("Log", steep=(0,))
-def log(b: Backward) -> ir.Value:
-    return b.op.Div(b.dy, b.x)
-
-
-@function("Sqrt", steep=(0,))
-def sqrt(b: Backward) -> ir.Value:
-    """Infinite at 0."""
-    return b.op.Div(b.op.Mul(b.dy, 0.5), b.y)
-
-
-@function("Reciprocal", steep=(0,))
-def reciprocal(b: Backward) -> ir.Value:
-    return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))
-
-
-@function("Erf")
-def erf(b: Backward) -> ir.Value:
-    """dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
-    exponent = b.op.Sub(math.log(2 / math.sqrt(math.pi)), b.op.Mul(b.x, b.x))
-    return b.op.Mul(b.dy, b.op.Exp(exponent))
-
-
-@function("Sin")
-def sin(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Cos(b.x))
-
-
-@function("Cos")
-def cos(b: Backward) -> ir.Value:
-    return b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x)))
-
-
-@function("Tan")
-def tan(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Add(b.op.Mul(b.y, b.y), 1.0))
+def _one_minus_square(b: Backward) -> ir.Value:
+    """1 - x² as a product, which keeps its digits where x is near 1."""
+    return b.op.Mul(b.op.Sub(1.0, b.x), b.op.Add(b.x, 1.0))
 
 
 @function("Asin", steep=(0,))
@@ -73,25 +36,9 @@ def asin(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.op.Sqrt(_one_minus_square(b)))
 
 
-@function("Acos", steep=(0,))
-def acos(b: Backward) -> ir.Value:
-    """Infinite at -1 and 1."""
-    return b.op.Neg(asin(b))
-
-
-@function("Atan")
-def atan(b: Backward) -> ir.Value:
-    return b.op.Div(b.dy, b.op.Add(b.op.Mul(b.x, b.x), 1.0))
-
-
-@function("Sinh")
-def sinh(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Cosh(b.x))
-
-
-@function("Cosh")
-def cosh(b: Backward) -> ir.Value:
-    return b.op.Mul(b.dy, b.op.Sinh(b.x))
+function("Acos", steep=(0,), gradient=lambda b: b.op.Neg(asin(b)))  # infinite at -1 and 1
+function("Atanh", steep=(0,), gradient=lambda b: b.op.Div(b.dy, _one_minus_square(b)))  # as asin
+function("Atan", gradient=lambda b: b.op.Div(b.dy, b.op.Add(b.op.Mul(b.x, b.x), 1.0)))
 
 
 @function("Asinh")
@@ -106,12 +53,13 @@ def acosh(b: Backward) -> ir.Value:
     return b.op.Div(b.dy, b.op.Sqrt(square_minus_one))
 
 
-@function("Atanh", steep=(0,))
-def atanh(b: Backward) -> ir.Value:
-    """Infinite at -1 and 1."""
-    return b.op.Div(b.dy, _one_minus_square(b))
+@function("Erf")
+def erf(b: Backward) -> ir.Value:
+    """dx = dy 2/√π exp(-x²), the factor being moved into the exponent."""
+    exponent = b.op.Sub(math.log(2 / math.sqrt(math.pi)), b.op.Mul(b.x, b.x))
+    return b.op.Mul(b.dy, b.op.Exp(exponent))
 
 
-def _one_minus_square(b: Backward) -> ir.Value:
-    """1 - x² as a product, which keeps its digits where x is near 1."""
-    return b.op.Mul(b.op.Sub(1.0, b.x), b.op.Add(b.x, 1.0))
+@function("Reciprocal", steep=(0,))
+def reciprocal(b: Backward) -> ir.Value:
+    return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))
