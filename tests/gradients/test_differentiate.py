@@ -149,5 +149,5 @@ def test_a_branch_beside_the_path_is_kept():
 
 def test_every_operator_is_in_one_table():
     schemas = {schema.name for schema in onnx.defs.get_all_schemas()}
-    assert {name for name in OPERATORS if "::" not in name} <= schemas
+    assert {name for name, operator in OPERATORS.items() if operator.is_known} <= schemas
     assert sum(callable(operator.gradient) for operator in OPERATORS.values()) > 100
