@@ -1,7 +1,7 @@
 """The public verbs: a forward model and an optimizer go in, a training graph comes out."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,44 +106,28 @@ def training_graph(
         ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
     """
     optimizer = checked_optimizer(optimizer)
-    _checks.boolean("group_mask", group_mask)
     _checks.boolean("portable", portable)
-    _check_provider(provider)
-    check_layout(layout)
+    _check_options(group_mask, provider, layout)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
-    if gradients is not None:
+    if gradients is None:
+        built = differentiated(
+            model,
+            loss,
+            optimizer,
+            loss_output=loss_output,
+            labels=labels,
+            portable=portable,
+            provider=provider,
+        )
+    else:
         _check_unused(
             "gradients, which says that the model computes them and its loss itself",
             loss_output=loss_output is not None,
             labels=labels != LABELS,
             portable=not portable,
         )
-        return _with_gradients(
-            read_proto(model), loss, optimizer, gradients, group_mask, provider, layout
-        )
-    built = differentiated(
-        model,
-        loss,
-        optimizer,
-        loss_output=loss_output,
-        labels=labels,
-        portable=portable,
-        provider=provider,
-    )
-    update = append_update(
-        GraphBuilder(built.gradients.model.graph),
-        optimizer,
-        built.gradients.parameters,
-        built.gradients.gradients,
-        layout=layout,
-        provider=provider,
-        initial=built.initial,
-        statistics=built.gradients.statistics.values(),
-        group_mask=group_mask,
-    )
-    return assemble(
-        built.gradients.model, optimizer, update, built.forward, built.class_labels, group_mask
-    )
+        built = _given(model, loss, optimizer, gradients)
+    return _updated(built, optimizer, group_mask, provider, layout)
 
 
 @dataclass(frozen=True)
@@ -151,14 +135,14 @@ class Differentiated:
     """A forward model with its loss and the gradients, before anything uses them.
 
     Attributes:
-        forward: The forward model as it was given.
         gradients: The graph.
+        forward: The forward model as it was given; None where there is none.
         class_labels: The inputs of the graph that hold class indices.
     """
 
-    forward: onnx.ModelProto
     gradients: GradientGraph
-    class_labels: list[ClassLabels]
+    forward: onnx.ModelProto | None = None
+    class_labels: Sequence[ClassLabels] = ()
 
     @property
     def initial(self) -> dict[str, np.ndarray]:
@@ -166,7 +150,7 @@ class Differentiated:
         moving = {*self.gradients.parameters, *self.gradients.statistics}
         return {
             tensor.name: numpy_helper.to_array(tensor)
-            for tensor in self.forward.graph.initializer
+            for tensor in (self.forward.graph.initializer if self.forward else ())
             if tensor.name in moving
         }
 
@@ -205,7 +189,7 @@ def differentiated(
         gradients = differentiate(prepared, names, value, statistics, provider)
     else:
         gradients = build_gradients(prepared, names, value, statistics)
-    return Differentiated(forward, gradients, remembered(prepared.graph))
+    return Differentiated(gradients, forward, remembered(prepared.graph))
 
 
 def update_graph(
@@ -239,36 +223,24 @@ def update_graph(
         array([-0.01, -0.01, -0.01], dtype=float32)
     """
     optimizer = checked_optimizer(optimizer)
-    _checks.boolean("group_mask", group_mask)
-    _check_provider(provider)
-    check_layout(layout)
+    _check_options(group_mask, provider, layout)
     graph = ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET}, name="update")
     op = GraphBuilder(graph)
     gradients = {p.name: op.input(f"{p.name}_grad", p.dtype, p.shape) for p in optimizer.params}
     values = {p.name: op.input(p.name, p.dtype, p.shape) for p in optimizer.params}
-    update = append_update(
-        op,
-        optimizer,
-        values,
-        gradients,
-        layout=layout,
-        provider=provider,
-        group_mask=group_mask,
-    )
     model = ir.Model(graph, ir_version=IR_VERSION)
-    return assemble(model, optimizer, update, group_mask=group_mask)
+    built = Differentiated(GradientGraph(model, values, gradients, {}))
+    return _updated(built, optimizer, group_mask, provider, layout)
 
 
-def _with_gradients(
-    model: onnx.ModelProto,
+def _given(
+    model: ForwardModel,
     loss: str | LossFunction | None,
     optimizer: RMSProp,
     gradients: Mapping[str, str],
-    group_mask: bool,
-    provider: str,
-    layout: LayoutName,
-) -> TrainingGraph:
-    """The update, appended to a model that computes its gradients itself."""
+) -> Differentiated:
+    """A model that computes its gradients itself."""
+    forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
     missing = [name for name in names if name not in gradients]
     unknown = [name for name in gradients if name not in names]
@@ -277,10 +249,9 @@ def _with_gradients(
             f"gradients: {', '.join(repr(name) for name in missing or unknown)} "
             + ("has no gradient" if missing else "is not a parameter of the optimizer")
         )
-    inputs = {value.name for value in model.graph.input}
-    stored = [parameter for parameter in optimizer.params if parameter.name not in inputs]
-    _check_parameters(model, stored)
-    prepared = to_ir(convert_opset(model, MIN_OPSET, onnx.defs.onnx_opset_version()))
+    inputs = {value.name for value in forward.graph.input}
+    _check_parameters(forward, [p for p in optimizer.params if p.name not in inputs])
+    prepared = to_ir(convert_opset(forward, MIN_OPSET, onnx.defs.onnx_opset_version()))
     built = given_gradients(prepared, {name: gradients[name] for name in names})
     op = GraphBuilder(prepared.graph)
     _free_names(op, _NAMES, (), set(gradients.values()))
@@ -297,19 +268,31 @@ def _with_gradients(
                 f"({', '.join(repr(name) for name in outputs)}), which computes it itself"
             )
         report_loss(op, outputs[loss])
-    initial = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return Differentiated(built, forward)
+
+
+def _updated(
+    built: Differentiated,
+    optimizer: RMSProp,
+    group_mask: bool,
+    provider: str,
+    layout: LayoutName,
+) -> TrainingGraph:
+    """The same with the update; what is exported has all parameters, or there is nothing to."""
+    graph, initial = built.gradients, built.initial
     update = append_update(
-        op,
+        GraphBuilder(graph.model.graph),
         optimizer,
-        built.parameters,
-        built.gradients,
+        graph.parameters,
+        graph.gradients,
         layout=layout,
         provider=provider,
         initial=initial,
+        statistics=graph.statistics.values(),
         group_mask=group_mask,
     )
-    forward = model if len(stored) == len(names) else None
-    return assemble(prepared, optimizer, update, forward, group_mask=group_mask)
+    forward = built.forward if initial.keys() >= graph.parameters.keys() else None
+    return assemble(graph.model, optimizer, update, forward, built.class_labels, group_mask)
 
 
 def checked_optimizer(optimizer: Any) -> RMSProp:
@@ -326,7 +309,9 @@ def _check_unused(beside: str, **given: bool) -> None:
             raise ValueError(f"{name}: has no effect beside {beside}; leave it out")
 
 
-def _check_provider(provider: Any) -> None:
+def _check_options(group_mask: Any, provider: Any, layout: Any) -> None:
+    _checks.boolean("group_mask", group_mask)
+    check_layout(layout)
     if not isinstance(provider, str):
         raise TypeError(f"provider: got {type(provider).__name__}, expected a string")
     if not provider.endswith("ExecutionProvider"):
