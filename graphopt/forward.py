@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -47,19 +47,14 @@ def _own_outputs(graph: ir.Graph, around: Sequence[ir.Graph]) -> None:
             _own_outputs(inner, (graph, *around))
     for index, value in enumerate(graph.outputs if around else ()):
         if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
-            given = (v for outer in around for v in _values(outer) if v.name == value.name)
-            if (source := next(given, None)) is not None:
+            named = (
+                ir.convenience.create_value_mapping(outer).get(str(value.name)) for outer in around
+            )
+            if (source := next(filter(None, named), None)) is not None:
                 copy = ir.node("Identity", [source])
                 copy.outputs[0].name = value.name
                 graph.append(copy)
                 graph.outputs[index] = copy.outputs[0]
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
 
 
 def read_proto(model: ForwardModel) -> onnx.ModelProto:

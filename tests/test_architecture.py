@@ -20,8 +20,6 @@ FLOORS = [
         "dtypes",
         "graphs",
         "versions",
-        "_nodes",
-        "_subgraphs",
     ],
     ["stage", "states", "forward"],
     ["builder"],

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
@@ -61,7 +62,7 @@ def main() -> None:
         text = console.export_html(theme=_DARK, code_format=_PAGE)
         lines = text.count("\n")
         _picture(text, _DOCS / "inspect_terminal.png", 880, 40 + int(16.2 * lines))
-        _picture(page(found, model), _DOCS / "inspect_page.png", 1400, 1750)
+        _picture(page(found, ir.from_proto(model)), _DOCS / "inspect_page.png", 1400, 1750)
 
 
 def _training_graph() -> onnx.ModelProto:

@@ -77,10 +77,10 @@ def _inspected(
     batch_size: int,
     dims: Mapping[str, int],
 ) -> Inspection:
-    proto = reading.file.proto
-    needed = requirements(proto)
+    model = reading.file.model
+    needed = requirements(model)
     sizes = _sizes(reading, batch_size, dims)
-    tensors = infer(reading.file.model, sizes)
+    tensors = infer(model, sizes)
     stages = stages_of_nodes(reading)
     could_be = could_be_trained(reading, stages)
     overwritable, early = overwriting(reading)
@@ -102,8 +102,8 @@ def _inspected(
         model=ModelFacts(
             name=reading.file.name,
             kind=kind,
-            producer=reading.file.model.producer_name or "",
-            nodes=len(reading.file.model.graph),
+            producer=model.producer_name or "",
+            nodes=len(model.graph),
             bytes=reading.file.bytes,
         ),
         optimizer=_optimizer(reading, trained=kind != "model"),
@@ -116,10 +116,10 @@ def _inspected(
         inputs=inputs_of(reading),
         outputs=outputs_of(reading),
         stages=stage_facts(stages, tensors),
-        layers=layers(proto, stages, names),
+        layers=layers(model.graph, stages, names),
         memory=memory_facts(reading, parameters, stages, tensors, sizes),
         requirements=needed,
-        targets=targets(proto, needed),
+        targets=targets(model, needed),
         hazards=hazards(subject),
     )
 

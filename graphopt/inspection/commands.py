@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import onnx
+import onnx_ir as ir
 import typer
 from rich.console import Console, RenderableType
 
@@ -15,7 +15,7 @@ from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection.comparison.differences import diff as difference
 from graphopt.inspection.facts import LEVELS, Hazard, Inspection, Level
-from graphopt.inspection.opening.untrusted import opened
+from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.checkpoint_tables import checkpoint_tables
 from graphopt.inspection.show.difference_tables import (
     checkpoint_difference_tables,
@@ -98,8 +98,9 @@ def inspect(
         return
     if graph is not None:
         raise ValueError(f"--graph: got it for '{file}', which is not a checkpoint; leave it out")
+    model = read(file, steps)
     found = inspected(
-        file,
+        model,
         steps=steps,
         target=target,
         batch_size=batch_size,
@@ -114,7 +115,7 @@ def inspect(
             )
         )
     if html is not None:
-        _write_page(html, found, opened(file))
+        _write_page(html, found, model.file.model)
         typer.echo(f"page: {html}", err=as_json)
     _exit_if(found.hazards, fail_on)
 
@@ -209,7 +210,7 @@ def _inspect_checkpoint(
     return found.problems
 
 
-def _write_page(path: Path, found: Inspection, model: onnx.ModelProto) -> None:
+def _write_page(path: Path, found: Inspection, model: ir.Model) -> None:
     text = page(found, model)
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 

@@ -14,6 +14,7 @@ from rich.console import Console
 import graphopt
 from graphopt import Parameter, RMSProp
 from graphopt.inspection.comparison.differences import diff
+from graphopt.inspection.reading.read_model import read as read_model
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
@@ -302,7 +303,7 @@ def test_damaged_files(part, originals, tmp_path):
             assert len(json.dumps(found.to_dict())) > 100
             diff(found, sound)
             if read % SHOWN == 0:
-                show(found, onnx.load_model_from_string(data))
+                show(found, read_model(path).file.model)
     assert [refusal for refusal in refused if str(path) not in refusal[-1]] == []
     assert min(read, len(refused)) > 10
 

@@ -1,10 +1,8 @@
 """The memory that a step needs: parameters, gradients and states, and what it holds at once."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphopt.graphs import operands
@@ -27,30 +25,30 @@ def memory_facts(
     sizes: Mapping[str, int],
 ) -> MemoryFacts:
     """What a step needs, with these sizes of open dimensions."""
-    model, nodes = reading.file.proto, reading.recovered
+    stored, nodes = reading.file.model.graph.initializers, reading.recovered
     size = sum(parameter.bytes for parameter in parameters)
     trained = nodes.trained if nodes is not None else ()
     own = {parameter.name for parameter in parameters}
     resident = [write.input.name for write in reading.carried]
-    resident += [tensor.name for tensor in model.graph.initializer]
+    resident += stored
     resident += [t.gradient.source.name for t in trained if t.gradient is not None]
     return MemoryFacts(
         parameters=size,
         frozen=sum(
-            math.prod(tensor.dims) * (np.dtype(dtype).itemsize if dtype else 0)
-            for tensor in model.graph.initializer
-            if tensor.name not in own
-            for dtype in [dtype_name(ir.DataType(tensor.data_type))]
+            value.const_value.size * (np.dtype(dtype).itemsize if dtype else 0)
+            for name, value in stored.items()
+            if name not in own and value.const_value is not None
+            for dtype in [dtype_name(value.const_value.dtype)]
         ),
         gradients=size if any(parameter.gradient for parameter in parameters) else 0,
         states=sum(parameter.state_bytes for parameter in parameters),
-        activations=peak_activations(model, stages, shapes, resident),
+        activations=peak_activations(stages, shapes, resident),
         sizes=sizes,
     )
 
 
 def peak_activations(
-    model: onnx.ModelProto, stages: Sequence[Stage], shapes: Shapes, resident: Collection[str]
+    stages: Sequence[Stage], shapes: Shapes, resident: Collection[str]
 ) -> int | None:
     """The most bytes that tensors between the nodes of the forward and backward pass hold at once.
 
@@ -60,7 +58,6 @@ def peak_activations(
     the gradients of parameters: what the backward pass computes for the update.
 
     Args:
-        model: The model.
         stages: The stage of each node.
         shapes: What is known of its values.
         resident: Names of values that are counted elsewhere: initializers, what is carried.
@@ -68,16 +65,15 @@ def peak_activations(
     Returns:
         Bytes; None where the size of such a tensor is not known.
     """
-    pairs = list(zip(shapes.model.graph, model.graph.node, stages, strict=True))
-    nodes = [node for node, _, stage in pairs if stage != "update"]
-    read_later = {
-        name for _, proto, stage in pairs if stage == "update" for name in values(proto)
-    } | {value.name for value in model.graph.output}
+    graph = shapes.model.graph
+    pairs = list(zip(graph, stages, strict=True))
+    nodes = [node for node, stage in pairs if stage != "update"]
     results = [value for node in nodes for value in node.outputs]
-    kept = {value for value in results if value.name in read_later}
+    kept = {value for node, stage in pairs if stage == "update" for value in values(node)}
+    kept = kept.union(graph.outputs).intersection(results)
     gradients = {
         value
-        for node, _, stage in pairs
+        for node, stage in pairs
         if stage == "backward"
         for value in kept.intersection(node.outputs)
     }

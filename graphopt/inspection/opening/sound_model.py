@@ -28,14 +28,12 @@ class SoundModel:
 
     Attributes:
         model: The model.
-        proto: The same, as it was read.
         training: What it says of training, which onnx_ir leaves out.
         name: The path of its file; of a model in memory, the name of its graph.
         bytes: The size of the file, or of the one that would be written.
     """
 
     model: ir.Model
-    proto: onnx.ModelProto
     training: tuple[onnx.TrainingInfoProto, ...]
     name: str
     bytes: int
@@ -56,7 +54,7 @@ def sound_model(model: Any) -> SoundModel:
         name, size = os.fspath(model), Path(model).stat().st_size
     else:
         name, size = proto.graph.name, proto.ByteSize()
-    return SoundModel(in_memory, proto, tuple(proto.training_info), name, size)
+    return SoundModel(in_memory, tuple(proto.training_info), name, size)
 
 
 def kind_of(value: ir.Value) -> str:

@@ -53,7 +53,8 @@ def read(model: Any, steps: int | None = None) -> Reading:
     """Read a model of which nothing is known.
 
     Args:
-        model: A path, a `TrainingGraph`, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
+        model: A path, a `TrainingGraph`, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; one that
+            was read stays as it is.
         steps: For how many steps learning rates are shown; None for as many as matter.
 
     Raises:
@@ -61,6 +62,8 @@ def read(model: Any, steps: int | None = None) -> Reading:
         TypeError: ``model`` is no model.
         ValueError: It is no ONNX model, is damaged, or too large; the error names the file.
     """
+    if isinstance(model, Reading):
+        return model
     file = sound_model(model)
     with naming(model):
         flow = Dataflow(file.model)

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import onnx
-
+from graphopt.graphs import functions
 from graphopt.inspection.facts import BucketFacts, ParameterFacts
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.structure.nodes_of import nodes_of
@@ -11,31 +10,30 @@ from graphopt.inspection.structure.nodes_of import nodes_of
 
 def bucket_facts(reading: Reading) -> tuple[BucketFacts, ...]:
     """The buckets, in the order in which the graph has them."""
-    model, nodes, metadata = reading.file.proto, reading.recovered, reading.described
-    if nodes is None:
+    model, optimizer, metadata = reading.file.model, reading.recovered, reading.described
+    if optimizer is None:
         return ()
     known = {} if metadata is None else {bucket.name: bucket for bucket in metadata.buckets}
     by_input = {id(write.input): write for write in reading.carried}
     members: dict[str, list[str]] = {}
-    for trained in nodes.trained:
+    for trained in optimizer.trained:
         members.setdefault(trained.write.input.name, []).append(trained.facts.name)
+    called, nodes = functions(model), tuple(model.graph)
     buckets = []
-    for name, update in nodes.updates.items():
+    for name, update in optimizer.updates.items():
         old = [update.value("w"), *(old for _, old, _ in update.states())]
         new = [by_input[id(value)].new for value in old if id(value) in by_input]
-        node = update.new.operation
-        called = model.graph.node[node.node] if node is not None else onnx.NodeProto()
-        is_function = any(
-            (f.domain, f.name) == (called.domain, called.op_type) for f in model.functions
-        )
+        made = update.new.operation
+        node = None if made is None else nodes[made.node]
+        function = None if node is None else called.get((node.domain, node.op_type))
         shape = known[name].shape if name in known else reading.flow.values[name].static_shape or ()
         buckets.append(
             BucketFacts(
                 name=name,
-                function=called.op_type if is_function else None,
+                function=None if function is None else function.name,
                 shape=shape,
                 parameters=tuple(members.get(name, ())),
-                nodes=nodes_of(model, new, update),
+                nodes=nodes_of(nodes, new, update),
             )
         )
     return tuple(buckets)

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx
+import onnx_ir as ir
 
-from graphopt._nodes import first_output, operands
 from graphopt.carried import NEXT
+from graphopt.graphs import operands
 from graphopt.inspection.facts import LayerFacts
 from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX, Stage
 from graphopt.states import split
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 def layers(
-    model: onnx.ModelProto, stages: Sequence[Stage], parameters: Collection[str]
+    graph: ir.Graph, stages: Sequence[Stage], parameters: Collection[str]
 ) -> tuple[LayerFacts, ...]:
     """The nodes of each stage, grouped by the forward node that they belong to.
 
@@ -29,30 +29,29 @@ def layers(
     is carried.
 
     Args:
-        model: The model.
+        graph: The graph.
         stages: The stage of each node.
         parameters: Names of the trained parameters.
 
     Returns:
         Stage by stage, each layer where its first node stands.
     """
-    nodes = list(model.graph.node)
-    names = _names(nodes, stages, set(parameters))
+    nodes, trained = list(graph), set(parameters)
+    names = _names(nodes, stages, trained)
     found: dict[tuple[Stage, str], _Layer] = {}
-    made: dict[str, tuple[Stage, str]] = {}
-    trained = set(parameters)
+    made: dict[ir.Value, tuple[Stage, str]] = {}
     reads: dict[str, dict[str, None]] = {}
     for node, stage, name in zip(nodes, stages, names, strict=True):
         key = stage, name
         layer = found.setdefault(key, _Layer())
         layer.op_types[node.op_type] += 1
         for value in operands(node):
-            if value in trained and stage in ("forward", "loss"):
-                reads.setdefault(name, {})[value] = None
+            if value.name in trained and stage in ("forward", "loss"):
+                reads.setdefault(name, {})[str(value.name)] = None
             source = made.get(value)
             if source is not None and source != key and source[0] == stage:
                 layer.after[source[1]] = None
-        made |= dict.fromkeys(filter(None, node.output), key)
+        made |= dict.fromkeys(node.outputs, key)
     return tuple(
         LayerFacts(
             stage,
@@ -77,7 +76,7 @@ class _Layer:
 
 
 def _names(
-    nodes: Sequence[onnx.NodeProto], stages: Sequence[Stage], parameters: Collection[str]
+    nodes: Sequence[ir.Node], stages: Sequence[Stage], parameters: Collection[str]
 ) -> list[str]:
     """The name of the layer of each node."""
     names: dict[int, str] = {}
@@ -85,11 +84,11 @@ def _names(
     for at, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
         if stage in ("forward", "loss"):
             names[at] = of_forward.add(at, node, parameters)
-    made: dict[str, str] = {}
+    made: dict[ir.Value, str] = {}
     for at, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
         if stage == "backward":
-            names[at] = of_forward.of_gradient(node, made) or node.name or first_output(node)
-            made |= dict.fromkeys(filter(None, node.output), names[at])
+            names[at] = of_forward.of_gradient(node, made) or _name(node)
+            made |= dict.fromkeys(node.outputs, names[at])
     names |= _of_update(nodes, stages)
     return [names[at] for at in range(len(nodes))]
 
@@ -100,43 +99,42 @@ class _Forward:
     def __init__(self) -> None:
         self._by_node: dict[str, str] = {}
         self._by_parameter: dict[str, str] = {}
-        self._producers: dict[str, tuple[str, str]] = {}
-        self._readers: dict[str, list[tuple[str, str]]] = {}
+        self._producers: dict[ir.Value, tuple[str, str]] = {}
+        self._readers: dict[ir.Value, list[tuple[str, str]]] = {}
 
-    def add(self, at: int, node: onnx.NodeProto, parameters: Collection[str]) -> str:
+    def add(self, at: int, node: ir.Node, parameters: Collection[str]) -> str:
         """The layer of a forward node, which is the node at this index."""
         name = _layer_of(node, at)
-        self._by_node.setdefault(node.name or first_output(node), name)
+        self._by_node.setdefault(_name(node), name)
         for value in operands(node):
-            if value in parameters:
-                self._by_parameter.setdefault(value, name)
+            if value.name in parameters:
+                self._by_parameter.setdefault(str(value.name), name)
             self._readers.setdefault(value, []).append((node.op_type, name))
-        for value in filter(None, node.output):
-            self._producers[value] = node.op_type, name
+        self._producers |= dict.fromkeys(node.outputs, (node.op_type, name))
         return name
 
-    def of_gradient(self, node: onnx.NodeProto, made: Mapping[str, str]) -> str | None:
+    def of_gradient(self, node: ir.Node, made: Mapping[ir.Value, str]) -> str | None:
         """The layer whose gradient a node of the backward pass computes.
 
         Args:
             node: The node.
             made: The layers of what the backward pass has computed so far.
         """
-        forward = _forward_node(node.name)
+        forward = _forward_node(node.name or "")
         if forward is not None:
             scope = forward.rpartition("/")[0]
             known = self._by_node.get(forward) or self._by_node.get(scope)
-            if known is not None or node.name.startswith(BACKWARD_PREFIX):
+            if known is not None or str(node.name).startswith(BACKWARD_PREFIX):
                 return known or _scope(forward)
         read = list(operands(node))
         for value in read:
-            if value in self._by_parameter:
-                return self._by_parameter[value]
+            if value.name in self._by_parameter:
+                return self._by_parameter[value.name]
         return self._of_values(node, read) or next(
             (made[value] for value in read if value in made), None
         )
 
-    def _of_values(self, node: onnx.NodeProto, read: Sequence[str]) -> str | None:
+    def _of_values(self, node: ir.Node, read: Sequence[ir.Value]) -> str | None:
         """By the values of the forward pass that a node of the backward pass reads."""
         around = [
             neighbour
@@ -161,9 +159,14 @@ def _forward_node(name: str) -> str | None:
     return forward if found else None
 
 
-def _layer_of(node: onnx.NodeProto, at: int) -> str:
+def _name(node: ir.Node) -> str:
+    """Its name, or that of its first result that has one."""
+    return node.name or next((value.name for value in node.outputs if value.name), "")
+
+
+def _layer_of(node: ir.Node, at: int) -> str:
     """The layer of a forward node."""
-    name = node.name or first_output(node)
+    name = _name(node)
     if not name or _NUMBER.fullmatch(name):
         return f"{node.op_type}_{at}"
     if name.startswith(UPDATE_PREFIX):  # what takes the parameters of a bucket apart
@@ -180,18 +183,17 @@ def _scope(name: str) -> str:
     return scope if scope and not number.isdigit() else name
 
 
-def _of_update(
-    nodes: Sequence[onnx.NodeProto], stages: Sequence[Stage]
-) -> Iterator[tuple[int, str]]:
+def _of_update(nodes: Sequence[ir.Node], stages: Sequence[Stage]) -> Iterator[tuple[int, str]]:
     """The buckets of the nodes of the update, by their names or by what they are carried to."""
-    wanted: dict[str, str] = {}
+    wanted: dict[ir.Value, str] = {}
     for at in range(len(nodes) - 1, -1, -1):
         if stages[at] != "update":
             continue
         node = nodes[at]
-        scope = node.name.rpartition("/")[0]
+        own = node.name or ""
+        scope = own.rpartition("/")[0]
         name = scope.removeprefix(UPDATE_PREFIX)
-        if not node.name.startswith(UPDATE_PREFIX) or not scope:
+        if not own.startswith(UPDATE_PREFIX) or not scope:
             name = _carried_to(node, wanted)
         elif scope + "/" == UPDATE_PREFIX:
             name = "update"
@@ -200,8 +202,9 @@ def _of_update(
         yield at, name or "update"
 
 
-def _carried_to(node: onnx.NodeProto, wanted: Mapping[str, str]) -> str:
+def _carried_to(node: ir.Node, wanted: Mapping[ir.Value, str]) -> str:
     """The one bucket for which a node without a name works."""
-    found = {split(value.removesuffix(NEXT))[1] for value in node.output if value.endswith(NEXT)}
-    found = found or {wanted[value] for value in node.output if value in wanted}
+    names = [str(value.name) for value in node.outputs]
+    found = {split(name.removesuffix(NEXT))[1] for name in names if name.endswith(NEXT)}
+    found = found or {wanted[value] for value in node.outputs if value in wanted}
     return found.pop() if len(found) == 1 else _SEVERAL

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection.reading.dataflow import Operation, Value
 from graphopt.inspection.reading.update import Update
@@ -12,13 +12,13 @@ _MOST_NODES = 60
 _MOST_CHARACTERS = 400
 
 
-def nodes_of(model: onnx.ModelProto, new: Sequence[Value], update: Update) -> tuple[str, ...]:
+def nodes_of(nodes: Sequence[ir.Node], new: Sequence[Value], update: Update) -> tuple[str, ...]:
     """The nodes of the graph between the gradient and the new values, in their order.
 
     What computes the learning rate is left out, and what makes the update wait.
 
     Args:
-        model: The model.
+        nodes: All nodes of the graph.
         new: The new values of parameters and states.
         update: How they are computed.
     """
@@ -34,8 +34,7 @@ def nodes_of(model: onnx.ModelProto, new: Sequence[Value], update: Update) -> tu
         seen.add(id(operation))
         found.add(operation.node)
         waiting += [operand for operand in _data(operation) if operand is not None]
-    nodes = [text(model.graph.node[index]) for index in sorted(found)]
-    return tuple(nodes[:_MOST_NODES])
+    return tuple(text(nodes[index]) for index in sorted(found)[:_MOST_NODES])
 
 
 def _data(operation: Operation) -> Sequence[Value | None]:
@@ -43,38 +42,38 @@ def _data(operation: Operation) -> Sequence[Value | None]:
     return operation.inputs[: 1 if of(operation.op_type).moves is Moves.SHAPE else None]
 
 
-def text(node: onnx.NodeProto, *, short: bool = False) -> str:
+def text(node: ir.Node, *, short: bool = False) -> str:
     """A node as ONNX text, cut where it is too long; a short one is without its attributes.
 
     Example:
-        >>> text(onnx.helper.make_node("Concat", ["a", "b"], ["c"], axis=0))
+        >>> text(ir.node("Concat", [ir.val("a"), ir.val("b")], {"axis": 0}, outputs=[ir.val("c")]))
         'c = Concat <axis = 0> (a, b)'
     """
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     if not short:
-        attributes = ", ".join(f"{a.name} = {_attribute(a)}" for a in node.attribute)
+        attributes = ", ".join(f"{n} = {_attribute(a)}" for n, a in node.attributes.items())
         operator += f" <{attributes}> " if attributes else " "
-    line = f"{_names(node.output)} = {operator}({_names(node.input)})"
+    line = f"{_names(node.outputs)} = {operator}({_names(node.inputs)})"
     return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]} ..."
 
 
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:32])
-    return shown if len(names) <= 32 else f"{shown}, ..."
+def _names(values: Sequence[ir.Value | None]) -> str:
+    shown = ", ".join(str(value.name) if value is not None else "" for value in values[:32])
+    return shown if len(values) <= 32 else f"{shown}, ..."
 
 
-def _attribute(attribute: onnx.AttributeProto) -> str:
-    kinds = onnx.AttributeProto
+def _attribute(attribute: ir.Attr) -> str:
+    kinds, value = ir.AttributeType, attribute.value
     if attribute.type == kinds.FLOAT:
-        return f"{attribute.f:g}"
+        return f"{value:g}"
     if attribute.type == kinds.INT:
-        return str(attribute.i)
+        return str(value)
     if attribute.type == kinds.STRING:
-        return repr(attribute.s[:60].decode("utf-8", "replace"))
+        return repr(value[:60])
     if attribute.type == kinds.INTS:
-        return str(list(attribute.ints[:16]))
+        return str(list(value[:16]))
     if attribute.type == kinds.FLOATS:
-        return str([float(f"{value:g}") for value in attribute.floats[:16]])
+        return str([float(f"{number:g}") for number in value[:16]])
     if attribute.type == kinds.TENSOR:
-        return f"tensor{list(attribute.t.dims)}"
+        return f"tensor{list(value.shape.numpy())}"
     return "{...}" if attribute.type in (kinds.GRAPH, kinds.GRAPHS) else "..."

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import onnx
 import onnx_ir as ir
 
 from graphopt.inspection.reading.dataflow import Dataflow, Value
@@ -32,16 +31,14 @@ def kind_of(reading: Reading) -> str:
 
 def stages_of_nodes(reading: Reading) -> list[Stage]:
     """The stage of each node."""
-    graph, flow = reading.file.proto.graph, reading.flow
+    graph, flow = reading.file.model.graph, reading.flow
     trained = reading.recovered.trained if reading.recovered is not None else ()
     gradients = [t.gradient.source for t in trained if t.gradient is not None]
     gradients += [value.source for value in reading.buffers.values()]
     after = flow.after({id(value) for value in gradients})
     written = {write.output for write in reading.carried}
     reported = [
-        flow.values[value.name].source
-        for value in graph.output
-        if value.name not in written and value.name in flow.values
+        flow.values[str(value.name)].source for value in graph.outputs if value.name not in written
     ]
     reported = [value for value in reported if id(value) not in after]
     loss = [v for v in reported if v is _loss(graph, flow, reported)] if gradients else []
@@ -54,11 +51,11 @@ def stages_of_nodes(reading: Reading) -> list[Stage]:
     )
 
 
-def _loss(graph: onnx.GraphProto, flow: Dataflow, reported: Sequence[Value]) -> Value | None:
+def _loss(graph: ir.Graph, flow: Dataflow, reported: Sequence[Value]) -> Value | None:
     """The output ``loss``, or the first scalar."""
     named = flow.values.get("loss")
     if named is not None and any(named.source is value for value in reported):
         return named.source
-    outputs = (flow.values[value.name] for value in graph.output if value.name in flow.values)
+    outputs = (flow.values[str(value.name)] for value in graph.outputs)
     scalars = (v.source for v in outputs if v.shape in ((), (1,)) and v.source in reported)
     return next(scalars, None)

@@ -45,7 +45,7 @@ def state_facts(reading: Reading, overwritable: Collection[str] = ()) -> tuple[S
 
 def overwriting(reading: Reading) -> tuple[Collection[str], Sequence[str]]:
     """The inputs whose new value may have their memory, and those that may be overwritten early."""
-    model, names = reading.file.proto, [write.input.name for write in reading.carried]
+    model, names = reading.file.model, [write.input.name for write in reading.carried]
     if reading.in_place:
         early = in_place.early_writes(model)
         return set(names) - set(early), early

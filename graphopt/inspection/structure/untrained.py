@@ -34,11 +34,11 @@ def could_be_trained(reading: Reading, stages: Sequence[Stage]) -> tuple[str, ..
     flow = reading.flow
     known = {parameter.name for parameter in reading.merged.parameters}
     candidates = {
-        tensor.name: value
-        for tensor in reading.file.proto.graph.initializer
-        if tensor.name not in known and math.prod(tensor.dims) > 1
-        for value in [flow.values[tensor.name]]
-        if value.dtype in _FLOATING
+        name: value
+        for name in reading.file.model.graph.initializers
+        for value in [flow.values[name]]
+        if name not in known and value.dtype in _FLOATING
+        if math.prod(value.static_shape or ()) > 1
     }
     holders = [write.input.name for write in reading.carried]
     holding = (*known, *holders, *reading.buffers)

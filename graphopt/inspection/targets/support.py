@@ -1,12 +1,13 @@
 """Which execution providers, and whether the training API, run a model."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
-from graphopt._subgraphs import subgraphs
+from graphopt.graphs import functions
 from graphopt.inspection.facts import TargetFacts
 from graphopt.inspection.targets.releases import (
     DOMAINS,
@@ -22,10 +23,10 @@ from graphopt.inspection.targets.training_api import misfits
 from graphopt.operators import name_of
 from graphopt.requirement import Requirements
 
-_DEEPEST = 100  # functions and loops within each other
+_DEEPEST = 100  # functions within each other
 
 
-def targets(model: onnx.ModelProto, requirements: Requirements) -> tuple[TargetFacts, ...]:
+def targets(model: ir.Model, requirements: Requirements) -> tuple[TargetFacts, ...]:
     """Whether ONNX Runtime runs a model: on the CPU, on CUDA, and as a model of on-device training.
 
     What is known comes from the version of the file format, the opset and the operators. An
@@ -77,7 +78,7 @@ def _cuda(
     return TargetFacts(name, True, tuple(reasons))
 
 
-def _on_device(model: onnx.ModelProto, requirements: Requirements) -> TargetFacts:
+def _on_device(model: ir.Model, requirements: Requirements) -> TargetFacts:
     reasons = [
         *misfits(model.graph),
         *exceeds(requirements, Target("onnxruntime-training", OF_TRAINING)),
@@ -92,9 +93,9 @@ def _without_kernel(names: list[str], where: str) -> list[str]:
 class _Versions:
     """The versions of the operators of a model."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: ir.Model) -> None:
         self._opset = max(
-            (entry.version for entry in model.opset_import if entry.domain in DOMAINS), default=1
+            (opset for domain, opset in model.opset_imports.items() if domain in DOMAINS), default=1
         )
 
     def has(self, kernels: Kernels, name: str) -> bool:
@@ -129,24 +130,22 @@ class _Versions:
         return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def _count(model: onnx.ModelProto) -> Counter[str]:
+def _count(model: ir.Model) -> Counter[str]:
     """How often each operator occurs, with functions written out."""
-    bodies = {(function.domain, function.name): function for function in model.functions}
+    bodies = functions(model)
     counted: dict[tuple[str, str], Counter[str]] = {}
 
-    def count(nodes: Iterable[onnx.NodeProto], inside: int) -> Counter[str]:
+    def count(graph: ir.Graph | ir.Function, inside: int) -> Counter[str]:
         counts: Counter[str] = Counter()
-        for node in nodes:
+        for node in graph.all_nodes():
             key = node.domain, node.op_type
             if key not in bodies:
                 counts[name_of(node)] += 1
             elif inside < _DEEPEST:
                 if key not in counted:
                     counted[key] = Counter()  # for one that calls itself
-                    counted[key] = count(bodies[key].node, inside + 1)
+                    counted[key] = count(bodies[key], inside + 1)
                 counts.update(counted[key])
-            for graph in subgraphs(node):
-                counts.update(count(graph.node, inside + 1))
         return counts
 
-    return count(model.graph.node, 0)
+    return count(model.graph, 0)

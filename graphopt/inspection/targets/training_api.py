@@ -1,7 +1,8 @@
 """Whether the inputs and outputs of a model are those of ONNX Runtime's training API."""
 
-import onnx
+import onnx_ir as ir
 
+from graphopt.inspection.opening.sound_model import kind_of
 from graphopt.inspection.targets.releases import listed
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER, OPTIMIZER_INPUTS, RESET, SEQUENCES
 from graphopt.operators import name_of
@@ -21,11 +22,10 @@ _NO_OPTIMIZER_MODEL = (
 )
 
 
-def misfits(graph: onnx.GraphProto) -> list[str]:
+def misfits(graph: ir.Graph) -> list[str]:
     """Why the inputs and outputs are not those of on-device training."""
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value.name for value in graph.input if value.name not in stored]
-    optimizers = [name for name in map(name_of, graph.node) if name in _OPTIMIZERS]
+    inputs = [str(value.name) for value in graph.inputs if not value.is_initializer()]
+    optimizers = [name for name in map(name_of, graph) if name in _OPTIMIZERS]
     is_optimizer = {*SEQUENCES[:2]} <= set(inputs)
     if is_optimizer or (optimizers and RESET not in inputs):
         return _optimizer_interface(inputs, optimizers)
@@ -42,7 +42,7 @@ def misfits(graph: onnx.GraphProto) -> list[str]:
         for value in buffers
         if value.removesuffix(GRADIENT_BUFFER) not in inputs
     ][:_MOST]
-    if not graph.output or not _may_be_scalar(graph.output[0]):
+    if not graph.outputs or not _may_be_scalar(graph.outputs[0]):
         reasons.append("its first output must be the loss, a single number")
     return reasons
 
@@ -58,10 +58,6 @@ def _optimizer_interface(inputs: list[str], optimizers: list[str]) -> list[str]:
     return [f"its inputs are {listed(inputs)}, expected for {kind}: {', '.join(expected)}"]
 
 
-def _may_be_scalar(value: onnx.ValueInfoProto) -> bool:
-    if not value.type.HasField("tensor_type"):
-        return False
-    if not value.type.tensor_type.HasField("shape"):
-        return True
-    dims = value.type.tensor_type.shape.dim
-    return all(not dim.HasField("dim_value") or dim.dim_value in (1, -1) for dim in dims)
+def _may_be_scalar(value: ir.Value) -> bool:
+    sizes = () if value.shape is None else value.shape
+    return kind_of(value) == "tensor" and all(size == 1 for size in sizes if isinstance(size, int))

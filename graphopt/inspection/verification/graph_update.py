@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx import helper
 
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading import scalars
@@ -86,7 +84,7 @@ class GraphUpdate(RunnableUpdate):
         self.fed = {v.name: rate for v, rate in zip(self._rates, cycle(_FED_RATES), strict=False)}
         self.parameters = list(self._updated(() if said is None else said.parameters))
         self._check_size()
-        self._cut_out(reading.file.proto, self._types(), self._outputs(), providers)
+        self._cut_out(reading.file.model, self._types(), self._outputs(), providers)
 
     def run(
         self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
@@ -150,17 +148,18 @@ class GraphUpdate(RunnableUpdate):
                 f"{size(_MOST_BYTES)} that are used for this"
             )
 
-    def _types(self) -> dict[str, onnx.TypeProto]:
+    def _types(self) -> dict[str, ir.Value]:
         """What is fed."""
         fed = {name: _type(value) for name, value in self._inputs.items()}
         fed |= {value.name: _type(value) for value in self._rates}
         if self.step is not None:
-            fed[self.step.name] = helper.make_tensor_type_proto(onnx.TensorProto.INT64, [])
+            fed[self.step.name] = ir.val(self.step.name, ir.DataType.INT64, ())
         if self._mask is not None:
             fed[self._mask.name] = _type(self._mask)
         for trained, parameter in zip(self._trained, self.parameters, strict=True):
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(parameter.gradient_dtype))
-            fed[_gradient(trained).name] = helper.make_tensor_type_proto(kind, parameter.shape)
+            dtype = ir.DataType.from_numpy(np.dtype(parameter.gradient_dtype))
+            name = _gradient(trained).name
+            fed[name] = ir.val(name, dtype, parameter.shape)
         return fed
 
     def _outputs(self) -> list[str]:
@@ -229,10 +228,10 @@ def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:
     return list(found.values())
 
 
-def _type(value: Value) -> onnx.TypeProto:
+def _type(value: Value) -> ir.Value:
     if value.declared is None or value.declared.type is None:
         raise NotRunError(f"the type of '{shown(value.name)}' is not known")
-    return ir.to_proto(value.declared).type
+    return value.declared
 
 
 def _shape(value: Value) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
+import onnx_ir as ir
 
 from graphopt import _runtime
 from graphopt.inspection.reading.dataflow import Value
@@ -55,8 +55,8 @@ class RunnableUpdate(ABC):
 
     def _cut_out(
         self,
-        model: onnx.ModelProto,
-        fed: Mapping[str, onnx.TypeProto],
+        model: ir.Model,
+        fed: Mapping[str, ir.Value],
         wanted: Sequence[str],
         providers: Sequence[str],
     ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.dataflow import Dataflow, Value
@@ -62,7 +62,7 @@ class SequenceUpdate(RunnableUpdate):
         Raises:
             NotRunError: It cannot be run.
         """
-        model, flow, said = reading.file.proto, reading.flow, reading.described
+        model, flow, said = reading.file.model, reading.flow, reading.described
         described = () if said is None else said.parameters
         self.step = nodes.step
         self._update = _first_update(model, flow, alike=not described)
@@ -86,7 +86,7 @@ class SequenceUpdate(RunnableUpdate):
         known = None if said is None else said.optimizer.initial_mean_square
         self._start = _initial(self._update) if known is None else known
         inputs = {*self._sequences.values(), _GRADIENTS, _RATE, _STEP}
-        fed = {value.name: value.type for value in model.graph.input if value.name in inputs}
+        fed = {str(v.name): v for v in model.graph.inputs if v.name in inputs}
         wanted = [write.deltas.name for write in self._writes.values()]
         self._cut_out(model, fed, wanted, providers)
 
@@ -167,11 +167,11 @@ def _first_rate(described: Sequence[ParameterFacts]) -> float:
     return float(rates[0])
 
 
-def _first_update(model: onnx.ModelProto, flow: Dataflow, *, alike: bool) -> Update:
+def _first_update(model: ir.Model, flow: Dataflow, *, alike: bool) -> Update:
     """The update of the first tensors; those of all, if they are to be alike."""
-    updates = updates_of_sequences(flow)
+    updates, nodes = updates_of_sequences(flow), tuple(model.graph)
     made = [update.new.operation for update in updates]
-    if alike and any(o is not None and model.graph.node[o.node].op_type == "If" for o in made):
+    if alike and any(o is not None and nodes[o.node].op_type == "If" for o in made):
         raise NotRunError(
             "it tells parameters apart by their shapes, and no metadata says which shapes there are"
         )

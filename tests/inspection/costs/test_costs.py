@@ -72,7 +72,11 @@ def stages_of(model, *, reported=None):
         reported = [name for name in outputs if name not in (*carried, "loss")]
     loss = [name for name in outputs if name == "loss"]
     return stages.stages_of(
-        model.graph, reported=reported, loss=loss, gradients=gradients, carried=carried
+        ir.from_proto(model).graph,
+        reported=reported,
+        loss=loss,
+        gradients=gradients,
+        carried=carried,
     )
 
 
@@ -296,7 +300,7 @@ def test_what_makes_no_sense_is_unknown(text):
     found = infer(model, {})
     stages = stages_of(model)
     operations.stage_facts(stages, found)
-    memory.peak_activations(model, stages, found, [])
+    memory.peak_activations(stages, found, [])
     shape = found.of("y").shape
     assert shape is None or all(size is None or 0 <= size <= LARGEST for size in shape)
 
@@ -586,7 +590,7 @@ def test_a_network_is_counted_whole(name):
 def peak(text, stages=None, resident=()):
     model = model_of(f"g {text}")
     stages = stages or ["forward"] * len(model.graph.node)
-    return memory.peak_activations(model, stages, infer(model, {}), resident)
+    return memory.peak_activations(stages, infer(model, {}), resident)
 
 
 @pytest.mark.quick
@@ -686,7 +690,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
     resident += [tensor.name for tensor in model.graph.initializer]
     stages = stages_of(model)
     found = infer(model, sizes_of(model, 16))
-    peak = memory.peak_activations(model, stages, found, resident)
+    peak = memory.peak_activations(stages, found, resident)
     backward = {
         name
         for node, stage in zip(model.graph.node, stages, strict=True)
@@ -703,7 +707,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
     assert 0.4 * kept < peak < sum(made.values()) * 2
     # A part grows with the batch; the parameters taken out of their bucket do not.
     peaks = [
-        memory.peak_activations(model, stages, infer(model, sizes_of(model, size)), resident)
+        memory.peak_activations(stages, infer(model, sizes_of(model, size)), resident)
         for size in (16, 32, 48)
     ]
     growth = peaks[1] - peaks[0], peaks[2] - peaks[1]
@@ -715,7 +719,7 @@ def test_memory_of_a_network_holds_what_the_backward_pass_reads():
 
 
 def layers_of(model, parameters=()):
-    return layers.layers(model, stages_of(model), parameters)
+    return layers.layers(ir.from_proto(model).graph, stages_of(model), parameters)
 
 
 @pytest.mark.quick
@@ -779,7 +783,7 @@ def test_layers_of_gradients_by_onnx_runtime():
     ):
         for node, name in zip(model.graph.node, names, strict=True):
             node.name = name
-        found = layers.layers(model, stages, ["w"])
+        found = layers.layers(ir.from_proto(model).graph, stages, ["w"])
         product, relu = ("f1", "f2") if names[0] else ("h", "r")
         assert [(layer.stage, layer.name) for layer in found] == [
             ("forward", product), ("forward", relu), ("backward", relu), ("backward", product),
@@ -816,7 +820,7 @@ def test_gradients_by_onnx_runtime_are_counted_whole(name):
             assert fact.flops == pytest.approx(other.flops, rel=0.1)
     resident = [value.input for value in graph.carried]
     resident += [tensor.name for tensor in model.graph.initializer]
-    assert memory.peak_activations(model, stages, found, resident) > 0
+    assert memory.peak_activations(stages, found, resident) > 0
     layers = layers_of(model)
     before = {layer.name for layer in layers if layer.stage in ("forward", "loss")}
     after = {layer.name for layer in layers if layer.stage == "backward"}
@@ -833,5 +837,5 @@ def test_thousands_of_nodes():
     stages = stages_of(model)
     facts = operations.stage_facts(stages, found)
     assert facts[0].flops == 8 * 20_000
-    assert memory.peak_activations(model, stages, found, []) == 64
-    assert len(layers.layers(model, stages, [])) == 20_000
+    assert memory.peak_activations(stages, found, []) == 64
+    assert len(layers.layers(ir.from_proto(model).graph, stages, [])) == 20_000

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 
 import graphopt
@@ -438,7 +439,9 @@ def test_the_model_tells_what_reads_a_parameter_and_makes_its_gradient():
     )
     one = parameter(Row("w", (2,), None, 0))
     other = replace(parameter(Row("v", (2,), None, 0)), gradient=None)
-    nodes = embedded(page(replace(digits(), parameters=(one, other)), model))["nodes"]
+    nodes = embedded(page(replace(digits(), parameters=(one, other)), ir.from_proto(model)))[
+        "nodes"
+    ]
     assert nodes == [
         {
             "made": "w_grad = graphopt.Half(x, w)",
@@ -453,7 +456,7 @@ def test_a_training_graph_from_its_file_to_the_page(tmp_path):
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.1, momentum=0.9)
     graph = graphopt.training_graph(model, "cross_entropy", optimizer)
     graph.save(tmp_path / "train.onnx")
-    shown = embedded(page(graphopt.inspect(tmp_path / "train.onnx"), graph.model))
+    shown = embedded(page(graphopt.inspect(tmp_path / "train.onnx"), ir.from_proto(graph.model)))
     parameters = unpacked(shown["facts"])["parameters"]
     assert [parameter["name"] for parameter in parameters] == [row.name for row in DIGITS]
     assert shown["rules"][0]["lines"][-2:] == [
@@ -469,7 +472,7 @@ def test_a_node_that_is_large_is_cut():
     model = onnx.ModelProto()
     model.graph.node.add(op_type="Sum", input=["w", *["a" * 50_000] * 1000], output=["y"])
     whole = replace(digits(), parameters=(parameter(Row("w", (2,), None, 0)),))
-    assert len(embedded(page(whole, model))["nodes"][0]["read"][0]) < 500
+    assert len(embedded(page(whole, ir.from_proto(model)))["nodes"][0]["read"][0]) < 500
 
 
 # ---- The formula of a parameter, against the reference ---------------------------------------

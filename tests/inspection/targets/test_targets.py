@@ -1,6 +1,7 @@
 """Whether a runtime runs a model, compared with what it does."""
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, parser
@@ -29,7 +30,7 @@ def exported(folder, **options):
 
 
 def targets_of(model):
-    return {fact.name: fact for fact in targets(model, graphopt.requirements(model))}
+    return {fact.name: fact for fact in targets(ir.from_proto(model), graphopt.requirements(model))}
 
 
 def model_of(body, *, opset=17, ir_version=8, domains=("com.microsoft",), functions=""):

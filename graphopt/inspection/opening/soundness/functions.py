@@ -4,8 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
-from graphopt._subgraphs import subgraphs
-from graphopt.inspection.opening.soundness.nodes import MOST_NODES, Place, describe
+from graphopt.inspection.opening.soundness.nodes import (
+    MOST_NODES,
+    Place,
+    describe,
+    subgraphs,
+)
 from graphopt.inspection.words import shown
 
 _Name = tuple[str, str]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto
 
-from graphopt._subgraphs import subgraphs
 from graphopt.inspection.opening.soundness.control_flow import check_control_flow
 from graphopt.inspection.opening.soundness.names import check_name
 from graphopt.inspection.opening.soundness.tensors import check_dimensions, check_tensor, check_type
@@ -84,6 +83,14 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
         for node in place.body.node:
             if node.attribute:
                 waiting += inner(node, place)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of a loop, or the branches of a condition."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def outermost(model: onnx.ModelProto) -> Iterator[Place]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection import words
 from graphopt.inspection.facts import Inspection
@@ -34,7 +34,7 @@ _PLACE = re.compile(r"\{\{(\w+)\}\}")
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 
-def page(inspection: Inspection, model: onnx.ModelProto | None = None) -> str:
+def page(inspection: Inspection, model: ir.Model | None = None) -> str:
     """The inspection as an HTML page: one file, which loads nothing.
 
     Args:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-import onnx
+import onnx_ir as ir
 
 from graphopt.inspection import words
 from graphopt.inspection.facts import Inspection, ParameterFacts
@@ -14,7 +15,7 @@ from graphopt.inspection.structure.nodes_of import text
 _READERS = 6
 
 
-def payload(inspection: Inspection, model: onnx.ModelProto | None) -> dict[str, Any]:
+def payload(inspection: Inspection, model: ir.Model | None) -> dict[str, Any]:
     """The facts, and beside them what the script shows of each parameter."""
     facts = inspection.to_dict()
     for name, value in facts.items():
@@ -31,7 +32,7 @@ def payload(inspection: Inspection, model: onnx.ModelProto | None) -> dict[str, 
         "rule": rule_of,
     }
     if model is not None:
-        found["nodes"] = _neighbours(inspection.parameters, model.graph.node)
+        found["nodes"] = _neighbours(inspection.parameters, model.graph)
     return found
 
 
@@ -62,23 +63,18 @@ def _rules(inspection: Inspection) -> tuple[list[dict[str, Any]], list[int]]:
     return rules, indices
 
 
-def _neighbours(
-    parameters: Iterable[ParameterFacts], nodes: Iterable[onnx.NodeProto]
-) -> list[dict[str, Any]]:
+def _neighbours(parameters: Iterable[ParameterFacts], graph: ir.Graph) -> list[dict[str, Any]]:
     """For each parameter the node that makes its gradient, and the first nodes that read it."""
-    readers: dict[str, list[onnx.NodeProto]] = {p.name: [] for p in parameters}
-    makers: dict[str, onnx.NodeProto | None] = {p.gradient: None for p in parameters if p.gradient}
-    for node in nodes:
-        for name in dict.fromkeys(node.input):
-            if name in readers and len(readers[name]) < _READERS:
-                readers[name].append(node)
-        makers |= dict.fromkeys((name for name in node.output if name in makers), node)
-    return [
-        {
-            "made": text(maker, short=True)
-            if p.gradient and (maker := makers[p.gradient])
-            else None,
-            "read": [text(node, short=True) for node in readers[p.name]],
-        }
-        for p in parameters
-    ]
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    found = []
+    for parameter in parameters:
+        made, read = values.get(parameter.gradient or ""), values.get(parameter.name)
+        maker = None if made is None else made.producer()
+        readers = () if read is None else (n for n in read.consumers() if n.graph is graph)
+        found.append(
+            {
+                "made": None if maker is None else text(maker, short=True),
+                "read": [text(node, short=True) for node in islice(readers, _READERS)],
+            }
+        )
+    return found
