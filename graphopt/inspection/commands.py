@@ -24,7 +24,7 @@ from graphopt.inspection.show.difference_tables import (
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.inspection.verification.verdict import verify as verified
-from graphopt.inspection.words import finite, shown
+from graphopt.inspection.words import for_json, shown
 
 _WIDTH = 100  # where it is not known
 _LONGEST_LINE = 400
@@ -230,4 +230,4 @@ def _print(parts: Iterable[RenderableType]) -> None:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))
+    typer.echo(json.dumps(for_json(value), indent=2, allow_nan=False))

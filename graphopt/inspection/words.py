@@ -201,12 +201,12 @@ def _scaled(amount: float, base: int, units: Sequence[str]) -> str:
     return f"{number(amount)} {units[0]}"
 
 
-def finite(value: Any) -> Any:
+def for_json(value: Any) -> Any:
     """A value with words for infinity and NaN, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
+        return {key: for_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
+        return [for_json(entry) for entry in value]
     return value

@@ -1,7 +1,7 @@
 """The oracle: `graphopt.reference` with what was recognised, and how far rounding may lead off."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from graphopt.inspection.facts import OptimizerFacts, Schedule
 from graphopt.inspection.reading import rates, scalars
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
+from graphopt.inspection.verification.runnable import RunnableUpdate
 from graphopt.parameter import Parameter
 from graphopt.reference import ReferenceRMSProp
 from graphopt.rmsprop import RMSProp
@@ -28,7 +29,6 @@ _SMALLEST_DECAY = 1e-30
 _NAME = "w"
 
 Arrays = Mapping[str, Array]
-Step = Callable[[Arrays, Array], dict[str, Array]]
 
 
 class Oracle:
@@ -37,40 +37,22 @@ class Oracle:
     Values have two axes, rows and their elements; gradients are centralized row by row.
     """
 
-    def __init__(
-        self,
-        optimizer: OptimizerFacts,
-        rule: Updated,
-        step: Value | None,
-        fed: Mapping[str, float],
-        *,
-        twice_rounded: bool = False,
-    ) -> None:
+    def __init__(self, update: RunnableUpdate, optimizer: OptimizerFacts, rule: Updated) -> None:
         """Prepare it.
 
         Args:
+            update: What it is compared with.
             optimizer: The hyperparameters.
             rule: A parameter with the rule.
-            step: What counts the steps in the graph.
-            fed: What is fed for learning rates, by input.
-            twice_rounded: A new value is computed as the old one less a difference.
 
         Raises:
             TypeError: A hyperparameter is missing.
             ValueError: A hyperparameter is one that RMSProp does not take.
         """
-        self._optimizer = optimizer_of(optimizer, rule, step, fed)
+        self._optimizer = _optimizer_of(optimizer, rule, update.step, update.fed)
         self._values = (PARAMETER, *rule.states)
         self._dtypes = {PARAMETER: np.dtype(rule.dtype)}
-        self._twice_rounded = twice_rounded
-
-    def step(self, before: Arrays, gradient: Array, number: int) -> dict[str, Array]:
-        """The values after a step, by kind.
-
-        Raises:
-            ValueError: A schedule has no value at this step.
-        """
-        return self._stepped(self._optimizer, before, gradient, number)
+        self._twice_rounded = update.twice_rounded
 
     def expected(
         self, before: Arrays, gradient: Array, number: int
@@ -81,8 +63,11 @@ class Oracle:
         that adds up: much, for example, where a mean square and the square of a mean gradient
         almost cancel. It is found by trying: the gradient as it reaches the averages, the averages
         and the moment are changed by as much, up and down.
+
+        Raises:
+            ValueError: A schedule has no value at this step.
         """
-        wanted = self.step(before, gradient, number)
+        wanted = self._stepped(self._optimizer, before, gradient, number)
         state = {kind: array.astype(np.float64) for kind, array in before.items()}
         plain, g, terms = self._reduced(state, gradient, number)
         sums = self._sums(state, g)
@@ -190,21 +175,10 @@ def _distance(moved: Array, start: Array) -> Array:
     return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
 
 
-def optimizer_of(
+def _optimizer_of(
     facts: OptimizerFacts, rule: Updated, step: Value | None, fed: Mapping[str, float]
 ) -> RMSProp:
-    """The optimizer that was recognised, for one parameter.
-
-    Args:
-        facts: The hyperparameters.
-        rule: How the parameter is updated.
-        step: What counts the steps in the graph.
-        fed: What is fed for learning rates, by input.
-
-    Raises:
-        TypeError: A hyperparameter is missing.
-        ValueError: A hyperparameter is one that RMSProp does not take.
-    """
+    """The optimizer that was recognised, for one parameter."""
     names = set(inspect.signature(RMSProp).parameters)
     chosen = {k: v for k, v in vars(facts).items() if k in names and v is not None}
     if facts.decay is not None:

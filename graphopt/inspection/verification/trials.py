@@ -65,16 +65,7 @@ class _Trials:
         self._random = random
         self._batches = batches(update.parameters)
         try:
-            self._oracles = [
-                Oracle(
-                    optimizer,
-                    batch.rule,
-                    update.step,
-                    update.fed,
-                    twice_rounded=update.twice_rounded,
-                )
-                for batch in self._batches
-            ]
+            self._oracles = [Oracle(update, optimizer, batch.rule) for batch in self._batches]
         except (KeyError, TypeError, ValueError) as error:
             raise NotRunError(f"RMSProp does not take what was recognised: {error}") from None
 
@@ -95,16 +86,9 @@ class _Trials:
         ]
         groups = self._update.groups
         mask = self._random.random(groups) < 0.7 if groups else None
-        after = self._update.run(
-            _spread_states(self._batches, before),
-            {
-                p.name: g
-                for b, a in zip(self._batches, gradients, strict=True)
-                for p, g in b.spread(a)
-            },
-            mask,
-            number,
-        )
+        fed = [{PARAMETER: gradient} for gradient in gradients]
+        spread = _spread(self._batches, before), _spread(self._batches, fed)[PARAMETER]
+        after = self._update.run(*spread, mask, number)
         for batch, oracle, state, gradient in zip(
             self._batches, self._oracles, before, gradients, strict=True
         ):
@@ -158,7 +142,7 @@ def _rounded(array: Array, dtype: str) -> Array:
     return array.astype(dtype)
 
 
-def _spread_states(parts: Sequence[Batch], states: Sequence[Mapping[str, Array]]) -> State:
+def _spread(parts: Sequence[Batch], states: Sequence[Mapping[str, Array]]) -> State:
     found: dict[str, dict[str, Array]] = {}
     for batch, state in zip(parts, states, strict=True):
         for kind, array in state.items():

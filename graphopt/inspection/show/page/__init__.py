@@ -63,7 +63,7 @@ def page(inspection: Inspection, model: ir.Model | None = None) -> str:
 
 def _json(value: object) -> str:
     """JSON in ASCII, of which no character means anything in HTML."""
-    return json.dumps(words.finite(value), allow_nan=False, separators=(",", ":")).translate(
+    return json.dumps(words.for_json(value), allow_nan=False, separators=(",", ":")).translate(
         _ESCAPES
     )
 
