@@ -9,7 +9,7 @@ parts flat states have stands in the metadata, see `graphopt.manifest`.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
     graph = info.initialization
     graph.name = "initialization"
     for value in carried:
-        _entry(info.update_binding, value.input, value.output)
+        info.update_binding.add(key=value.input, value=value.output)
         if value.initial is None:
             continue
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
@@ -112,7 +112,7 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
                 helper.make_node("ConstantOfShape", [shape.name], [value.input], value=filling)
             )
         graph.output.append(helper.make_tensor_value_info(value.input, kind, value.shape))
-        _entry(info.initialization_binding, value.input, value.input)
+        info.initialization_binding.add(key=value.input, value=value.input)
 
 
 def declared(model: onnx.ModelProto, views: Mapping[str, tuple[View, ...]]) -> tuple[Carried, ...]:
@@ -163,8 +163,3 @@ def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:
     for node in graph.node:
         values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t).item()
     return values
-
-
-def _entry(entries: Any, key: str, value: str) -> None:
-    entry = entries.add()
-    entry.key, entry.value = key, value
