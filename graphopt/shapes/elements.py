@@ -76,6 +76,8 @@ def _calculated(
     function, count = functions.get(op_type), TensorInfo(shape=shape).elements
     if function is None or len(given) > 2 or count is None or count > MOST_ELEMENTS:
         return None
+    if all(info.numbers is None for info in given):
+        return None
     columns = zip(*(_repeated(info.numbers, count) for info in given), strict=True)
     return [
         function(*column) if all(isinstance(number, Number) for number in column) else None

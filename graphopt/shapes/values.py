@@ -1,7 +1,7 @@
 """What is known of a value before anything runs, and what a node says of itself."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,7 @@ def declared(value: ir.Value, sizes: Mapping[str, int] | None = None) -> TensorI
             size if isinstance(size, int) and size >= 0 else sizes.get(symbol_of(value, axis))
             for axis, size in enumerate(shape)
         ]
-    return replace(tensor(dtype, dims), is_sequence=is_sequence)
+    return TensorInfo(dtype, tensor(dtype, dims).shape, is_sequence=is_sequence)
 
 
 def is_fixed(size: int | ir.SymbolicDim) -> bool:
@@ -173,9 +173,7 @@ def merged(found: TensorInfo, other: TensorInfo | None) -> TensorInfo:
     else:
         pairs = zip(found.shape, other.shape, strict=True)
         shape = tuple(size if said is None or _is_named(size) else said for size, said in pairs)
-    return replace(
-        found, dtype=dtype, shape=shape, is_sequence=found.is_sequence or other.is_sequence
-    )
+    return TensorInfo(dtype, shape, found.numbers, found.is_sequence or other.is_sequence)
 
 
 def _is_named(size: Dim) -> bool:
