@@ -12,6 +12,7 @@ from graphopt.forward import to_ir
 from graphopt.gradients import convert_opset, initializers_to_inputs
 from graphopt.graphs import put_last
 from graphopt.losses import LABELS, LossFunction, append_loss
+from graphopt.operators import of
 from graphopt.versions import MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
 
@@ -56,10 +57,5 @@ def eval_model(
 def _to_inference(graph: ir.Graph) -> None:
     """Let Dropout drop nothing, and batch normalization use its running statistics."""
     for node in graph.all_nodes():
-        if node.domain:
-            continue
-        if node.op_type == "Dropout" and len(node.inputs) > 2:
-            node.replace_input_with(2, None)
-        if node.op_type == "BatchNormalization":
-            node.attributes.pop("training_mode", None)
-            node.resize_outputs(1)
+        if (infer := of(node).infer) is not None:
+            infer(node)

@@ -23,7 +23,7 @@
 | `zero` | those without a rule: Sign, Floor, comparisons, ... |
 """
 
-from graphopt.operators import (
+from graphopt.operators import (  # noqa: F401 - each file declares its records
     activation,
     arithmetic,
     batch_normalization,
@@ -46,32 +46,4 @@ from graphopt.operators import (
 )
 from graphopt.operators.record import ALL, OPERATORS, ZERO, Moves, NoGradient, Operator, name_of, of
 
-__all__ = [
-    "ALL",
-    "OPERATORS",
-    "ZERO",
-    "Moves",
-    "NoGradient",
-    "Operator",
-    "activation",
-    "arithmetic",
-    "batch_normalization",
-    "convolution",
-    "cross_entropy",
-    "cumulative",
-    "dropout",
-    "indexing",
-    "mathematical",
-    "matrix",
-    "name_of",
-    "normalization",
-    "of",
-    "pooling",
-    "recurrent",
-    "reduction",
-    "resize",
-    "runtime",
-    "shape",
-    "softmax",
-    "zero",
-]
+__all__ = ["ALL", "OPERATORS", "ZERO", "Moves", "NoGradient", "Operator", "name_of", "of"]

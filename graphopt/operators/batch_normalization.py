@@ -103,6 +103,12 @@ def running_statistics(
     return statistics
 
 
+def use_running_statistics(node: ir.Node) -> None:
+    """Take it out of training mode."""
+    node.attributes.pop("training_mode", None)
+    node.resize_outputs(1)
+
+
 def _flops(node: Node, outputs: Outputs) -> int | None:
     """Subtract, divide, multiply, add; and the statistics of the batch."""
     return times(outputs[0].elements, 7 if node.attributes.integer("training_mode") else 4)
@@ -111,6 +117,7 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
 @operator(
     "BatchNormalization",
     rewrite=rewrite_batch_normalization,
+    infer=use_running_statistics,
     spreads=True,
     weights=(1,),
     settings=(3, 4),

@@ -30,9 +30,16 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
     replace(op, node, op.Identity(node.inputs[0]))
 
 
+def drop_nothing(node: ir.Node) -> None:
+    """Take it out of training mode."""
+    if len(node.inputs) > 2:
+        node.replace_input_with(2, None)
+
+
 @operator(
     "Dropout",
     rewrite=rewrite_dropout,
+    infer=drop_nothing,
     moves=Moves.AT_TIMES,
     settings=(1,),
     is_random=True,

@@ -3,11 +3,11 @@
 A record is declared above its gradient rule, or alone where there is none. A rule turns the
 gradients of a node's outputs into those of its inputs, by appending nodes in standard ONNX:
 
-    @operator("Sin")
+    @operator("Sin", is_elementwise=True, flops=elementwise, shape=elements.joined)
     def sin(b: Backward) -> ir.Value:
         return b.op.Mul(b.dy, b.op.Cos(b.x))
 
-    operator("IsNaN", gradient=ZERO)
+    operator("IsNaN", gradient=ZERO, is_boolean=True, flops=0, shape=elements.compared)
 
 Whoever needs a fact asks `of` for the record.
 """
@@ -73,6 +73,7 @@ class Operator:
             result changes with a small change of an operand; None where there is no rule.
         rewrite: Replaces or changes a node before the graph is differentiated, given the names of
             the trained parameters; returns the running statistics that the node moves, if any.
+        infer: Lets a node compute what it does outside training, where that is something else.
         broadcasts: The inputs that may be smaller than the first output, to whose shape they are
             repeated. The gradients that the rule returns for them have that shape.
         steep: The inputs along which the slope may be infinite; or a function that tells it of a
@@ -99,6 +100,7 @@ class Operator:
     name: str
     gradient: Rule | NoGradient | None = None
     rewrite: Rewrite | None = None
+    infer: Callable[[ir.Node], None] | None = None
     broadcasts: Collection[int] = ()
     steep: Collection[int] | Steep = ()
     spreads: bool = False
