@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from graphopt.inspection import words
 from graphopt.inspection.facts import Inspection
-from graphopt.inspection.show.page.payload import payload
+from graphopt.inspection.show.page.page_facts import payload
 
 # The parts in their order; "data" reads the facts, and "show" calls all the others.
 _SCRIPT = (
