@@ -223,7 +223,7 @@ def _parsed(name: str, text: str, read: Callable[[Any, str], Any]) -> Any:
         raise ValueError(f"the metadata is damaged: '{key}' has {len(text)} characters")
     try:
         return read(json.loads(text), key)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"the metadata is damaged: '{key}' is not JSON: {error}") from None
     except (KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"the metadata is damaged: {type(error).__name__} {error}") from None

@@ -179,6 +179,7 @@ class TestFromBefore:
         ("views", '{"w": [["w", [3]]]}', "'graphopt.views' has 2 items, expected 3"),
         ("momentums", "[" * 5000, "RecursionError|is not JSON"),
         ("version", '"1"', "'graphopt.version' is str, expected int"),
+        ("version", "9" * 5000, "'graphopt.version' is not JSON"),
     ],
 )
 def test_damaged(name, text, message):
