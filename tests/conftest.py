@@ -1,8 +1,11 @@
 """What the head of a test run says, and the option of a quick run."""
 
 import onnxruntime
+import pytest
 
 from graphopt import kernels
+
+pytest.register_assert_rewrite("tests.helpers")
 
 
 def pytest_report_header():

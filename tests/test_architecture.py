@@ -6,52 +6,10 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
+from tests.helpers.floors import FLOORS
 from tests.helpers.folders import ROOT
 
 pytestmark = pytest.mark.any_runtime
-
-FLOORS = [
-    [
-        "_checks",
-        "_files",
-        "_records",
-        "_runtime",
-        "_tables",
-        "dtypes",
-        "graphs",
-        "versions",
-    ],
-    ["stage", "states", "forward"],
-    ["builder"],
-    ["shapes"],
-    ["operators"],
-    ["shapes.engine", "shapes.in_place"],
-    ["schedules"],
-    ["parameter", "groups", "rmsprop", "reference"],
-    ["carried", "requirement", "manifest", "feeds", "losses", "in_place"],
-    ["update", "kernels"],
-    ["gradients"],
-    ["graph", "build", "checkpoint", "samples"],
-    ["_runtime_session", "session", "on_device"],
-    ["profiling"],
-    ["inspection.facts", "inspection.words"],
-    ["inspection.opening"],
-    ["inspection.reading"],
-    ["inspection.structure"],
-    ["inspection.costs"],
-    ["inspection.hazards", "inspection.targets", "inspection.verification"],
-    ["inspection.checkpoints", "inspection.comparison"],
-    ["inspection.show"],
-    ["inspection._inspect"],
-    ["inspection", "inspection.commands"],
-    [""],
-    ["cli", "__main__"],
-]
-"""Modules and packages of graphopt, the lowest first; "" is what ``import graphopt`` runs.
-
-A module may import what is on its own floor or below, TYPE_CHECKING or not. It stands where the
-longest of its names in this table does.
-"""
 
 
 def modules():

@@ -1,5 +1,6 @@
 """The tests themselves: one module for each file, and a quick test in each folder."""
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,12 @@ def test_no_file_is_imported_twice():
 def test_every_folder_is_a_package():
     folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_what_tests_share_stands_among_the_helpers():
+    shared = r"^ *(?:from|import) tests\.(?:\w+\.)*test_"
+    files = [*(ROOT / "tests").rglob("*.py")]
+    assert [file for file in files if re.search(shared, file.read_text("utf-8"), re.M)] == []
 
 
 def test_every_folder_has_a_quick_test():

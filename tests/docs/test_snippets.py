@@ -19,8 +19,8 @@ import models
 from models import digits, digits_cnn
 from tests.helpers.documents import blocks, broken_links, printed, run
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
+from tests.helpers.floors import FLOORS
 from tests.helpers.folders import DOCS, JAVASCRIPT, ROOT
-from tests.test_architecture import FLOORS
 from tools import hazard_table
 
 pytestmark = pytest.mark.any_runtime

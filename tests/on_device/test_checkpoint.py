@@ -17,12 +17,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from graphopt.on_device import checkpoint as on_device, read_state
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, read, write
 from graphopt.on_device.session_state import to_state
 from tests.helpers.environments import needs_training_package
+from tests.helpers.on_device import forward_model
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 LOADABLE = ["float32", "float64", "bool", *INTEGERS]
@@ -726,26 +727,6 @@ def test_states_that_cannot_be_are_refused_with_their_path(tmp_path, checkpoint,
 
 
 # --- ONNX Runtime Training ---------------------------------------------------------------------
-
-
-def forward_model():
-    """y = (x w + b) * scale."""
-    rng = np.random.default_rng(0)
-    shapes = {"w": (3, 4), "b": (4,), "scale": (4,)}
-    values = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "w"], ["xw"]),
-            helper.make_node("Add", ["xw", "b"], ["sum"]),
-            helper.make_node("Mul", ["sum", "scale"], ["y"]),
-        ],
-        "linear",
-        [helper.make_tensor_value_info("x", 1, ["N", 3])],
-        [helper.make_tensor_value_info("y", 1, ["N", 4])],
-        [numpy_helper.from_array(array, name) for name, array in values.items()],
-    )
-    opset = [helper.make_opsetid("", 15)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8)
 
 
 @pytest.fixture(scope="module")

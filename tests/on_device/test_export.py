@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import graphopt
 from graphopt.on_device import checkpoint, read_state
 from models.zoo import ZOO
 from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package
+from tests.helpers.on_device import given, linear_in, worst
 from tests.helpers.trajectories import CASES, Trajectory
 
 if HAS_TRAINING_PACKAGE:
@@ -22,37 +23,7 @@ if HAS_TRAINING_PACKAGE:
 WAYS = pytest.mark.parametrize("optimizer_model", [False, True], ids=["update inside", "native"])
 
 
-def worst(found, expected):
-    """The largest difference of two states."""
-    assert found.keys() == expected.keys()
-    return max(float(np.abs(found[name] - expected[name]).max(initial=0)) for name in expected)
-
-
 # The update.
-
-
-def linear_in(params):
-    """A model whose gradients are its inputs: the loss is the sum of parameter times input."""
-    nodes, inputs, initializers = [], [], []
-    for index, (name, value) in enumerate(params.items()):
-        inputs.append(
-            helper.make_tensor_value_info(f"given.{name}", TensorProto.FLOAT, value.shape)
-        )
-        initializers.append(numpy_helper.from_array(value, name))
-        nodes.append(helper.make_node("Mul", [name, f"given.{name}"], [f"product{index}"]))
-        nodes.append(
-            helper.make_node("ReduceSum", [f"product{index}"], [f"sum{index}"], keepdims=0)
-        )
-    nodes.append(helper.make_node("Sum", [f"sum{i}" for i in range(len(params))], ["objective"]))
-    output = helper.make_tensor_value_info("objective", TensorProto.FLOAT, [])
-    graph = helper.make_graph(nodes, "linear", inputs, [output], initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def given(gradients, loss_scale=1.0):
-    return {
-        f"given.{name}": np.asarray(g / loss_scale, np.float32) for name, g in gradients.items()
-    }
 
 
 @needs_training_package

@@ -12,14 +12,10 @@ from graphopt import schedules
 from graphopt.on_device import _optimizer_model, checkpoint
 from graphopt.reference import ReferenceRMSProp
 from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package
-from tests.on_device.test_export import given, linear_in, worst
+from tests.helpers.on_device import FALLING, SHAPES, VARIANTS, given, linear_in, parameters, worst
 
 if HAS_TRAINING_PACKAGE:
     from tests.helpers.device import Device
-
-
-def parameters(shapes):
-    return [graphopt.Parameter(name, shape) for name, shape in shapes.items()]
 
 
 def normal(rng, shapes):
@@ -53,27 +49,6 @@ class Run:
         for name, value in state.items():
             assert value.shape == np.shape(expected[name]), name
             np.testing.assert_allclose(value, expected[name], rtol, atol, err_msg=name)
-
-
-# A scalar, one element, and two of one shape.
-SHAPES = {"w": (3, 4), "b": (4,), "one": (1,), "scalar": (), "again": (3, 4)}
-FALLING = schedules.ExponentialDecayLR(0.2, 0.5, 1)
-VARIANTS = {
-    "plain": {},
-    "momentum": {"momentum": 0.9},
-    "nesterov": {"momentum": 0.9, "nesterov": True},
-    "rate outside": {"momentum": 0.9, "learning_rate_inside_moment": False},
-    "centered": {"centered": True, "epsilon": 1e-3},
-    "epsilon outside": {"epsilon_inside_root": False},
-    "mean square from 0": {"initial_mean_square": 0.0, "epsilon": 1e-3},
-    "mean square from 3": {"initial_mean_square": 3.0, "momentum": 0.5},
-    "decay": {"weight_decay": 0.05},
-    "falling decay": {"weight_decay": FALLING},
-    "decoupled": {"weight_decay": 0.05, "decoupled_weight_decay": True, "momentum": 0.5},
-    "falling decoupled": {"weight_decay": FALLING, "decoupled_weight_decay": True},
-    "loss scale": {"loss_scale": 1024.0, "weight_decay": 0.05},
-    "falling decay, loss scale": {"loss_scale": 1024.0, "weight_decay": FALLING},
-}
 
 
 @pytest.mark.quick

@@ -8,7 +8,7 @@ from onnx import parser
 import graphopt
 from graphopt.shapes.in_place import infer_shapes
 from models.zoo import ZOO
-from tests.test_odd_models import FORWARD
+from tests.helpers.odd_models import FORWARD
 
 pytestmark = pytest.mark.any_runtime
 

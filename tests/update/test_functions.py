@@ -6,14 +6,13 @@ from importlib.resources import files
 from itertools import product
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from graphopt import Parameter, RMSProp
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
+from tests.helpers.functions import EXACT_ROOTS, session_of
 
 MATRIX = (4, 33)
 SHAPES = {"0-d": (), "1-d": (7,), "size 1": (1, 1), "2-d": MATRIX}
@@ -49,36 +48,6 @@ CHUNKED = {
     for variant in (replace(variant, chunked=True) for variant in VARIANTS.values())
 }
 EVERY = VARIANTS | CHUNKED
-
-
-def session_of(nodes, inputs, outputs, called, opset=17):
-    """A session of a model of these nodes, which is valid."""
-    model = helper.make_model(
-        helper.make_graph(nodes, "alone", inputs, outputs),
-        functions=called,
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("graphopt", 1)],
-        ir_version=8,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-
-
-def has_exact_roots():
-    """Whether Sqrt gives the nearest float32, which then is the same in a tensor of any shape.
-
-    That of ONNX Runtime 1.19 is off by an ulp for some numbers, and NaN for Inf, but only where it
-    takes several elements at once.
-    """
-    x = np.append(np.random.default_rng(0).uniform(0.1, 2, 1000), np.inf).astype(np.float32)[::-1]
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name in "xy"]
-    session = session_of([helper.make_node("Sqrt", ["x"], ["y"])], tensors[:1], tensors[1:], [])
-    (y,) = session.run(None, {"x": x.copy()})
-    return np.array_equal(y, np.sqrt(x))
-
-
-EXACT_ROOTS = has_exact_roots()
 
 
 class Together:

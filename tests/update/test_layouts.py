@@ -13,7 +13,7 @@ from graphopt import Parameter, in_place
 from graphopt.reference import ReferenceRMSProp
 from graphopt.update import layout as layouts
 from models.zoo import ZOO
-from tests.update.test_functions import EXACT_ROOTS
+from tests.helpers.functions import EXACT_ROOTS
 
 LAYOUTS = ("separate", "buckets", "chunks")
 STEPS = 4

@@ -19,7 +19,7 @@ from graphopt.schedules import (
     WarmUpLR,
 )
 from models import digits_cnn, zoo
-from tests.inspection.test_inspect import CONFIGURATIONS, configured, inlined, without_metadata
+from tests.helpers.configurations import CONFIGURATIONS, configured, inlined, without_metadata
 
 pytestmark = pytest.mark.any_runtime
 

@@ -9,7 +9,7 @@ import graphopt
 from graphopt import RMSProp
 from models import digits_cnn
 from tests.helpers.environments import needs_training_package
-from tests.on_device.test_checkpoint import forward_model
+from tests.helpers.on_device import forward_model
 
 MODEL = digits_cnn.build()
 PARAMETERS = graphopt.parameters(MODEL)

@@ -28,14 +28,14 @@ from graphopt.schedules import (
     WarmUpLR,
 )
 from models import zoo
-from tests.helpers.environments import needs_training_package
-from tests.inspection.test_inspect import (
+from tests.helpers.configurations import (
     by_nodes,
     check,
     configured,
     described,
     without_declarations,
 )
+from tests.helpers.environments import needs_training_package
 
 pytestmark = pytest.mark.any_runtime
 

@@ -25,9 +25,8 @@ from graphopt.schedules import (
     WarmUpLR,
 )
 from models import zoo
-from tests.on_device.test_export import linear_in
-from tests.on_device.test_optimizer_model import SHAPES, VARIANTS, parameters
-from tests.update.test_random_configurations import configurations
+from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
+from tests.helpers.random_configurations import configurations
 
 ROOT = """<domain: "local", opset_import: ["": 17]>
 inverse_root (step) => (lr) {
