@@ -174,6 +174,10 @@ def test_what_contributors_are_told_exists():
     paths = re.findall(r"`((?:graphopt|tests|docs)/[\w./]*)`", text)
     assert len(paths) > 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
+    names = re.findall(r"`(?:(\w+)\.)?(\w+)`", text)
+    sources = [file for folder in ("graphopt", "tests") for file in (ROOT / folder).rglob("*.py")]
+    known = set(re.findall(r"\w+", "".join(file.read_text(encoding="utf-8") for file in sources)))
+    assert {name for pair in names for name in pair if name} <= known
     assert (
         text.count("## How to add") == len(re.findall(r"^Done.* by the commit `", text, re.M)) == 5
     )
