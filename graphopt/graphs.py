@@ -32,6 +32,15 @@ def captured(node: ir.Node) -> set[ir.Value]:
     return {value for value in read if value.graph not in inside}
 
 
+def needed_for(values: Iterable[ir.Value], graph: ir.Graph) -> set[ir.Value]:
+    """These values of a sorted graph, and all that they are computed from."""
+    needed = set(values)
+    for node in reversed(graph):
+        if not needed.isdisjoint(node.outputs):
+            needed.update(node.outputs, operands(node))
+    return needed
+
+
 def put_last(values: MutableSequence[ir.Value], names: Iterable[str]) -> None:
     """Order values so that those with these names come last, in the order of the names."""
     place = {name: index for index, name in enumerate(names)}

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, operands, unreached
+from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._steep import steep_values
+from graphopt.graphs import operands
 from graphopt.operators import ZERO, NoGradient, of
 from graphopt.operators.backward import Backward
 from graphopt.operators.rewriting import RunningStatistic

@@ -25,16 +25,6 @@ class GradientGraph:
     statistics: dict[str, tuple[RunningStatistic, ir.Value]]
 
 
-def operands(node: ir.Node) -> list[ir.Value]:
-    """Everything that a node reads, also inside its branches and loops."""
-    values = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            inner = attribute.as_graph().all_nodes()
-            values += [value for n in inner for value in n.inputs if value is not None]
-    return values
-
-
 def unreached(names: Collection[str]) -> str:
     """What to say about parameters that have no gradient."""
     listed = ", ".join(f"'{name}'" for name in names)

@@ -5,7 +5,7 @@ bias is trained normalizes by the statistics of the batch, as training means.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._open import open_model
 from graphopt.operators import OPERATORS, of
+from graphopt.operators.record import Rewrite
 from graphopt.operators.rewriting import RunningStatistic, describe
 
 
@@ -30,19 +31,31 @@ def prepare(
             cannot be rewritten.
     """
     known = {name for name, operator in OPERATORS.items() if operator.is_known}
-    model = open_model(proto, known, trained)
+    return rewritten(open_model(proto, known, trained), trained, rewrite)
+
+
+def rewritten(
+    model: ir.Model, trained: Collection[str], rewrite: Rewrite
+) -> tuple[ir.Model, list[RunningStatistic]]:
+    """The model, each node of which has been rewritten, and its running statistics."""
     op = GraphBuilder(model.graph)
     statistics: list[RunningStatistic] = []
     for node in list(model.graph):
-        rewrite = of(node).rewrite
-        if rewrite is not None:
-            statistics += rewrite(op, node, trained) or ()
+        statistics += rewrite(op, node, trained) or ()
     model.graph.sort()
-    check_trained(model.graph, trained, statistics)
+    _check_trained(model.graph, trained, statistics)
     return model, statistics
 
 
-def check_trained(
+def rewrite(
+    op: GraphBuilder, node: ir.Node, trained: Collection[str]
+) -> Sequence[RunningStatistic] | None:
+    """Rewrite a node as its operator says."""
+    of_operator = of(node).rewrite
+    return None if of_operator is None else of_operator(op, node, trained)
+
+
+def _check_trained(
     graph: ir.Graph, trained: Collection[str], statistics: Collection[RunningStatistic]
 ) -> None:
     """Refuse parameters that cannot be trained because of where they are read."""

@@ -12,7 +12,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import NoGradient, operator
-from graphopt.operators.rewriting import RunningStatistic, describe, mean_over
+from graphopt.operators.rewriting import RunningStatistic, describe, known_rank, mean_over
 from graphopt.shapes import networks
 from graphopt.shapes.values import Node
 
@@ -28,12 +28,7 @@ def rewrite_batch_normalization(
     assert x is not None
     if not is_trained(node, trained):
         return []
-    if x.shape is None:
-        raise ValueError(
-            f"{describe(node)}: the rank of its input is unknown; "
-            "declare the shapes of the model's inputs"
-        )
-    axes = [0, *range(2, len(x.shape))]
+    axes = [0, *range(2, known_rank(node, x))]
     mean = mean_over(op, x, axes, keepdims=True)
     centered = op.Sub(x, mean)
     flat_mean = op.Reshape(mean, [-1])

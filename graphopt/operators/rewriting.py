@@ -29,6 +29,20 @@ def describe(node: ir.Node) -> str:
     return f"{node.op_type} '{node.name or node.outputs[0].name}'"
 
 
+def known_rank(node: ir.Node, value: ir.Value | None) -> int:
+    """The number of dimensions of an operand, which the rewrite of the node needs.
+
+    Raises:
+        ValueError: It is not known.
+    """
+    if value is None or value.shape is None:
+        raise ValueError(
+            f"{describe(node)}: the rank of its input is unknown; "
+            "declare the shapes of the model's inputs"
+        )
+    return len(value.shape)
+
+
 def add_outputs(op: GraphBuilder, node: ir.Node, count: int) -> None:
     """Give a node the optional outputs that its gradient reads."""
     known = len(node.outputs)

@@ -79,7 +79,7 @@ class Window:
         ]
 
 
-def known(sizes: Sequence[Dim]) -> list[int] | None:
+def known(sizes: Sequence[object]) -> list[int] | None:
     """The sizes, if all are known before the graph runs."""
     numbers = [size for size in sizes if isinstance(size, int)]
     return numbers if len(numbers) == len(sizes) else None
@@ -96,47 +96,41 @@ def window_of(b: Backward, kernel: Sequence[int], sizes: Sequence[Dim]) -> Windo
     Raises:
         ValueError: The padding depends on a size that is not known.
     """
-    attributes, ones = b.node.attributes, [1] * len(kernel)
-    strides = list(attributes.get_ints("strides", ones))
     dilations = [
         dilation if width > 1 else 1
-        for dilation, width in zip(attributes.get_ints("dilations", ones), kernel, strict=True)
+        for dilation, width in zip(_along(b.node, "dilations", kernel), kernel, strict=True)
     ]
-    mode = attributes.get_string("auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        halves = same_padding(kernel, strides, dilations, sizes)
-        if halves is None:
-            raise b.error(
-                "its gradient needs the padding that auto_pad stands for, which depends on a "
-                "size that is not known; export the model with explicit pads or static sizes"
-            )
-        smaller, larger = halves
-        begin, end = (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
-    else:
-        pads = [] if mode == "VALID" else list(attributes.get_ints("pads", ()))
-        pads = pads or [0] * (2 * len(kernel))
-        begin, end = pads[: len(kernel)], pads[len(kernel) :]
-    return Window(list(kernel), strides, dilations, begin, end)
+    pads = padding(b.node, kernel, sizes)
+    if pads is None:
+        raise b.error(
+            "its gradient needs the padding that auto_pad stands for, which depends on a "
+            "size that is not known; export the model with explicit pads or static sizes"
+        )
+    return Window(list(kernel), _along(b.node, "strides", kernel), dilations, *pads)
 
 
-def same_padding(
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    sizes: Sequence[object],
+def padding(
+    node: ir.Node, kernel: Sequence[int], sizes: Sequence[object]
 ) -> tuple[list[int], list[int]] | None:
-    """The padding of ``auto_pad``: there are as many windows as input elements / stride.
+    """The padding in front of the input of a convolution or pooling node, and behind it.
+
+    With ``auto_pad`` there are as many windows as input elements / stride.
 
     Args:
+        node: The node.
         kernel: How many elements a window takes along each spatial axis.
-        strides: How far the next window is.
-        dilations: How far the next element of a window is.
-        sizes: Of the input; what is no int is not known.
+        sizes: Those of the axes over which the windows slide; what is no int is not known.
 
     Returns:
-        The smaller halves and the larger ones; None if they depend on a size that is not known.
+        Both; None if they depend on a size that is not known.
     """
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = [] if mode == "VALID" else list(node.attributes.get_ints("pads", ()))
+        pads = pads or [0] * (2 * len(kernel))
+        return pads[: len(kernel)], pads[len(kernel) :]
     smaller, larger = [], []
+    strides, dilations = (_along(node, name, kernel) for name in ("strides", "dilations"))
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         total = dilation * (width - 1)
         if stride > 1:
@@ -145,7 +139,12 @@ def same_padding(
             total = max((-(-size // stride) - 1) * stride + total + 1 - size, 0)
         smaller.append(total // 2)
         larger.append(total - total // 2)
-    return smaller, larger
+    return (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
+
+
+def _along(node: ir.Node, name: str, kernel: Sequence[int]) -> list[int]:
+    """An attribute with a number for each spatial axis, by default 1."""
+    return list(node.attributes.get_ints(name, [1] * len(kernel)))
 
 
 def from_windows(

@@ -12,7 +12,7 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from graphopt.graph import TrainingGraph
-from graphopt.graphs import operands
+from graphopt.graphs import needed_for, operands
 from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX
 
 PARTS = (*STAGES, "other")
@@ -51,10 +51,9 @@ class Origins:
         model = ir.from_proto(graph.model)
         forward, loss = _forward_pass(graph, model.graph)
         for node in model.graph:
-            outputs, name = _names(node.outputs), str(node.name)
-            first = next(iter(outputs), "")
-            origin = self._origin(name, first in forward, first in loss)
-            self._by_value |= dict.fromkeys(outputs, origin)
+            name, made = str(node.name), set(node.outputs)
+            origin = self._origin(name, bool(made & forward), bool(made & loss))
+            self._by_value |= dict.fromkeys(_names(node.outputs), origin)
             self._by_name.setdefault(name, origin)
 
     def of(self, nodes: Sequence[ir.Node]) -> list[Origin]:
@@ -111,17 +110,18 @@ def _common(values: Iterable[_Value | None]) -> _Value | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _forward_pass(training: TrainingGraph, graph: ir.Graph) -> tuple[set[str], set[str]]:
+def _forward_pass(training: TrainingGraph, graph: ir.Graph) -> tuple[set[ir.Value], set[ir.Value]]:
     """The values that the outputs of the forward model need, and those that only the loss needs.
 
     All are the forward model's where it computes the loss itself.
     """
-    carried = {value.output for value in training.carried}
-    outputs = {*_names(graph.outputs)} - carried - {"updated"}
-    if outputs != {"loss"} and "loss" not in _forward_outputs(training):
-        outputs.discard("loss")
-    forward = _needed_for(outputs, graph)
-    return forward, _needed_for({"loss"}, graph) - forward
+    outputs = {str(value.name): value for value in graph.outputs}
+    wanted = outputs.keys() - {"updated", *(value.output for value in training.carried)}
+    if wanted != {"loss"} and "loss" not in _forward_outputs(training):
+        wanted.discard("loss")
+    forward = needed_for((outputs[name] for name in wanted), graph)
+    loss = (value for name, value in outputs.items() if name == "loss")
+    return forward, needed_for(loss, graph) - forward
 
 
 def _forward_outputs(graph: TrainingGraph) -> set[str]:
@@ -129,15 +129,6 @@ def _forward_outputs(graph: TrainingGraph) -> set[str]:
         return {value.name for value in graph.forward({}).graph.output}
     except ValueError:  # it holds none
         return set()
-
-
-def _needed_for(outputs: Iterable[str], graph: ir.Graph) -> set[str]:
-    needed = set(outputs)
-    for node in reversed(graph):
-        made = _names(node.outputs)
-        if not needed.isdisjoint(made):
-            needed.update(made, _names(operands(node)))
-    return needed
 
 
 def _names(values: Iterable[ir.Value]) -> list[str]:

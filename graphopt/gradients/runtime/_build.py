@@ -7,12 +7,8 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
-from graphopt.gradients._graph import (
-    GradientGraph,
-    initializers_to_inputs,
-    operands,
-    unreached,
-)
+from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
+from graphopt.graphs import needed_for
 from graphopt.operators.rewriting import RunningStatistic
 from graphopt.versions import NEWEST_IR_VERSION
 
@@ -31,7 +27,9 @@ def build_gradients(
         ImportError: onnxruntime-training is not installed.
         ValueError: No gradient reaches a parameter, or an operator has none.
     """
-    _check_reached(model, names, loss)
+    reached = needed_for([loss], model.graph)
+    if missing := [name for name in names if model.graph.initializers[name] not in reached]:
+        raise ValueError(unreached(missing))
     kept = [str(value.name) for value in model.graph.outputs]
     if loss not in model.graph.outputs:
         model.graph.outputs.append(loss)
@@ -71,21 +69,3 @@ def _in_plain_words(message: str) -> str:
             "write it with operators that have one, or freeze the parameters before it"
         )
     return message
-
-
-def _check_reached(model: ir.Model, names: Collection[str], loss: ir.Value) -> None:
-    """Refuse a loss that does not depend on every parameter."""
-    reached: set[ir.Value] = set()
-    waiting: list[ir.Value] = [loss]
-    while waiting:
-        value = waiting.pop()
-        if value in reached:
-            continue
-        reached.add(value)
-        node = value.producer()
-        if node is not None:
-            waiting += operands(node)
-    initializers = model.graph.initializers
-    missing = [name for name in names if initializers[name] not in reached]
-    if missing:
-        raise ValueError(unreached(missing))
