@@ -187,7 +187,7 @@ def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) ->
 def _in_step(steps: _Steps, step: _Step, memory: set[int], output: int) -> bool:
     """Whether a node writes an element of the output after it has read that of the input."""
     node = step.node
-    if of(node).is_elementwise:
+    if of(node).writes_in_step:
         return True
     if node.op_type == ACCUMULATOR:
         return step.inputs[0] in memory

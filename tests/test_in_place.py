@@ -63,6 +63,8 @@ REFUSED = {
     "writer multiplies with itself": "y = Neg(x) w_next = MatMul(w, w)",
     "writer is a softmax": "y = Neg(x) w_next = Softmax(w)",
     "writer transposes": "y = Neg(x) w_next = Transpose(w)",
+    "writer goes over the elements several times": "y = Neg(x) w_next = Gelu(w)",
+    "writer adds up several": "y = Neg(x) w_next = Sum(w, g, w)",
     "reader of a view of a view": (
         "u = Reshape(w, shape) v = Identity(u) y = MatMul(x, v) w_next = Sub(w, g)"
     ),

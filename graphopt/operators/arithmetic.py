@@ -11,29 +11,28 @@ from graphopt.operators.flops import elementwise, joining
 from graphopt.operators.record import ALL, NoGradient, operator
 from graphopt.shapes import elements, indexing
 
-arithmetic = partial(
-    operator, broadcasts=ALL, is_elementwise=True, flops=joining, shape=elements.joined
-)
+arithmetic = partial(operator, broadcasts=ALL, flops=joining, shape=elements.joined)
 
 
-@arithmetic("Add", "Sum", spreads=True, is_commutative=True)
+@arithmetic("Add", spreads=True, is_commutative=True, writes_in_step=True)
+@arithmetic("Sum", spreads=True, is_commutative=True)
 def add(b: Backward) -> Sequence[ir.Value]:
     return [b.dy] * len(b.inputs)
 
 
-@arithmetic("Sub", spreads=True)
+@arithmetic("Sub", spreads=True, writes_in_step=True)
 def sub(b: Backward) -> Iterator[ir.Value]:
     yield b.dy
     yield b.op.Neg(b.summed(b.dy, 1))
 
 
-@arithmetic("Mul", spreads=True, is_commutative=True)
+@arithmetic("Mul", spreads=True, is_commutative=True, writes_in_step=True)
 def mul(b: Backward) -> Iterator[ir.Value]:
     yield b.op.Mul(b.dy, b.input(1))
     yield b.op.Mul(b.dy, b.input(0))
 
 
-@arithmetic("Div", spreads=True, steep=(1,))
+@arithmetic("Div", spreads=True, steep=(1,), writes_in_step=True)
 def div(b: Backward) -> Iterator[ir.Value]:
     quotient = b.op.Div(b.dy, b.input(1))
     yield quotient
@@ -101,7 +100,7 @@ def mean(b: Backward) -> Sequence[ir.Value]:
     return [b.op.Div(b.dy, float(len(b.inputs)))] * len(b.inputs)
 
 
-@arithmetic("Max", "Min", is_commutative=True)
+@arithmetic("Max", "Min", is_commutative=True, writes_in_step=True)
 def extremum(b: Backward) -> Iterable[ir.Value]:
     """The operands that are equal to the result share its gradient."""
     if len(b.inputs) == 1:
@@ -116,7 +115,6 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
     "Clip",
     broadcasts=(1, 2),
     settings=(1, 2),
-    is_elementwise=True,
     flops=elementwise,
     shape=elements.same,
 )
@@ -145,7 +143,7 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@arithmetic("Where", flops=0, shape=elements.where)
+@arithmetic("Where", flops=0, shape=elements.where, writes_in_step=True)
 def where(b: Backward) -> Iterator[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
     yield None

@@ -10,7 +10,7 @@ from graphopt.operators.flops import elementwise
 from graphopt.operators.record import operator
 from graphopt.shapes import elements
 
-function = partial(operator, is_elementwise=True, flops=elementwise, shape=elements.joined)
+function = partial(operator, flops=elementwise, shape=elements.joined)
 
 function("Abs", gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
 function("Neg", gradient=lambda b: b.op.Neg(b.dy))

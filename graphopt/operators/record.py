@@ -3,7 +3,7 @@
 A record is declared above its gradient rule, or alone where there is none. A rule turns the
 gradients of a node's outputs into those of its inputs, by appending nodes in standard ONNX:
 
-    @operator("Sin", is_elementwise=True, flops=elementwise, shape=elements.joined)
+    @operator("Sin", flops=elementwise, shape=elements.joined)
     def sin(b: Backward) -> ir.Value:
         return b.op.Mul(b.dy, b.op.Cos(b.x))
 
@@ -88,7 +88,9 @@ class Operator:
         bias: The input that is added to each channel of the result.
         fused: The operator whose inputs it has, where it is one with others behind it.
         overwrites: Whether it writes over inputs.
-        is_elementwise: Whether each element of the result depends on one of each input.
+        writes_in_step: Whether the result may lie where an input of its shape does: an element of it is
+            written after those that it depends on have been read. Kernels of other elementwise
+            operators go over the elements several times.
         is_boolean: Whether the result is true or false.
         is_commutative: Whether two inputs may change places.
         is_random: Whether it draws random numbers.
@@ -111,7 +113,7 @@ class Operator:
     bias: int | None = None
     fused: str | None = None
     overwrites: bool = False
-    is_elementwise: bool = False
+    writes_in_step: bool = False
     is_boolean: bool = False
     is_commutative: bool = False
     is_random: bool = False
