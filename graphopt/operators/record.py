@@ -88,7 +88,7 @@ class Operator:
         bias: The input that is added to each channel of the result.
         fused: The operator whose inputs it has, where it is one with others behind it.
         overwrites: Whether it writes over inputs.
-        writes_in_step: Whether the result may lie where an input of its shape does: an element of it is
+        writes_in_step: Whether the result may lie where an input of its shape does: an element is
             written after those that it depends on have been read. Kernels of other elementwise
             operators go over the elements several times.
         is_boolean: Whether the result is true or false.
