@@ -57,29 +57,26 @@ def in_float32(name: str, value: float) -> float:
     return value
 
 
-def at_least_zero(name: str, value: float) -> float:
-    """A finite value >= 0 that float32 can hold."""
-    in_float32(name, value)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(_expected(name, value, "a finite number >= 0"))
-    return value
+def at_least_zero(name: str, value: Any) -> float:
+    """A finite number >= 0 that float32 can hold, as a float."""
+    checked = in_float32(name, number(name, value))
+    if not (math.isfinite(checked) and checked >= 0):
+        raise ValueError(_expected(name, checked, "a finite number >= 0"))
+    return checked
 
 
-def above_zero(name: str, value: float) -> float:
-    """A finite value > 0 that float32 can hold."""
-    in_float32(name, value)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(_expected(name, value, "a finite number > 0"))
-    return value
+def above_zero(name: str, value: Any) -> float:
+    """A finite number > 0 that float32 can hold, as a float."""
+    checked = in_float32(name, number(name, value))
+    if not (math.isfinite(checked) and checked > 0):
+        raise ValueError(_expected(name, checked, "a finite number > 0"))
+    return checked
 
 
-def rate(name: str, value: Any, *, allow_zero: bool = False) -> None:
+def rate(name: str, value: Any, *, allow_zero: bool = False) -> float:
     """A finite float > 0, or >= 0."""
-    value = floating(name, value)
-    if allow_zero:
-        at_least_zero(name, value)
-    else:
-        above_zero(name, value)
+    check = at_least_zero if allow_zero else above_zero
+    return check(name, floating(name, value))
 
 
 def steps(name: str, value: Any) -> None:

@@ -110,7 +110,7 @@ def as_weight_decay(name: str, value: Any) -> LearningRateSchedule:
     """
     if isinstance(value, LearningRateSchedule):
         return checked_schedule(name, value)
-    return Fixed(_checks.at_least_zero(name, _checks.number(name, value)))
+    return Fixed(_checks.at_least_zero(name, value))
 
 
 def _entries(name: str, value: Any) -> list[Any]:

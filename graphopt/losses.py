@@ -169,14 +169,13 @@ def _chosen(outputs: dict[str, ir.Value], loss_output: str | None, loss: str) ->
 
 def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
     """The loss, if it is a floating-point scalar; where that is not known, the graph checks it."""
-    dtype, shape = _inferred(op.graph, value)
-    if dtype is not None:
-        value.dtype = dtype
-        if not dtype.is_floating_point():
-            raise ValueError(f"loss: got {dtype.numpy().name}, expected a floating-point scalar")
+    infer_shapes(ir.Model(op.graph, ir_version=IR_VERSION))
+    dtype, shape = value.dtype, value.shape
+    if dtype is not None and not dtype.is_floating_point():
+        raise ValueError(f"loss: got {dtype.numpy().name}, expected a floating-point scalar")
     if shape:
         raise ValueError(
-            f"loss: got shape {shape}, expected a scalar of shape []; "
+            f"loss: got shape {_sizes(shape)}, expected a scalar of shape []; "
             "reduce it, for example by ReduceMean with keepdims=0"
         )
     if shape is None:
@@ -190,21 +189,6 @@ def _scalar(op: GraphBuilder, value: ir.Value) -> ir.Value:
     return value
 
 
-def _inferred(
-    graph: ir.Graph, value: ir.Value
-) -> tuple[ir.DataType | None, list[int | str | None] | None]:
-    """The dtype and the shape of a value, as far as shape inference can tell."""
-    is_output = value.is_graph_output()
-    if not is_output:
-        graph.outputs.append(value)
-    infer_shapes(ir.Model(graph, ir_version=IR_VERSION))
-    if not is_output:
-        graph.outputs.remove(value)
-    if value.shape is None:
-        return value.dtype, None
-    return value.dtype, [dim if isinstance(dim, int) else dim.value for dim in value.shape]
-
-
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
@@ -215,7 +199,11 @@ def _shape(value: ir.Value, loss: str) -> list[int | str | None]:
             f"{loss}: the rank of output '{value.name}' is unknown; "
             "declare the shape of this output in the model"
         )
-    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    return _sizes(value.shape)
+
+
+def _sizes(shape: ir.Shape) -> list[int | str | None]:
+    return [size if isinstance(size, int) else size.value for size in shape]
 
 
 def _with_target(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.forward import ForwardModel, read_forward
 from graphopt.operators import of
 
-_FLOATING = {"float16", "bfloat16", "float32", "float64"}
+_FLOATING = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,7 @@ def parameters(model: ForwardModel) -> Parameters:
         if value.const_value is not None
         and value.name not in settings
         and not _is_exported_constant(value)
-        and value.const_value.dtype.is_floating_point()
-        and value.const_value.dtype.numpy().name in _FLOATING
+        and value.const_value.dtype in _FLOATING
     )
     if not found:
         raise ValueError(

@@ -133,16 +133,14 @@ class RMSProp:
         nesterov: bool = False,
     ) -> None:
         """See the class."""
-        self.decay = _checks.at_least_zero("decay", _checks.floating("decay", decay))
-        self.momentum = _checks.at_least_zero("momentum", _checks.floating("momentum", momentum))
-        self.epsilon = _checks.above_zero("epsilon", _checks.floating("epsilon", epsilon))
+        self.decay = _checks.rate("decay", decay, allow_zero=True)
+        self.momentum = _checks.rate("momentum", momentum, allow_zero=True)
+        self.epsilon = _checks.rate("epsilon", epsilon)
         self.use_locking = _checks.boolean("use_locking", use_locking)
         self.centered = _checks.boolean("centered", centered)
-        self.loss_scale = _checks.above_zero("loss_scale", _checks.number("loss_scale", loss_scale))
+        self.loss_scale = _checks.above_zero("loss_scale", loss_scale)
         self.epsilon_inside_root = _checks.boolean("epsilon_inside_root", epsilon_inside_root)
-        self.initial_mean_square = _checks.at_least_zero(
-            "initial_mean_square", _checks.number("initial_mean_square", initial_mean_square)
-        )
+        self.initial_mean_square = _checks.at_least_zero("initial_mean_square", initial_mean_square)
         self.learning_rate_inside_moment = _checks.boolean(
             "learning_rate_inside_moment", learning_rate_inside_moment
         )

@@ -9,6 +9,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.graphs import subgraphs
 from graphopt.operators import of
 
 _MAX_ELEMENTS = 4096  # shapes and axes, not weights
@@ -46,10 +47,7 @@ def _static_shape(node: ir.Node) -> np.ndarray | None:
 
 
 def _is_evaluated(node: ir.Node, trained: Collection[str]) -> bool:
-    if of(node).is_random or not node.inputs:
-        return False
-    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-           for a in node.attributes.values()):  # fmt: skip
+    if of(node).is_random or not node.inputs or any(subgraphs(node)):
         return False
     operands = [value for value in node.inputs if value is not None]
     tensors = [ir.convenience.get_const_tensor(value) for value in operands]

@@ -8,12 +8,13 @@ import onnx_ir as ir
 from onnx import inliner
 
 from graphopt.forward import to_ir
+from graphopt.gradients._opset import opset_of
 from graphopt.shapes.in_place import infer_shapes
 
 
 def inline_schema_functions(proto: onnx.ModelProto, known: Collection[str]) -> onnx.ModelProto:
     """Replace operators that are not ``known`` by their definition, where ONNX has one."""
-    opset = next(entry.version for entry in proto.opset_import if not entry.domain)
+    opset = opset_of(proto)
     nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
     unknown = {
         node.op_type

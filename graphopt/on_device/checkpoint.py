@@ -220,7 +220,8 @@ def _tensor(name: str, array: np.ndarray, *, nominal: bool) -> Written:
         array = array.astype(array.dtype.newbyteorder("<"))
     code = _code(name, array.dtype)
     dims = () if nominal else array.shape
-    content = np.empty(0, np.uint8) if nominal else _content(array)
+    # The bytes of the array; not a copy if it is contiguous.
+    content = np.ascontiguousarray([] if nominal else array).reshape(-1).view(np.uint8)
     return (
         name,
         None,
@@ -228,11 +229,6 @@ def _tensor(name: str, array: np.ndarray, *, nominal: bool) -> Written:
         struct.pack("<i", code),
         Numbers(content.size, content.data),
     )
-
-
-def _content(array: np.ndarray) -> np.ndarray:
-    """The bytes of an array; not a copy if it is contiguous."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _code(name: str, dtype: np.dtype) -> int:

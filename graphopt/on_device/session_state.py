@@ -87,7 +87,7 @@ def _arrangement(found: Mapping[str, Any]) -> Arrangement:
         raise TypeError(f"momentums: expected an object with some of {', '.join(NAMES)}")
     if not all(momentum in tuple(MOMENTUMS) for momentum in momentums.values()):
         raise ValueError(f"momentums: expected each to be one of {', '.join(MOMENTUMS)}")
-    first = _checks.number("initial_mean_square", found.get("initial_mean_square", 0.0))
+    first = found.get("initial_mean_square", 0.0)
     return Arrangement(momentums, _checks.at_least_zero("initial_mean_square", first))
 
 

@@ -28,7 +28,7 @@ def learning_rate(name: str, value: Any) -> LearningRateSchedule:
     if isinstance(value, str | bytes):
         raise ValueError(f"{name}: got {value!r}, expected {_EXPECTED}")
     if isinstance(value, int | float):
-        return Fixed(_checks.at_least_zero(name, _checks.number(name, value)))
+        return Fixed(_checks.at_least_zero(name, value))
     array = _array(value)
     if array is not None:
         if array.dtype.kind not in "biuf":
@@ -100,10 +100,6 @@ def _checked_list(name: str, values: list[Any]) -> tuple[float, ...]:
         if not isinstance(value, int | float | np.number | np.bool_):
             kind = ValueError if isinstance(value, str | Iterable) else TypeError
             raise kind(f"{where}: got {value!r}, expected a number")
-        checked.append(
-            _checks.at_least_zero(
-                where,
-                _checks.number(where, value.item() if isinstance(value, np.generic) else value),
-            )
-        )
+        number = value.item() if isinstance(value, np.generic) else value
+        checked.append(_checks.at_least_zero(where, number))
     return tuple(checked)
