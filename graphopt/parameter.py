@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -158,7 +158,12 @@ def parameters(model: ForwardModel) -> Parameters:
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
     graph = read_forward(model).graph
-    settings = {value.name for node in graph.all_nodes() for value in _not_trained(node)}
+    settings = {
+        value.name
+        for node in graph.all_nodes()
+        for index, value in enumerate(node.inputs)
+        if value is not None and index in of(node).settings
+    }
     found = Parameters(
         Parameter(
             str(value.name),
@@ -178,13 +183,6 @@ def parameters(model: ForwardModel) -> Parameters:
             "weights must stand in it as initializers, not as inputs or Constant nodes"
         )
     return found
-
-
-def _not_trained(node: ir.Node) -> Iterator[ir.Value]:
-    """The inputs of a node that are statistics or settings."""
-    for index in of(node).settings:
-        if index < len(node.inputs) and (value := node.inputs[index]) is not None:
-            yield value
 
 
 def _is_exported_constant(value: ir.Value) -> bool:

@@ -85,7 +85,7 @@ class _Path:
     def __init__(self, graph: ir.Graph, parameters: Iterable[ir.Value], loss: ir.Value) -> None:
         depends = set(parameters)
         for node in graph:
-            if _has_gradient(node) and any(value in depends for value in operands(node)):
+            if of(node).gradient is not ZERO and not depends.isdisjoint(operands(node)):
                 depends.update(value for value in node.outputs if _is_differentiable(value))
         self.values: set[ir.Value] = set()
         self.nodes: list[ir.Node] = []
@@ -116,10 +116,6 @@ class _Path:
             f"these operators have no gradient: {listed}. Write them with operators that have one, "
             "or leave the parameters before them out of the optimizer"
         )
-
-
-def _has_gradient(node: ir.Node) -> bool:
-    return of(node).gradient is not ZERO
 
 
 def _is_differentiable(value: ir.Value) -> bool:

@@ -23,7 +23,9 @@ def inline_schema_functions(proto: onnx.ModelProto, known: Collection[str]) -> o
     }
     if not unknown:
         return proto
-    proto = _with_types(proto)
+    typed = to_ir(proto)  # some definitions depend on types
+    infer_shapes(typed)
+    proto = ir.to_proto(typed)
     for node in proto.graph.node:
         if not node.domain and node.op_type in unknown:
             _write_defaults(node, opset)
@@ -51,13 +53,6 @@ def _is_defined(op_type: str, opset: int) -> bool:
         *schema.context_dependent_function_opset_versions,
     ]
     return any(version <= opset for version in versions)
-
-
-def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that states the type of every value: some definitions depend on types."""
-    model = to_ir(proto)
-    infer_shapes(model)
-    return ir.to_proto(model)
 
 
 def _write_defaults(node: onnx.NodeProto, opset: int) -> None:

@@ -16,7 +16,7 @@ from graphopt.schedules.base import LearningRateSchedule, add_local_function
 _FROM_CALLER = "graphopt.from_caller"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class SequentialLR(LearningRateSchedule):
     """One schedule after another, each starting from its own step 0.
 
@@ -36,28 +36,25 @@ class SequentialLR(LearningRateSchedule):
         [0.0, 0.05, 0.1, 0.05, 0.0]
     """
 
-    schedules: tuple[LearningRateSchedule, ...]
-    milestones: tuple[int, ...]
+    schedules: Sequence[LearningRateSchedule]
+    milestones: Sequence[int]
 
-    def __init__(
-        self, schedules: Sequence[LearningRateSchedule], milestones: Sequence[int]
-    ) -> None:
-        """See the class."""
-        if not isinstance(schedules, list | tuple):
-            raise TypeError(f"schedules: got {type(schedules).__name__}, expected a list")
-        for schedule in schedules:
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedules, list | tuple):
+            raise TypeError(f"schedules: got {type(self.schedules).__name__}, expected a list")
+        for schedule in self.schedules:
             if not isinstance(schedule, LearningRateSchedule):
                 raise TypeError(
                     f"schedules: got {type(schedule).__name__}, expected a LearningRateSchedule"
                 )
-        _checks.growing_steps("milestones", milestones)
-        if len(schedules) != len(milestones) + 1:
+        _checks.growing_steps("milestones", self.milestones)
+        if len(self.schedules) != len(self.milestones) + 1:
             raise ValueError(
-                f"milestones: got {len(milestones)} for {len(schedules)} schedules, "
+                f"milestones: got {len(self.milestones)} for {len(self.schedules)} schedules, "
                 "expected two schedules or more, and a milestone between any two"
             )
-        object.__setattr__(self, "schedules", tuple(schedules))
-        object.__setattr__(self, "milestones", tuple(milestones))
+        object.__setattr__(self, "schedules", tuple(self.schedules))
+        object.__setattr__(self, "milestones", tuple(self.milestones))
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
         """The schedule whose turn it is; all are computed."""

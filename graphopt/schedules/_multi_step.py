@@ -13,7 +13,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.schedules.base import LearningRateSchedule
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class MultiStepLR(LearningRateSchedule):
     """``learning_rate * r^n``, with n the number of milestones that are not after the step.
 
@@ -39,16 +39,13 @@ class MultiStepLR(LearningRateSchedule):
 
     learning_rate: float
     decay_rate: float
-    milestones: tuple[int, ...]
+    milestones: Sequence[int]
 
-    def __init__(self, learning_rate: float, decay_rate: float, milestones: Sequence[int]) -> None:
-        """See the class."""
-        _checks.rate("learning_rate", learning_rate)
-        _checks.rate("decay_rate", decay_rate)
-        _checks.growing_steps("milestones", milestones)
-        object.__setattr__(self, "learning_rate", learning_rate)
-        object.__setattr__(self, "decay_rate", decay_rate)
-        object.__setattr__(self, "milestones", tuple(milestones))
+    def __post_init__(self) -> None:
+        _checks.rate("learning_rate", self.learning_rate)
+        _checks.rate("decay_rate", self.decay_rate)
+        _checks.growing_steps("milestones", self.milestones)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
         """The factors that are 1 before their milestone, multiplied one by one as in `value`."""
