@@ -295,7 +295,7 @@ def _constant(operation: Operation) -> ir.TensorProtocol | None:
         kind, dtype = _CONSTANTS.get(name, (None, None))
         if kind is not None and attribute.type == kind:
             value: ir.TensorProtocol = attribute.value
-            return value if dtype is None else ir.tensor(np.array(attribute.value, dtype))
+            return value if dtype is None else ir.Tensor(np.array(attribute.value, dtype))
     return None
 
 
