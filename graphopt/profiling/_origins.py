@@ -5,9 +5,8 @@ node that it was made from. One that was not made from any works for those that 
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -16,8 +15,6 @@ from graphopt.graphs import needed_for, operands
 from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX
 
 PARTS = (*STAGES, "other")
-
-_Value = TypeVar("_Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def _of_readers(readers: Sequence[Origin]) -> Origin:
     )
 
 
-def _common(values: Iterable[_Value | None]) -> _Value | None:
+def _common(values: Iterable[str | None]) -> str | None:
     """The value that all have, if they have the same."""
     found = set(values)
     return found.pop() if len(found) == 1 else None
