@@ -13,12 +13,12 @@ _constant = partial(operator, gradient=ZERO, flops=0)
 
 _constant("ArgMax", "ArgMin", shape=products.arg)
 _constant("ConstantOfShape", shape=filling.constant_of_shape)
-_constant("EyeLike", shape=filling.eye_like)
+_constant("EyeLike", shape=filling.of_dtype)
 _constant("NonZero")
 _constant("Shape", elements=0, shape=filling.shape)
 _constant("Size", elements=0, shape=filling.size)
 _constant(
-    *("Bernoulli", "RandomNormalLike", "RandomUniformLike"), is_random=True, shape=elements.same
+    *("Bernoulli", "RandomNormalLike", "RandomUniformLike"), is_random=True, shape=filling.of_dtype
 )
 operator("Hardmax", gradient=ZERO, flops=1, shape=elements.same)
 operator("Multinomial", gradient=ZERO, is_random=True)

@@ -20,6 +20,7 @@ from graphopt.shapes.values import (
     UNKNOWN,
     Attributes,
     Dim,
+    Element,
     Node,
     TensorInfo,
     axis_of,
@@ -202,7 +203,7 @@ class Shapes:
             return ()
         given = [[body.scope.of(value) for value in body.graph.outputs] for body in bodies]
         if bodies[0].kind == "function":
-            return given[0]
+            return _without_inner_symbols(given[0], scope.node(node).inputs)
         if bodies[0].kind == "branch":
             return [either(infos) for infos in zip(*given, strict=True)]
         return _loop_outputs(scope.node(node), bodies[0], given[0])
@@ -244,18 +245,20 @@ class Shapes:
             return ()
         most = node.integers(0)
         times = max(most[0], 0) if most else None
-        counters = [tensor(INT64, ()), tensor(BOOL, ())]
+        counters = [tensor(INT64, ()), tensor(BOOL, (), [1])]  # it runs while this is true
         states = [_without_numbers(info) for info in node.inputs[2:]]
-        body = self._subgraph(graph, scope, [*counters, *states], times, "loop")
-        after = [body.scope.of(value) for value in graph.outputs[1 : len(states) + 1]]
-        if all(a.shape in (None, b.shape) for a, b in zip(states, after, strict=False)):
-            return (body,)
-        # A state has another shape after a round, so that only its dtype is known.
-        states = [
-            before if before.shape == now.shape else TensorInfo(before.dtype)
-            for before, now in zip(states, after, strict=False)
-        ]
-        return (self._subgraph(graph, scope, [*counters, *states], times, "loop"),)
+        given = self._declared(graph, [*counters, *states])
+        while True:
+            body = self._subgraph(graph, scope, given, times, "loop")
+            after = [body.scope.of(value) for value in graph.outputs[1:]]
+            # Only what is so before and after a round is known of a state.
+            states = [
+                replace(before, shape=either([before, now]).shape)
+                for before, now in zip(given[2:], after, strict=False)
+            ]
+            if states == given[2:]:
+                return (body,)
+            given[2:] = states
 
     def _scan(self, node: Node, scope: Scope) -> tuple[Body, ...]:
         graph = node.attributes.graph("body")
@@ -274,7 +277,13 @@ class Shapes:
         counts = {size for size in times if isinstance(size, int)} or times - {None}
         count = counts.pop() if len(counts) == 1 else None
         carried = [_without_numbers(info) for info in states]
-        return (self._subgraph(graph, scope, [*carried, *rows], count, "loop"),)
+        given = self._declared(graph, [*carried, *rows])
+        return (self._subgraph(graph, scope, given, count, "loop"),)
+
+    def _declared(self, graph: ir.Graph, given: Sequence[TensorInfo]) -> list[TensorInfo]:
+        """What is known of the inputs of a body, where it lacks from what they are declared."""
+        pairs = zip(graph.inputs, given, strict=False)
+        return [merged(info, self.says(value)) for value, info in pairs]
 
     def _subgraph(
         self,
@@ -286,7 +295,7 @@ class Shapes:
     ) -> Body:
         scope = Scope(outer, outer.attributes, outer.depth + 1)
         for value, info in zip(graph.inputs, given, strict=False):
-            scope.set(value, merged(info, self.says(value)))
+            scope.set(value, info)
         self._follow(graph, scope)
         return Body(graph, scope, times, kind)
 
@@ -332,6 +341,28 @@ def _without_numbers(info: TensorInfo | None) -> TensorInfo:
     return UNKNOWN if info is None else replace(info, numbers=None)
 
 
+def _without_inner_symbols(
+    found: Sequence[TensorInfo], inputs: Sequence[TensorInfo | None]
+) -> list[TensorInfo]:
+    """What a function gives, without symbols of its own: of another call, it is another size."""
+    outer = {
+        size for info in inputs if info for size in (*(info.shape or ()), *(info.numbers or ()))
+    }
+
+    def is_inner(size: Element) -> bool:
+        return isinstance(size, str) and size not in outer
+
+    results = []
+    for info in found:
+        shape, numbers = info.shape, info.numbers
+        if shape is not None:
+            shape = tuple(None if is_inner(size) else size for size in shape)
+        if numbers is not None:
+            numbers = tuple(None if is_inner(number) else number for number in numbers)
+        results.append(replace(info, shape=shape, numbers=numbers))
+    return results
+
+
 def _scan_inputs(node: Node) -> tuple[list[TensorInfo], list[TensorInfo], tuple[int, ...]]:
     """The states of a Scan, what it scans, and along which axes."""
     given = [info or UNKNOWN for info in node.inputs]
@@ -344,18 +375,22 @@ def _scan_inputs(node: Node) -> tuple[list[TensorInfo], list[TensorInfo], tuple[
 
 def _loop_outputs(node: Node, body: Body, inner: Sequence[TensorInfo]) -> list[TensorInfo]:
     """What a Scan or Loop gives: the states, and what each round adds to a list."""
+    times = body.times
     if node.op_type == "Loop":
-        inner = inner[1:]  # the condition
-        states, axes = len(node.inputs) - 2, None
+        condition, *inner = inner
+        # Once it is false, no more rounds follow, or none at all.
+        if (node.has(1) and node.integers(1) != (1,)) or condition.numbers != (1,):
+            times = None
+        states, axes = [info or UNKNOWN for info in node.inputs[2:]], None
     else:
-        states, axes = len(_scan_inputs(node)[0]), node.attributes.integers("scan_output_axes")
+        states, axes = _scan_inputs(node)[0], node.attributes.integers("scan_output_axes")
     found = []
     for at, info in enumerate(inner):
-        if at < states:
-            found.append(_without_numbers(info))
+        if at < len(states):  # after no round, a state is what it was
+            found.append(either([states[at], info]))
         elif info.shape is None:
             found.append(TensorInfo(info.dtype))
         else:
-            axis = axis_of(axes[at - states], len(info.shape) + 1) if axes else 0
-            found.append(tensor(info.dtype, [*info.shape[:axis], body.times, *info.shape[axis:]]))
+            axis = axis_of(axes[at - len(states)], len(info.shape) + 1) if axes else 0
+            found.append(tensor(info.dtype, [*info.shape[:axis], times, *info.shape[axis:]]))
     return found

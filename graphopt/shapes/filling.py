@@ -65,6 +65,8 @@ def arithmetic_sequence(node: Node) -> list[TensorInfo]:
     start, limit, delta = (end if isinstance(end, Number) else None for end in ends)
     if start is None or limit is None or delta is None:
         return [tensor(dtype, (None,))]
+    if any(float(end) % 1 for end in (start, limit, delta)):
+        return [tensor(dtype, (None,))]  # rounding decides
     count = max(math.ceil((limit - start) / delta), 0)
     numbers = [start + delta * at for at in range(count)] if count <= MOST_ELEMENTS else None
     return [tensor(dtype, (count,), numbers)]
@@ -76,7 +78,7 @@ def expand(node: Node) -> list[TensorInfo]:
     return [_filled(tensor(first.dtype, broadcast(first.shape, node.dims(1))), first)]
 
 
-def eye_like(node: Node) -> list[TensorInfo]:
+def of_dtype(node: Node) -> list[TensorInfo]:
     """The shape of the first input, in the dtype ``dtype``."""
     first = node.input(0)
     return [tensor(node.attributes.dtype("dtype", first.dtype), first.shape)]

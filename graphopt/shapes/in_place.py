@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 
 import onnx
 import onnx_ir as ir
 from onnx import helper, shape_inference
 
+from graphopt.operators import of
 from graphopt.shapes.engine import Shapes
 from graphopt.shapes.values import (
     NO_DTYPE,
@@ -17,6 +18,7 @@ from graphopt.shapes.values import (
     Number,
     TensorInfo,
     declared,
+    tensor,
     whole,
 )
 
@@ -57,14 +59,15 @@ class _Named(Shapes):
     """Shapes with symbols, in which every size has a name; ONNX helps out where a rule lacks."""
 
     def __init__(self, model: ir.Model, *, symbols: bool) -> None:
-        used = _symbols(model.graph)
+        used = _symbols(model)
+        self._inputs = set(model.graph.inputs)
         self._names = (name for at in count() if (name := f"{UNNAMED}{at}") not in used)
         self._takes_symbols = symbols
         super().__init__(model)
 
     def says(self, value: ir.Value) -> TensorInfo:
         info = declared(value)
-        if self._takes_symbols or value.producer() is None or info.shape is None:
+        if self._takes_symbols or value in self._inputs or info.shape is None:
             return info
         sizes = tuple(size if isinstance(size, int) else None for size in info.shape)
         return replace(info, shape=sizes)
@@ -77,14 +80,23 @@ class _Named(Shapes):
 
     def otherwise(self, node: ir.Node, known: Node) -> Sequence[TensorInfo]:
         try:
-            return _by_onnx(node, known, self.model.opset_imports)
-        except (onnx.defs.SchemaError, shape_inference.InferenceError):
+            found = _by_onnx(node, known, self.model.opset_imports)
+        except (KeyError, onnx.defs.SchemaError, shape_inference.InferenceError):
             return ()
+        if of(node).shape is None:
+            return found
+        # Sizes that its own rule does not know are not to be relied on.
+        return [info if info.shape is None else replace(info, shape=(None,) * len(info.shape))
+                for info in found]  # fmt: skip
 
 
 def _by_onnx(node: ir.Node, known: Node, opsets: Mapping[str, int]) -> list[TensorInfo]:
     """What ONNX's own inference knows of one node."""
     proto = ir.to_proto(node)
+    del proto.attribute[:]  # one may refer to that of a function
+    proto.attribute.extend(ir.to_proto(given) for given in known.attributes.all().values())
+    for name, attribute in zip(known.attributes.all(), proto.attribute, strict=True):
+        attribute.name = name
     types, data = {}, {}
     for name, info in zip(proto.input, known.inputs, strict=True):
         if not name or info is None:
@@ -103,20 +115,27 @@ def _by_onnx(node: ir.Node, known: Node, opsets: Mapping[str, int]) -> list[Tens
 
 def _info(kind: onnx.TypeProto) -> TensorInfo:
     is_sequence = kind.HasField("sequence_type")
-    tensor = (kind.sequence_type.elem_type if is_sequence else kind).tensor_type
-    sizes = tuple(
+    proto = (kind.sequence_type.elem_type if is_sequence else kind).tensor_type
+    sizes = [
         size.dim_value if size.HasField("dim_value") else size.dim_param or None
-        for size in tensor.shape.dim
+        for size in proto.shape.dim
+    ]
+    info = tensor(ir.DataType(proto.elem_type), sizes if proto.HasField("shape") else None)
+    return replace(info, is_sequence=is_sequence)
+
+
+def _symbols(model: ir.Model) -> set[str | None]:
+    nodes = (model.graph.all_nodes(), *(body.all_nodes() for body in model.functions.values()))
+    graphs = (
+        model.graph,
+        *model.graph.subgraphs(),
+        *(graph for body in model.functions.values() for graph in body.subgraphs()),
     )
-    shape = sizes if tensor.HasField("shape") else None
-    return TensorInfo(ir.DataType(tensor.elem_type), shape, is_sequence=is_sequence)
-
-
-def _symbols(graph: ir.Graph) -> set[str | None]:
-    values = (*graph.inputs, *(value for node in graph for value in node.outputs))
+    inputs = (value for graph in graphs for value in graph.inputs)
+    outputs = (value for node in chain(*nodes) for value in node.outputs)
     return {
         size.value
-        for value in values
+        for value in chain(inputs, outputs)
         for size in value.shape or ()
         if isinstance(size, ir.SymbolicDim)
     }

@@ -44,9 +44,9 @@ def reshape(node: Node) -> list[TensorInfo]:
 def squeeze(node: Node) -> list[TensorInfo]:
     """Without axes of size 1."""
     first, axes, shape = node.input(0), node.axes(), node.shape()
-    if axes is None:
-        return [tensor(first.dtype, None)]
-    if axes or node.has(1):
+    if axes is None or (not axes and node.has(1)):
+        return [tensor(first.dtype, None)]  # runtimes differ over an empty list
+    if axes:
         dropped = {axis_of(axis, len(shape)) for axis in axes}
     elif whole(shape) is None:
         return [tensor(first.dtype, None)]
@@ -186,8 +186,8 @@ def part(node: Node) -> list[TensorInfo]:
 
 def _part(size: int, start: int, end: int, step: Dim) -> range | None:
     """The places that a Slice takes of an axis."""
-    if not isinstance(step, int):
-        return None
+    if not isinstance(step, int) or (step < 0 and end >= 2**31 - 1):
+        return None  # "to the end", backwards: ONNX takes nothing, ONNX Runtime goes to the front
     if step < 0:  # from before the front is from the front
         return range(size)[max(start, -size) : None if end < -size else end : step]
     return range(size)[start:end:step]

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 from graphopt.shapes.values import (
     INT64,
+    LARGEST_EXACT,
     Dim,
     Dims,
     Node,
     TensorInfo,
     axis_of,
     broadcast,
+    broadcast_size,
     tensor,
 )
 
@@ -43,9 +45,14 @@ _FOLDED: dict[str, Callable[[Sequence[int]], int]] = {
 def _folded(node: Node, over: set[int]) -> list[int] | None:
     """The result of a reduction of a list, from which sizes are computed."""
     function, numbers = _FOLDED.get(node.op_type), node.integers(0)
-    if numbers is None or function is None or over != {0} or len(node.shape()) != 1:
+    if not node.input(0).is_integer or over != {0} or len(node.shape()) != 1:
         return None
-    return [function(numbers)]
+    if numbers is None or function is None:
+        return None
+    if sum(map(abs, numbers)) > LARGEST_EXACT:
+        return None  # ONNX Runtime adds integers as floating-point numbers
+    result = function(numbers)
+    return [result] if abs(result) <= LARGEST_EXACT else None
 
 
 def _without(shape: Dims, axes: set[int], keeps: int) -> list[Dim]:
@@ -64,6 +71,8 @@ def arg(node: Node) -> list[TensorInfo]:
 def matmul(node: Node) -> list[TensorInfo]:
     """The product of matrices, whose other axes are broadcast."""
     left, right = list(node.shape()), list(node.shape(1))
+    if node.attributes.integer("transBatchA") or node.attributes.integer("transBatchB"):
+        return [tensor(node.input(0).dtype, None)]  # of ONNX Runtime's FusedMatMul
     if node.attributes.integer("transA") and len(left) > 1:
         left[-2:] = left[:-3:-1]
     if node.attributes.integer("transB") and len(right) > 1:
@@ -108,7 +117,7 @@ def einsum_sizes(node: Node) -> tuple[dict[str, Dim], list[str], str]:
     sizes: dict[str, Dim] = {}
     for at, term in enumerate(terms):
         for index, size in zip(term, node.shape(at), strict=True):
-            sizes[index] = sizes.get(index) if sizes.get(index) not in (None, 1) else size
+            sizes[index] = broadcast_size((sizes.get(index, 1), size))
     if not set(result) <= set(sizes):
         raise ValueError(f"equation '{equation[:60]}' has results that it does not read")
     return sizes, terms, result

@@ -18,6 +18,7 @@ MOST_ELEMENTS = 128  # of a value that is computed, such as a shape or the facto
 LARGEST = 2**63 - 1  # of a dimension, and of an integer that is followed
 _MOST_STORED = 1024  # elements of an initializer that are read
 _MOST_RANK = 64
+LARGEST_EXACT = 2**53  # of a whole number in double precision
 
 UNNAMED = "unk__"  # how the names of sizes begin that nobody has named
 
@@ -93,16 +94,20 @@ def _size(size: Dim) -> Dim:
 
 
 def _elements(dtype: ir.DataType, elements: Sequence[Element]) -> tuple[Element, ...] | None:
-    kind = float if dtype == FLOAT else int
-    found: list[Element] = []
-    for element in elements:
-        if element is None or isinstance(element, str):
-            found.append(element)
-        elif abs(element) > LARGEST + 1:
-            return None
-        else:
-            found.append(kind(element))
-    return None if found and all(element is None for element in found) else tuple(found)
+    found = tuple(_element(dtype, element) for element in elements)
+    return None if found and all(element is None for element in found) else found
+
+
+def _element(dtype: ir.DataType, element: Element) -> Element:
+    """An element as a dtype holds it; what overflows is unknown."""
+    if element is None or isinstance(element, str):
+        return element if dtype in (INT64, ir.DataType.INT32) else None
+    if dtype == BOOL:
+        return int(element != 0)
+    if dtype == FLOAT:
+        return float(np.float32(element)) if abs(element) <= LARGEST_EXACT else None
+    largest = LARGEST if dtype == INT64 else 2**31 - 1
+    return int(element) if -largest - 1 <= element <= largest else None
 
 
 def of_tensor(stored: ir.TensorProtocol) -> TensorInfo:
@@ -257,10 +262,15 @@ def broadcast(*shapes: Dims | None) -> Dims | None:
     given = [shape for shape in shapes if shape is not None]
     rank = max(map(len, given), default=0)
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in given]
-    return tuple(_broadcast_size(sizes) for sizes in zip(*padded, strict=True))
+    return tuple(broadcast_size(sizes) for sizes in zip(*padded, strict=True))
 
 
-def _broadcast_size(sizes: Sequence[Dim]) -> Dim:
+def broadcast_size(sizes: Sequence[Dim]) -> Dim:
+    """The size to which these are broadcast.
+
+    Raises:
+        ValueError: They do not fit.
+    """
     larger = set(sizes) - {1}
     fixed = {size for size in larger if isinstance(size, int)}
     if len(fixed) > 1:

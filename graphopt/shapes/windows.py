@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from graphopt.shapes.values import (
     INT64,
     Dim,
@@ -36,7 +38,8 @@ def _spatial(node: Node, sizes: Dims, kernel: Sequence[Dim], *, up: int = 0) -> 
         if not isinstance(size, int):
             found.append(None)
         elif padding in ("SAME_UPPER", "SAME_LOWER"):
-            found.append(-(-size // strides[at]))
+            # Of dilations, ONNX Runtime's pools take no notice when they pad.
+            found.append(-(-size // strides[at]) if dilations[at] == 1 else None)
         elif not isinstance(window, int):
             found.append(None)
         else:
@@ -71,11 +74,13 @@ def conv_transpose(node: Node) -> list[TensorInfo]:
         window = kernel[at]
         if not isinstance(size, int) or not isinstance(window, int):
             sizes.append(None)
-        elif padding in ("SAME_UPPER", "SAME_LOWER"):
-            sizes.append(size * strides[at])
+            continue
+        spread = dilations[at] * (window - 1) + 1
+        if padding in ("SAME_UPPER", "SAME_LOWER"):
+            # ONNX Runtime does not pad to more than the windows cover.
+            sizes.append(size * strides[at] if spread + more[at] >= strides[at] else None)
         else:
             around = 0 if padding == "VALID" else pads[at] + pads[at + rank]
-            spread = dilations[at] * (window - 1) + 1
             sizes.append(strides[at] * (size - 1) + more[at] + spread - around)
     channels = product(weight[1], attributes.integer("group", 1))
     return [tensor(node.input(0).dtype, [shape[0], channels, *sizes])]
@@ -111,7 +116,7 @@ def resize(node: Node) -> list[TensorInfo]:
         at = axis_of(axis, len(sizes))
         size = sizes[at]
         if isinstance(size, int) and isinstance(scale, int | float):
-            sizes[at] = math.floor(size * scale)
+            sizes[at] = math.floor(np.float32(size) * np.float32(scale))  # rounded, as kernels do
         elif scale != 1:
             sizes[at] = None
     return [tensor(dtype, sizes)]
