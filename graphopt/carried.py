@@ -9,6 +9,7 @@ parts flat states have stands in the metadata, see `graphopt.manifest`.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +116,9 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
         info.initialization_binding.add(key=value.input, value=value.input)
 
 
-def declared(model: onnx.ModelProto, views: Mapping[str, tuple[View, ...]]) -> tuple[Carried, ...]:
+def declared(
+    model: onnx.ModelProto, views: Mapping[str, tuple[View, ...]] = MappingProxyType({})
+) -> tuple[Carried, ...]:
     """Read the carried values of a model.
 
     Args:
