@@ -19,6 +19,8 @@ _DEEPEST = 20  # schedules in schedules
 
 def plain(value: Any) -> Any:
     """A record as JSON has it."""
+    if isinstance(value, str | int | float):  # most values are, and this is quick
+        return value
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple | list):

@@ -55,9 +55,11 @@ def rewrite_cum_prod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) 
         return op.Pad(value, pads.reshape(-1), one)
 
     with op.named(node.name or str(node.outputs[0].name)):
-        y = moved(x, 1) if node.attributes.get_int("exclusive", 0) else op.Identity(x)
+        y = moved(x, 1) if node.attributes.get_int("exclusive", 0) else x
         for power in range(max(size - 1, 0).bit_length()):
             y = op.Mul(y, moved(y, 2**power))
+        if y is x:  # not an Identity: of no elements, ONNX Runtime 1.19 does not load it
+            y = op.Mul(x, one)
     replace(op, node, y)
 
 
