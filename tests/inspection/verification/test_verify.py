@@ -25,18 +25,10 @@ from graphopt.schedules import (
     WarmUpLR,
 )
 from models import zoo
+from tests.helpers.configurations import ROOT, WARM_UP
 from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
 from tests.helpers.random_configurations import configurations
 
-ROOT = """<domain: "local", opset_import: ["": 17]>
-inverse_root (step) => (lr) {
-    one = Constant <value = double {1.0}> ()
-    start = Constant <value = double {0.1}> ()
-    count = Add (step, one)
-    root = Sqrt (count)
-    lr = Div (start, root)
-}"""
-SEQUENCE = SequentialLR([WarmUpLR(0.1, 10), CosineDecayLR(0.0, 0.1, 90)], [10])
 CALLED = SequentialLR([WarmUpLR(0.1, 2), FromCaller("rate")], [2])
 FALLING = ExponentialDecayLR(0.5, 0.5, 4)
 
@@ -84,7 +76,7 @@ CONFIGURATIONS = {
     "polynomial": ({"learning_rate": PolynomialDecayLR(0.1, 0.01, 10, 0.5)}, {}),
     "polynomial again": ({"learning_rate": PolynomialDecayLR(0.1, 0.01, 9, 2.0, True)}, {}),
     "milestones": ({"learning_rate": MultiStepLR(0.1, 0.5, [2, 5])}, {}),
-    "sequence": ({"learning_rate": SEQUENCE}, {}),
+    "sequence": ({"learning_rate": WARM_UP}, {}),
     "list": ({"learning_rate": [0.1, 0.2, 0.3]}, {}),
     "onnx text": ({"learning_rate": OnnxSchedule(ROOT)}, {}),
     "from the caller": ({"learning_rate": FromCaller("rate")}, {}),
@@ -102,7 +94,7 @@ CONFIGURATIONS = {
     "everything": (
         {
             "params": [
-                CENTRALIZED[0] | {"weight_decay": 0.01, "lr": SEQUENCE},
+                CENTRALIZED[0] | {"weight_decay": 0.01, "lr": WARM_UP},
                 {"params": [DENSE, HALVES, SCALAR], "lr": [0.1, 0.2, 0.3, 0.4]},
             ],
             "momentum": 0.9,
@@ -176,7 +168,7 @@ class TestVerified:
         network = zoo.ZOO[name]
         model = network.build()
         opt = RMSProp(
-            graphopt.parameters(model), SEQUENCE, momentum=0.9, weight_decay=0.1, loss_scale=8.0
+            graphopt.parameters(model), WARM_UP, momentum=0.9, weight_decay=0.1, loss_scale=8.0
         )
         files = graphopt.export_on_device(
             model, network.loss, opt, tmp_path, gradient_accumulation=accumulate
@@ -293,9 +285,9 @@ SAID_OTHERWISE = {
         {"params": [HALVES], "learning_rate": 0.1},
         {"params": [HALVES], "learning_rate": 0.11},
     ),
-    "schedule": ({"learning_rate": SEQUENCE}, {"learning_rate": 0.1}),
+    "schedule": ({"learning_rate": WARM_UP}, {"learning_rate": 0.1}),
     "a later part": (
-        {"learning_rate": SEQUENCE},
+        {"learning_rate": WARM_UP},
         {"learning_rate": SequentialLR([WarmUpLR(0.1, 10), CosineDecayLR(0.0, 0.1, 91)], [10])},
     ),
     "centralized": (
