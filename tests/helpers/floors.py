@@ -1,7 +1,17 @@
 """The floors that the modules of graphopt stand on."""
 
 FLOORS = [
-    ["_checks", "_files", "_records", "_runtime", "_tables", "dtypes", "graphs", "versions"],
+    [
+        "_checks",
+        "_files",
+        "_records",
+        "_runtime",
+        "_tables",
+        "dtypes",
+        "graphs",
+        "marks",
+        "versions",
+    ],
     ["stage", "states", "forward"],
     ["builder"],
     ["shapes"],
