@@ -86,7 +86,7 @@ class ReferenceRMSProp:
         moved = opt.momentum * m + u
         ahead = opt.momentum * moved + u if opt.nesterov else moved
         if opt.centered:
-            moves = denominator > 0
+            moves = (denominator if opt.epsilon_inside_root else variance) > 0
             m = np.where(moves, moved, m)
             w = np.where(moves, w - rate_outside * ahead, w)
         else:

@@ -45,9 +45,10 @@ ALWAYS_INLINE void update(const Tensors *t, const Scalars *scalars, size_t n, bo
     const float d = epsilon_outside ? __builtin_sqrtf(variance) + epsilon
                                     : __builtin_sqrtf(variance + epsilon);
     float u = (rate_outside ? g : g * rate) / d;
-    /* Nothing moves where the denominator is zero or NaN, nor by NaN. */
-    const float moves = d > 0.0f ? 1.0f : 0.0f;
-    if (centered) u = ((d > 0.0f) & (u == u)) ? u + 0.0f : 0.0f; /* + 0: never -0 */
+    /* Nothing moves where the variance with an inner epsilon is not positive, nor by NaN. */
+    const float radicand = epsilon_outside ? variance : d;
+    const float moves = radicand > 0.0f ? 1.0f : 0.0f;
+    if (centered) u = ((radicand > 0.0f) & (u == u)) ? u + 0.0f : 0.0f; /* + 0: never -0 */
     float m = 0.0f, step = u;
     if (momentum) {
       const float kept = centered ? moves * mu + (1.0f - moves) : mu;

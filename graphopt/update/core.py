@@ -168,7 +168,9 @@ class Variant:
             yield "u = Div (lg, d)"
         if self.centered:
             # The moment needs a 0 where nothing moves.
-            yield f"moves = graphopt.{'Positive' if self.momentum else 'PositiveOrNaN'} (d)"
+            positive = "Positive" if self.momentum else "PositiveOrNaN"
+            # An epsilon outside the root would hide that the variance is zero.
+            yield f"moves = graphopt.{positive} ({variance if self.epsilon_outside else 'd'})"
             yield "guarded = graphopt.Guard (moves, u)"
             step = "guarded"
         if self.momentum:

@@ -142,7 +142,8 @@ def formula(variant, operands, decay, epsilon, momentum, loss_scale):
         m1 = momentum * m + u if variant.momentum else u
         step = momentum * m1 + u if variant.momentum == "Nesterov" else m1
         step = lr * step if variant.rate_outside else step
-    resting = ~(d > 0) if variant.centered else np.zeros(w.shape, bool)
+    radicand = variance if variant.epsilon_outside else variance + epsilon
+    resting = ~(radicand > 0) if variant.centered else np.zeros(w.shape, bool)
     w1, m1 = np.where(resting, w, w - step), np.where(resting, m, m1)
     return {"w1": w1, "s1": s, "a1": a, "m1": m1}, resting
 
@@ -314,6 +315,24 @@ def assert_guarded(name):
             if case == "gradient overflows":  # in float32, not in the formula
                 continue
             np.testing.assert_allclose(got[state], expected[state][index], 1e-6, err_msg=what)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_variance_of_zero(chunked, scale):
+    """It keeps weight and moment, unless an epsilon under the root makes it positive."""
+    variants = [v for v in CENTERED.values() if v.chunked == chunked and v.unscale == (scale == 2)]
+    usual = {"w": 1, "g": 3 * scale, "s": 9, "a": 3, "m": 0.25}
+    operands = float32(
+        {name: np.full((1, 2), value) for name, value in usual.items()}
+        | {"lr": 0.5, "k": 0.0, "on": np.array(True)}
+    )
+    for name, got in Together(variants, (1, 2), EDGES)(operands).items():
+        rests = CENTERED[name].epsilon_outside
+        expected, resting = formula(CENTERED[name], operands, **EDGES)
+        assert resting.all() == rests, name
+        for output, value in got.items():
+            np.testing.assert_allclose(value, expected[output], rtol=1e-6, err_msg=name)
 
 
 def assert_mask_keeps_every_bit(name):

@@ -96,6 +96,8 @@ def _root(mean_square: Array, mean_grad: Array | None, epsilon: float, inside: b
         if a is not None:
             variance -= np.square(a[part].astype(dtype))
         root[part] = np.sqrt(variance + added) if inside else np.sqrt(variance) + added
+        if a is not None and not inside:
+            root[part][variance <= 0] = np.nan  # at the guard
     return root
 
 

@@ -97,7 +97,10 @@ def _rmsprop(*, unscales: bool) -> Pattern:
             Marked("no_epsilon", _root(variance)),  # tools delete it, because it is so small
         ),
     )
-    moves = Named("moves", OneOf(Op("Cast", Op("Greater", d, Equals(0.0))), Op("Div", d, d)))
+    positive = OneOf(Op("Greater", d, Equals(0.0)), Op("Greater", variance, Equals(0.0)))
+    moves = Named(
+        "moves", OneOf(Op("Cast", positive), Op("Div", d, d), Op("Div", variance, variance))
+    )
     rated = OneOf(
         Marked("rate_inside", _quotient(Op("Mul", g, _LR), d)),
         Marked("rate_inside", Op("Mul", _quotient(g, d), _LR)),
@@ -109,7 +112,7 @@ def _rmsprop(*, unscales: bool) -> Pattern:
     without_positive = Op("ThresholdedRelu", Op("Neg", moving))
     guarded = OneOf(
         Op("Sub", without_negative, without_positive),
-        Op("Where", Op("Greater", d, Equals(0.0)), rated, Equals(0.0)),
+        Op("Where", positive, rated, Equals(0.0)),
     )
     u = Named("u", OneOf(Marked("guarded", guarded), rated))
     resting = Op("Sub", Equals(1.0), moves)

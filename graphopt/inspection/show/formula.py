@@ -50,7 +50,7 @@ def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tu
     update = _update(optimizer, terms, decays=decays, centralized=centralized)
     lines = [line + which.get(line, "") for line, _ in update]
     if optimizer.centered and optimizer.guarded:
-        lines.append(f"m and w stay where {_root(optimizer, terms)} is not greater than 0")
+        lines.append(f"m and w stay where {_radicand(optimizer, terms)} is not greater than 0")
     return tuple(line.replace("−", "-") for line in lines)
 
 
@@ -126,7 +126,7 @@ def _step(optimizer: OptimizerFacts, terms: _Terms) -> Iterator[Line]:
     root = _root(optimizer, terms)
     moves = "step"
     if optimizer.centered and optimizer.guarded is not False:
-        moves = f"where {root.removeprefix('√').strip('()')} > 0"
+        moves = f"where {_radicand(optimizer, terms)} > 0"
     outside = optimizer.learning_rate_inside_moment is False
     rate = f"{terms.rate} · "
     if optimizer.momentum == 0:
@@ -140,10 +140,16 @@ def _step(optimizer: OptimizerFacts, terms: _Terms) -> Iterator[Line]:
     yield f"w ← w − {rate if outside else ''}{ahead}", moves
 
 
+def _radicand(optimizer: OptimizerFacts, terms: _Terms) -> str:
+    """What stands under the root."""
+    variance = "s − a²" if optimizer.centered else "s"
+    is_inside = optimizer.epsilon_inside_root is not False and optimizer.epsilon != 0
+    return f"{variance} + {terms.epsilon}" if is_inside else variance
+
+
 def _root(optimizer: OptimizerFacts, terms: _Terms) -> str:
     """What the gradient is divided by."""
-    variance = "s − a²" if optimizer.centered else "s"
-    if optimizer.epsilon_inside_root is not False and optimizer.epsilon != 0:
-        return f"√({variance} + {terms.epsilon})"
-    plain = f"√({variance})" if optimizer.centered else "√s"
-    return f"({plain} + {terms.epsilon})" if optimizer.epsilon != 0 else plain
+    radicand = _radicand(optimizer, terms)
+    root = f"√{radicand}" if radicand == "s" else f"√({radicand})"
+    is_outside = optimizer.epsilon_inside_root is False and optimizer.epsilon != 0
+    return f"({root} + {terms.epsilon})" if is_outside else root

@@ -227,6 +227,8 @@ def check_step_sizes(found, state, name, *, rate, epsilon, inside=True):
     with np.errstate(invalid="ignore"):
         variance = s if a is None else s - a.ravel() * a.ravel()
         root = np.sqrt(variance + epsilon) if inside else np.sqrt(variance) + epsilon
+        if a is not None and not inside:
+            root[variance <= 0] = np.nan
     assert root.dtype == np.float32
     steps = rate / root[root > 0].astype(np.float64)
     assert found.minimum == near(steps.min(), 1e-12)
@@ -364,8 +366,9 @@ def test_an_epsilon_that_the_graph_does_not_say(trained, changes):
     assert (sizes.epsilon, sizes.assumed, sizes.learning_rate) == (1e-10, True, 0.02)
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "bodies"])
-def test_elements_at_the_guard_are_those_that_do_not_move(tmp_path, kernels):
+def test_elements_at_the_guard_are_those_that_do_not_move(tmp_path, kernels, inside):
     """Gradients that never change: the variance is rounding, above zero or below."""
     optimizer = graphopt.RMSProp(
         [graphopt.Parameter("w", (1000,))],
@@ -373,6 +376,7 @@ def test_elements_at_the_guard_are_those_that_do_not_move(tmp_path, kernels):
         decay=0.5,
         centered=True,
         initial_mean_square=0.0,
+        epsilon_inside_root=inside,
     )
     graph = graphopt.update_graph(optimizer)
     start = {"w": np.zeros(1000, np.float32)}
@@ -507,10 +511,10 @@ def test_step_sizes_at_the_guard(tmp_path):
         found = inspect_checkpoint(path, facts(optimizer, **changes)).parameters[0].step_sizes
         return found.minimum, found.median, found.maximum, found.guarded
 
-    # infinite, 1 and 2 are left; with epsilon added to the root, 0.25 - 0.5² too
+    # infinite, 1 and 2 are left, wherever epsilon is added
     assert sizes(epsilon=0.0) == near((0.0, 0.05, 0.1, 4 / 7), 1e-12)
     assert sizes(epsilon=0.5, epsilon_inside_root=False) == pytest.approx(
-        (0.0, (0.1 / 2.5 + 0.1 / 1.5) / 2, 0.2, 3 / 7), rel=1e-12
+        (0.0, 0.1 / 2.5, 0.1 / 1.5, 4 / 7), rel=1e-12
     )
     uncentered = saved(tmp_path, without(state, "mean_grad.w"))
     assert inspect_checkpoint(uncentered).parameters[0].step_sizes.guarded is None
