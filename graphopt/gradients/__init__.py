@@ -1,6 +1,7 @@
 """From a forward graph with a loss to a graph that also computes the gradients."""
 
 from graphopt.gradients._differentiate import differentiate
+from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 from graphopt.gradients._opset import convert_opset
@@ -10,6 +11,7 @@ from graphopt.operators.rewriting import RunningStatistic
 __all__ = [
     "GradientGraph",
     "RunningStatistic",
+    "avoid_fusions",
     "convert_opset",
     "differentiate",
     "given_gradients",

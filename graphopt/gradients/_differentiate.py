@@ -12,13 +12,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._steep import steep_values
 from graphopt.graphs import operands
 from graphopt.operators import ZERO, NoGradient, of
 from graphopt.operators.backward import Backward
 from graphopt.operators.rewriting import RunningStatistic
-from graphopt.shapes.in_place import infer_shapes
 from graphopt.stage import BACKWARD_PREFIX
 
 
@@ -44,7 +44,7 @@ def differentiate(
     graph = model.graph
     op = GraphBuilder(graph)
     _name_parts(op)
-    infer_shapes(model)
+    avoid_fusions(op, model)
     parameters = {name: graph.initializers[name] for name in names}
     path = _Path(graph, parameters.values(), loss)
     if missing := [name for name, value in parameters.items() if value not in path.values]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
+from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 
 
@@ -19,6 +21,7 @@ def given_gradients(model: ir.Model, gradients: Mapping[str, str]) -> GradientGr
         ValueError: A tensor is not in the model, or has not the shape of its parameter.
     """
     graph = model.graph
+    avoid_fusions(GraphBuilder(graph), model)
     initializers_to_inputs(model, set(gradients))
     values = {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
     parameters = {name: values[name] for name in gradients}

@@ -52,7 +52,6 @@ def open_model(
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = min(max(model.ir_version, IR_VERSION), NEWEST_IR_VERSION)
-    _drop_transposes(model.graph)
     infer_shapes(model, symbols=False)
     # What the shapes determine may determine shapes.
     for _ in range(_ROUNDS):
@@ -69,16 +68,6 @@ def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
         return inliner.inline_local_functions(proto, convert_version=True)
     except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
         raise ValueError(f"the functions of the model cannot be inlined: {error}") from None
-
-
-def _drop_transposes(graph: ir.Graph) -> None:
-    """Those that move nothing: ONNX Runtime 1.19 fuses them with a Gemm as if they did."""
-    for node in list(graph):
-        perm = list(node.attributes.get_ints("perm", ()))
-        moves_nothing = perm and perm == list(range(len(perm)))
-        if node.op_type == "Transpose" and not node.domain and moves_nothing:
-            node.attributes.clear()
-            node.op_type = "Identity"
 
 
 def _has_unknown_rank(graph: ir.Graph) -> bool:

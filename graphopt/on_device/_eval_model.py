@@ -9,7 +9,7 @@ from onnx_ir.passes import common as passes
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array
 from graphopt.forward import to_ir
-from graphopt.gradients import convert_opset, initializers_to_inputs
+from graphopt.gradients import avoid_fusions, convert_opset, initializers_to_inputs
 from graphopt.graphs import put_last
 from graphopt.losses import LABELS, LossFunction, append_loss
 from graphopt.operators import of
@@ -42,6 +42,7 @@ def eval_model(
     _to_inference(model.graph)
     op = GraphBuilder(model.graph)
     value = append_loss(op, loss, loss_output, labels)
+    avoid_fusions(op, model)
     kept = {value.name: value for value in model.graph.outputs}
     model.graph.outputs[:] = [value, *(kept[name] for name in outputs)]
     initializers_to_inputs(model, [name for name in tensors if name in model.graph.initializers])

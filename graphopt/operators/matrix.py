@@ -16,52 +16,39 @@ from graphopt.shapes.values import Node
 
 @operator("MatMul", spreads=True, weights=(0, 1), flops=flops.matmul, shape=products.matmul)
 def matmul(b: Backward) -> Sequence[ir.Value | None]:
-    """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast."""
+    """dA = dY Bᵀ and dB = Aᵀ dY, summed over batches that were broadcast.
+
+    Vectors have become matrices of one row or of one column.
+    """
     op, dy = b.op, b.dy
     left, right = b.input(0), b.input(1)
     ranks = b.rank(left), b.rank(right)
-    if ranks == (1, 1):
-        return [op.Mul(dy, right), op.Mul(dy, left)]
-    # Vectors as matrices of one row, or of one column.
-    rows = op.Unsqueeze(left, [0]) if ranks[0] == 1 else left
-    columns = op.Unsqueeze(right, [1]) if ranks[1] == 1 else right
-    if ranks[0] == 1:
-        dy = op.Unsqueeze(dy, [-2])
-    if ranks[1] == 1:
-        dy = op.Unsqueeze(dy, [-1])
     d_left = d_right = None
     if b.needs(0):
-        product = op.MatMul(dy, _transposed(b, columns, max(ranks[1], 2)))
-        d_left = _unbatched(b, product, left, axis_of_one=-2)
-    if b.needs(1) and ranks[0] > 2 and ranks[1] <= 2:
+        d_left = _unbatched(b, op.MatMul(dy, _transposed(b, right)), left)
+    if b.needs(1) and ranks[0] > 2 and ranks[1] == 2:
         # One product of all rows, where batches of products would have to be summed.
-        product = op.MatMul(
+        d_right = op.MatMul(
             op.Transpose(op.Flatten(left, axis=ranks[0] - 1), perm=[1, 0]),
             op.Flatten(dy, axis=ranks[0] - 1),
         )
-        d_right = op.Squeeze(product, [1]) if ranks[1] == 1 else product
     elif b.needs(1):
-        product = op.MatMul(_transposed(b, rows, max(ranks[0], 2)), dy)
-        d_right = _unbatched(b, product, right, axis_of_one=-1)
+        d_right = _unbatched(b, op.MatMul(_transposed(b, left), dy), right)
     return [d_left, d_right]
 
 
-def _transposed(b: Backward, x: ir.Value, rank: int) -> ir.Value:
+def _transposed(b: Backward, x: ir.Value) -> ir.Value:
+    rank = b.rank(x)
     return b.op.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
-def _unbatched(b: Backward, product: ir.Value, operand: ir.Value, axis_of_one: int) -> ir.Value:
-    """The gradient of an operand, from one of each batch; a vector loses the axis of size 1.
+def _unbatched(b: Backward, product: ir.Value, operand: ir.Value) -> ir.Value:
+    """The gradient of an operand, from one of each batch.
 
     Only the axes of batches are broadcast, so that it has not the shape of the result.
     """
-    shape = b.shape(operand)
-    matrices = sum(b.rank(value) > 1 for value in (b.input(0), b.input(1)))
-    batch = b.shape(b.y)[: b.rank(b.y) - matrices]
-    if len(shape) > 1:
-        return b.unbroadcast(product, operand, [*batch, *shape[-2:]])
-    vector = b.op.Squeeze(product, [axis_of_one])
-    return b.unbroadcast(vector, operand, [*batch, *shape])
+    batch = b.shape(b.y)[:-2]
+    return b.unbroadcast(product, operand, [*batch, *b.shape(operand)[-2:]])
 
 
 def _gemm_flops(node: Node, outputs: Outputs) -> int | None:

@@ -7,6 +7,8 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
+from graphopt.builder import GraphBuilder
+from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.graphs import needed_for
 from graphopt.operators.rewriting import RunningStatistic
@@ -33,6 +35,7 @@ def build_gradients(
     kept = [str(value.name) for value in model.graph.outputs]
     if loss not in model.graph.outputs:
         model.graph.outputs.append(loss)
+    avoid_fusions(GraphBuilder(model.graph), model)
     inner = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.extend(inner[statistic.batch] for statistic in statistics)
     initializers_to_inputs(model, {*names, *(statistic.name for statistic in statistics)})

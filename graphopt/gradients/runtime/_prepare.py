@@ -44,7 +44,7 @@ def _rewrite(
         case "LayerNormalization":
             _rewrites.layer_normalization(op, node)
         case "MatMul":
-            _rewrites.matmul(op, node)
+            _rewrites.matmul(node)
         case "SoftmaxCrossEntropyLoss":
             rewrite(op, node, trained)
             add_outputs(op, node, 2)  # which the gradient reads

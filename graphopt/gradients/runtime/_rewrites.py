@@ -93,19 +93,13 @@ def layer_normalization(op: GraphBuilder, node: ir.Node) -> None:
     node.replace_input_with(2, op.constant(np.zeros(scale.shape.numpy(), dtype)))
 
 
-def matmul(op: GraphBuilder, node: ir.Node) -> None:
-    """Let both operands be matrices: the runtime's gradient with a vector is wrong or fails."""
-    left, right = node.inputs
-    ranks = known_rank(node, left), known_rank(node, right)
-    axes = []
-    if ranks[0] == 1:
-        left = op.Unsqueeze(left, [0])
-        axes.append(-2)
-    if ranks[1] == 1:
-        right = op.Unsqueeze(right, [1])
-        axes.append(-1)
-    if axes:
-        replace(op, node, op.Squeeze(op.MatMul(left, right), axes))
+def matmul(node: ir.Node) -> None:
+    """Refuse operands that may be vectors: the gradient would be wrong, or building it fail.
+
+    Those that are known to be will be written as matrices.
+    """
+    for operand in node.inputs:
+        known_rank(node, operand)
 
 
 def transpose(node: ir.Node) -> None:
