@@ -9,7 +9,7 @@
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
 | `cumulative` | CumSum, CumProd |
 | `dropout` | Dropout |
-| `indexing` | Gather, Scatter, Slice, Pad, ... |
+| `indexing` | Gather, Slice, Pad, ... |
 | `mathematical` | Exp, Log, Sin, Erf, ... |
 | `matrix` | MatMul, Gemm, Einsum |
 | `normalization` | LayerNormalization, InstanceNormalization, LRN, ... |
@@ -18,6 +18,7 @@
 | `reduction` | ReduceSum, ReduceMax, ... |
 | `resize` | Resize |
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
+| `scatter` | ScatterElements, ScatterND |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
 | `softmax` | Softmax, LogSoftmax |
 | `zero` | those without a rule: Sign, Floor, comparisons, ... |
@@ -40,6 +41,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     reduction,
     resize,
     runtime,
+    scatter,
     shape,
     softmax,
     zero,

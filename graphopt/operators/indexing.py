@@ -10,7 +10,7 @@ from graphopt.builder import Operand
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, operator
-from graphopt.shapes import elements, indexing, layout
+from graphopt.shapes import indexing, layout
 
 _SMALL_TABLE = 128
 _INT64 = int(ir.DataType.INT64)
@@ -138,37 +138,6 @@ def _product(b: Backward, sizes: Sequence[Operand]) -> Operand:
 
 def _scalar(b: Backward, size: Operand) -> Operand:
     return size.reshape(()) if isinstance(size, np.ndarray) else b.op.Squeeze(size, [0])
-
-
-@_picking("ScatterElements", shape=elements.same)
-def scatter_elements(b: Backward) -> Sequence[ir.Value | None]:
-    """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
-    axis = b.axis(b.x, 0)
-    indices, updates = b.input(1), b.input(2)
-    d_updates = b.op.GatherElements(b.dy, indices, axis=axis)
-    if _adds(b):
-        return [b.dy, None, d_updates]
-    return [b.op.ScatterElements(b.dy, indices, b.zeros_like(updates), axis=axis), None, d_updates]
-
-
-@_picking("ScatterND", shape=elements.same)
-def scatter_nd(b: Backward) -> Sequence[ir.Value | None]:
-    """Where indices repeat without addition, each update gets the gradient, as with PyTorch."""
-    indices, updates = b.input(1), b.input(2)
-    d_updates = b.op.GatherND(b.dy, indices)
-    if _adds(b):
-        return [b.dy, None, d_updates]
-    return [b.op.ScatterND(b.dy, indices, b.zeros_like(updates)), None, d_updates]
-
-
-def _adds(b: Backward) -> bool:
-    reduction = b.node.attributes.get_string("reduction", "none")
-    if reduction not in ("none", "add"):
-        raise b.error(
-            f"reduction '{reduction}' has no gradient here, only 'none' and 'add' have; "
-            "leave the parameters before it out of the optimizer or choose one of these"
-        )
-    return reduction == "add"
 
 
 @_picking("Slice", moves=Moves.PART, shape=layout.part)

@@ -144,65 +144,6 @@ PICKED = {
 }
 
 
-def scattered(axis, add):
-    def compute(x, i, u):
-        i = torch.where(i < 0, i + x.shape[axis], i)
-        return x.scatter_add(axis, i, u) if add else x.scatter(axis, i, u)
-
-    return compute
-
-
-def scattered_nd(add):
-    def compute(x, i, u):
-        i = tuple(torch.where(k < 0, k + n, k) for k, n in zip(i.unbind(-1), x.shape, strict=False))
-        return x.index_put(i, u, accumulate=add)
-
-    return compute
-
-
-PUT = {
-    **{
-        f"ScatterElements {attributes}": Case(
-            f"y = ScatterElements{attributes}(x, i, u)",
-            {"x": normal(3, 4), "i": np.array(indices), "u": normal(*np.shape(indices), seed=3)},
-            scattered(axis, add),
-        )
-        for attributes, axis, add, indices in (
-            ("", 0, False, [[0, 1, -1], [2, 0, 1]]),
-            ("<axis=1>", 1, False, [[3, 1], [0, -3], [-1, 2]]),
-            ('<axis=-1, reduction="add">', 1, True, [[3, 3, 1, -1], [0, 0, 0, 0]]),
-            ('<reduction="none">', 0, False, [[0]]),
-        )
-    },
-    "ScatterND of elements": Case(
-        "y = ScatterND(x, i, u)",
-        {"x": normal(3, 4), "i": np.array([[0, 1], [-1, 2]]), "u": normal(2)},
-        scattered_nd(False),
-    ),
-    "ScatterND of rows": Case(
-        "y = ScatterND(x, i, u)",
-        {"x": normal(3, 4), "i": np.array([[2], [-3]]), "u": normal(2, 4)},
-        scattered_nd(False),
-    ),
-    "ScatterND of one element": Case(
-        "y = ScatterND(x, i, u)",
-        {"x": normal(3, 4), "i": np.array([1, -1]), "u": normal()},
-        scattered_nd(False),
-    ),
-    "ScatterND with addition": Case(
-        'y = ScatterND<reduction="add">(x, i, u)',
-        {"x": normal(3, 4), "i": np.array([[[2], [2]], [[0], [2]]]), "u": normal(2, 2, 4)},
-        scattered_nd(True),
-    ),
-    "ScatterND onto a constant": Case(
-        "y = ScatterND(x, i, u)",
-        {"x": normal(3, 4), "i": np.array([[2], [0]]), "u": normal(2, 4)},
-        scattered_nd(False),
-        constants=("x",),
-    ),
-}
-
-
 def sliced(x, starts, ends, axes, steps):
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         kept = list(range(*slice(start, end, step).indices(x.shape[axis])))
@@ -354,7 +295,7 @@ PAD = {
 
 
 @pytest.mark.quick
-@cases(GATHER | PICKED | PUT)
+@cases(GATHER | PICKED)
 def test_gradients(case, dynamic):
     check(case, dynamic)
 
@@ -423,11 +364,6 @@ def test_gather_formulated_for_a_provider(provider):
     ("node", "message"),
     [
         (
-            'y = ScatterElements<reduction="mul">(x, i, x)',
-            r"ScatterElements 'y'.*'mul'.*only 'none' and 'add'",
-        ),
-        ('y = ScatterND<reduction="max">(x, n, r)', r"ScatterND 'y'.*'max'"),
-        (
             "nil = CastLike(nought, s) t = Add(s, nil) y = Slice(x, s, s, s, t)",
             r"Slice 'y'.*steps, but 't' is not a constant",
         ),
@@ -449,9 +385,6 @@ def test_what_is_refused(node, message):
         node,
         {
             "x": normal(2, 3),
-            "r": normal(1, 3),
-            "i": np.zeros((2, 3), np.int64),
-            "n": np.zeros((1, 1), np.int64),
             "s": ints(1),
             "p": ints(1, 0, 0, 0),
             "m": ints(-1, 0, 1, 0),
@@ -459,7 +392,6 @@ def test_what_is_refused(node, message):
         },
         lambda x, *_: x.new_zeros(()),
         opset=18,
-        constants=("r",),
     )
     with pytest.raises(ValueError, match=message):
         onnx_gradients(case, ["x"], dynamic=False)

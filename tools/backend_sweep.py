@@ -1,0 +1,434 @@
+"""Gradients of all cases of ONNX's own backend tests, against differences in float64.
+
+``python -m tools.backend_sweep`` runs all cases, and ``python -m tools.backend_sweep Conv Gather``
+those of some operators. Each case becomes a model whose float inputs are initializers, and whose loss is
+a weighted sum of its float outputs. ONNX Runtime computes the gradients that graphopt derives; the
+oracle is ONNX's reference evaluator on float64, in random directions.
+"""
+
+import json
+import math
+import warnings
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import typer
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from graphopt.builder import GraphBuilder
+from graphopt.gradients import differentiate, prepare
+
+app = typer.Typer(add_completion=False)
+
+RIGHT, BESIDE, ZERO, REFUSED, WRONG = "right", "right beside a kink", "zero", "refused", "wrong"
+OTHERWISE = "computed otherwise by the runtime"
+NOT_RUN, NO_ORACLE, NOT_FINITE = "not run by the runtime", "no oracle", "not finite"
+NO_INPUT, NO_OUTPUT = "no float input", "no float output"
+_FLOATS: dict[int, float] = {
+    onnx.TensorProto.FLOAT: 1e-4,
+    onnx.TensorProto.DOUBLE: 1e-6,
+    onnx.TensorProto.FLOAT16: 3e-2,
+    onnx.TensorProto.BFLOAT16: 2e-1,
+}
+_DIRECTIONS = 3
+_STEP = 1e-6
+_COARSE_STEP, _COARSE = 1e-2, 5e-3  # where the evaluator calculates in float32
+_JITTERS = (0.0, 1e-2, 5e-2)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one float input of a case.
+
+    Attributes:
+        case: The name of the case.
+        operator: Its operator.
+        input: The index of the input; -1 for the case as a whole.
+        kind: One of the words above.
+        detail: The message of an error, or how far off the gradient is.
+    """
+
+    case: str
+    operator: str
+    input: int
+    kind: str
+    detail: str = ""
+
+
+@dataclass
+class Case:
+    """One case of a node.
+
+    Attributes:
+        name: Its name.
+        operator: Its operator; those of other domains begin with their domain and "::".
+        model: The model: usually one node.
+        feeds: Its inputs.
+        floats: The element types of those that are float tensors.
+    """
+
+    name: str
+    operator: str
+    model: onnx.ModelProto
+    feeds: dict[str, Any]
+    floats: dict[str, int]
+
+
+def collect(*operators: str, expanded: bool = False) -> list[Case]:
+    """The cases of these operators; of all if none is named.
+
+    Args:
+        operators: Their names, without a domain.
+        expanded: Those too in which the operator is written out by its definition.
+    """
+    from onnx.backend.test.case.node import collect_testcases  # computes all cases, slow
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)
+    cases = []
+    for test in found:
+        name = test.name.removeprefix("test_")
+        if test.model is None or ("_expanded" in name and not expanded):
+            continue
+        if operators and all(n.op_type not in operators for n in test.model.graph.node):
+            continue
+        cases.append(_case(name, test.model, (test.data_sets or [([], [])])[0][0]))
+    return cases
+
+
+def _case(name: str, model: onnx.ModelProto, given: Sequence[Any]) -> Case:
+    node = model.graph.node[0]
+    operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    feeds: dict[str, Any] = {}
+    floats: dict[str, int] = {}
+    for info, value in zip(model.graph.input, given, strict=False):
+        array = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+        feeds[info.name] = array
+        kind = info.type.tensor_type.elem_type if info.type.HasField("tensor_type") else 0
+        if kind in _FLOATS and isinstance(array, np.ndarray | np.generic) and array.size:
+            floats[info.name] = kind
+    return Case(name, operator, model, feeds, floats)
+
+
+def judge(case: Case) -> list[Verdict]:
+    """A verdict for each float input, or one for the case."""
+
+    def verdict(kind: str, detail: str = "", at: int = -1) -> Verdict:
+        return Verdict(case.name, case.operator, at, kind, detail)
+
+    if not case.floats:
+        return [verdict(NO_INPUT)]
+    if not any(_is_float(info) for info in case.model.graph.output):
+        return [verdict(NO_OUTPUT)]
+    together = _compared(case, list(case.floats))
+    if isinstance(together, dict):
+        return [verdict(*together[name], at) for at, name in enumerate(case.floats)]
+    if len(case.floats) == 1:
+        return [verdict(*together, 0)]
+    verdicts = []
+    for at, name in enumerate(case.floats):
+        alone = _compared(case, [name])
+        found = alone[name] if isinstance(alone, dict) else alone
+        verdicts.append(verdict(*found, at))
+    return verdicts
+
+
+def _is_float(info: onnx.ValueInfoProto) -> bool:
+    return info.type.HasField("tensor_type") and info.type.tensor_type.elem_type in _FLOATS
+
+
+def _compared(case: Case, names: Sequence[str]) -> dict[str, tuple[str, str]] | tuple[str, str]:
+    """What is found for each of these inputs, or for all of them."""
+    found: dict[str, tuple[str, str]] = {}
+    for jitter in _JITTERS:
+        feeds = {**case.feeds, **_moved(case, names, jitter)}
+        oracle = _Oracle(case, feeds)
+        if oracle.error:
+            return NO_ORACLE, oracle.error
+        computed = _gradients(case, names, feeds, oracle.weights)
+        if isinstance(computed[0], str):
+            kind, detail = computed
+            if kind == REFUSED and len(names) == 1 and "no gradient of the loss reaches" in detail:
+                if not any(oracle.slope(names[0], at)[0] for at in range(_DIRECTIONS)):
+                    return ZERO, detail
+                if jitter != _JITTERS[-1]:
+                    continue
+            return kind, detail
+        gradients, loss = computed
+        found = {name: oracle.compare(name, gradients[name], loss) for name in names}
+        if jitter:
+            found = {
+                name: (BESIDE, detail) if kind == RIGHT else (kind, detail)
+                for name, (kind, detail) in found.items()
+            }
+        if not any(kind in (WRONG, NOT_FINITE) for kind, _ in found.values()):
+            break
+    return found
+
+
+def _moved(case: Case, names: Sequence[str], jitter: float) -> dict[str, np.ndarray]:
+    """The inputs with some noise, without infinite numbers and without those that are none."""
+    random = np.random.default_rng(zlib.crc32(case.name.encode()))
+    moved = {}
+    for name in names if jitter else ():
+        array = case.feeds[name]
+        x = array.astype(np.float64)
+        x = np.where(np.isfinite(x), x, random.normal(size=x.shape))
+        noise = jitter * (0.5 + random.random(x.shape)) * random.choice([-1, 1])
+        moved[name] = (x + noise * _scale(x)).astype(array.dtype)
+    return moved
+
+
+def _scale(array: np.ndarray) -> float:
+    finite = np.abs(array)[np.isfinite(array)]
+    return max(float(finite.mean()), 1e-3) if finite.size else 1.0
+
+
+class _Oracle:
+    """The loss of a case in float64, and its slopes.
+
+    Attributes:
+        weights: What each float output is multiplied by; None for other outputs.
+        error: Why there is no oracle, or nothing.
+    """
+
+    def __init__(self, case: Case, feeds: Mapping[str, Any]) -> None:
+        self.weights: list[np.ndarray | None] = []
+        self.error = ""
+        self._step, self._random = _STEP, zlib.crc32(case.name.encode())
+        self._tolerance = max(_FLOATS[kind] for kind in case.floats.values())
+        try:
+            self._evaluator = ReferenceEvaluator(_known(case.model))
+            outputs = self._first_run(case, feeds)
+        except Exception as error:  # noqa: BLE001 - whatever the evaluator's operators raise
+            self.error = f"{type(error).__name__}: {error}"
+            return
+        for at, (info, output) in enumerate(zip(case.model.graph.output, outputs, strict=True)):
+            random = np.random.default_rng([self._random, at])
+            is_float = _is_float(info)
+            self.weights.append(random.normal(size=np.shape(output)) if is_float else None)
+            if is_float and np.asarray(output).dtype != np.float64:
+                self._step, self._tolerance = _COARSE_STEP, max(self._tolerance, _COARSE)
+        self.loss = self._loss(self._feeds)
+
+    def _first_run(self, case: Case, feeds: Mapping[str, Any]) -> list[Any]:
+        """In float64; in the dtypes of the case, where constants in it forbid that."""
+        for dtype in (np.float64, None):
+            self._feeds = {
+                name: array.astype(dtype or array.dtype) if name in case.floats else array
+                for name, array in feeds.items()
+            }
+            try:
+                return self._run(self._feeds)
+            except Exception:
+                if dtype is None:
+                    raise
+        raise AssertionError
+
+    def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return list(self._evaluator.run(None, dict(feeds)))
+
+    def _loss(self, feeds: Mapping[str, Any]) -> float:
+        outputs = self._run(feeds)
+        terms = (
+            np.sum(np.asarray(output, np.float64) * weight)
+            for output, weight in zip(outputs, self.weights, strict=True)
+            if weight is not None
+        )
+        with np.errstate(all="ignore"):
+            return float(sum(terms))
+
+    def _direction(self, name: str, at: int) -> np.ndarray:
+        key = [self._random, at, zlib.crc32(name.encode())]
+        direction = np.random.default_rng(key).normal(size=self._feeds[name].shape)
+        return np.asarray(direction, self._feeds[name].dtype)
+
+    def slope(self, name: str, at: int) -> tuple[float, bool]:
+        """The slope in a random direction, and whether there is a kink."""
+        x, direction = self._feeds[name], self._direction(name, at)
+        step = x.dtype.type(self._step * _scale(x))
+        here = self._loss(self._feeds)
+        ahead = self._loss({**self._feeds, name: x + step * direction})
+        behind = self._loss({**self._feeds, name: x - step * direction})
+        sides = (ahead - here) / step, (here - behind) / step
+        slope = (ahead - behind) / (2 * step)
+        is_kink = abs(sides[0] - sides[1]) > 1e-3 * (abs(slope) + 1e-3)
+        return slope, is_kink
+
+    def compare(self, name: str, gradient: np.ndarray, loss: float) -> tuple[str, str]:
+        """The verdict on the gradient of an input."""
+        gradient = gradient.astype(np.float64)
+        is_finite = math.isfinite(loss) and math.isfinite(self.loss)
+        if is_finite and not math.isclose(loss, self.loss, rel_tol=1e-2, abs_tol=1e-2):
+            return OTHERWISE, f"the loss is {loss:.6g} instead of {self.loss:.6g}"
+        worst = 0.0
+        for at in range(_DIRECTIONS):
+            kind, detail, error = self._compare_slope(name, at, gradient)
+            if kind == WRONG and self._step == _STEP:
+                # The evaluator calculates some operators in float32, whatever it is given.
+                self._step, self._tolerance = _COARSE_STEP, max(self._tolerance, _COARSE)
+                kind, detail, error = self._compare_slope(name, at, gradient)
+            if kind != RIGHT:
+                return kind, detail
+            worst = max(worst, error)
+        return RIGHT, f"{worst:.1e}"
+
+    def _compare_slope(self, name: str, at: int, gradient: np.ndarray) -> tuple[str, str, float]:
+        slope, is_kink = self.slope(name, at)
+        got = float(np.sum(gradient * self._direction(name, at)))
+        if not (math.isfinite(slope) and math.isfinite(got)):
+            return NOT_FINITE, f"{got:.4g} instead of {slope:.4g}", math.inf
+        noise = 0.05 * max(abs(self.loss), 1)  # of float32, times the tolerance
+        error = abs(got - slope) / max(float(np.sqrt(np.sum(gradient**2))), abs(slope), noise)
+        if error > self._tolerance:
+            where = " at a kink" if is_kink else ""
+            return WRONG, f"{got:.6g} instead of {slope:.6g}{where}", error
+        return RIGHT, "", error
+
+
+def _gradients(
+    case: Case,
+    names: Sequence[str],
+    feeds: Mapping[str, Any],
+    weights: Sequence[np.ndarray | None],
+) -> tuple[dict[str, np.ndarray], float] | tuple[str, str]:
+    """The gradients of these inputs and the loss, or why there are none."""
+    model, fed = _model(case, feeds, weights)
+    try:
+        prepared, statistics = prepare(model, names)
+        built = differentiate(prepared, names, prepared.graph.outputs[-1], statistics)
+    except Exception as error:  # noqa: BLE001 - an error that is no ValueError is reported too
+        if not isinstance(error, ValueError):
+            return REFUSED, f"{type(error).__name__}: {error}"
+        return REFUSED, str(error)
+    outputs = []
+    op = GraphBuilder(built.model.graph)
+    for value in built.gradients.values():  # of bfloat16, NumPy knows nothing
+        outputs.append(f"sweep/{value.name}")
+        op.output(op.Cast(value, to=int(ir.DataType.DOUBLE)), outputs[-1])
+    proto = ir.to_proto(built.model)
+    inputs = {name: feeds[name] for name in (*fed, *names)}
+    inputs |= {name: feeds[name] for name in built.statistics if name in feeds}
+    try:
+        session = _session(proto)
+        loss, *results = session.run(["sweep/loss", *outputs], inputs)
+    except Exception as error:  # noqa: BLE001 - the runtime's
+        try:
+            _session(model).run(None, {name: feeds[name] for name in fed})
+        except Exception as forward:  # noqa: BLE001 - the runtime's
+            return NOT_RUN, str(forward)
+        return WRONG, f"the runtime runs the model, but not its gradients: {error}"
+    return dict(zip(built.gradients, results, strict=True)), float(loss)
+
+
+def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _model(
+    case: Case, feeds: Mapping[str, Any], weights: Sequence[np.ndarray | None]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """The case with tensors as initializers and its loss; and the inputs that are left."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", 17))
+    graph, fed = model.graph, []
+    for info in list(graph.input):
+        if info.type.HasField("tensor_type"):
+            array = np.asarray(feeds[info.name])
+            graph.initializer.append(_tensor(array, info))
+            graph.input.remove(info)
+        else:
+            fed.append(info.name)
+    parts = []
+    for info, weight in zip(list(graph.output), weights, strict=True):
+        if weight is None:
+            continue
+        name = info.name
+        kind = info.type.tensor_type.elem_type
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        graph.initializer.append(
+            numpy_helper.from_array(weight.astype(dtype), f"sweep/{name}/weight")
+        )
+        graph.node.append(
+            helper.make_node("Mul", [name, f"sweep/{name}/weight"], [f"sweep/{name}/w"])
+        )
+        graph.node.append(
+            helper.make_node("ReduceSum", [f"sweep/{name}/w"], [f"sweep/{name}/sum"], keepdims=0)
+        )
+        graph.node.append(
+            helper.make_node(
+                "Cast", [f"sweep/{name}/sum"], [f"sweep/{name}/part"], to=onnx.TensorProto.FLOAT
+            )
+        )
+        parts.append(f"sweep/{name}/part")
+    graph.node.append(helper.make_node("Sum", parts, ["sweep/loss"]))
+    graph.output.append(helper.make_tensor_value_info("sweep/loss", onnx.TensorProto.FLOAT, []))
+    return model, fed
+
+
+def _known(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with names of operators that the reference evaluator has."""
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    for node in known.graph.node:
+        if node.op_type == "Scatter":
+            node.op_type = "ScatterElements"
+            known.opset_import[0].version = 11
+    return known
+
+
+def _tensor(array: np.ndarray, info: onnx.ValueInfoProto) -> onnx.TensorProto:
+    kind = info.type.tensor_type.elem_type
+    if array.dtype.kind in "OUS":
+        texts: list[Any] = [str(text) for text in array.flat]
+        return helper.make_tensor(info.name, kind, array.shape, texts)
+    return numpy_helper.from_array(array, info.name)
+
+
+def sweep(cases: Sequence[Case]) -> Iterator[Verdict]:
+    """The verdicts on all cases."""
+    for case in cases:
+        yield from judge(case)
+
+
+@app.command()
+def main(
+    operators: Annotated[list[str] | None, typer.Argument(help="Only these operators")] = None,
+    expanded: Annotated[bool, typer.Option(help="Also definitions written out")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the verdicts there")] = None,
+) -> None:
+    """Print what was found."""
+    verdicts = list(sweep(collect(*(operators or ()), expanded=expanded)))
+    if out is not None:
+        out.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
+    by_reason: defaultdict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.kind not in (RIGHT, BESIDE, NO_INPUT, NO_OUTPUT):
+            by_reason[verdict.kind, verdict.operator, verdict.detail[:150]].append(verdict)
+    for (kind, operator, detail), found in sorted(by_reason.items()):
+        names = ", ".join(f"{v.case}[{v.input}]" for v in found[:3])
+        print(f"{kind:10} {operator:24} {len(found):3}  {names}  {detail}")
+    print(Counter(verdict.kind for verdict in verdicts))
+
+
+if __name__ == "__main__":
+    app()
