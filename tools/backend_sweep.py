@@ -1,9 +1,9 @@
 """Gradients of all cases of ONNX's own backend tests, against differences in float64.
 
 ``python -m tools.backend_sweep`` runs all cases, and ``python -m tools.backend_sweep Conv Gather``
-those of some operators. Each case becomes a model whose float inputs are initializers, and whose loss is
-a weighted sum of its float outputs. ONNX Runtime computes the gradients that graphopt derives; the
-oracle is ONNX's reference evaluator on float64, in random directions.
+those of some operators. Each case becomes a model whose float inputs are initializers, and whose
+loss is a weighted sum of its float outputs. ONNX Runtime computes the gradients that graphopt
+derives; the oracle is ONNX's reference evaluator on float64, in random directions.
 """
 
 import json
