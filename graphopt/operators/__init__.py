@@ -18,6 +18,7 @@
 | `reduction` | ReduceSum, ReduceMax, ... |
 | `resize` | Resize |
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
+| `sampling` | GridSample, AffineGrid |
 | `scatter` | ScatterElements, ScatterND |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
 | `softmax` | Softmax, LogSoftmax |
@@ -41,6 +42,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     reduction,
     resize,
     runtime,
+    sampling,
     scatter,
     shape,
     softmax,

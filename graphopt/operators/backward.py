@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.operators.rewriting import describe, mean_over
+from graphopt.operators.rewriting import concat, describe, mean_over, size_of
 
 Dim = int | str | None
 
@@ -144,17 +144,12 @@ class Backward:
 
     def size(self, value: ir.Value, axis: int) -> Operand:
         """The size of an axis, as a vector of one: a constant where it is known."""
-        size = self.shape(value)[axis]
-        if isinstance(size, int):
-            return np.array([size], np.int64)
-        return self.op.Shape(value, start=axis, end=axis + 1)
+        self.rank(value)
+        return size_of(self.op, value, axis)
 
     def concat(self, sizes: Sequence[Operand]) -> Operand:
         """Sizes in one vector: a constant where all are."""
-        constants = [size for size in sizes if isinstance(size, np.ndarray)]
-        if len(constants) == len(sizes):
-            return np.concatenate([np.zeros(0, np.int64), *constants])
-        return self.op.Concat(*sizes, axis=0)
+        return concat(self.op, sizes)
 
     def count(self, value: ir.Value, axes: Sequence[int]) -> Operand:
         """How many elements these axes have together, as a float scalar operand."""

@@ -10,6 +10,7 @@ from graphopt.builder import Operand
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, operator
+from graphopt.operators.rewriting import numbers_to, product
 from graphopt.shapes import indexing, layout
 
 _SMALL_TABLE = 128
@@ -113,31 +114,18 @@ def gather_nd(b: Backward) -> ir.Value:
     named, row = sizes[batch : batch + depth], sizes[batch + depth :]
     dims = b.concat(named)
     places = op.Where(op.Less(indices, np.array(0, np.int64)), op.Add(indices, dims), indices)
-    strides = b.concat([_product(b, named[i + 1 :]) for i in range(depth)])
+    strides = b.concat([product(op, named[i + 1 :]) for i in range(depth)])
     places = op.ReduceSum(op.Mul(places, strides), [-1], keepdims=0)
     if batch:
-        batches = _product(b, sizes[:batch])
-        starts = op.Range(np.array(0), _scalar(b, batches), np.array(1))
-        starts = op.Unsqueeze(op.Mul(starts, _product(b, named)), [1])
+        batches = product(op, sizes[:batch])
+        starts = op.Unsqueeze(op.Mul(numbers_to(op, batches), product(op, named)), [1])
         places = op.Add(op.Reshape(places, b.concat([batches, np.array([-1])])), starts)
     places = op.Reshape(places, [-1])
-    width = _product(b, row)
-    table = b.zeros(b.concat([_product(b, sizes[: batch + depth]), width]), b.x.dtype)
+    width = product(op, row)
+    table = b.zeros(b.concat([product(op, sizes[: batch + depth]), width]), b.x.dtype)
     updates = op.Reshape(b.dy, op.Concat(op.Shape(places), width, axis=0), allowzero=1)
     columns = op.Expand(op.Unsqueeze(places, [1]), op.Shape(updates))
     return b.reshape_like(scatter_add(b, table, columns, updates, 0), b.x)
-
-
-def _product(b: Backward, sizes: Sequence[Operand]) -> Operand:
-    """The product of sizes, as a vector of one."""
-    vector = b.concat(sizes)
-    if isinstance(vector, np.ndarray):
-        return np.array([vector.prod()], np.int64)
-    return b.op.ReduceProd(vector)
-
-
-def _scalar(b: Backward, size: Operand) -> Operand:
-    return size.reshape(()) if isinstance(size, np.ndarray) else b.op.Squeeze(size, [0])
 
 
 @_picking("Slice", moves=Moves.PART, shape=layout.part)

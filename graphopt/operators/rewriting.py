@@ -1,10 +1,12 @@
 """What rewrites of the forward model have in common."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from graphopt.builder import GraphBuilder
+from graphopt.builder import GraphBuilder, Operand
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,37 @@ def mean_over(op: GraphBuilder, x: ir.Value, axes: list[int], *, keepdims: bool)
     if op.opset >= 18:
         return op.ReduceMean(x, axes, keepdims=int(keepdims))
     return op.ReduceMean(x, axes=axes, keepdims=int(keepdims))
+
+
+# Sizes: vectors of one, constants where they are known
+
+
+def size_of(op: GraphBuilder, value: ir.Value, axis: int) -> Operand:
+    """The size of an axis of a value whose rank is known."""
+    size = None if value.shape is None else value.shape[axis]
+    if isinstance(size, int):
+        return np.array([size], np.int64)
+    return op.Shape(value, start=axis, end=axis + 1)
+
+
+def concat(op: GraphBuilder, sizes: Sequence[Operand]) -> Operand:
+    """Sizes in one vector."""
+    constants = [size for size in sizes if isinstance(size, np.ndarray)]
+    if len(constants) == len(sizes):
+        return np.concatenate([np.zeros(0, np.int64), *constants])
+    return op.Concat(*sizes, axis=0)
+
+
+def product(op: GraphBuilder, sizes: Sequence[Operand]) -> Operand:
+    """The product of sizes."""
+    vector = concat(op, sizes)
+    if isinstance(vector, np.ndarray):
+        return np.array([vector.prod()], np.int64)
+    return op.ReduceProd(vector)
+
+
+def numbers_to(op: GraphBuilder, size: Operand) -> Operand:
+    """The vector 0, 1, ... of a size."""
+    if isinstance(size, np.ndarray):
+        return np.arange(int(size[0]))
+    return op.Range(np.array(0), op.Squeeze(size, [0]), np.array(1))

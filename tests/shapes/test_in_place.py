@@ -87,6 +87,7 @@ OPERATORS = {
     "Add": "(float[N,1,3] x, float[4,1] b) => (float y) { y = Add(x, b) }",
     "Add of two symbols": "(float[N,3] x, float[M,3] b) => (float y) { y = Add(x, b) }",
     "Add of unnamed": "(float[?,3] x, float[?,3] b) => (float y) { r = Relu(x) y = Add(r, b) }",
+    "AffineGrid": "(float[N,2,3] x) => (float y) <int64[4] s = {2,3,5,4}> { y = AffineGrid(x, s) }",
     "ArgMax": "(float[N,3] x) => (int64 y) { y = ArgMax<axis=1, keepdims=0>(x) }",
     "BatchNormalization": "(float[N,3,M] x, float[3] s) => (float y) "
     "{ y = BatchNormalization(x, s, s, s, s) }",
@@ -113,6 +114,7 @@ OPERATORS = {
     "GatherND": "(float[5,3,N] x, int64[M,2] i) => (float y) { y = GatherND(x, i) }",
     "Gemm": "(float[N,2] x, float[5,2] b) => (float y) { y = Gemm<transB=1>(x, b) }",
     "GlobalAveragePool": "(float[N,3,H,W] x) => (float y) { y = GlobalAveragePool(x) }",
+    "GridSample": "(float[N,3,5,4] x, float[N,2,W,2] g) => (float y) { y = GridSample(x, g) }",
     "GRU": "(float[T,N,3] x, float[1,12,3] w, float[1,12,4] r) => (float y, float h) "
     "{ y, h = GRU<hidden_size=4>(x, w, r) }",
     "If": "(bool c, float[N,3] x) => (float y) { y = If<then_branch: graph = a () => (float[] p) "

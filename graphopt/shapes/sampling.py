@@ -1,0 +1,16 @@
+"""Images read at places that another tensor says."""
+
+from graphopt.shapes.values import Node, TensorInfo, tensor
+
+
+def grid_sample(node: Node) -> list[TensorInfo]:
+    """An element for each place and channel."""
+    return [tensor(node.input(0).dtype, [*node.shape()[:2], *node.shape(1)[1:-1]])]
+
+
+def affine_grid(node: Node) -> list[TensorInfo]:
+    """A place for each element of images whose shape the second input is."""
+    sizes = node.dims(1)
+    if sizes is None:
+        raise IndexError("the rank is not known")
+    return [tensor(node.input(0).dtype, [node.shape()[0], *sizes[2:], len(sizes) - 2])]
