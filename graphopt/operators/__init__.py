@@ -8,6 +8,7 @@
 | `convolution` | Conv, ConvTranspose |
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
 | `cumulative` | CumSum, CumProd |
+| `deformable` | DeformConv |
 | `dropout` | Dropout |
 | `indexing` | Gather, Slice, Pad, ... |
 | `mathematical` | Exp, Log, Sin, Erf, ... |
@@ -32,6 +33,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     convolution,
     cross_entropy,
     cumulative,
+    deformable,
     dropout,
     indexing,
     mathematical,

@@ -13,4 +13,11 @@ def affine_grid(node: Node) -> list[TensorInfo]:
     sizes = node.dims(1)
     if sizes is None:
         raise IndexError("the rank is not known")
-    return [tensor(node.input(0).dtype, [node.shape()[0], *sizes[2:], len(sizes) - 2])]
+    images = node.shape()[0] if sizes[0] is None else sizes[0]
+    return [tensor(node.input(0).dtype, [images, *sizes[2:], len(sizes) - 2])]
+
+
+def deform_conv(node: Node) -> list[TensorInfo]:
+    """A channel for each row of the weight, an element for each place that has offsets."""
+    shape = [node.shape()[0], node.shape(1)[0], *node.shape(2)[2:]]
+    return [tensor(node.input(0).dtype, shape)]

@@ -101,6 +101,8 @@ OPERATORS = {
     "Conv": "(float[N,4,9,W] x, float[6,4,3,3] w) => (float y) { y = Conv(x, w) }",
     "ConvTranspose": "(float[N,4,5,W] x, float[4,3,3,2] w) => (float y) "
     "{ y = ConvTranspose(x, w) }",
+    "DeformConv": "(float[N,4,9,W] x, float[6,2,3,3] w, float[N,18,7,T] o) => (float y) "
+    "{ y = DeformConv<group=2>(x, w, o) }",
     "DepthToSpace": "(float[N,8,2,W] x) => (float y) { y = DepthToSpace<blocksize=2>(x) }",
     "DequantizeLinear": "(int8[N,3] x, float s) => (float y) { y = DequantizeLinear(x, s) }",
     "Einsum": '(float[N,3,4] x, float[N,4,5] b) => (float y) '
