@@ -5,7 +5,7 @@ Here are the verbs and what users construct. What the verbs return stands where 
 `profiling.Profile` and `inspection.Inspection`.
 """
 
-from graphopt import inspection, reference, schedules
+from graphopt import inspection, reference, schedules, torch
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.graph import load
@@ -37,6 +37,7 @@ __all__ = [
     "register_kernels",
     "requirements",
     "schedules",
+    "torch",
     "training_graph",
     "update_graph",
     "verify",

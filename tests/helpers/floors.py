@@ -24,7 +24,7 @@ FLOORS = [
     ["gradients"],
     ["graph", "build", "checkpoint", "samples"],
     ["_runtime_session", "session", "on_device"],
-    ["profiling"],
+    ["profiling", "torch"],
     ["inspection.facts", "inspection.words"],
     ["inspection.opening"],
     ["inspection.reading"],

@@ -1,0 +1,86 @@
+"""Scaled dot-product attention, with finite gradients whatever is masked.
+
+Where a mask leaves a query nothing to look at, PyTorch gives zeros, and gradients of zero. Softmax
+of a row of minus infinities would be NaN, so what is masked gets a number that is as good as minus
+infinity, and results of such rows are multiplied by zero.
+"""
+
+import math
+from typing import Any, cast
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset18
+
+op = cast(Any, opset18)  # whose types know nothing of values that are traced
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_MASKED = {ir.DataType.FLOAT16: -3e4}
+_MASKED_OTHERWISE = -1e30
+
+
+def to_onnx(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(query keyᵀ scale + mask) value, with dropout of the weights."""
+    if enable_gqa:
+        key, value = (_repeated_heads(x, query) for x in (key, value))
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1])
+    rank = len(key.shape)
+    transposed = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = op.MatMul(op.Mul(query, _number(scale, query)), transposed)
+    masked = _number(_MASKED.get(query.dtype, _MASKED_OTHERWISE), query)
+    if is_causal:
+        attn_mask = op.Trilu(op.Expand(_true(), _last_sizes(query, key)), upper=0)
+    seen = None
+    if attn_mask is not None:
+        mask = attn_mask
+        if is_causal or attn_mask.dtype == ir.DataType.BOOL:
+            mask = op.Where(attn_mask, _number(0.0, query), masked)
+        else:
+            mask = op.Max(attn_mask, masked)
+        scores = op.Add(scores, mask)
+        if not is_causal:
+            highest = op.ReduceMax(mask, _ints(-1), keepdims=1)
+            seen = op.CastLike(op.Greater(highest, op.Mul(masked, _number(0.5, query))), query)
+    weights = op.Softmax(scores, axis=-1)
+    if dropout_p:
+        weights, _ = op.Dropout(weights, op.Constant(value_float=dropout_p), _true())
+    result = op.MatMul(weights, value)
+    return result if seen is None else op.Mul(result, seen)
+
+
+def _repeated_heads(x: Any, query: Any) -> Any:
+    """Each head of x as often as there are heads of the query for it."""
+    times = query.shape[-3] // x.shape[-3]
+    if times == 1:
+        return x
+    rank = len(x.shape)
+    sizes = [op.Shape(x, start=axis, end=axis + 1) for axis in range(rank)]
+    wide = op.Concat(*sizes[:-2], _ints(times), *sizes[-2:], axis=0)
+    flat = op.Concat(*sizes[:-3], _ints(query.shape[-3]), *sizes[-2:], axis=0)
+    return op.Reshape(op.Expand(op.Unsqueeze(x, _ints(rank - 2)), wide), flat)
+
+
+def _last_sizes(query: Any, key: Any) -> Any:
+    ends = [op.Shape(x, start=len(x.shape) - 2, end=len(x.shape) - 1) for x in (query, key)]
+    return op.Concat(*ends, axis=0)
+
+
+def _number(number: float, like: Any) -> Any:
+    return op.Constant(value=ir.tensor(number, dtype=like.dtype))
+
+
+def _ints(*numbers: int) -> Any:
+    return op.Constant(value_ints=list(numbers))
+
+
+def _true() -> Any:
+    return op.Constant(value=ir.tensor(True))

@@ -1,0 +1,111 @@
+"""Batch normalization in the mode that each module is in.
+
+PyTorch's exporter writes all as in evaluation. In training mode it becomes a node in training mode,
+whose running statistics a training graph carries. In evaluation mode with a trained weight or bias
+it is written out, because graphopt trains a node BatchNormalization by the statistics of the batch.
+"""
+
+from typing import Any, cast
+
+import torch
+from onnxscript import opset18
+from torch.export import ExportedProgram
+from torch.fx import Graph, Node
+
+aten = torch.ops.aten
+
+
+@torch.library.custom_op("graphopt::batch_norm", mutates_args=())
+def batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    momentum: float,
+    epsilon: float,
+) -> torch.Tensor:
+    """Batch normalization by the statistics of the batch."""
+    del mean, variance, momentum
+    return torch.nn.functional.batch_norm(x, None, None, weight, bias, True, 0.0, epsilon)
+
+
+@batch_norm.register_fake
+def _(x: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+TRAINED = torch.ops.graphopt.batch_norm.default
+
+
+def to_onnx(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, epsilon: float
+) -> Any:
+    """The node of one in training mode; ONNX's momentum is the share of the old value."""
+    y, _, _ = opset18.BatchNormalization(
+        x, weight, bias, mean, variance, epsilon=epsilon, momentum=1 - momentum, training_mode=1
+    )
+    return y
+
+
+def settle(program: ExportedProgram) -> None:
+    """Replace what a node BatchNormalization in evaluation mode would not say."""
+    trained = set(program.graph_signature.inputs_to_parameters)
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is not aten.batch_norm.default:
+            continue
+        affine = [operand for operand in node.args[1:3] if isinstance(operand, Node)]
+        if node.args[5] and node.args[3] is not None:
+            _replace(graph, node, _by_batch(graph, node))
+        elif not node.args[5] and any(
+            operand.op != "placeholder" or operand.name in trained for operand in affine
+        ):
+            _replace(graph, node, _by_running_statistics(graph, node))
+    program.graph_module.recompile()
+
+
+def _by_batch(graph: Graph, node: Node) -> Node:
+    x, weight, bias, mean, variance, _, momentum, epsilon, *_ = cast(tuple[Any, ...], node.args)
+    value = x.meta["val"]
+    with graph.inserting_before(node):
+        weight, bias = (
+            _call(graph, node, aten.full.default, [value.shape[1]], fill, dtype=value.dtype)
+            if given is None
+            else given
+            for given, fill in ((weight, 1.0), (bias, 0.0))
+        )
+        return _call(graph, node, TRAINED, x, weight, bias, mean, variance, momentum, epsilon)
+
+
+def _by_running_statistics(graph: Graph, node: Node) -> Node:
+    x, weight, bias, mean, variance, _, _, epsilon, *_ = cast(tuple[Any, ...], node.args)
+    per_channel = [-1, *[1] * (x.meta["val"].dim() - 2)]
+
+    def call(target: Any, *args: Any) -> Node:
+        return _call(graph, node, target, *args)
+
+    def channels(operand: Any) -> Node:
+        return call(aten.view.default, operand, per_channel)
+
+    with graph.inserting_before(node):
+        scale = call(aten.rsqrt.default, call(aten.add.Tensor, variance, epsilon))
+        if weight is not None:
+            scale = call(aten.mul.Tensor, scale, weight)
+        y = call(aten.mul.Tensor, call(aten.sub.Tensor, x, channels(mean)), channels(scale))
+        return y if bias is None else call(aten.add.Tensor, y, channels(bias))
+
+
+def _call(graph: Graph, node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """A new node, which stands where another one does in the module."""
+    new = graph.call_function(target, args, kwargs)
+    new.meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
+    return new
+
+
+def _replace(graph: Graph, node: Node, by: Node) -> None:
+    """Let a node take the place and the name of another one, which outputs may be called by."""
+    name, value = node.name, node.meta["val"]
+    node.replace_all_uses_with(by)
+    graph.erase_node(node)
+    by.name, by.meta["val"] = name, value
