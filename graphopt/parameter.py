@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.forward import ForwardModel, read_forward
+from graphopt.marks import FROZEN
 from graphopt.operators import of
 
 _FLOATING = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
@@ -137,7 +138,7 @@ def parameters(model: ForwardModel) -> Parameters:
 
     Left out is what has no gradient: the running mean and variance of batch normalization, which a
     training graph carries along, settings such as the ratio of Dropout or the bounds of Clip, and
-    what PyTorch's exporter marks as a buffer or as a constant.
+    what `graphopt.marks.FROZEN` or PyTorch's exporter marks as a buffer or as a constant.
 
     Args:
         model: A path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
@@ -186,11 +187,15 @@ def parameters(model: ForwardModel) -> Parameters:
 
 
 def _is_exported_constant(value: ir.Value) -> bool:
-    """Whether PyTorch's exporter notes that it is a buffer, or a number of the program."""
-    kind = value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER")
+    """Whether it is marked as frozen, or PyTorch's exporter notes a buffer or a constant."""
+    tensor = value.const_value  # in a file, metadata stand at the tensor or at its value
+    metadata = {**value.metadata_props, **(tensor.metadata_props if tensor else {})}
+    if FROZEN in metadata:
+        return True
+    kind = metadata.get("pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER")
     if kind != "PARAMETER":
         return True
-    if "pkg.onnxscript.optimizer.folded_from" in value.metadata_props:
+    if "pkg.onnxscript.optimizer.folded_from" in metadata:
         return True
     graph = value.graph
     by_exporter = graph is not None and any(

@@ -16,7 +16,7 @@ from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._steep import steep_values
 from graphopt.graphs import operands
-from graphopt.operators import ZERO, NoGradient, of
+from graphopt.operators import NoGradient, carries_gradient, of
 from graphopt.operators.backward import Backward
 from graphopt.operators.rewriting import RunningStatistic
 from graphopt.stage import BACKWARD_PREFIX
@@ -85,7 +85,7 @@ class _Path:
     def __init__(self, graph: ir.Graph, parameters: Iterable[ir.Value], loss: ir.Value) -> None:
         depends = set(parameters)
         for node in graph:
-            if of(node).gradient is not ZERO and not depends.isdisjoint(operands(node)):
+            if carries_gradient(node) and not depends.isdisjoint(operands(node)):
                 depends.update(value for value in node.outputs if _is_differentiable(value))
         self.values: set[ir.Value] = set()
         self.nodes: list[ir.Node] = []

@@ -5,12 +5,13 @@ from collections.abc import Set as AbstractSet
 
 import onnx
 
+from graphopt.gradients._detached import lost_detach
+from graphopt.gradients._stops import FX_NODE
+
 _RULE = "pkg.onnxscript.rewriter.rule_name"
-_FX_NODE = "pkg.torch.onnx.fx_node"
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
 _REMEDY = (
-    "export the model again with torch.onnx.export(..., optimize=False), or with dynamo=False, "
-    "training=torch.onnx.TrainingMode.TRAINING and do_constant_folding=False"
+    "export the module with graphopt.torch.export, or with torch.onnx.export(..., optimize=False)"
 )
 
 
@@ -18,8 +19,8 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
     """Refuse a model whose trained parameters are no longer those of the exported network.
 
     Raises:
-        ValueError: Batch normalization was folded into a layer that is trained, or parameters
-            have been removed.
+        ValueError: Batch normalization was folded into a layer that is trained, parameters have
+            been removed, or a tensor is no longer detached.
     """
     for node in proto.graph.node:
         rules = [entry.value for entry in node.metadata_props if entry.key == _RULE]
@@ -29,19 +30,38 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
                 f"normalization into it, which would not be trained as such; {_REMEDY}. To train "
                 f"the folded weights as they are, remove '{_RULE}' from the metadata of the node"
             )
-    _check_removed(proto)
+    signature = _signature(proto)
+    _check_removed(proto, signature)
+    reader = lost_detach(proto, trained, _given(proto, signature))
+    if reader:
+        raise ValueError(
+            f"{reader}: it reads a detached tensor, and the exporter has removed the node that "
+            f"detaches it, so a gradient would flow where PyTorch has none; {_REMEDY}"
+        )
 
 
-def _check_removed(proto: onnx.ModelProto) -> None:
+def _signature(proto: onnx.ModelProto) -> str:
+    """What PyTorch's exporter notes of the inputs of the program: its parameters, too."""
+    notes: dict[str, str] = {entry.key: entry.value for entry in proto.graph.metadata_props}
+    return notes.get(_SIGNATURE, "")
+
+
+def _given(proto: onnx.ModelProto, signature: str) -> dict[str, str]:
+    """What the exporter called inputs and initializers, and how the model calls them."""
+    targets = dict(re.findall(r"(\w+): [A-Z_]+ target='([^']+)'", signature))
+    inputs = re.findall(r"(\w+): USER_INPUT\b", signature)
+    return targets | dict(zip(inputs, (value.name for value in proto.graph.input), strict=False))
+
+
+def _check_removed(proto: onnx.ModelProto, signature: str) -> None:
     """PyTorch's exporter notes all parameters, and which of them each node has read."""
-    noted = {entry.key: entry.value for entry in proto.graph.metadata_props}.get(_SIGNATURE, "")
-    parameters = dict(re.findall(r"(\w+): PARAMETER target='([^']+)'", noted))
+    parameters = dict(re.findall(r"(\w+): PARAMETER target='([^']+)'", signature))
     initializers = {tensor.name for tensor in proto.graph.initializer}
     read = {
         name
         for node in proto.graph.node
         for entry in node.metadata_props
-        if entry.key == _FX_NODE
+        if entry.key == FX_NODE
         for name in re.findall(r"%(\w+)", entry.value)
     }
     removed = [

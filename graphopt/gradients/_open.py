@@ -13,6 +13,7 @@ from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._exporter import check_export
 from graphopt.gradients._inline import inline_schema_functions
 from graphopt.gradients._opset import convert_opset
+from graphopt.gradients._stops import mark_stops, note_stops
 from graphopt.operators import OPERATORS
 from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import IR_VERSION, MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
@@ -40,6 +41,7 @@ def open_model(
     check_export(proto, set(trained))
     own = onnx.ModelProto()
     own.CopyFrom(proto)
+    note_stops(own)
     if own.functions:
         own = _without_functions(own)
     # Before the conversion, which knows no newer operators, and after it: HardSigmoid has a
@@ -49,6 +51,7 @@ def open_model(
     rewritten = {name for name, operator in OPERATORS.items() if operator.rewrite is not None}
     own = inline_schema_functions(convert_opset(own, least, MAX_OPSET, rewritten), kept)
     model = to_ir(own)
+    mark_stops(model.graph)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = min(max(model.ir_version, IR_VERSION), NEWEST_IR_VERSION)

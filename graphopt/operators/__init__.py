@@ -50,6 +50,26 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     softmax,
     zero,
 )
-from graphopt.operators.record import ALL, OPERATORS, ZERO, Moves, NoGradient, Operator, name_of, of
+from graphopt.operators.record import (
+    ALL,
+    OPERATORS,
+    ZERO,
+    Moves,
+    NoGradient,
+    Operator,
+    carries_gradient,
+    name_of,
+    of,
+)
 
-__all__ = ["ALL", "OPERATORS", "ZERO", "Moves", "NoGradient", "Operator", "name_of", "of"]
+__all__ = [
+    "ALL",
+    "OPERATORS",
+    "ZERO",
+    "Moves",
+    "NoGradient",
+    "Operator",
+    "carries_gradient",
+    "name_of",
+    "of",
+]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
-from graphopt.operators.record import NoGradient, operator
+from graphopt.operators.record import NoGradient, carries_gradient, operator
 from graphopt.operators.rewriting import RunningStatistic, describe, known_rank, mean_over
 from graphopt.shapes import networks
 from graphopt.shapes.values import Node
@@ -62,7 +62,7 @@ def _trained_names(node: ir.Node, trained: Collection[str]) -> list[str]:
         if value.name in trained and value.is_initializer():
             names.append(str(value.name))
         producer = value.producer()
-        if producer is not None:
+        if producer is not None and carries_gradient(producer):
             waiting += [operand for operand in producer.inputs if operand is not None]
     return names
 

@@ -21,6 +21,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.marks import STOP_GRADIENT
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Count, Outputs, per_element
 from graphopt.operators.rewriting import RunningStatistic
@@ -185,6 +186,11 @@ def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[Rule], Ru
 def of(operator: str | ir.Node | onnx.NodeProto) -> Operator:
     """The record of an operator, or of a node's; one without a name where nothing is known."""
     return OPERATORS.get(operator if isinstance(operator, str) else name_of(operator), _UNKNOWN)
+
+
+def carries_gradient(node: ir.Node) -> bool:
+    """Whether a gradient may flow through a node: no mark stops it, and its result may change."""
+    return of(node).gradient is not ZERO and STOP_GRADIENT not in node.metadata_props
 
 
 def name_of(node: ir.Node | onnx.NodeProto) -> str:

@@ -9,8 +9,9 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients._open import open_model
 from graphopt.gradients._prepare import rewrite, rewritten
 from graphopt.gradients.runtime import _rewrites
+from graphopt.marks import STOP_GRADIENT
 from graphopt.operators import name_of
-from graphopt.operators.rewriting import RunningStatistic, add_outputs
+from graphopt.operators.rewriting import RunningStatistic, add_outputs, describe
 from graphopt.versions import MIN_OPSET
 
 # Operators that ONNX defines by simpler ones, for which the builder has no gradient.
@@ -27,11 +28,21 @@ _WITHOUT_GRADIENT = frozenset(
 def prepare_for_builder(
     proto: onnx.ModelProto, trained: Collection[str]
 ) -> tuple[ir.Model, list[RunningStatistic]]:
-    """As `prepare`, for the builder of onnxruntime-training."""
+    """As `prepare`, for the builder of onnxruntime-training.
+
+    Raises:
+        ValueError: As `prepare`, or a node stops gradients, which the builder cannot.
+    """
     known = {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT
     # HardSigmoid and others have a definition from opset 18 on.
     undefined = any(node.op_type in _WITHOUT_GRADIENT for node in proto.graph.node)
     model = open_model(proto, known, trained, least=18 if undefined else MIN_OPSET)
+    for node in model.graph.all_nodes():
+        if STOP_GRADIENT in node.metadata_props:
+            raise ValueError(
+                f"{describe(node)}: portable=False cannot stop the gradient there "
+                f"({node.metadata_props[STOP_GRADIENT]}); leave portable out"
+            )
     return rewritten(model, trained, _rewrite)
 
 
