@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
-from graphopt.operators.record import NoGradient, carries_gradient, operator
+from graphopt.operators.record import Moves, NoGradient, carries_gradient, of, operator
 from graphopt.operators.rewriting import RunningStatistic, describe, known_rank, mean_over
 from graphopt.shapes import networks
 from graphopt.shapes.values import Node
@@ -34,6 +34,7 @@ def rewrite_batch_normalization(
     flat_mean = op.Reshape(mean, [-1])
     variance = mean_over(op, op.Mul(centered, centered), axes, keepdims=False)
     momentum = node.attributes.get_float("momentum", 0.9)
+    _write_moved(op, node, (flat_mean, variance), momentum)
     statistics = running_statistics(node, trained, (flat_mean, variance), momentum)
     node.replace_input_with(3, flat_mean)
     node.replace_input_with(4, variance)
@@ -44,9 +45,36 @@ def rewrite_batch_normalization(
     return statistics
 
 
+def _write_moved(
+    op: GraphBuilder, node: ir.Node, batch: Sequence[ir.Value], momentum: float
+) -> None:
+    """Write out the moved statistics, where the model reads them."""
+    for moved, old, value in zip(node.outputs[1:3], node.inputs[3:5], batch, strict=False):
+        if not (moved.uses() or moved.is_graph_output()):
+            continue
+        new = op.Add(op.Mul(old, momentum), op.Mul(value, 1 - momentum))
+        name, moved.name = moved.name, None
+        new.type, new.shape, new.name = moved.type, moved.shape, name
+        ir.convenience.replace_all_uses_with(moved, new, replace_graph_outputs=True)
+
+
 def is_trained(node: ir.Node, trained: Collection[str]) -> bool:
-    """Whether a node is in training mode, or its scale or bias depends on a parameter."""
-    return bool(node.attributes.get_int("training_mode", 0) or _trained_names(node, trained))
+    """Whether it normalizes by the batch: in training mode, or if scale or bias are trained.
+
+    Outside training mode, statistics that the model computes are used as they are.
+    """
+    if node.attributes.get_int("training_mode", 0):
+        return True
+    return bool(_trained_names(node, trained)) and any(map(_is_stored, node.inputs[3:5]))
+
+
+def _is_stored(statistic: ir.Value | None) -> bool:
+    """Whether it stands in the model as it is, or in another dtype or shape."""
+    producer = None if statistic is None else statistic.producer()
+    while producer is not None and of(producer).moves <= Moves.PRECISION:
+        statistic = producer.inputs[0]
+        producer = None if statistic is None else statistic.producer()
+    return producer is None or producer.op_type == "Constant"
 
 
 def _trained_names(node: ir.Node, trained: Collection[str]) -> list[str]:
@@ -72,14 +100,18 @@ def running_statistics(
 ) -> list[RunningStatistic]:
     """The running statistics of a node, each with the statistic of the batch.
 
+    In training mode, one that is no initializer was given for form's sake: there is none.
+
     Raises:
-        ValueError: One is not an initializer, or the model reads the new one.
+        ValueError: One is stored, but not as an initializer; or the model reads the new one.
     """
     names = _trained_names(node, trained)
     statistics = []
     for index, value in zip((3, 4), batch, strict=True):
         running = node.inputs[index]
         if running is None or not running.is_initializer():
+            if node.attributes.get_int("training_mode", 0):
+                continue
             raise ValueError(
                 f"{describe(node)}: a running statistic of it is not an initializer; "
                 "export the model so that it is"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch.nn import functional
 
-from tests.helpers.gradient_oracle import Case, cases, check, normal
+from tests.helpers.gradient_oracle import Case, cases, check, normal, onnx_gradients
 
 SHAPES = ((4, 3), (4, 3, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3), (6, 1, 2), (1, 3, 4))
 
@@ -54,6 +54,98 @@ FROZEN = {
     )
     for shape in SHAPES
 }  # fmt: skip
+
+
+def standardized(w):
+    """The rows of a weight by their own mean and variance."""
+    return functional.batch_norm(w[None], None, None, training=True, eps=1e-3)[0]
+
+
+def with_moved(x, s, b, m, v):
+    axes = [0, *range(2, x.ndim)]
+    variance = x.var(axes, correction=0)
+    return by_batch(x, s, b, m, v), 0.75 * m + 0.25 * x.mean(axes), 0.75 * v + 0.25 * variance
+
+
+W = normal(4, 6)
+ONES = {"one": np.ones(4, np.float32), "nil": np.zeros(4, np.float32)}
+IN_ROWS = "a = Constant<value_ints=[0]>() c = Unsqueeze(w, a)"
+COMPUTED = (
+    "d = Constant<value_ints=[0, 2]>() m = ReduceMean<axes=[0, 2], keepdims=0>(c) "
+    "k = ReduceMean<axes=[0, 2]>(c) e = Sub(c, k) q = Mul(e, e) "
+    "v = ReduceMean<axes=[0, 2], keepdims=0>(q)"
+)
+WITHOUT_STATISTICS = {
+    "a weight, in training mode, by computed statistics": Case(
+        f"{IN_ROWS} {COMPUTED} "
+        "z, r1, r2 = BatchNormalization<epsilon=0.001, training_mode=1>(c, one, nil, m, v) "
+        "y = Squeeze(z, a)",
+        {"w": W, **ONES},
+        lambda w, *_: standardized(w),
+        constants=("one", "nil"),
+        tolerance=2e-5,
+    ),
+    "a weight, outside training mode, by computed statistics": Case(
+        f"{IN_ROWS} {COMPUTED} z = BatchNormalization<epsilon=0.001>(c, one, nil, m, v) "
+        "y = Squeeze(z, a)",
+        {"w": W, **ONES},
+        lambda w, *_: standardized(w),
+        constants=("one", "nil"),
+        tolerance=2e-5,
+    ),
+    "a weight, in training mode, by constants": Case(
+        f"{IN_ROWS} m = Constant<value_floats=[0.0, 0.0, 0.0, 0.0]>() "
+        "v = Constant<value_floats=[1.0, 1.0, 1.0, 1.0]>() "
+        "z = BatchNormalization<epsilon=0.001, training_mode=1>(c, one, nil, m, v) "
+        "y = Squeeze(z, a)",
+        {"w": W, **ONES},
+        lambda w, *_: standardized(w),
+        constants=("one", "nil"),
+        tolerance=2e-5,
+    ),
+    "a trained scale, by computed statistics": Case(
+        "m = ReduceMean<axes=[0, 2], keepdims=0>(x) k = ReduceMean<axes=[0, 2]>(x) e = Sub(x, k) "
+        "q = Mul(e, e) v = ReduceMean<axes=[0, 2], keepdims=0>(q) "
+        "y = BatchNormalization<epsilon=0.001>(x, s, b, m, v)",
+        {"x": normal(2, 4, 3), "s": normal(4, seed=1), "b": normal(4, seed=2)},
+        lambda x, s, b: by_batch(x, s, b, None, None),
+        tolerance=2e-5,
+    ),
+    "a trained scale, by statistics of something else": Case(
+        "m = ReduceMean<axes=[0], keepdims=0>(o) q = Mul(o, o) "
+        "v = ReduceMean<axes=[0], keepdims=0>(q) "
+        "y = BatchNormalization<epsilon=0.001>(x, s, b, m, v)",
+        {"x": normal(2, 4, 3), "s": normal(4, seed=1), "b": normal(4, seed=2), "o": normal(3, 4)},
+        lambda x, s, b, o: by_given(x, s, b, o.mean(0), (o * o).mean(0)),
+        tolerance=2e-5,
+    ),
+    "the moved statistics are read": Case(
+        "y, m2, v2 = BatchNormalization<epsilon=0.001, training_mode=1, momentum=0.75>"
+        "(x, s, b, m, v)",
+        {"x": normal(3, 4, 2), **parameters(4)},
+        with_moved,
+        outputs=("y", "m2", "v2"),
+        constants=("m", "v"),
+        tolerance=2e-5,
+    ),
+}
+
+
+@cases(WITHOUT_STATISTICS)
+def test_without_statistics_to_carry(case, dynamic):
+    check(case, dynamic)
+
+
+def test_a_stored_statistic_must_be_an_initializer():
+    """Outside training mode it would be lost what it moves to."""
+    case = Case(
+        "m = Constant<value_floats=[0.0, 0.0]>() i = Identity(m) "
+        "v = Constant<value_floats=[1.0, 1.0]>() y = BatchNormalization(x, s, b, i, v)",
+        {"x": normal(3, 2), "s": normal(2), "b": normal(2)},
+        lambda x, *_: x,
+    )
+    with pytest.raises(ValueError, match="'y': a running statistic of it is not an initializer"):
+        onnx_gradients(case, ["x", "s", "b"], dynamic=False)
 
 
 @pytest.mark.quick
