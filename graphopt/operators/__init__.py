@@ -10,9 +10,10 @@
 | `cumulative` | CumSum, CumProd |
 | `deformable` | DeformConv |
 | `dropout` | Dropout |
+| `fourier` | DFT, STFT |
 | `indexing` | Gather, Slice, Pad, ... |
 | `mathematical` | Exp, Log, Sin, Erf, ... |
-| `matrix` | MatMul, Gemm, Einsum |
+| `matrix` | MatMul, Gemm, Einsum, Det |
 | `normalization` | LayerNormalization, InstanceNormalization, LRN, ... |
 | `pooling` | MaxPool, AveragePool, GlobalAveragePool, ... |
 | `recurrent` | LSTM, GRU, RNN |
@@ -35,6 +36,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     cumulative,
     deformable,
     dropout,
+    fourier,
     indexing,
     mathematical,
     matrix,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -25,9 +26,11 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
         if constant.numpy().item():
             add_outputs(op, node, 2)  # the gradient reads the mask
             return
+    values = [op.Identity(node.inputs[0])]
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
-        raise ValueError(f"{describe(node)}: the mask of a Dropout that drops nothing is read")
-    replace(op, node, op.Identity(node.inputs[0]))
+        kept = ir.tensor(np.ones(1, np.bool_))
+        values.append(op.ConstantOfShape(op.Shape(node.inputs[0]), value=kept))
+    replace(op, node, *values)
 
 
 def drop_nothing(node: ir.Node) -> None:

@@ -10,7 +10,7 @@ from graphopt.operators import flops
 from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.flops import Outputs
 from graphopt.operators.record import operator
-from graphopt.shapes import products
+from graphopt.shapes import products, transforms
 from graphopt.shapes.values import Node
 
 
@@ -85,6 +85,31 @@ def gemm(b: Backward) -> Sequence[ir.Value | None]:
     if bias is not None and b.needs(2):
         d_bias = dy if beta == 1 else op.Mul(b.summed(dy, 2), beta)
     return [d_left, d_right, d_bias]
+
+
+def _determinant_flops(node: Node, outputs: Outputs) -> int | None:
+    """By elimination, two thirds of the cube for each matrix."""
+    size = node.shape()[-1]
+    cube = 2 * size**3 // 3 if isinstance(size, int) else None
+    return flops.times(outputs[0].elements, cube)
+
+
+@operator("Det", flops=_determinant_flops, shape=transforms.determinant)
+def det(b: Backward) -> ir.Value:
+    """By cofactors: dx[i, j] is dy times the determinant with the unit vector j as row i.
+
+    That is right for singular matrices too, where det(x) times the inverse is not defined. It
+    computes n² determinants of an n x n matrix, which is meant for small ones.
+    """
+    op, rank = b.op, b.rank(b.x)
+    size = b.size(b.x, rank - 1)
+    count = size.reshape(()) if isinstance(size, np.ndarray) else op.Squeeze(size, [0])
+    places = op.Range(np.array(0), count, np.array(1))
+    # The axes are: replaced row i, unit vector j, row, column.
+    is_unit = op.CastLike(op.Equal(op.Unsqueeze(places, [1, 2]), places), b.x)
+    is_replaced = op.Equal(op.Unsqueeze(places, [1, 2, 3]), op.Unsqueeze(places, [1]))
+    replaced = op.Where(is_replaced, is_unit, op.Unsqueeze(b.x, [rank - 2, rank - 1]))
+    return op.Mul(op.Unsqueeze(b.dy, [rank - 2, rank - 1]), op.Det(replaced))
 
 
 def _einsum_flops(node: Node, outputs: Outputs) -> int | None:

@@ -22,17 +22,25 @@ from graphopt.shapes.values import Node
     shape=networks.layer_normalization,
 )
 def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
-    """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std."""
+    """With n = (x - mean) / std and g = dy scale: dx = (g - mean(g) - n mean(g n)) / std.
+
+    Of the mean, each of M elements has 1 / M; of 1 / std, it has -n / (M std²).
+    """
     op, dy, x, scale = b.op, b.dy, b.x, b.input(1)
-    if b.has_gradient(1) or b.has_gradient(2):
-        raise b.error("its second or third output is read, which would have no gradient")
     if b.node.attributes.get_int("stash_type", 1) != 1 and x.dtype != ir.DataType.FLOAT:
         raise b.error("expected stash_type=1")
     add_outputs(op, b.node, 3)
     mean, inverse = (op.CastLike(value, x) for value in b.node.outputs[1:3])
     normalized = op.Mul(op.Sub(x, mean), inverse)
     axes = list(range(b.axis(x, -1), b.rank(x)))
-    yield _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
+    d_x = _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
+    count = b.count(x, axes)
+    if b.has_gradient(1):
+        d_x = op.Add(d_x, op.Div(op.CastLike(b.gradient(1), x), count))
+    if b.has_gradient(2):
+        slope = op.Mul(op.CastLike(b.gradient(2), x), op.Mul(inverse, inverse))
+        d_x = op.Sub(d_x, op.Div(op.Mul(normalized, slope), count))
+    yield d_x
     yield op.Mul(dy, normalized) if b.needs(1) else None
     yield dy if b.needs(2) else None
 

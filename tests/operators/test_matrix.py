@@ -1,6 +1,10 @@
 """Gradients of matrix products."""
 
+from itertools import combinations, permutations
+
+import numpy as np
 import pytest
+import torch
 
 from tests.helpers.gradient_oracle import Case, cases, check, normal
 
@@ -63,7 +67,36 @@ GEMM = {
 }
 
 
+def determinant(x, *_):
+    """The sum over permutations: a polynomial, of singular matrices as of others."""
+    size = x.shape[-1]
+    terms = []
+    for permutation in permutations(range(size)):
+        swaps = sum(a > b for a, b in combinations(permutation, 2))
+        factors = [x[..., row, column] for row, column in enumerate(permutation)]
+        terms.append((-1) ** swaps * torch.stack(factors).prod(0))
+    return sum(terms)
+
+
+def singular(*shape, rank):
+    return (normal(*shape[:-1], rank, seed=1) @ normal(*shape[:-2], rank, shape[-1])).astype("f")
+
+
+DET = {
+    f"Det of {name} {x.shape}": Case("y = Det(x)", {"x": x}, determinant, tolerance=2e-5)
+    for name, x in (
+        ("one matrix", normal(3, 3)),
+        ("a batch", normal(2, 3, 4, 4)),
+        ("one element", normal(2, 1, 1)),
+        ("singular", singular(3, 3, rank=2)),
+        ("singular", singular(2, 4, 4, rank=3)),
+        ("of zeros", np.zeros((2, 2), np.float32)),
+        ("of zeros", np.zeros((3, 3), np.float32)),
+    )
+}
+
+
 @pytest.mark.quick
-@cases(MATMUL | GEMM)
+@cases(MATMUL | GEMM | DET)
 def test_gradients(case, dynamic):
     check(case, dynamic)

@@ -172,12 +172,30 @@ def test_lp_normalization_of_zeros(p):
     check(Case(f"y = LpNormalization<p={p}>(x)", {"x": x}, compute), dynamic=False)
 
 
-def test_mean_of_layer_normalization_is_refused():
-    case = Case(
-        "y, mean = LayerNormalization(x, s)",
-        {"x": normal(2, 3), "s": normal(3, seed=1)},
-        lambda x, s: (functional.layer_norm(x, (3,)) * s, x.mean(-1, keepdim=True)),
-        outputs=("y", "mean"),
+STATISTICS = {
+    f"{output} of LayerNormalization axis={axis}": Case(
+        f"y, mean, inverse = LayerNormalization<axis={axis}>(x, s)",
+        {"x": normal(2, 3, 4), "s": normal(*(2, 3, 4)[axis:], seed=1)},
+        lambda x, s, axis=axis, output=output: _statistics(x, s, axis, output),
+        outputs=("y", "mean", "inverse") if output == "all" else (output,),
+        tolerance=2e-5,
+        known=["s"],
+        constants=() if output == "all" else ("s",),
     )
-    with pytest.raises(ValueError, match="LayerNormalization 'y': its second or third output is"):
-        check(case, dynamic=False)
+    for axis in (-1, 1)
+    for output in ("all", "mean", "inverse")
+    if axis == -1 or output == "all"
+}
+
+
+def _statistics(x, s, axis, output):
+    axes = tuple(range(axis % 3, 3))
+    mean = x.mean(axes, keepdim=True)
+    inverse = (x.var(axes, keepdim=True, correction=0) + 1e-5).rsqrt()
+    found = {"y": (x - mean) * inverse * s, "mean": mean, "inverse": inverse}
+    return tuple(found.values()) if output == "all" else found[output]
+
+
+@cases(STATISTICS)
+def test_statistics_of_layer_normalization(case, dynamic):
+    check(case, dynamic)
