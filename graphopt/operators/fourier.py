@@ -41,12 +41,7 @@ def dft(b: Backward) -> ir.Value:
     inverse = b.node.attributes.get_int("inverse", 0)
     onesided = b.node.attributes.get_int("onesided", 0)
     op, axis, given = b.op, _axis(b), b.optional(1)
-    if given is not None:
-        known = b.constant(given)
-        length: Operand = np.reshape(known, 1).astype(np.int64) if known is not None else None
-        length = op.Reshape(given, [1]) if length is None else length
-    else:
-        length = b.size(b.y if inverse else b.x, axis)
+    length = b.size(b.y if inverse else b.x, axis) if given is None else _given(b, given)
     if not inverse:
         d_x = _times(b, _transform(b, b.dy, length, axis, inverse=1), length)
     else:
@@ -60,6 +55,11 @@ def dft(b: Backward) -> ir.Value:
     if given is None:
         return d_x
     return _fitted(b, d_x, _bins(b, length) if inverse and onesided else length, axis)
+
+
+def _given(b: Backward, length: ir.Value) -> Operand:
+    known = b.constant(length)
+    return b.op.Reshape(length, [1]) if known is None else known.reshape(1).astype(np.int64)
 
 
 def _axis(b: Backward) -> int:
@@ -121,10 +121,10 @@ def _sides(b: Backward, length: Operand, axis: int) -> Operand:
         is_single = (bins == 0) | (2 * bins == length.item())
         dtype = (b.x.dtype or ir.DataType.FLOAT).numpy()
         return np.where(is_single, 1, 2).astype(dtype).reshape(shape)
-    bins = op.Range(np.array(0), _scalar(op, _bins(b, length)), np.array(1))
-    is_single = op.Or(op.Equal(bins, 0), op.Equal(op.Mul(bins, 2), length))
+    places = op.Range(np.array(0), _scalar(op, _bins(b, length)), np.array(1))
+    single = op.Or(op.Equal(places, 0), op.Equal(op.Mul(places, 2), length))
     two, one = (op.CastLike(np.array(float(n), np.float32), b.x) for n in (2, 1))
-    return op.Reshape(op.Where(is_single, one, two), shape)
+    return op.Reshape(op.Where(single, one, two), shape)
 
 
 def _fitted(b: Backward, x: ir.Value, length: Operand, axis: int) -> ir.Value:
@@ -135,10 +135,10 @@ def _fitted(b: Backward, x: ir.Value, length: Operand, axis: int) -> ir.Value:
     x = op.Slice(x, [0], size, [axis])
     zero = np.zeros(1, np.int64)
     pads: list[Operand] = [zero] * (2 * b.rank(b.x))
-    is_known = isinstance(size, np.ndarray) and isinstance(length, np.ndarray)
-    pads[axis + b.rank(b.x)] = (
-        np.maximum(np.subtract(size, length), 0) if is_known else op.Max(op.Sub(size, length), zero)
-    )
+    if isinstance(size, np.ndarray) and isinstance(length, np.ndarray):
+        pads[axis + b.rank(b.x)] = np.maximum(size - length, 0)
+    else:
+        pads[axis + b.rank(b.x)] = op.Max(op.Sub(size, length), zero)
     return op.Pad(x, b.concat(pads))
 
 
