@@ -2,7 +2,8 @@
 
 PyTorch's exporter writes all as in evaluation. In training mode it becomes a node in training mode,
 whose running statistics a training graph carries. In evaluation mode with a trained weight or bias
-it is written out, because graphopt trains a node BatchNormalization by the statistics of the batch.
+it is written out, because graphopt trains a node BatchNormalization by the statistics of the batch;
+so is one that has no running statistics.
 """
 
 from typing import Any, cast
@@ -11,6 +12,8 @@ import torch
 from onnxscript import opset18
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
+
+from graphopt.torch._nodes import call, replace
 
 aten = torch.ops.aten
 
@@ -56,12 +59,11 @@ def settle(program: ExportedProgram) -> None:
         if node.target is not aten.batch_norm.default:
             continue
         affine = [operand for operand in node.args[1:3] if isinstance(operand, Node)]
-        if node.args[5] and node.args[3] is not None:
-            _replace(graph, node, _by_batch(graph, node))
-        elif not node.args[5] and any(
-            operand.op != "placeholder" or operand.name in trained for operand in affine
-        ):
-            _replace(graph, node, _by_running_statistics(graph, node))
+        moves = any(o.op != "placeholder" or o.name in trained for o in affine)
+        if node.args[3] is None or (moves and not node.args[5]):
+            replace(graph, node, _written_out(graph, node))
+        elif node.args[5]:
+            replace(graph, node, _by_batch(graph, node))
     program.graph_module.recompile()
 
 
@@ -70,42 +72,34 @@ def _by_batch(graph: Graph, node: Node) -> Node:
     value = x.meta["val"]
     with graph.inserting_before(node):
         weight, bias = (
-            _call(graph, node, aten.full.default, [value.shape[1]], fill, dtype=value.dtype)
+            call(graph, node, aten.full.default, [value.shape[1]], fill, dtype=value.dtype)
             if given is None
             else given
             for given, fill in ((weight, 1.0), (bias, 0.0))
         )
-        return _call(graph, node, TRAINED, x, weight, bias, mean, variance, momentum, epsilon)
+        return call(graph, node, TRAINED, x, weight, bias, mean, variance, momentum, epsilon)
 
 
-def _by_running_statistics(graph: Graph, node: Node) -> Node:
+def _written_out(graph: Graph, node: Node) -> Node:
     x, weight, bias, mean, variance, _, _, epsilon, *_ = cast(tuple[Any, ...], node.args)
     per_channel = [-1, *[1] * (x.meta["val"].dim() - 2)]
 
-    def call(target: Any, *args: Any) -> Node:
-        return _call(graph, node, target, *args)
+    def op(target: Any, *args: Any, **kwargs: Any) -> Node:
+        return call(graph, node, target, *args, **kwargs)
 
     def channels(operand: Any) -> Node:
-        return call(aten.view.default, operand, per_channel)
+        return op(aten.reshape.default, operand, per_channel)
 
     with graph.inserting_before(node):
-        scale = call(aten.rsqrt.default, call(aten.add.Tensor, variance, epsilon))
+        if mean is None:
+            axes = [0, *range(2, x.meta["val"].dim())]
+            centered = op(aten.sub.Tensor, x, op(aten.mean.dim, x, axes, True))
+            square = op(aten.mul.Tensor, centered, centered)
+            variance = op(aten.mean.dim, square, axes)
+        else:
+            centered = op(aten.sub.Tensor, x, channels(mean))
+        scale = op(aten.rsqrt.default, op(aten.add.Tensor, variance, epsilon))
         if weight is not None:
-            scale = call(aten.mul.Tensor, scale, weight)
-        y = call(aten.mul.Tensor, call(aten.sub.Tensor, x, channels(mean)), channels(scale))
-        return y if bias is None else call(aten.add.Tensor, y, channels(bias))
-
-
-def _call(graph: Graph, node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
-    """A new node, which stands where another one does in the module."""
-    new = graph.call_function(target, args, kwargs)
-    new.meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
-    return new
-
-
-def _replace(graph: Graph, node: Node, by: Node) -> None:
-    """Let a node take the place and the name of another one, which outputs may be called by."""
-    name, value = node.name, node.meta["val"]
-    node.replace_all_uses_with(by)
-    graph.erase_node(node)
-    by.name, by.meta["val"] = name, value
+            scale = op(aten.mul.Tensor, scale, weight)
+        y = op(aten.mul.Tensor, centered, channels(scale))
+        return y if bias is None else op(aten.add.Tensor, y, channels(bias))

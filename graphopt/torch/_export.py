@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 
 from graphopt import _checks
-from graphopt.torch import _batch_norm, _no_gradient
+from graphopt.torch import _batch_norm, _no_gradient, _settle
 from graphopt.torch._capture import capture
 from graphopt.torch._changed import check_changed
 from graphopt.torch._names import put_names
@@ -34,6 +34,7 @@ def export(
     program = captured.program
     _no_gradient.mark(program)
     _batch_norm.settle(program)
+    _settle.settle(program)
     model, changed = translate(program)
     put_names(model, module, input_names, output_names, captured.batch)
     tidy(model)

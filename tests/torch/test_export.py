@@ -83,6 +83,17 @@ class LayerScale(nn.Module):
         return y + self.position(torch.arange(x.shape[3]))
 
 
+class Standardized(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 4, 2)
+        self.gain = nn.Parameter(torch.rand(4) + 0.5)
+
+    def forward(self, x):
+        rows = self.weight.reshape(1, 4, -1)
+        rows = functional.batch_norm(rows, None, None, self.gain, training=True, momentum=0.0)
+        return functional.conv2d(x, rows.reshape_as(self.weight), self.bias)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind, **options):
         super().__init__()
@@ -183,6 +194,11 @@ CASES = {
     "weight_norm": Case(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), floats(4)),
     "LSTM": Case(lambda: Recurrent(nn.LSTM, bidirectional=True), floats(3, 4)),
     "GRU": Case(lambda: Recurrent(nn.GRU, num_layers=2), floats(3, 4)),
+    "padding": Case(
+        lambda: nn.Sequential(nn.Embedding(4, 4, padding_idx=1), nn.Linear(4, 2)),
+        lambda batch: (torch.randint(0, 4, (batch, 3)),),
+    ),
+    "standardized weights": Case(Standardized, IMAGE),
     "embedding": Case(
         lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 2)),
         lambda batch: (torch.randint(0, 7, (batch, 3)),),
@@ -211,8 +227,6 @@ CASES = {
         lambda batch: (torch.randn(batch, 4), torch.randint(0, batch, (batch,))),
     ),
     "one example": Case(lambda: nn.Linear(4, 3), floats(4), batches=(1, 4, 1, 2, 3)),
-}
-MARKED = {
     "frozen": Case(Frozen, floats(4)),
     "detach": Case(after(lambda _, y: y * torch.sigmoid(y).detach()), floats(4)),
     "detached output of a loss": Case(after(actor_critic, second=nn.Linear(6, 3)), floats(4)),
