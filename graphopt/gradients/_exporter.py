@@ -1,13 +1,14 @@
 """Traces that an exporter leaves of what it did to a model that was to be trained."""
 
 import re
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Set as AbstractSet
 
 import onnx
 
 from graphopt.gradients._detached import lost_detach
 from graphopt.gradients._stops import FX_NODE
 
+FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
 _RULE = "pkg.onnxscript.rewriter.rule_name"
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
 _REMEDY = (
@@ -20,7 +21,7 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
 
     Raises:
         ValueError: Batch normalization was folded into a layer that is trained, parameters have
-            been removed, or a tensor is no longer detached.
+            been removed or made constants, or a tensor is no longer detached.
     """
     for node in proto.graph.node:
         rules = [entry.value for entry in node.metadata_props if entry.key == _RULE]
@@ -32,6 +33,7 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
             )
     signature = _signature(proto)
     _check_removed(proto, signature)
+    _check_folded(proto, signature, trained)
     reader = lost_detach(proto, trained, _given(proto, signature))
     if reader:
         raise ValueError(
@@ -53,6 +55,30 @@ def _given(proto: onnx.ModelProto, signature: str) -> dict[str, str]:
     return targets | dict(zip(inputs, (value.name for value in proto.graph.input), strict=False))
 
 
+def _check_folded(proto: onnx.ModelProto, signature: str, trained: AbstractSet[str]) -> None:
+    """PyTorch's exporter notes at a constant the values of which it was computed."""
+    parameters = set(re.findall(r": PARAMETER target='([^']+)'", signature))
+    fixed = {tensor.name for tensor in proto.graph.initializer} - trained
+    constants: dict[str, str] = {}
+    for value in (*proto.graph.value_info, *proto.graph.initializer):
+        for entry in value.metadata_props:
+            for name in re.findall(r"'([^']+)'", entry.value) if entry.key == FOLDED_FROM else ():
+                if name in parameters - fixed:
+                    constants.setdefault(name, value.name)
+    if constants:
+        listed = (f"'{name}' ('{constant}')" for name, constant in constants.items())
+        raise ValueError(
+            f"the exporter has computed constants from the parameters {_some(listed)}, which would "
+            f"not be trained as in PyTorch; {_REMEDY}. To leave them as they are, remove "
+            f"'{FOLDED_FROM}' from the metadata of the constants"
+        )
+
+
+def _some(listed: Iterable[str]) -> str:
+    first, rest = (listed := list(listed))[:5], len(listed) - 5
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _check_removed(proto: onnx.ModelProto, signature: str) -> None:
     """PyTorch's exporter notes all parameters, and which of them each node has read."""
     parameters = dict(re.findall(r"(\w+): PARAMETER target='([^']+)'", signature))
@@ -70,10 +96,9 @@ def _check_removed(proto: onnx.ModelProto, signature: str) -> None:
         if target not in initializers and placeholder in read
     ]
     if removed:
-        listed = ", ".join(f"'{name}'" for name in removed[:5])
-        more = f" and {len(removed) - 5} more" if len(removed) > 5 else ""
+        listed = _some(f"'{name}'" for name in removed)
         raise ValueError(
-            f"the exporter has removed the parameters {listed}{more}: it merges parameters that "
+            f"the exporter has removed the parameters {listed}: it merges parameters that "
             "are equal, leaves out biases of zeros, and computes constants from weights, which "
             f"would not be trained as in PyTorch; {_REMEDY}"
         )

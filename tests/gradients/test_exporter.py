@@ -1,8 +1,10 @@
 """What PyTorch's exporter does to a model, and what is said about it."""
 
+import re
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -171,3 +173,60 @@ def test_weights_that_have_become_constants_are_refused():
 def test_recurrent_layers_train_as_in_pytorch():
     torch.manual_seed(2)
     train_alike(Recurrent(), (4, 3, 4), (3, 2))
+
+
+class Folded(nn.Module):
+    """Parameters that are read only through what can be computed beforehand."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gamma = nn.Conv2d(3, 4, 1), nn.Parameter(torch.ones(4))
+        self.position = nn.Embedding(9, 5)
+        self.dense = nn.utils.parametrizations.weight_norm(nn.Linear(5, 5))
+        self.register_buffer("offset", torch.tensor([0.5, 0.25, 0, 0, 1]))
+
+    def forward(self, x):
+        y = self.conv(x) * self.gamma.view(1, -1, 1, 1) + self.offset.reshape(1, 5)
+        return self.dense(y) + self.position(torch.arange(5))
+
+
+@pytest.fixture(scope="module")
+def folded():
+    return export(Folded(), shape=(3, 5, 5))
+
+
+def test_parameters_of_which_constants_were_computed_are_refused(folded):
+    with pytest.raises(ValueError, match="constants from the parameters") as caught:
+        build(folded, {"conv.weight"})
+    named = set(re.findall(r"'([^']+)' \('", str(caught.value)))
+    weights = {f"dense.parametrizations.weight.original{i}" for i in (0, 1)}
+    assert named == {"gamma", "position.weight", *weights}
+    assert "graphopt.torch.export" in str(caught.value)
+
+
+def test_constants_may_be_left_as_they_are(folded):
+    model = onnx.ModelProto()
+    model.CopyFrom(folded)
+    for value in model.graph.value_info:
+        kept = [entry for entry in value.metadata_props if "folded_from" not in entry.key]
+        del value.metadata_props[:]
+        value.metadata_props.extend(kept)
+    assert build(model, {"conv.weight"})
+
+
+def test_a_network_in_which_only_buffers_became_constants_trains():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = nn.Linear(3, 2)
+            self.register_buffer("offset", torch.tensor([0.5, 0.25]))
+
+        def forward(self, x):
+            return self.dense(x) + self.offset.exp()
+
+    assert build(export(Shifted(), shape=(3,)))
+
+
+def test_layers_on_three_axes_are_refused():
+    with pytest.raises(ValueError, match=r"'weight'.*graphopt\.torch\.export"):
+        build(export(nn.Linear(3, 4), shape=(5, 3)))
