@@ -18,6 +18,7 @@
 | `pooling` | MaxPool, AveragePool, GlobalAveragePool, ... |
 | `recurrent` | LSTM, GRU, RNN |
 | `reduction` | ReduceSum, ReduceMax, ... |
+| `regions` | RoiAlign, MaxRoiPool |
 | `resize` | Resize |
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
 | `sampling` | GridSample, AffineGrid |
@@ -44,6 +45,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     pooling,
     recurrent,
     reduction,
+    regions,
     resize,
     runtime,
     sampling,

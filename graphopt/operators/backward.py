@@ -194,6 +194,15 @@ class Backward:
             return self.op.Where(condition, gradient, 0.0)
         return self.op.Mul(gradient, self.op.CastLike(condition, gradient))
 
+    def weighted(self, gradient: ir.Value, weights: ir.Value) -> ir.Value:
+        """A gradient times weights, which is 0 where the weight is."""
+        if weights.dtype != gradient.dtype:
+            weights = self.op.CastLike(weights, gradient)
+        product = self.op.Mul(gradient, weights)
+        return (
+            self.op.Where(self.op.Equal(weights, 0.0), 0.0, product) if self.is_steep else product
+        )
+
     def zeros(self, shape: Operand, dtype: ir.DataType | None) -> ir.Value:
         """Zeros of a shape and a dtype."""
         array = np.zeros(1, (dtype or ir.DataType.FLOAT).numpy())

@@ -33,6 +33,7 @@ class NoGradient(Enum):
 
     ZERO = "the result does not change with a small change of it"
     ELSEWHERE = "the gradient of another input contains it"
+    BY_CONVENTION = "frameworks take it for a constant"
 
 
 class Moves(IntEnum):

@@ -60,7 +60,7 @@ def grid_sample(b: Backward) -> Sequence[ir.Value | NoGradient]:
     x = op.Reshape(x, b.concat([np.array([-1, read.count]), channels]))
     d_weights = op.Squeeze(op.MatMul(x, op.Unsqueeze(dy, [2])), [2])
     d_places = [
-        op.Mul(b.sum(_times(b, d_weights, read.slopes(axis)), [1], keepdims=True), slope)
+        op.Mul(b.sum(b.weighted(d_weights, read.slopes(axis)), [1], keepdims=True), slope)
         for axis, (_, slope) in enumerate(found)
     ]
     return [d_x, b.reshape_like(op.Concat(*reversed(d_places), axis=1), b.input(1))]
@@ -73,19 +73,10 @@ def _channels_last(b: Backward, value: ir.Value) -> ir.Value:
 def _scattered(b: Backward, read: Sampling, dy: ir.Value, table: Operand) -> ir.Value:
     """The gradient of the table."""
     op = b.op
-    updates = _times(b, op.Unsqueeze(dy, [1]), op.Unsqueeze(read.weights(), [2]))
+    updates = b.weighted(op.Unsqueeze(dy, [1]), op.Unsqueeze(read.weights(), [2]))
     updates = op.Reshape(updates, b.concat([np.array([-1]), b.size(b.x, 1)]))
     rows = op.Expand(op.Unsqueeze(read.rows, [1]), op.Shape(updates))
     return scatter_add(b, b.zeros(table, b.x.dtype), rows, updates, 0)
-
-
-def _times(b: Backward, gradient: ir.Value, weights: ir.Value) -> ir.Value:
-    """A product, in which an infinite gradient does not matter where the weight is 0."""
-    op = b.op
-    if weights.dtype != gradient.dtype:
-        weights = op.CastLike(weights, gradient)
-    result = op.Mul(gradient, weights)
-    return op.Where(op.Equal(weights, 0.0), 0.0, result) if b.is_steep else result
 
 
 def _taps(

@@ -1,6 +1,6 @@
 """Images read at places that another tensor says."""
 
-from graphopt.shapes.values import Node, TensorInfo, tensor
+from graphopt.shapes.values import Node, TensorInfo, needed, tensor
 
 
 def grid_sample(node: Node) -> list[TensorInfo]:
@@ -21,3 +21,15 @@ def deform_conv(node: Node) -> list[TensorInfo]:
     """A channel for each row of the weight, an element for each place that has offsets."""
     shape = [node.shape()[0], node.shape(1)[0], *node.shape(2)[2:]]
     return [tensor(node.input(0).dtype, shape)]
+
+
+def roi_align(node: Node) -> list[TensorInfo]:
+    """An image for each region, the first axis of the second input."""
+    sizes = [node.attributes.integer(name, 1) for name in ("output_height", "output_width")]
+    return [tensor(node.input(0).dtype, [node.shape(1)[0], node.shape()[1], *sizes])]
+
+
+def max_roi_pool(node: Node) -> list[TensorInfo]:
+    """An image for each region, the first axis of the second input."""
+    sizes = needed(node.attributes.integers("pooled_shape"))
+    return [tensor(node.input(0).dtype, [node.shape(1)[0], node.shape()[1], *sizes])]

@@ -146,4 +146,4 @@ def test_a_record_is_found_by_name_and_node():
 def test_fields_are_described():
     described = inspect.getdoc(Operator)
     assert all(f"{field.name}:" in described for field in dataclasses.fields(Operator))
-    assert {reason.name for reason in NoGradient} == {"ZERO", "ELSEWHERE"}
+    assert {reason.name for reason in NoGradient} == {"ZERO", "ELSEWHERE", "BY_CONVENTION"}

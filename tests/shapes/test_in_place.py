@@ -131,6 +131,8 @@ OPERATORS = {
     "{ e = Identity(d) t = Concat<axis=0>(s, s) }>(n, c, x) }",
     "MatMul": "(float[N,1,2,3] x, float[4,3,6] b) => (float y) { y = MatMul(x, b) }",
     "MaxPool": "(float[N,3,9,8] x) => (float y) { y = MaxPool<kernel_shape=[3,2]>(x) }",
+    "MaxRoiPool": "(float[N,3,9,8] x, float[M,5] r) => (float y) "
+    "{ y = MaxRoiPool<pooled_shape=[4,5]>(x, r) }",
     "NonZero": "(float[N,3] x) => (int64 y) { y = NonZero(x) }",
     "OneHot": "(int64[N,3] x, float[2] v) => (float y) <int64 d = {7}> { y = OneHot(x, d, v) }",
     "Pad": "(float[N,3] x) => (float y) <int64[4] p = {0,1,0,3}> { y = Pad(x, p) }",
@@ -143,6 +145,8 @@ OPERATORS = {
     "{ r = Reshape(x, s) y = Mul(r, r) }",
     "Reshape by an input": "(float[N,3] x, int64[2] s) => (float y) { y = Reshape(x, s) }",
     "Resize": "(float[N,2,5,4] x) => (float y) <float[4] s = {1,1,2.5,2}> { y = Resize(x, , s) }",
+    "RoiAlign": "(float[N,3,9,8] x, float[M,4] r, int64[M] i) => (float y) "
+    "{ y = RoiAlign<output_width=5>(x, r, i) }",
     "Scan": "(float[N] s, float[T,N] x) => (float y, float z) { y, z = Scan<num_scan_inputs=1, "
     "body: graph = g (float[] a, float[] b) => (float[] c, float[] d) "
     "{ c = Add(a, b) d = Neg(c) }>(s, x) }",
