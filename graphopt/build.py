@@ -23,7 +23,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
-from graphopt.losses import LABELS, LossFunction, append_loss, report_loss
+from graphopt.losses import LABELS, LossFunction, append_loss, read_by, report_loss
 from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
@@ -176,10 +176,9 @@ def differentiated(
     forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer.params)
-    if portable:
-        prepared, statistics = prepare(forward, names)
-    else:
-        prepared, statistics = prepare_for_builder(forward, names)
+    prepare_forward = prepare if portable else prepare_for_builder
+    read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
+    prepared, statistics = prepare_forward(forward, names, read)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {*_NAMES, labels}, names)
     value = append_loss(op, loss, loss_output, labels)
@@ -386,8 +385,9 @@ def _free_names(
                     f"the model has '{taken}', which is what the training graph calls a value of "
                     f"parameter '{name}'; rename one of them in the model"
                 )
-    for node in op.graph:
-        for value in node.outputs:
+    inner = (graph.inputs for graph in op.graph.subgraphs() if graph is not op.graph)
+    for values in (*(node.outputs for node in op.graph.all_nodes()), *inner):
+        for value in values:
             name = str(value.name)
             needed = name in wanted or name.endswith(("_grad", NEXT)) or states.split(name)[0]
             if needed and name not in interface:

@@ -44,6 +44,7 @@ class GraphBuilder:
     def __init__(self, graph: ir.Graph) -> None:
         """A builder that appends to ``graph``."""
         self.graph = graph
+        self._outermost = graph
         self._names = {value.name for value in graph.inputs} | set(graph.initializers)
         self._names.update(value.name for node in graph.all_nodes() for value in node.outputs)
         for subgraph in graph.subgraphs():
@@ -59,7 +60,7 @@ class GraphBuilder:
     @property
     def opset(self) -> int:
         """The version of ONNX's operators that the graph uses."""
-        return self.graph.opset_imports[""]
+        return self._outermost.opset_imports[""]
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
         """A function that appends a node of this operator and returns its first output."""
@@ -126,6 +127,33 @@ class GraphBuilder:
         finally:
             self._before = None
 
+    @contextmanager
+    def inside(self, graph: ir.Graph) -> Iterator[None]:
+        """Append to a graph in a node meanwhile; constants stay with the outermost graph."""
+        around, self.graph = self.graph, graph
+        try:
+            yield
+        finally:
+            self.graph = around
+
+    def copy(self, graph: ir.Graph, hint: str) -> ir.Graph:
+        """A copy of a graph in a node, all of whose names are new.
+
+        Args:
+            graph: A graph without initializers; what it reads of those around it stays the same.
+            hint: What the names of the copied nodes begin with.
+        """
+        copied = graph.clone(allow_outer_scope_values=True)
+        for inner in (copied, *copied.subgraphs()):
+            for value in inner.inputs:
+                value.name = self.fresh_name(str(value.name))
+        for node in copied.all_nodes():
+            name = f"{hint}/{node.name or node.op_type}"
+            node.name = _unused(name, self._node_names, self._last_node_number)
+            for value in node.outputs:
+                value.name = self.fresh_name(value.name) if value.name else value.name
+        return copied
+
     def input(
         self,
         name: str,
@@ -140,7 +168,7 @@ class GraphBuilder:
         self._reserve(name)
         kind = dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(np.dtype(dtype))
         value = ir.val(name, dtype=kind, shape=ir.Shape(shape))
-        self.graph.inputs.append(value)
+        self._outermost.inputs.append(value)
         return value
 
     def output(self, value: ir.Value, name: str) -> ir.Value:
@@ -168,7 +196,7 @@ class GraphBuilder:
                 return initializer
         tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
         equal[name] = ir.val(tensor.name, tensor.dtype, array.shape, const_value=tensor)
-        self.graph.register_initializer(equal[name])
+        self._outermost.register_initializer(equal[name])
         return equal[name]
 
     def fresh_name(self, hint: str) -> str:

@@ -24,12 +24,12 @@ def operands(node: ir.Node) -> Iterator[ir.Value]:
             yield from operands(inner)
 
 
-def captured(node: ir.Node) -> set[ir.Value]:
-    """What the subgraphs of a node read of the graphs around them."""
+def captured(node: ir.Node) -> dict[ir.Value, None]:
+    """What the subgraphs of a node read of the graphs around them, in the order of reading."""
     graphs = list(subgraphs(node))
     inside = {inner for graph in graphs for inner in (graph, *graph.subgraphs())}
-    read = {value for graph in graphs for inner in graph for value in operands(inner)}
-    return {value for value in read if value.graph not in inside}
+    read = (value for graph in graphs for inner in graph for value in operands(inner))
+    return dict.fromkeys(value for value in read if value.graph not in inside)
 
 
 def needed_for(values: Iterable[ir.Value], graph: ir.Graph) -> set[ir.Value]:

@@ -1,6 +1,6 @@
 """Losses, appended to the forward graph as standard ONNX nodes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -142,6 +142,15 @@ def append_loss(
     else:
         raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
     return report_loss(op, value)
+
+
+def read_by(
+    loss: str | LossFunction, loss_output: str | None, outputs: Sequence[str]
+) -> Sequence[str]:
+    """The outputs of a model that a loss reads; all, where it is not clear."""
+    if isinstance(loss, str) and loss in outputs and loss not in BUILT_IN:
+        return [loss]
+    return [name for name in outputs if loss_output in (name, None)] or outputs
 
 
 def report_loss(op: GraphBuilder, value: ir.Value) -> ir.Value:

@@ -232,12 +232,6 @@ REFUSED = {
               "y = Dropout(h, r, on) }", w=(3, 3), r=np.float32(0.5).reshape(())),
         "training_mode is not a constant",
     ),
-    "parameter in a branch": (
-        model("m (float[N,3] x, bool c) => (float[N,3] y) { h = MatMul(x, w) "
-              "y = If (c) <then_branch = t () => (float[N,3] a) { a = Add(h, w2) }, "
-              "else_branch = e () => (float[N,3] a2) { a2 = Identity(h) }> }", w=(3, 3), w2=(3,)),
-        "'w2' is read inside a branch or loop",
-    ),
     "name of a gradient": (
         model("m (float[N,3] x, float[N,3] w_grad) => (float[N,3] y) { h = MatMul(x, w) "
               "y = Add(h, w_grad) }", w=(3, 3)),

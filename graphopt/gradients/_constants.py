@@ -4,7 +4,7 @@ Exporters write axes, shapes and repeats as nodes on constants; rules want to kn
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -15,21 +15,38 @@ from graphopt.operators import of
 _MAX_ELEMENTS = 4096  # shapes and axes, not weights
 
 
-def propagate_constants(graph: ir.Graph, trained: Collection[str]) -> None:
+def propagate_constants(nodes: Iterable[ir.Node], opset: int, trained: Collection[str]) -> bool:
     """Set ``const_value`` of small values that depend on constants and static shapes alone.
 
     Args:
-        graph: Its shapes are known as far as they can be.
+        nodes: In order; shapes are known as far as they can be.
+        opset: The version of their operators.
         trained: Initializers that are no constants.
+
+    Returns:
+        Whether there are any that were not known before.
     """
-    for node in graph:
+    found = False
+    for node in nodes:
         if node.domain or node.op_type == "Constant" or len(node.outputs) != 1:
+            continue
+        if node.outputs[0].const_value is not None:
             continue
         result = _static_shape(node)
         if result is None and _is_evaluated(node, trained):
-            result = _evaluate(node, graph.opset_imports[""])
+            result = _evaluate(node, opset)
         if result is not None and result.size <= _MAX_ELEMENTS:
             node.outputs[0].const_value = ir.tensor(result)
+            found = True
+    return found
+
+
+def constant_of(value: ir.Value | None, trained: Collection[str]) -> np.ndarray | None:
+    """The value of an operand, where it is known before the graph runs, and is not trained."""
+    if value is None or value.name in trained:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
 
 
 def _static_shape(node: ir.Node) -> np.ndarray | None:

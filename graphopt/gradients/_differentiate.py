@@ -5,7 +5,7 @@ gradients of its outputs into those of its inputs. Which operators have one, `op
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set as AbstractSet
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +15,10 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._steep import steep_values
-from graphopt.graphs import operands
-from graphopt.operators import NoGradient, carries_gradient, of
+from graphopt.graphs import captured
+from graphopt.operators import NoGradient, of
 from graphopt.operators.backward import Backward
+from graphopt.operators.path import Path
 from graphopt.operators.rewriting import RunningStatistic
 from graphopt.stage import BACKWARD_PREFIX
 
@@ -44,14 +45,15 @@ def differentiate(
     graph = model.graph
     op = GraphBuilder(graph)
     _name_parts(op)
-    avoid_fusions(op, model)
+    avoid_fusions(op, model, names)
     parameters = {name: graph.initializers[name] for name in names}
-    path = _Path(graph, parameters.values(), loss)
+    path = Path(graph, parameters.values(), [loss])
     if missing := [name for name, value in parameters.items() if value not in path.values]:
         raise ValueError(unreached(missing))
     path.check_rules()
     steep = steep_values(path.nodes, path.values, parameters.values())
-    gradients = _backward(op, path, steep, loss, provider)
+    one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
+    gradients = _backward(op, path, steep, {loss: one}, provider)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
         raise ValueError(unreached(missing))
     named = _name(op, {name: gradients[value] for name, value in parameters.items()})
@@ -74,61 +76,17 @@ def _name_parts(op: GraphBuilder) -> None:
                 value.name = value.name or op.fresh_name("Split")
 
 
-class _Path:
-    """The part of a graph that lies between the parameters and the loss.
-
-    Attributes:
-        nodes: Its nodes, in the order of the graph.
-        values: Its values: they depend on a parameter, and the loss depends on them.
-    """
-
-    def __init__(self, graph: ir.Graph, parameters: Iterable[ir.Value], loss: ir.Value) -> None:
-        depends = set(parameters)
-        for node in graph:
-            if carries_gradient(node) and not depends.isdisjoint(operands(node)):
-                depends.update(value for value in node.outputs if _is_differentiable(value))
-        self.values: set[ir.Value] = set()
-        self.nodes: list[ir.Node] = []
-        wanted = {loss} & depends
-        for node in reversed(graph):
-            if wanted.isdisjoint(node.outputs):
-                continue
-            self.nodes.append(node)
-            wanted.update(value for value in operands(node) if value in depends)
-        self.nodes.reverse()
-        self.values = wanted
-
-    def check_rules(self) -> None:
-        """Name all operators without a rule at once, and where they stand."""
-        without: defaultdict[str, list[str]] = defaultdict(list)
-        for node in self.nodes:
-            if not callable(of(node).gradient):
-                name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-                without[name].append(node.name or str(node.outputs[0].name))
-        if not without:
-            return
-        listed = "; ".join(
-            f"{op_type} ({', '.join(f'{name!r}' for name in names[:3])}"
-            + (f" and {len(names) - 3} more)" if len(names) > 3 else ")")
-            for op_type, names in sorted(without.items())
-        )
-        raise ValueError(
-            f"these operators have no gradient: {listed}. Write them with operators that have one, "
-            "or leave the parameters before them out of the optimizer"
-        )
-
-
-def _is_differentiable(value: ir.Value) -> bool:
-    return value.dtype is None or value.dtype.is_floating_point()
-
-
 def _backward(
-    op: GraphBuilder, path: _Path, steep: set[ir.Value], loss: ir.Value, provider: str
+    op: GraphBuilder,
+    path: Path,
+    steep: AbstractSet[ir.Value],
+    seeds: Mapping[ir.Value, ir.Value],
+    provider: str,
 ) -> dict[ir.Value, ir.Value]:
-    """The gradient of every value on the path into which one flows."""
+    """The gradient of every value on the path into which one flows, from those of some."""
     contributions: defaultdict[ir.Value, list[ir.Value]] = defaultdict(list)
-    one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
-    contributions[loss].append(one)
+    for value, seed in seeds.items():
+        contributions[value].append(seed)
     gradients: dict[ir.Value, ir.Value] = {}
 
     def gradient(value: ir.Value) -> ir.Value | None:
@@ -139,14 +97,24 @@ def _backward(
             gradients[value] = first
         return gradients.get(value)
 
+    def inner(
+        graph: ir.Graph, sources: Iterable[ir.Value], seeds: Mapping[ir.Value, ir.Value]
+    ) -> dict[ir.Value, ir.Value]:
+        # What lies further from the parameters than the graph is not known here.
+        inside = Path(graph, sources, seeds)
+        inside.check_rules()
+        return _backward(op, inside, inside.values, seeds, provider)
+
     for node in reversed(path.nodes):
-        with op.named(f"{BACKWARD_PREFIX}{node.name or node.outputs[0].name}"):
+        name = str(node.name or node.outputs[0].name).removeprefix(BACKWARD_PREFIX)
+        with op.named(f"{BACKWARD_PREFIX}{name}"):
             incoming = [gradient(value) for value in node.outputs]
             if not any(incoming):
                 continue
-            needed = [i for i, value in enumerate(node.inputs) if value in path.values]
+            read = (*node.inputs, *captured(node))
+            needed = [i for i, value in enumerate(read) if value in path.values]
             is_steep = not steep.isdisjoint(node.outputs)
-            backward = Backward(op, node, incoming, needed, provider, is_steep=is_steep)
+            backward = Backward(op, node, incoming, needed, provider, inner, is_steep=is_steep)
             outgoing = list(_gradients(backward))
         for index in needed:
             value, part = backward.input(index), outgoing[index] if index < len(outgoing) else None

@@ -10,7 +10,7 @@ alone or computes in advance the same nodes of a forward model. Tested with 1.19
 What is written instead is right wherever it runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -23,18 +23,19 @@ _TRANSPARENT = {"Identity", "Cast", "CastLike", "Mul", "Div", "Dropout", "Reshap
 _DEPTH = 8
 
 
-def avoid_fusions(op: GraphBuilder, model: ir.Model) -> None:
+def avoid_fusions(op: GraphBuilder, model: ir.Model, trained: Collection[str] = ()) -> None:
     """Rewrite the nodes of a graph that ONNX Runtime would compute wrongly.
 
     Args:
         op: Appends to the graph of the model.
         model: Changed in place; what it computes stays the same, and the shapes of its values are
             known as far as they can be.
+        trained: Initializers that are no constants.
     """
     infer_shapes(model)
     _drop_transposes(model.graph)
     changed = [
-        _REWRITES[node.op_type](op, node)
+        _REWRITES[node.op_type](op, node, trained)
         for node in list(model.graph.all_nodes())
         if node.op_type in _REWRITES and not node.domain
     ]
@@ -58,8 +59,9 @@ def _ranks(node: ir.Node) -> list[int] | None:
     return [len(shape) for shape in shapes if shape is not None] if None not in shapes else None
 
 
-def _matrix_product(op: GraphBuilder, node: ir.Node) -> bool:
+def _matrix_product(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> bool:
     """Vectors become matrices of one row or of one column; whether there were any."""
+    del trained
     operands, ranks = list(node.inputs), _ranks(node)
     if ranks is None:
         for index, value in enumerate(operands):
@@ -91,7 +93,7 @@ def _is_transposed(value: ir.Value | None) -> bool:
     return True
 
 
-def _scaled(op: GraphBuilder, node: ir.Node) -> bool:
+def _scaled(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> bool:
     """A factor of one element becomes a scalar; the axes that it has brought come after it."""
     operands, ranks = list(node.inputs), _ranks(node)
     if ranks is None:
@@ -100,7 +102,8 @@ def _scaled(op: GraphBuilder, node: ir.Node) -> bool:
         more = ranks[index] - ranks[1 - index]
         factor = operands[index]
         tensor = None if factor is None else ir.convenience.get_const_tensor(factor)
-        if more > 0 and tensor is not None and tensor.size == 1:
+        is_known = factor is not None and tensor is not None and factor.name not in trained
+        if more > 0 and tensor is not None and is_known and tensor.size == 1:
             operands[index] = op.constant(np.reshape(tensor.numpy(), ()))
             _then(op, node, operands, "Unsqueeze", list(range(more)))
             return True

@@ -10,9 +10,12 @@ from onnx_ir.passes import common as passes
 from graphopt.builder import GraphBuilder
 from graphopt.forward import to_ir
 from graphopt.gradients._constants import propagate_constants
+from graphopt.gradients._control_flow import write_out
 from graphopt.gradients._exporter import check_export
-from graphopt.gradients._inline import inline_schema_functions
+from graphopt.gradients._inline import inline_schema_functions, wanted_nodes
 from graphopt.gradients._opset import convert_opset
+from graphopt.gradients._scopes import join_scopes
+from graphopt.gradients._sequences import write_tensors
 from graphopt.gradients._stops import mark_stops, note_stops
 from graphopt.operators import OPERATORS
 from graphopt.shapes.in_place import infer_shapes
@@ -20,10 +23,15 @@ from graphopt.versions import IR_VERSION, MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSIO
 
 _ROUNDS = 10
 _LOOPS = {"Range"}  # operators whose definition is a loop
+_WRITTEN_OUT = {"If", "Loop", "Scan", "SequenceAt", "SequenceLength", "ConcatFromSequence"}
 
 
 def open_model(
-    proto: onnx.ModelProto, known: Collection[str], trained: Collection[str], least: int = MIN_OPSET
+    proto: onnx.ModelProto,
+    known: Collection[str],
+    trained: Collection[str],
+    outputs: Collection[str] | None = None,
+    least: int = MIN_OPSET,
 ) -> ir.Model:
     """A model without functions, at an opset of ours, whose shapes are known.
 
@@ -32,6 +40,8 @@ def open_model(
         known: Operators that stay as they are; others that ONNX defines by simpler ones are
             written out.
         trained: The names of the trained parameters.
+        outputs: The names of the outputs that the loss reads; None for all. What is not between a
+            trained parameter and one of these stays as it is, as far as it can.
         least: The opset that the model has at least.
 
     Raises:
@@ -47,22 +57,39 @@ def open_model(
     # Before the conversion, which knows no newer operators, and after it: HardSigmoid has a
     # definition from opset 18 on.
     kept = {*known, *_LOOPS}
-    own = inline_schema_functions(own, kept)
+    own = inline_schema_functions(own, kept, trained, outputs)
     rewritten = {name for name, operator in OPERATORS.items() if operator.rewrite is not None}
-    own = inline_schema_functions(convert_opset(own, least, MAX_OPSET, rewritten), kept)
+    own = convert_opset(own, least, MAX_OPSET, rewritten)
+    own = inline_schema_functions(own, kept, trained, outputs)
     model = to_ir(own)
     mark_stops(model.graph)
     passes.InlinePass()(model)
     passes.RemoveInitializersFromInputsPass()(model)
     model.ir_version = min(max(model.ir_version, IR_VERSION), NEWEST_IR_VERSION)
+    join_scopes(model.graph)
     infer_shapes(model, symbols=False)
-    # What the shapes determine may determine shapes.
+    # What the shapes determine may determine shapes, branches and rounds, and these may shapes.
     for _ in range(_ROUNDS):
-        propagate_constants(model.graph, trained)
-        if not _has_unknown_rank(model.graph) or not _fold_integers(model.graph):
+        graph = model.graph
+        calculated = propagate_constants(graph.all_nodes(), graph.opset_imports[""], trained)
+        written = _write_out(model, trained, outputs)
+        folded = _has_unknown_rank(graph) and _fold_integers(graph)
+        if not (written or folded or (calculated and _has_unknown_size(graph))):
             break
         infer_shapes(model)
     return model
+
+
+def _write_out(model: ir.Model, trained: Collection[str], outputs: Collection[str] | None) -> bool:
+    """Replace branches, loops and sequences that a gradient goes through, where they are known."""
+    wanted = wanted_nodes(model, trained, outputs)
+    if not any(node.op_type in _WRITTEN_OUT and not node.domain for node in wanted):
+        return False
+    op = GraphBuilder(model.graph)
+    changed = write_out(op, wanted, trained)
+    changed |= write_tensors(op, wanted, trained)
+    model.graph.sort()
+    return changed
 
 
 def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -71,6 +98,14 @@ def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
         return inliner.inline_local_functions(proto, convert_version=True)
     except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
         raise ValueError(f"the functions of the model cannot be inlined: {error}") from None
+
+
+def _has_unknown_size(graph: ir.Graph) -> bool:
+    return any(
+        value.shape is None or any(not isinstance(size, int) for size in value.shape)
+        for node in graph
+        for value in node.outputs
+    )
 
 
 def _has_unknown_rank(graph: ir.Graph) -> bool:

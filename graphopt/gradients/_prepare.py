@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._inline import wanted_nodes
 from graphopt.gradients._open import open_model
 from graphopt.operators import OPERATORS, of
 from graphopt.operators.record import Rewrite
@@ -18,32 +19,47 @@ from graphopt.operators.rewriting import RunningStatistic, describe
 
 
 def prepare(
-    proto: onnx.ModelProto, trained: Collection[str]
+    proto: onnx.ModelProto, trained: Collection[str], outputs: Collection[str] | None = None
 ) -> tuple[ir.Model, list[RunningStatistic]]:
     """A copy of the model that can be differentiated, and its running statistics.
 
     Args:
         proto: The forward model, which is left as it is.
         trained: The names of the trained parameters.
+        outputs: The names of the outputs that the loss reads; None for all. What is not between a
+            trained parameter and one of these is passed on as it is.
 
     Raises:
         ValueError: The model cannot be brought to an opset that the rules know, or an operator
             cannot be rewritten.
     """
     known = {name for name, operator in OPERATORS.items() if operator.is_known}
-    return rewritten(open_model(proto, known, trained), trained, rewrite)
+    model = open_model(proto, known, trained, outputs)
+    return rewritten(model, trained, outputs, rewrite)
 
 
 def rewritten(
-    model: ir.Model, trained: Collection[str], rewrite: Rewrite
+    model: ir.Model, trained: Collection[str], outputs: Collection[str] | None, rewrite: Rewrite
 ) -> tuple[ir.Model, list[RunningStatistic]]:
-    """The model, each node of which has been rewritten, and its running statistics."""
+    """The model, in which what a gradient goes through is rewritten, and its running statistics."""
     op = GraphBuilder(model.graph)
     statistics: list[RunningStatistic] = []
-    for node in list(model.graph):
-        statistics += rewrite(op, node, trained) or ()
+    wanted = wanted_nodes(model, trained, outputs)
+    for node in list(model.graph.all_nodes()):
+        if node not in wanted:
+            continue
+        graph, name = node.graph, describe(node)
+        assert graph is not None
+        with op.inside(graph):
+            moving = rewrite(op, node, trained) or ()
+        if moving and graph is not model.graph:
+            raise ValueError(
+                f"{name}: its running statistics would move inside a branch or loop, where they "
+                "cannot; take it out, or leave its scale and bias out of the optimizer"
+            )
+        statistics += moving
     model.graph.sort()
-    _check_trained(model.graph, trained, statistics)
+    _check_statistics(trained, statistics)
     return model, statistics
 
 
@@ -55,19 +71,8 @@ def rewrite(
     return None if of_operator is None else of_operator(op, node, trained)
 
 
-def _check_trained(
-    graph: ir.Graph, trained: Collection[str], statistics: Collection[RunningStatistic]
-) -> None:
-    """Refuse parameters that cannot be trained because of where they are read."""
-    for node in graph.all_nodes():
-        if node.graph is graph:
-            continue
-        for value in node.inputs:
-            if value is not None and value.graph is graph and value.name in trained:
-                raise ValueError(
-                    f"parameter '{value.name}' is read inside a branch or loop ({describe(node)}), "
-                    "where it has no gradient; leave it out of the optimizer"
-                )
+def _check_statistics(trained: Collection[str], statistics: Collection[RunningStatistic]) -> None:
+    """Refuse running statistics that are trained, or move twice."""
     for name, count in Counter(statistic.name for statistic in statistics).items():
         if name in trained:
             raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
+from graphopt.graphs import operands, subgraphs
 from graphopt.operators import Moves, of
 
 
@@ -31,10 +32,13 @@ def steep_values(
     steep: set[ir.Value] = set()
     for node in reversed(nodes):
         operator = of(node)
-        operands = {i: value for i, value in enumerate(node.inputs) if value in values and value}
-        is_destroyed = operator.spreads and not moved.isdisjoint(operands.values())
+        if any(subgraphs(node)):  # what is in it is not looked at
+            steep.update(value for value in operands(node) if value in values)
+            continue
+        given = {i: value for i, value in enumerate(node.inputs) if value in values and value}
+        is_destroyed = operator.spreads and not moved.isdisjoint(given.values())
         if not steep.isdisjoint(node.outputs) and not is_destroyed:
-            steep.update(operands.values())
+            steep.update(given.values())
         inputs = operator.steep_inputs(node, values)
-        steep.update(value for index, value in operands.items() if index in inputs)
+        steep.update(value for index, value in given.items() if index in inputs)
     return steep

@@ -5,6 +5,7 @@
 | `activation` | Relu, Gelu, HardSwish, ... |
 | `arithmetic` | Add, Mul, Pow, Max, Where, ... |
 | `batch_normalization` | BatchNormalization |
+| `control_flow` | If, Loop, Scan |
 | `convolution` | Conv, ConvTranspose |
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
 | `cumulative` | CumSum, CumProd |
@@ -32,6 +33,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     activation,
     arithmetic,
     batch_normalization,
+    control_flow,
     convolution,
     cross_entropy,
     cumulative,

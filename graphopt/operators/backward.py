@@ -1,16 +1,22 @@
 """What a gradient rule gets."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
+from graphopt.graphs import captured
 from graphopt.operators.rewriting import concat, describe, mean_over, size_of
 
 Dim = int | str | None
+Inner = Callable[
+    [ir.Graph, Iterable[ir.Value], Mapping[ir.Value, ir.Value]], dict[ir.Value, ir.Value]
+]
+"""Differentiates a graph in a node: from values, and the gradients of values that are computed from
+them, to those of all between. It appends where the builder appends."""
 
 
 class Backward:
@@ -19,11 +25,13 @@ class Backward:
     Attributes:
         op: Appends nodes to the graph.
         node: The node of the forward pass; a rule may replace it by nodes that compute the same.
-        inputs: Its inputs, None where an optional one is left out.
+        inputs: Its inputs, None where an optional one is left out; then, of a node with graphs in
+            it, what these read of those around them.
         outputs: Its outputs.
         provider: The execution provider for which the fastest of several formulations is chosen.
         is_steep: Whether the gradients of its outputs may be infinite, or not a number. Then 0
             times such a gradient is not 0, and a rule must not mask it by a product.
+        differentiate: Differentiates a graph in the node.
         summed_inputs: Those whose gradient the rule has summed itself, by `summed`.
     """
 
@@ -34,14 +42,16 @@ class Backward:
         gradients: Sequence[ir.Value | None],
         needed: Iterable[int],
         provider: str,
+        differentiate: Inner,
         *,
         is_steep: bool = False,
     ) -> None:
         self.op = op
         self.node = node
-        self.inputs = tuple(node.inputs)
+        self.inputs = (*node.inputs, *captured(node))
         self.outputs = tuple(node.outputs)
         self.provider = provider
+        self.differentiate = differentiate
         self.is_steep = is_steep
         self.summed_inputs: set[int] = set()
         self._gradients = tuple(gradients)

@@ -182,6 +182,8 @@ class Shapes:
             found = self._outputs(node, scope)
             for value, info in zip_longest(node.outputs, found[: len(node.outputs)]):
                 known = merged(info or UNKNOWN, self.says(value) if is_graph else None)
+                if value.const_value is not None:  # somebody has calculated it
+                    known = of_tensor(value.const_value)
                 scope.set(value, self.settled(known))
 
     def _outputs(self, node: ir.Node, scope: Scope) -> Sequence[TensorInfo]:
@@ -205,6 +207,9 @@ class Shapes:
         if bodies[0].kind == "function":
             return _without_inner_symbols(given[0], scope.node(node).inputs)
         if bodies[0].kind == "branch":
+            condition = scope.node(node).integers(0)
+            if condition and len(given) == 2:  # only one of them runs
+                return given[0 if condition[0] else 1]
             return [either(infos) for infos in zip(*given, strict=True)]
         return _loop_outputs(scope.node(node), bodies[0], given[0])
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx import helper, shape_inference
 
 from graphopt.operators import of
-from graphopt.shapes.engine import Shapes
+from graphopt.shapes.engine import Scope, Shapes
 from graphopt.shapes.values import (
     NO_DTYPE,
     UNKNOWN,
@@ -24,7 +24,7 @@ from graphopt.shapes.values import (
 
 
 def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
-    """Set the shapes and dtypes of a model's values.
+    """Set the shapes and dtypes of a model's values, also of those in branches and loops.
 
     What follows from the inputs is set, whatever the model declares: a declaration may be older
     than its inputs. Only a size that does not follow is taken from it. One that is not known at
@@ -45,14 +45,27 @@ def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
                 f"'{node.domain}', which it does not import"
             )
     found = _Named(model, symbols=symbols)
-    for node in model.graph:
+    _write(model.graph, found.scope, found)
+
+
+def _write(graph: ir.Graph | ir.Function, scope: Scope, found: Shapes) -> None:
+    """Write down what is known of the values of a graph, and of those in its nodes."""
+    for node in graph:
         for value in node.outputs:
-            info = found.scope.of(value)
-            if info.dtype != NO_DTYPE and not (value.type is not None and value.is_graph_output()):
-                kind = ir.TensorType(info.dtype)
-                value.type = ir.SequenceType(kind) if info.is_sequence else kind
-            if info.shape is not None:
-                value.shape = ir.Shape(info.shape)
+            _write_value(value, scope.of(value))
+        for body in found.bodies(node, scope):
+            if body.kind != "function":
+                for value in body.graph.inputs:
+                    _write_value(value, body.scope.of(value))
+                _write(body.graph, body.scope, found)
+
+
+def _write_value(value: ir.Value, info: TensorInfo) -> None:
+    if info.dtype != NO_DTYPE and not (value.type is not None and value.is_graph_output()):
+        kind = ir.TensorType(info.dtype)
+        value.type = ir.SequenceType(kind) if info.is_sequence else kind
+    if info.shape is not None:
+        value.shape = ir.Shape(info.shape)
 
 
 class _Named(Shapes):

@@ -1,5 +1,7 @@
 """The same elements in another shape; parts and joins."""
 
+import numpy as np
+
 from graphopt.shapes.values import (
     INT64,
     MOST_ELEMENTS,
@@ -78,7 +80,19 @@ def transpose(node: Node) -> list[TensorInfo]:
     order = node.attributes.integers("perm") or range(len(shape))[::-1]
     if sorted(order) != list(range(len(shape))):
         raise IndexError("perm is no permutation of the axes")
-    return [tensor(node.input(0).dtype, [shape[axis] for axis in order])]
+    array = _array(node.input(0))
+    numbers = None if array is None else array.transpose(tuple(order)).ravel().tolist()
+    return [tensor(node.input(0).dtype, [shape[axis] for axis in order], numbers)]
+
+
+def _array(info: TensorInfo) -> np.ndarray | None:
+    """The elements in their shape, where some are known."""
+    shape = None if info.shape is None else whole(info.shape)
+    if info.numbers is None or shape is None:
+        return None
+    array = np.empty(len(info.numbers), object)
+    array[:] = info.numbers
+    return array.reshape(shape)
 
 
 def block(node: Node) -> list[TensorInfo]:
@@ -171,7 +185,7 @@ def part(node: Node) -> list[TensorInfo]:
         return [tensor(first.dtype, [None if at in unknown else s for at, s in enumerate(sizes)])]
     axes = axes or tuple(range(len(starts)))
     steps = steps or (1,) * len(starts)
-    numbers = None
+    array = _array(first)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = axis_of(axis, rank)
         size = sizes[at]
@@ -179,8 +193,9 @@ def part(node: Node) -> list[TensorInfo]:
         if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
             part = _part(size, start, end, step)
         sizes[at] = None if part is None else len(part)
-        if rank == 1 and first.numbers is not None and part is not None:
-            numbers = [first.numbers[place] for place in part]
+        if array is not None:
+            array = None if part is None else array.take(list(part), at)
+    numbers = None if array is None else array.ravel().tolist()
     return [tensor(first.dtype, sizes, numbers)]
 
 

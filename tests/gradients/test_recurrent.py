@@ -389,7 +389,7 @@ CASES = {
 def test_forward(case):
     arrays = case.arrays()
     proto = model(case, arrays)
-    prepared, _ = prepare(proto, ())
+    prepared, _ = prepare(proto, WEIGHTS)
     assert not {"LSTM", "GRU", "RNN"} & {node.op_type for node in prepared.graph}
     unrolled = ir.to_proto(prepared)
     onnx.checker.check_model(unrolled, full_check=True)
@@ -585,7 +585,7 @@ def test_recurrent_weights_that_multiply_zeros_have_gradient_zero(op):
 def test_an_empty_batch(opset):
     case = Case("GRU", ("B",), opset=opset)
     arrays = case.arrays()
-    proto = ir.to_proto(prepare(model(case, arrays, "N", WEIGHTS), ())[0])
+    proto = ir.to_proto(prepare(model(case, arrays, "N", WEIGHTS), WEIGHTS)[0])
     y, h = run(proto, {"X": np.zeros((3, 0, 4), np.float32)})
     assert y.shape == (3, 1, 0, 3)
     assert h.shape == (1, 0, 3)
@@ -595,10 +595,10 @@ def test_outputs_that_are_left_out_are_not_computed():
     case = Case("LSTM", ("B",))
     arrays = case.arrays()
     proto = model(case, arrays)
-    whole = run(ir.to_proto(prepare(proto, ())[0]), arrays)
+    whole = run(ir.to_proto(prepare(proto, WEIGHTS)[0]), arrays)
     proto.graph.node[0].output[:] = ["", "", "Y_c"]
     del proto.graph.output[:2]
-    prepared, _ = prepare(proto, ())
+    prepared, _ = prepare(proto, WEIGHTS)
     assert "Transpose" not in {node.op_type for node in prepared.graph}
     np.testing.assert_array_equal(run(ir.to_proto(prepared), arrays), whole[2:])
 
@@ -609,7 +609,9 @@ def test_hidden_size_may_be_left_out():
     proto = model(case, arrays)
     expected = run(proto, arrays)
     del proto.graph.node[0].attribute[:]
-    for got, want in zip(run(ir.to_proto(prepare(proto, ())[0]), arrays), expected, strict=True):
+    for got, want in zip(
+        run(ir.to_proto(prepare(proto, WEIGHTS)[0]), arrays), expected, strict=True
+    ):
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -617,7 +619,7 @@ def test_hidden_size_may_be_left_out():
 def test_few_nodes_a_step(op, most):
     def count(steps):
         case = Case(op, attributes={} if op != "GRU" else {"linear_before_reset": 1}, steps=steps)
-        return len(prepare(model(case, case.arrays(), "N"), ())[0].graph)
+        return len(prepare(model(case, case.arrays(), "N"), WEIGHTS)[0].graph)
 
     assert count(20) - count(10) == 10 * most
     assert count(30) - count(20) == 10 * most
@@ -672,4 +674,4 @@ ERRORS = {
 @pytest.mark.parametrize(("proto", "message"), ERRORS.values(), ids=ERRORS)
 def test_errors(proto, message):
     with pytest.raises(ValueError, match=message):
-        prepare(proto, ())
+        prepare(proto, WEIGHTS)

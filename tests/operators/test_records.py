@@ -123,6 +123,8 @@ def test_what_moves_elements_computes_nothing(operator):
 
 def test_what_has_a_gradient_has_a_shape_and_operations():
     trained = [operator for operator in STANDARD if operator.is_known and operator.gradient != ZERO]
+    # What is known of these follows from the graphs in them.
+    trained = [operator for operator in trained if operator.name not in ("If", "Loop", "Scan")]
     assert {operator.name for operator in trained if operator.flops is None} == set()
     # The elements that it takes say how many there are.
     assert {operator.name for operator in trained if operator.shape is None} == {"Compress"}

@@ -26,7 +26,7 @@ _WITHOUT_GRADIENT = frozenset(
 
 
 def prepare_for_builder(
-    proto: onnx.ModelProto, trained: Collection[str]
+    proto: onnx.ModelProto, trained: Collection[str], outputs: Collection[str] | None = None
 ) -> tuple[ir.Model, list[RunningStatistic]]:
     """As `prepare`, for the builder of onnxruntime-training.
 
@@ -36,14 +36,29 @@ def prepare_for_builder(
     known = {node.op_type for node in proto.graph.node} - _WITHOUT_GRADIENT
     # HardSigmoid and others have a definition from opset 18 on.
     undefined = any(node.op_type in _WITHOUT_GRADIENT for node in proto.graph.node)
-    model = open_model(proto, known, trained, least=18 if undefined else MIN_OPSET)
+    model = open_model(proto, known, trained, outputs, least=18 if undefined else MIN_OPSET)
+    _check_trained(model.graph, trained)
     for node in model.graph.all_nodes():
         if STOP_GRADIENT in node.metadata_props:
             raise ValueError(
                 f"{describe(node)}: portable=False cannot stop the gradient there "
                 f"({node.metadata_props[STOP_GRADIENT]}); leave portable out"
             )
-    return rewritten(model, trained, _rewrite)
+    return rewritten(model, trained, outputs, _rewrite)
+
+
+def _check_trained(graph: ir.Graph, trained: Collection[str]) -> None:
+    """Refuse parameters that the builder does not find where they are read."""
+    for node in graph.all_nodes():
+        if node.graph is graph:
+            continue
+        for value in node.inputs:
+            if value is not None and value.graph is graph and value.name in trained:
+                raise ValueError(
+                    f"parameter '{value.name}' is read inside a branch or loop ({describe(node)}), "
+                    "where onnxruntime-training gives it no gradient; leave portable=False out, or "
+                    "the parameter out of the optimizer"
+                )
 
 
 def _rewrite(

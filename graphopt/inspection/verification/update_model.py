@@ -36,7 +36,7 @@ def update_model(
     while waiting:
         node = waiting.pop().producer()
         if node is not None and node not in needed:
-            reads = captured(node).union(value for value in node.inputs if value is not None)
+            reads = captured(node).keys() | {value for value in node.inputs if value is not None}
             needed[node] = {value for value in reads if value.name not in fed}
             waiting += () if node.op_type == "Size" else needed[node]
     read = {v for n, reads in needed.items() if n.op_type != "Size" for v in reads}

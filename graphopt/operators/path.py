@@ -1,0 +1,84 @@
+"""The part of a graph through which a gradient flows."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from graphopt.graphs import captured, operands, subgraphs
+from graphopt.operators.record import carries_gradient, of
+
+
+class Path:
+    """The part of a graph that lies between sources and what is computed from them.
+
+    Attributes:
+        nodes: Its nodes, in the order of the graph.
+        values: Its values: they depend on a source, and a target depends on them.
+    """
+
+    def __init__(
+        self, graph: ir.Graph, sources: Iterable[ir.Value], targets: Iterable[ir.Value]
+    ) -> None:
+        """The part that lies between ``sources`` and ``targets``."""
+        depends = depending(graph, sources)
+        self.nodes: list[ir.Node] = []
+        wanted = depends.intersection(targets)
+        for node in reversed(graph):
+            if wanted.isdisjoint(node.outputs):
+                continue
+            self.nodes.append(node)
+            wanted.update(value for value in operands(node) if value in depends)
+        self.nodes.reverse()
+        self.values = wanted
+
+    def check_rules(self) -> None:
+        """Name all operators without a rule at once, and where they stand."""
+        without: defaultdict[str, list[str]] = defaultdict(list)
+        for node in self.nodes:
+            if not callable(of(node).gradient):
+                name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+                without[name].append(node.name or str(node.outputs[0].name))
+        if not without:
+            return
+        listed = "; ".join(
+            f"{op_type} ({', '.join(f'{name!r}' for name in names[:3])}"
+            + (f" and {len(names) - 3} more)" if len(names) > 3 else ")")
+            for op_type, names in sorted(without.items())
+        )
+        raise ValueError(
+            f"these operators have no gradient: {listed}. Write them with operators that have one, "
+            "or leave the parameters before them out of the optimizer"
+        )
+
+
+def depending(graph: ir.Graph, sources: Iterable[ir.Value]) -> set[ir.Value]:
+    """The values of a graph through which a small change of a source goes on, with the sources."""
+    depends = set(sources)
+    for node in graph:
+        if carries_gradient(node) and not depends.isdisjoint(operands(node)):
+            depends.update(value for value in node.outputs if _is_differentiable(value))
+    return depends
+
+
+def nodes_between(
+    graph: ir.Graph, sources: Iterable[ir.Value], targets: Iterable[ir.Value]
+) -> set[ir.Node]:
+    """The nodes on a path, and those inside them that may be on one; never too few.
+
+    Args:
+        graph: Sorted; shapes and dtypes need not be known.
+        sources: What the path begins with.
+        targets: What it ends with.
+    """
+    path = Path(graph, sources, targets)
+    found = set(path.nodes)
+    for node in path.nodes:
+        for inner in subgraphs(node):
+            begins = {*path.values, *inner.inputs} & {*inner.inputs, *captured(node)}
+            found |= nodes_between(inner, begins, inner.outputs)
+    return found
+
+
+def _is_differentiable(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
