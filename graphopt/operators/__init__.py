@@ -6,7 +6,7 @@
 | `arithmetic` | Add, Mul, Pow, Max, Where, ... |
 | `batch_normalization` | BatchNormalization |
 | `control_flow` | If, Loop, Scan |
-| `convolution` | Conv, ConvTranspose |
+| `convolution` | Conv, ConvTranspose, Col2Im |
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
 | `cumulative` | CumSum, CumProd |
 | `deformable` | DeformConv |
@@ -23,7 +23,7 @@
 | `resize` | Resize |
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
 | `sampling` | GridSample, AffineGrid |
-| `scatter` | ScatterElements, ScatterND |
+| `scatter` | ScatterElements, ScatterND, TensorScatter |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
 | `softmax` | Softmax, LogSoftmax |
 | `zero` | those without a rule: Sign, Floor, comparisons, ... |

@@ -5,13 +5,12 @@ indices repeat, and its ScatterElements knows no 16-bit floats. So tuples of ind
 indices of rows here, and 16-bit floats are combined as float32.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators.backward import Backward
+from graphopt.operators.rewriting import concat, product
 
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -49,13 +48,13 @@ def scatter_rows(
 ) -> ir.Value:
     """What ScatterND computes, for tuples of so many indices, by ScatterElements."""
     named = _sizes(op, data, 0, depth)
-    width = _product(op, _sizes(op, data, depth, None))
+    width = product(op, [_sizes(op, data, depth, None)])
     places = op.Where(op.Less(indices, np.array(0, np.int64)), op.Add(indices, named), indices)
-    strides = [_product(op, _sizes(op, data, i + 1, depth)) for i in range(depth)]
-    places = op.Mul(places, _joined(op, strides))
+    strides = [product(op, [_sizes(op, data, i + 1, depth)]) for i in range(depth)]
+    places = op.Mul(places, concat(op, strides))
     rows = op.Reshape(op.ReduceSum(places, [-1], keepdims=0), [-1, 1])
-    table = op.Reshape(data, _joined(op, [_product(op, named), width]), allowzero=1)
-    shape = _joined(op, [op.Shape(rows, end=1), width])
+    table = op.Reshape(data, concat(op, [product(op, [named]), width]), allowzero=1)
+    shape = concat(op, [op.Shape(rows, end=1), width])
     flat = op.Reshape(updates, shape, allowzero=1)
     result = scatter_reduced(op, table, op.Expand(rows, shape), flat, 0, reduction)
     return op.Reshape(result, _sizes(op, data, 0, None), allowzero=1)
@@ -67,15 +66,3 @@ def _sizes(op: GraphBuilder, value: ir.Value, start: int, end: int | None) -> Op
     if all(isinstance(size, int) for size in shape):
         return np.array(shape, np.int64)
     return op.Shape(value, start=start, end=end)
-
-
-def _product(op: GraphBuilder, sizes: Operand) -> Operand:
-    """The product of sizes, as a vector of one."""
-    if isinstance(sizes, np.ndarray):
-        return np.array([sizes.prod()], np.int64)
-    return op.ReduceProd(sizes)
-
-
-def _joined(op: GraphBuilder, sizes: Sequence[Operand]) -> Operand:
-    known = [size for size in sizes if isinstance(size, np.ndarray)]
-    return np.concatenate(known) if len(known) == len(sizes) else op.Concat(*sizes, axis=0)

@@ -1,4 +1,4 @@
-"""Convolution and its transpose, in any number of dimensions."""
+"""Convolution, its transpose and sums of windows, in any number of dimensions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +10,7 @@ from graphopt.operators._convolution_weight import Layer, weight_gradient
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
+from graphopt.operators.rewriting import product
 from graphopt.operators.window import Window, from_windows, known, window_of
 from graphopt.shapes import windows
 from graphopt.shapes.values import Node
@@ -66,6 +67,21 @@ def conv_transpose(b: Backward) -> Sequence[ir.Value | None]:
         layer = Layer(b.op, dy, x, window, group, outputs, channels, sizes, counts)
         d_weight = weight_gradient(b, layer)
     return [d_x, d_weight, _bias_gradient(b, window)]
+
+
+@operator("Col2Im", flops=1, shape=windows.col2im)
+def col2im(b: Backward) -> ir.Value:
+    """The elements of each window: what a convolution gives with a weight for each of them."""
+    op = b.op
+    block = op.Cast(b.input(2), to=int(ir.DataType.INT64))
+    elements = product(op, [block])
+    unit = op.EyeLike(b.zeros(b.concat([elements, elements]), b.x.dtype))
+    weight = op.Reshape(unit, b.concat([elements, np.ones(1, np.int64), block]))
+    sizes = [b.size(b.y, axis) for axis in range(2, b.rank(b.y))]
+    channels = op.Reshape(b.dy, b.concat([np.array([-1, 1]), *sizes]))
+    names = ("strides", "pads", "dilations")
+    given = {name: b.node.attributes.get_ints(name) for name in names if name in b.node.attributes}
+    return b.reshape_like(op.Conv(channels, weight, **given), b.x)
 
 
 def _kernel(b: Backward) -> list[int]:

@@ -73,6 +73,16 @@ def _by_indices(b: Backward, window: Window) -> ir.Value:
     return b.reshape_like(gradient, x)
 
 
+@operator("MaxUnpool", flops=0, shape=windows.max_unpool)
+def max_unpool(b: Backward) -> ir.Value:
+    """What stands where each element was put; where several were, for each, as with PyTorch.
+
+    The indices count the elements of the result, as in ONNX Runtime; ONNX's own reference counts
+    those of the result without ``output_shape``.
+    """
+    return b.op.Gather(b.op.Reshape(b.dy, [-1]), b.input(1), axis=0)
+
+
 @operator("AveragePool", flops=_flops, shape=windows.pool)
 def average_pool(b: Backward) -> ir.Value:
     """To each element of a window dy / the number of elements that were counted."""

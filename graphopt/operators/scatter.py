@@ -8,7 +8,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators._scatter import scatter_add, scatter_reduced, scatter_rows
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import operator
-from graphopt.operators.rewriting import replace
+from graphopt.operators.rewriting import known_rank, numbers_to, replace, size_of
 from graphopt.shapes import elements
 
 _REDUCTION = "reduction"
@@ -88,3 +88,30 @@ def scatter_nd(b: Backward) -> Sequence[ir.Value | None]:
     indices, updates = b.input(1), b.input(2)
     d_updates = b.op.GatherND(b.dy, indices)
     return [b.op.ScatterND(b.dy, indices, b.zeros_like(updates)), None, d_updates]
+
+
+def rewrite_tensor_scatter(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """By ScatterElements, at indices that count on from the first one of each sample.
+
+    Raises:
+        ValueError: The rank of the updates is not known.
+    """
+    del trained
+    past, update, first = [*node.inputs, None][:3]
+    rank = known_rank(node, update)
+    assert past is not None
+    assert update is not None
+    axis = node.attributes.get_int("axis", -2) % rank
+    along = [-1 if at == axis else 1 for at in range(rank)]
+    with op.named(node.name or str(node.outputs[0].name)):
+        indices = op.Reshape(numbers_to(op, size_of(op, update, axis)), along)
+        if first is not None:
+            first = op.Cast(first, to=int(ir.DataType.INT64))
+            indices = op.Add(indices, op.Reshape(first, [-1] + [1] * (rank - 1)))
+        if node.attributes.get_string("mode", "linear") == "circular":
+            indices = op.Mod(indices, size_of(op, past, axis))
+        indices = op.Expand(indices, op.Shape(update))
+        replace(op, node, op.ScatterElements(past, indices, update, axis=axis))
+
+
+operator("TensorScatter", rewrite=rewrite_tensor_scatter, flops=0, shape=elements.same)

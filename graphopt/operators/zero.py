@@ -44,6 +44,6 @@ operator(
     flops=0,
     shape=elements.joined,
 )
-operator("RotaryEmbedding", "TensorScatter", shape=elements.same)
+operator("RotaryEmbedding", shape=elements.same)
 operator("DequantizeLinear", settings=(1,))
 operator("RandomNormal", "RandomUniform", is_random=True, flops=0, shape=filling.random)

@@ -95,6 +95,35 @@ def pool(node: Node) -> list[TensorInfo]:
     return [tensor(first.dtype, found), tensor(INT64, found)]
 
 
+def max_unpool(node: Node) -> list[TensorInfo]:
+    """The shape that the third input is, or over which the windows slid."""
+    shape, attributes = node.shape(), node.attributes
+    if node.has(2):
+        return [tensor(node.input(0).dtype, node.dims(2))]
+    kernel = needed(attributes.integers("kernel_shape"))
+    rank = len(kernel)
+    strides = attributes.integers("strides") or (1,) * rank
+    pads = attributes.integers("pads") or (0,) * (2 * rank)
+    sizes = [
+        (size - 1) * stride + width - begin - end if isinstance(size, int) else None
+        for size, stride, width, begin, end in zip(
+            shape[2:], strides, kernel, pads[:rank], pads[rank:], strict=True
+        )
+    ]
+    return [tensor(node.input(0).dtype, [*shape[:2], *sizes])]
+
+
+def col2im(node: Node) -> list[TensorInfo]:
+    """Images whose size the second input is, of blocks whose size the third is."""
+    images, rows, _ = node.shape()
+    block = node.integers(2)
+    channels = rows // math.prod(block) if isinstance(rows, int) and block else None
+    sizes = node.dims(1)
+    if sizes is None:
+        raise IndexError("the rank is not known")
+    return [tensor(node.input(0).dtype, [images, channels, *sizes])]
+
+
 def global_pool(node: Node) -> list[TensorInfo]:
     """What one window gives."""
     shape = node.shape()

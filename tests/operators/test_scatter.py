@@ -158,3 +158,43 @@ def test_the_model_combines_all_rows_with_several_threads(reduction):
     (got,) = session.run(None, feeds)
     (expected,) = ReferenceEvaluator(model).run(None, feeds)
     np.testing.assert_allclose(got, expected, rtol=2e-4)
+
+
+def cached(axis, first, circular=False):
+    """Rows of a cache are replaced one after another from the first on."""
+
+    def compute(past, update, *_):
+        rows = np.arange(update.shape[axis]) + np.array(first)[:, None]
+        indices = torch.tensor(rows % past.shape[axis] if circular else rows)
+        shape = [1] * past.ndim
+        shape[0], shape[axis] = indices.shape
+        return past.scatter(axis, indices.reshape(shape).expand(update.shape), update)
+
+    return compute
+
+
+CACHED = {
+    "TensorScatter": Case(
+        "y = TensorScatter(x, u, i)",
+        {"x": normal(2, 3, 5, 2), "u": normal(2, 3, 2, 2, seed=1), "i": np.array([3, 1])},
+        cached(2, [3, 1]),
+        opset=24,
+    ),
+    "TensorScatter from the start": Case(
+        "y = TensorScatter<axis=1>(x, u)",
+        {"x": normal(2, 5, 2), "u": normal(2, 3, 2, seed=1)},
+        cached(1, [0, 0]),
+        opset=24,
+    ),
+    "TensorScatter, circular": Case(
+        'y = TensorScatter<mode="circular">(x, u, i)',
+        {"x": normal(2, 5, 2), "u": normal(2, 3, 2, seed=1), "i": np.array([3, 1])},
+        cached(1, [3, 1], circular=True),
+        opset=24,
+    ),
+}
+
+
+@cases(CACHED)
+def test_tensor_scatter(case, dynamic):
+    check(case, dynamic)

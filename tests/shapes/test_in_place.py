@@ -92,6 +92,8 @@ OPERATORS = {
     "BatchNormalization": "(float[N,3,M] x, float[3] s) => (float y) "
     "{ y = BatchNormalization(x, s, s, s, s) }",
     "CastLike": "(float[N,3] x, int64 b) => (int64 y) { y = CastLike(x, b) }",
+    "Col2Im": "(float[N,12,M] x) => (float y) <int64[2] s = {4,6}, int64[2] k = {2,3}> "
+    "{ y = Col2Im(x, s, k) }",
     "Compress": "(float[N,3] x, bool[3] c) => (float y) { y = Compress<axis=1>(x, c) }",
     "Concat": "(float[N,3] x, float[N,4] b) => (float y) { y = Concat<axis=1>(x, b) }",
     "Concat of symbols": "(float[N,3] x, float[N,3] b) => (float y) { y = Concat<axis=0>(x, b) }",
@@ -133,6 +135,8 @@ OPERATORS = {
     "MaxPool": "(float[N,3,9,8] x) => (float y) { y = MaxPool<kernel_shape=[3,2]>(x) }",
     "MaxRoiPool": "(float[N,3,9,8] x, float[M,5] r) => (float y) "
     "{ y = MaxRoiPool<pooled_shape=[4,5]>(x, r) }",
+    "MaxUnpool": "(float[N,3,2,4] x, int64[N,3,2,4] i) => (float y) "
+    "{ y = MaxUnpool<kernel_shape=[3,2], strides=[2,1], pads=[0,0,1,0]>(x, i) }",
     "NonZero": "(float[N,3] x) => (int64 y) { y = NonZero(x) }",
     "OneHot": "(int64[N,3] x, float[2] v) => (float y) <int64 d = {7}> { y = OneHot(x, d, v) }",
     "Pad": "(float[N,3] x) => (float y) <int64[4] p = {0,1,0,3}> { y = Pad(x, p) }",
