@@ -51,6 +51,24 @@ def to_onnx(
     return y
 
 
+def check_momentum(module: torch.nn.Module) -> None:
+    """Refuse averages over all batches: ONNX's running statistics are exponential averages.
+
+    Raises:
+        ValueError: A layer in training mode has ``momentum=None``.
+    """
+    for name, layer in module.named_modules():
+        if (
+            layer.training
+            and getattr(layer, "track_running_stats", False)
+            and getattr(layer, "momentum", 0.0) is None
+        ):
+            raise ValueError(
+                f"'{name}' ({type(layer).__name__}) has momentum=None, which averages over all "
+                "batches; a training graph has exponential averages: give it a number, such as 0.1"
+            )
+
+
 def settle(program: ExportedProgram) -> None:
     """Replace what a node BatchNormalization in evaluation mode would not say."""
     trained = set(program.graph_signature.inputs_to_parameters)

@@ -11,8 +11,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphopt.torch._custom_gradients import no_custom_gradients
-from graphopt.torch._errors import refusal
+from graphopt.torch._custom_gradients import Function, OwnGradientError, derivatives_of, refused
+from graphopt.torch._errors import chain, refusal
 from graphopt.torch._quiet import quiet
 
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -87,12 +87,29 @@ def _captured(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
     try:
-        with quiet(), no_custom_gradients(), torch.enable_grad():
-            return torch.export.export(
-                module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
-            )
+        with quiet(), torch.enable_grad():
+            try:
+                return _exported(module, args, kwargs, dynamic_shapes, frozenset())
+            except Exception as error:
+                if not any(isinstance(cause, OwnGradientError) for cause in chain(error)):
+                    raise
+            derivatives = derivatives_of(module, args, kwargs)
+            return _exported(module, args, kwargs, dynamic_shapes, derivatives)
     except Exception as error:
         raise refusal("the module cannot be exported", error) from error
+
+
+def _exported(
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic_shapes: Any,
+    derivatives: frozenset[Function],
+) -> ExportedProgram:
+    with refused(derivatives):
+        return torch.export.export(
+            module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+        )
 
 
 def _has_rows(leaf: Any, size: int) -> bool:

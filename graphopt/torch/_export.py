@@ -10,6 +10,7 @@ from graphopt import _checks
 from graphopt.torch import _batch_norm, _no_gradient, _settle
 from graphopt.torch._capture import capture
 from graphopt.torch._changed import check_changed
+from graphopt.torch._custom_gradients import check_hooks
 from graphopt.torch._names import put_names
 from graphopt.torch._tidy import tidy
 from graphopt.torch._translate import translate
@@ -30,6 +31,8 @@ def export(
     _check_names("input_names", input_names)
     _check_names("output_names", output_names)
     _checks.boolean("dynamic_batch", dynamic_batch)
+    check_hooks(module)
+    _batch_norm.check_momentum(module)
     captured = capture(module, args, dict(kwargs or {}), dynamic_batch, dynamic_shapes)
     program = captured.program
     _no_gradient.mark(program)
