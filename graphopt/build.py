@@ -16,9 +16,11 @@ from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, read_proto, to_ir
 from graphopt.gradients import (
     GradientGraph,
+    check_rounding,
     convert_opset,
     differentiate,
     given_gradients,
+    pass_straight_through,
     prepare,
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
@@ -46,6 +48,7 @@ def training_graph(
     portable: bool = True,
     provider: str = "CPUExecutionProvider",
     layout: LayoutName = "auto",
+    straight_through: bool = False,
     output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
@@ -86,6 +89,9 @@ def training_graph(
             the processor's cache, the rows of a matrix; "separate": each parameter is an input of
             its own shape; "auto": chunks for the CPU, otherwise buckets. The results, the names in
             `Session.state` and checkpoints are the same.
+        straight_through: Train through QuantizeLinear and DynamicQuantizeLinear as if they did not
+            round: a gradient passes where the integer is within its range, and none flows to the
+            scale, as with PyTorch's ``fake_quantize_per_tensor_affine``.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -107,6 +113,7 @@ def training_graph(
     """
     optimizer = checked_optimizer(optimizer)
     _checks.boolean("portable", portable)
+    _checks.boolean("straight_through", straight_through)
     _check_options(group_mask, provider, layout)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     if gradients is None:
@@ -118,6 +125,7 @@ def training_graph(
             labels=labels,
             portable=portable,
             provider=provider,
+            straight_through=straight_through,
         )
     else:
         _check_unused(
@@ -125,6 +133,7 @@ def training_graph(
             loss_output=loss_output is not None,
             labels=labels != LABELS,
             portable=not portable,
+            straight_through=straight_through,
         )
         built = _given(model, loss, optimizer, gradients)
     return _updated(built, optimizer, group_mask, provider, layout)
@@ -164,6 +173,7 @@ def differentiated(
     labels: str = LABELS,
     portable: bool = True,
     provider: str = "CPUExecutionProvider",
+    straight_through: bool = False,
 ) -> Differentiated:
     """Append the loss, times the loss scale, and the gradients; see `training_graph`."""
     if loss is None:
@@ -173,6 +183,8 @@ def differentiated(
             raise TypeError(f"{name}: got {text!r} ({type(text).__name__}), expected a string")
     if not labels:
         raise ValueError("labels: got an empty string, expected the name of an input")
+    if not portable:
+        _check_unused("portable=False", straight_through=straight_through)
     forward = read_proto(model)
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer.params)
@@ -182,6 +194,10 @@ def differentiated(
     op = GraphBuilder(prepared.graph)
     _free_names(op, {*_NAMES, labels}, names)
     value = append_loss(op, loss, loss_output, labels)
+    if straight_through:
+        pass_straight_through(op, names)
+    elif portable:
+        check_rounding(prepared.graph, names, value)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
     if portable:
@@ -333,7 +349,9 @@ def _check_parameters(forward: onnx.ModelProto, params: Iterable[Parameter]) -> 
         if "float" not in dtype:
             raise ValueError(
                 f"parameter '{parameter.name}' is {dtype} in the model, so it has no gradient; "
-                "if it is quantized, train the model before quantizing it"
+                "if it is quantized, train the model before quantizing it, or put its dequantized "
+                "value before a QuantizeLinear as a float initializer, and pass "
+                "straight_through=True"
             )
         if tuple(tensor.dims) != parameter.shape or dtype != parameter.dtype:
             raise ValueError(
@@ -352,7 +370,11 @@ def _hint(graph: onnx.GraphProto, name: str) -> str:
                 return ", but a Constant node: make it an initializer to train it"
             source = f" of '{node.input[0]}'" if node.input else ""
             if node.op_type == "DequantizeLinear":
-                return f", but the dequantized value{source}: train the model before quantizing it"
+                return (
+                    f", but the dequantized value{source}: train the model before quantizing it, "
+                    f"or put '{name}' before a QuantizeLinear as a float initializer, and pass "
+                    "straight_through=True"
+                )
             return f", but the output of {node.op_type}{source}, which may be what is to be trained"
     close = difflib.get_close_matches(name, [tensor.name for tensor in graph.initializer], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

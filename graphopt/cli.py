@@ -133,6 +133,12 @@ def build(
     layout: Annotated[
         LayoutName, typer.Option(help="What is updated together; auto suits the provider.")
     ] = "auto",
+    straight_through: Annotated[
+        bool,
+        typer.Option(
+            "--straight-through", help="Train through quantization as if it did not round."
+        ),
+    ] = False,
 ) -> None:
     """Build the training graph of a forward model."""
     parameters = graphopt.parameters(forward)
@@ -155,6 +161,7 @@ def build(
         loss_output=loss_output,
         provider=provider,
         layout=layout,
+        straight_through=straight_through,
     )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")

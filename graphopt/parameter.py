@@ -13,6 +13,7 @@ from graphopt.forward import ForwardModel, read_forward
 from graphopt.marks import FROZEN
 from graphopt.operators import of
 
+_SAME = {"Cast", "Identity", "QuantizeLinear", "DequantizeLinear"}  # the weight all the same
 _FLOATING = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
@@ -209,6 +210,6 @@ def _weight_of(value: ir.Value) -> str | None:
         node = use.node
         if node.domain == "" and use.idx in of(node).weights:
             return node.op_type
-        if node.op_type in ("Cast", "Identity") and (found := _weight_of(node.outputs[0])):
+        if node.op_type in _SAME and (found := _weight_of(node.outputs[0])):
             return found
     return None

@@ -73,6 +73,7 @@ def export_on_device(
     labels: str = LABELS,
     outputs: Sequence[str] = (),
     state: Mapping[str, Array] | PathLike | None = None,
+    straight_through: bool = False,
     output: str | None = None,
 ) -> Artifacts:
     """Write the files with which ONNX Runtime's on-device training API trains.
@@ -114,6 +115,7 @@ def export_on_device(
         outputs: Outputs of the forward model that both models report after ``loss``.
         state: What to start from instead of the values of the model: `Session.state`, or a
             checkpoint of a session or of on-device training.
+        straight_through: Train through quantization; see `training_graph`.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -155,7 +157,14 @@ def export_on_device(
     _check_outputs(forward, outputs)
     _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
     update = native_update(optimizer) if optimizer_model else None
-    built = differentiated(forward, loss, optimizer, loss_output=loss_output, labels=labels)
+    built = differentiated(
+        forward,
+        loss,
+        optimizer,
+        loss_output=loss_output,
+        labels=labels,
+        straight_through=straight_through,
+    )
     _check_float32({name: array.dtype.name for name, array in built.initial.items()})
     if update is None:
         training = with_update(

@@ -17,6 +17,7 @@
 | `matrix` | MatMul, Gemm, Einsum, Det |
 | `normalization` | LayerNormalization, InstanceNormalization, LRN, ... |
 | `pooling` | MaxPool, AveragePool, GlobalAveragePool, ... |
+| `quantization` | QuantizeLinear, DequantizeLinear, ... |
 | `recurrent` | LSTM, GRU, RNN |
 | `reduction` | ReduceSum, ReduceMax, ... |
 | `regions` | RoiAlign, MaxRoiPool |
@@ -45,6 +46,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     matrix,
     normalization,
     pooling,
+    quantization,
     recurrent,
     reduction,
     regions,

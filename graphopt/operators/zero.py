@@ -22,7 +22,6 @@ _constant(
 )
 operator("Hardmax", gradient=ZERO, flops=1, shape=elements.same)
 operator("Multinomial", gradient=ZERO, is_random=True)
-operator("QuantizeLinear", gradient=ZERO, settings=(1,))
 
 _step = partial(function, gradient=ZERO)
 
@@ -45,5 +44,4 @@ operator(
     shape=elements.joined,
 )
 operator("RotaryEmbedding", shape=elements.same)
-operator("DequantizeLinear", settings=(1,))
 operator("RandomNormal", "RandomUniform", is_random=True, flops=0, shape=filling.random)

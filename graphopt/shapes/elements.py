@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from graphopt.shapes.values import (
     BOOL,
+    FLOAT,
     MOST_ELEMENTS,
+    NO_DTYPE,
     UNKNOWN,
     Dims,
     Element,
@@ -120,6 +122,26 @@ def dropout(node: Node) -> list[TensorInfo]:
     """The first input, and a mask of it."""
     first = node.input(0)
     return [tensor(first.dtype, first.shape), tensor(BOOL, first.shape)]
+
+
+def quantized(node: Node) -> list[TensorInfo]:
+    """The first input, in the dtype of the zero, or in that which is asked for."""
+    dtype = node.attributes.dtype("output_dtype")
+    if dtype == NO_DTYPE:
+        dtype = node.input(2).dtype if node.has(2) else ir.DataType.UINT8
+    return [tensor(dtype, node.input(0).shape)]
+
+
+def dynamically_quantized(node: Node) -> list[TensorInfo]:
+    """The first input as bytes, its scale and its zero."""
+    byte = ir.DataType.UINT8
+    return [tensor(byte, node.input(0).shape), tensor(FLOAT, ()), tensor(byte, ())]
+
+
+def dequantized(node: Node) -> list[TensorInfo]:
+    """The first input, in the dtype of the scale, or in that which is asked for."""
+    dtype = node.attributes.dtype("output_dtype", node.input(1).dtype)
+    return [tensor(dtype or node.input(1).dtype, node.input(0).shape)]
 
 
 def like(*indices: int) -> Rule:
