@@ -116,7 +116,8 @@ class Backward:
         if value.shape is None:
             raise self.error(
                 f"its gradient needs the rank of '{value.name}', which shape inference does not "
-                "find; declare the shapes of the model's inputs"
+                "find; declare the shapes of the model's inputs, and by value_info those of what "
+                "operators of other domains give"
             )
         return [d if isinstance(d, int) else d.value for d in value.shape]
 

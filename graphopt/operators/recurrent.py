@@ -1,4 +1,8 @@
-"""Recurrent layers, unrolled: one cell a time step, in operators that have a rule."""
+"""Recurrent layers in operators that have a rule.
+
+They are unrolled, one cell a time step; where the number of steps is open, one cell is scanned over
+the steps.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -25,15 +29,15 @@ _FUNCTIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "
 
 
 def rewrite_recurrent(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
-    """Replace an LSTM, GRU or RNN by one cell a time step.
+    """Replace an LSTM, GRU or RNN by one cell a time step, or by a Scan of one.
 
     Raises:
-        ValueError: The number of time steps is not known, or an attribute is not valid.
+        ValueError: There are no time steps, or an attribute is not valid.
     """
     del trained
     with op.named(node.name or str(node.outputs[0].name)):
         layer = _Layer(op, node)
-        outputs, states = zip(*(layer.unroll(d) for d in layer.directions()), strict=True)
+        outputs, states = zip(*(layer.run(d) for d in layer.directions()), strict=True)
         for index, old in enumerate(node.outputs):
             if not old.uses() and not old.is_graph_output():
                 continue
@@ -73,7 +77,13 @@ class _Direction:
 
 
 class _Layer:
-    """A recurrent node, and the nodes that all kinds of cells have in common."""
+    """A recurrent node, and the nodes that all kinds of cells have in common.
+
+    Attributes:
+        steps: The number of time steps; None where it is open.
+        batch: That of samples, or the symbol of it.
+        valid: Where it is open, which samples have not ended, of each step, if some may have.
+    """
 
     def __init__(self, op: GraphBuilder, node: ir.Node) -> None:
         self.op = op
@@ -88,10 +98,17 @@ class _Layer:
         self.rows = op.Flatten(by_step, axis=2)
         known = isinstance(self.batch, int)
         self.batch_size: Operand = [self.batch] if known else op.Shape(by_step, start=1, end=2)
-        self.lengths = None
+        self.lengths = self.valid = None
         if (lengths := self._input(4)) is not None:
             self.lengths = op.Unsqueeze(lengths, [1])
             self.lengths.shape = ir.Shape([self.batch, 1])
+        self._scanned: list[tuple[ir.Value, ir.Value]] = []
+        if self.steps is None:
+            self._count = op.Shape(by_step, start=0, end=1)
+            if self.lengths is not None:
+                steps = op.Range(0, op.Squeeze(self._count, [0]), 1)
+                steps = op.Unsqueeze(op.Cast(steps, to=ir.DataType.INT32), [1, 2])
+                self.valid = op.Less(steps, self.lengths)
 
     def directions(self) -> list[_Direction]:
         """The operands of each direction.
@@ -127,12 +144,63 @@ class _Layer:
             )
         return directions
 
-    def unroll(self, direction: _Direction) -> tuple[list[ir.Value], State]:
-        """The output of each step, and the state after all of them."""
+    def run(self, direction: _Direction) -> tuple[Sequence[ir.Value], State]:
+        """The output of each step, and the state after all of them.
+
+        Where the number of steps is open, the output is one value [steps, batch, hidden].
+        """
+        return self._scan(direction) if self.steps is None else self._unroll(direction, self.steps)
+
+    def _scan(self, direction: _Direction) -> tuple[Sequence[ir.Value], State]:
+        op = self.op
+        self._scanned = []
+        cell = _CELLS[self.node.op_type](self, direction)
+        before = [self._row(self.hidden, "state") for _ in direction.initial]
+        initial = list(direction.initial)
+        body = ir.Graph([], [], nodes=[], name=op.fresh_name("cell"))
+        with op.inside(body):
+            state = cell(0, before)
+            output = state[0]
+            if self.valid is not None:
+                valid = self._row(1, "valid", ir.DataType.BOOL)
+                self._scanned.append((self.valid, valid))
+                output = op.Where(valid, output, 0.0)
+                state = [op.Where(valid, *values) for values in zip(state, before, strict=True)]
+            results = [op.Identity(value) for value in (*state, output)]
+        for result in results:
+            self._rows(result)
+        body.inputs.extend([*before, *(row for _, row in self._scanned)])
+        body.outputs.extend(results)
+        if self.lengths is not None:  # an empty sequence ends as zeros in ONNX Runtime
+            begins = op.Greater(self.lengths, np.array(0, np.int32))
+            initial = [op.Where(begins, value, 0.0) for value in initial]
+        way = int(direction.backwards)
+        *states, sequence = op.node(
+            "Scan",
+            [*initial, *(value for value, _ in self._scanned)],
+            outputs=len(results),
+            body=body,
+            num_scan_inputs=len(self._scanned),
+            scan_input_directions=[way] * len(self._scanned),
+            scan_output_directions=[way],
+        )
+        for value in states:
+            self._rows(value)
+        sequence.dtype = self.dtype
+        sequence.shape = ir.Shape([None, self.batch, self.hidden])
+        return [sequence], states
+
+    def _row(self, size: int, name: str, dtype: ir.DataType | None = None) -> ir.Value:
+        """An input of the cell that is scanned, with a row for each sample."""
+        kind = ir.TensorType(dtype or self.dtype)
+        name = self.op.fresh_name(f"{self.node.outputs[0].name or describe(self.node)}/{name}")
+        return ir.Value(name=name, type=kind, shape=ir.Shape([self.batch, size]))
+
+    def _unroll(self, direction: _Direction, steps: int) -> tuple[Sequence[ir.Value], State]:
         cell = _CELLS[self.node.op_type](self, direction)
         outputs = []
         state = direction.initial
-        order = range(self.steps)[:: -1 if direction.backwards else 1]
+        order = range(steps)[:: -1 if direction.backwards else 1]
         for step in order:
             output, state = self._masked(step, cell(step, state), state)
             outputs.append(output)
@@ -141,6 +209,10 @@ class _Layer:
     def sequence(self, outputs: Sequence[Sequence[ir.Value]]) -> ir.Value:
         """The output of the layer, from those of each step in each direction."""
         op = self.op
+        if self.steps is None:
+            each = [op.Unsqueeze(value, [1]) for (value,) in outputs]
+            joined = op.Concat(*each, axis=1)
+            return op.Transpose(joined, perm=[2, 0, 1, 3]) if self.layout else joined
         joined = op.Concat(*(h for step in zip(*outputs, strict=True) for h in step), axis=1)
         shape = [-1, self.steps, len(outputs), self.hidden]
         by_sample = op.Reshape(joined, np.array(shape, np.int64))
@@ -152,13 +224,24 @@ class _Layer:
         return op.Concat(*(op.Unsqueeze(state, [axis]) for state in states), axis=axis)
 
     def project(self, w: ir.Value, bias: ir.Value | None, gates: int) -> list[ir.Value]:
-        """The input times a weight, plus a bias, of each step: one product for all of them."""
+        """The input times a weight, plus a bias, of each step: one product for all of them.
+
+        Where the number of steps is open, of the step of the cell that is scanned.
+        """
         op, count = self.op, self.steps
+        product = self.product(self.rows, w, bias)
+        if count is None:
+            shape = op.Concat(self._count, self.batch_size, [gates * self.hidden], axis=0)
+            steps = op.Reshape(product, shape)
+            steps.dtype = self.dtype
+            steps.shape = ir.Shape([None, self.batch, gates * self.hidden])
+            row = self._row(gates * self.hidden, "x")
+            self._scanned.append((steps, row))
+            return [row]
         known = isinstance(self.batch, int)
         sizes = [self.batch] * count if known else op.Expand(self.batch_size, [count])
-        product = self.product(self.rows, w, bias)
-        steps = op.node("Split", [product, sizes], outputs=count, axis=0)
-        return [self._rows(value, gates) for value in steps]
+        parts = op.node("Split", [product, sizes], outputs=count, axis=0)
+        return [self._rows(value, gates) for value in parts]
 
     def product(self, x: ir.Value, w: ir.Value, addend: ir.Value | None) -> ir.Value:
         """Rows times a weight, plus something, if there is something."""
@@ -220,18 +303,14 @@ class _Layer:
             raise ValueError(f"{describe(self.node)}: its attribute hidden_size is missing")
         return size
 
-    def _steps_and_batch(self, x: ir.Value) -> tuple[int, int | str]:
+    def _steps_and_batch(self, x: ir.Value) -> tuple[int | None, int | str]:
         dims = [d if isinstance(d, int) else d.value for d in x.shape or ir.Shape([None, None])]
         steps, batch = dims[self.layout], dims[1 - self.layout]
-        if not isinstance(steps, int):
-            raise ValueError(
-                f"{describe(self.node)}: the number of time steps, axis {self.layout} of "
-                f"'{x.name}', is not known before the graph runs; declare the model's inputs with "
-                "a fixed length, or export the model so: only the batch may be dynamic"
-            )
-        if not steps:
+        if steps == 0:
             raise ValueError(f"{describe(self.node)}: '{x.name}' has no time steps")
-        return steps, f"{describe(self.node)}/batch" if batch is None else batch
+        return steps if isinstance(
+            steps, int
+        ) else None, f"{describe(self.node)}/batch" if batch is None else batch
 
 
 def _lstm(layer: _Layer, d: _Direction) -> Cell:

@@ -484,6 +484,53 @@ def test_gradients_with_an_unnamed_batch(name):
     check_with_a_batch_of_any_size(CASES[name], "")
 
 
+OPEN = {
+    f"{op} {name}": table[name]
+    for op, table, names in (
+        ("LSTM", LSTM, ("plain", "bidirectional", "clip with peepholes", "layout, bidirectional")),
+        ("LSTM", LSTM, ("lengths", "lengths, reverse", "initial cell alone", "coupled")),
+        ("LSTM", LSTM, ("opset 21", "one step", "Y and Y_h", "activations of two directions")),
+        ("GRU", GRU, ("no bias, linear_before_reset=0", "bidirectional, linear_before_reset=1")),
+        ("GRU", GRU, ("lengths, bidirectional, linear_before_reset=1",)),
+        ("RNN", RNN, ("bidirectional", "layout")),
+    )
+    for name in names
+}
+
+
+@pytest.mark.parametrize("case", OPEN.values(), ids=OPEN)
+def test_gradients_with_any_number_of_steps(case):
+    arrays = case.arrays()
+    trained = [name for name in arrays if name in (*WEIGHTS, "initial_h", "initial_c")]
+    proto = with_open_steps(model(case, arrays, None, trained), case)
+    leaves, outputs = oracle(case, arrays)
+    weights = {
+        f"{name}.weight": normal(*outputs[name].shape, seed=9).astype(np.float32)
+        for name in case.names()
+    }
+    loss = sum((outputs[n] * torch.tensor(weights[f"{n}.weight"])).sum() for n in case.names())
+    *expected, x = torch.autograd.grad(loss, [*(leaves[name] for name in trained), leaves["X"]])
+    graph = with_gradients(proto, weights, [*trained, "shift"])
+    assert {node.op_type for node in graph.graph.node} >= {"Scan"}
+    got = run(graph, arrays | {"shift": np.zeros(case.features, "f")})
+    for name, want, one in zip([*trained, "shift"], [*expected, x.sum((0, 1))], got, strict=True):
+        assert one.shape == want.shape, name
+        np.testing.assert_allclose(
+            one, want, rtol=0, atol=1e-5 * float(want.abs().max()), err_msg=name
+        )
+
+
+def with_open_steps(proto, case):
+    """The same for any number of steps, with something that is trained added to the input."""
+    (x,) = (value for value in proto.graph.input if value.name == "X")
+    x.type.tensor_type.shape.dim[case.layout].dim_param = "T"
+    proto.graph.node[0].input[0] = "shifted"
+    proto.graph.node.insert(0, helper.make_node("Add", ["X", "shift"], ["shifted"]))
+    shift = numpy_helper.from_array(np.zeros(case.features, np.float32), "shift")
+    proto.graph.initializer.append(shift)
+    return proto
+
+
 # PyTorch's order of the gates, in ONNX's.
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
@@ -647,16 +694,7 @@ def of_steps(steps, **attributes):
     return proto
 
 
-def without_shape():
-    proto = altered(Case("LSTM"))
-    proto.graph.input[0].type.tensor_type.ClearField("shape")
-    return proto
-
-
 ERRORS = {
-    "unknown steps": (of_steps(None), "LSTM 'cell': the number of time steps, axis 0 of 'X'"),
-    "symbolic steps": (of_steps("T", layout=1), "axis 1 of 'X', is not known.*fixed length"),
-    "unknown rank": (without_shape(), "number of time steps"),
     "no steps": (of_steps(0), "'X' has no time steps"),
     "direction": (altered(Case("GRU"), direction="sideways"), "got direction 'sideways'"),
     "activation": (

@@ -150,7 +150,7 @@ def test_the_model_combines_all_rows_with_several_threads(reduction):
         f'=> (float[4,64] y) {{ y = ScatterND<reduction="{reduction}">(x, i, u) }}'
     )
     model = onnx.parser.parse_model(text)
-    prepared, _ = prepare(model, [])
+    prepared, _ = prepare(model, ["x"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 8
     proto = ir.to_proto(prepared)
