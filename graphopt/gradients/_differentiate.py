@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
-from graphopt.gradients._fusions import avoid_fusions
+from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._steep import steep_values
 from graphopt.graphs import captured
@@ -45,7 +45,7 @@ def differentiate(
     graph = model.graph
     op = GraphBuilder(graph)
     _name_parts(op)
-    avoid_fusions(op, model, names)
+    avoid_fusions(op, model)
     parameters = {name: graph.initializers[name] for name in names}
     path = Path(graph, parameters.values(), [loss])
     if missing := [name for name, value in parameters.items() if value not in path.values]:
@@ -54,6 +54,9 @@ def differentiate(
     steep = steep_values(path.nodes, path.values, parameters.values())
     one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
     gradients = _backward(op, path, steep, {loss: one}, provider)
+    for node in list(graph):
+        if node.op_type in ("Mul", "Div") and not node.domain:
+            keep_axes(op, node)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
         raise ValueError(unreached(missing))
     named = _name(op, {name: gradients[value] for name, value in parameters.items()})

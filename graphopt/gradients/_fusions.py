@@ -10,9 +10,8 @@ alone or computes in advance the same nodes of a forward model. Tested with 1.19
 What is written instead is right wherever it runs.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -23,19 +22,18 @@ _TRANSPARENT = {"Identity", "Cast", "CastLike", "Mul", "Div", "Dropout", "Reshap
 _DEPTH = 8
 
 
-def avoid_fusions(op: GraphBuilder, model: ir.Model, trained: Collection[str] = ()) -> None:
+def avoid_fusions(op: GraphBuilder, model: ir.Model) -> None:
     """Rewrite the nodes of a graph that ONNX Runtime would compute wrongly.
 
     Args:
         op: Appends to the graph of the model.
         model: Changed in place; what it computes stays the same, and the shapes of its values are
             known as far as they can be.
-        trained: Initializers that are no constants.
     """
     infer_shapes(model)
     _drop_transposes(model.graph)
     changed = [
-        _REWRITES[node.op_type](op, node, trained)
+        _REWRITES[node.op_type](op, node)
         for node in list(model.graph.all_nodes())
         if node.op_type in _REWRITES and not node.domain
     ]
@@ -59,9 +57,8 @@ def _ranks(node: ir.Node) -> list[int] | None:
     return [len(shape) for shape in shapes if shape is not None] if None not in shapes else None
 
 
-def _matrix_product(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> bool:
+def _matrix_product(op: GraphBuilder, node: ir.Node) -> bool:
     """Vectors become matrices of one row or of one column; whether there were any."""
-    del trained
     operands, ranks = list(node.inputs), _ranks(node)
     if ranks is None:
         for index, value in enumerate(operands):
@@ -93,19 +90,21 @@ def _is_transposed(value: ir.Value | None) -> bool:
     return True
 
 
-def _scaled(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> bool:
-    """A factor of one element becomes a scalar; the axes that it has brought come after it."""
-    operands, ranks = list(node.inputs), _ranks(node)
+def keep_axes(op: GraphBuilder, node: ir.Node) -> bool:
+    """Let a factor of one element, if a node multiplies by one, have no more axes than the other.
+
+    Returns:
+        Whether it had: then the other one has as many now.
+    """
+    ranks = _ranks(node)
     if ranks is None:
         return False
     for index in (0, 1) if node.op_type == "Mul" else (1,):
-        more = ranks[index] - ranks[1 - index]
-        factor = operands[index]
-        tensor = None if factor is None else ir.convenience.get_const_tensor(factor)
-        is_known = factor is not None and tensor is not None and factor.name not in trained
-        if more > 0 and tensor is not None and is_known and tensor.size == 1:
-            operands[index] = op.constant(np.reshape(tensor.numpy(), ()))
-            _then(op, node, operands, "Unsqueeze", list(range(more)))
+        more, factor = ranks[index] - ranks[1 - index], node.inputs[index]
+        if more > 0 and factor is not None and all(size == 1 for size in factor.shape or ()):
+            axes = op.constant(list(range(more)))
+            value = _before(op, node, "Unsqueeze", [node.inputs[1 - index], axes])
+            node.replace_input_with(1 - index, value)
             return True
     return False
 
@@ -115,7 +114,8 @@ def _before(
 ) -> ir.Value:
     """The result of a new node in front of another, in whatever graph that is."""
     new = ir.node(op_type, list(operands))
-    new.name = new.outputs[0].name = op.fresh_name(f"{node.outputs[0].name}/{op_type}")
+    new.outputs[0].name = op.fresh_name(f"{node.outputs[0].name}/{op_type}")
+    new.name = f"{node.name}/{new.outputs[0].name}" if node.name else new.outputs[0].name
     new.outputs[0].type = node.outputs[0].type
     assert node.graph is not None
     node.graph.insert_before(node, new)
@@ -139,4 +139,4 @@ def _then(
     node.replace_input_with(1, op.constant(list(axes)))
 
 
-_REWRITES = {"MatMul": _matrix_product, "Mul": _scaled, "Div": _scaled}
+_REWRITES = {"MatMul": _matrix_product, "Mul": keep_axes, "Div": keep_axes}

@@ -83,6 +83,18 @@ CASES = {
         lambda v, u, c: v @ u / c,
         constants=("c",),
     ),
+    "a gradient that is folded to one": Case(
+        "a = Transpose(x) t = MatMul(w, a) h = Mul(t, half) m = Mul(h, v) y = Mul(m, c)",
+        {
+            "w": normal(1, 1),
+            "v": normal(1, seed=2),
+            "x": normal(1, 1, seed=1),
+            "half": np.float32(0.5),
+            "c": np.full((1, 1), 3, np.float32),
+        },
+        lambda w, v, x, half, c: half * (w @ x.T) * v * c,
+        constants=("half", "c"),
+    ),
     # 1.19 takes a transposition that moves nothing for one that does.
     "a Gemm of a transposition that moves nothing": Case(
         "t = Transpose<perm=[0, 1]>(w) y = Gemm(t, u)",
