@@ -54,7 +54,7 @@ def differentiate(
     steep = steep_values(path.nodes, path.values, parameters.values())
     one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
     gradients = _backward(op, path, steep, {loss: one}, provider)
-    for node in list(graph):
+    for node in list(graph.all_nodes()):
         if node.op_type in ("Mul", "Div") and not node.domain:
             keep_axes(op, node)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
@@ -117,7 +117,16 @@ def _backward(
             read = (*node.inputs, *captured(node))
             needed = [i for i, value in enumerate(read) if value in path.values]
             is_steep = not steep.isdisjoint(node.outputs)
-            backward = Backward(op, node, incoming, needed, provider, inner, is_steep=is_steep)
+            backward = Backward(
+                op,
+                node,
+                incoming,
+                needed,
+                provider,
+                inner,
+                is_steep=is_steep,
+                trained=path.values,
+            )
             outgoing = list(_gradients(backward))
         for index in needed:
             value, part = backward.input(index), outgoing[index] if index < len(outgoing) else None

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.operators._roots import nonzero_root
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise, joining
 from graphopt.operators.record import ALL, NoGradient, operator
@@ -89,7 +90,9 @@ def _constant_power(b: Backward, e: float) -> ir.Value:
     if e == 3:
         return op.Mul(op.Mul(dy, 3.0), op.Mul(x, x))
     if e == 0.5:
-        return op.Div(op.Mul(dy, 0.5), y)
+        return op.Div(op.Mul(dy, 0.5), nonzero_root(b))
+    if 0 < e < 1:
+        x = nonzero_root(b, x)
     # At 0 a power below 0 is infinite, and so is this quotient.
     power = op.Div(y, x) if e < 0 else op.Pow(x, e - 1)
     return op.Mul(op.Mul(dy, e), power)

@@ -1,7 +1,7 @@
 """What a gradient rule gets."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -32,6 +32,7 @@ class Backward:
         is_steep: Whether the gradients of its outputs may be infinite, or not a number. Then 0
             times such a gradient is not 0, and a rule must not mask it by a product.
         differentiate: Differentiates a graph in the node.
+        trained: The values of the graph that depend on a parameter.
         summed_inputs: Those whose gradient the rule has summed itself, by `summed`.
     """
 
@@ -45,6 +46,7 @@ class Backward:
         differentiate: Inner,
         *,
         is_steep: bool = False,
+        trained: Collection[ir.Value] = frozenset(),
     ) -> None:
         self.op = op
         self.node = node
@@ -53,6 +55,7 @@ class Backward:
         self.provider = provider
         self.differentiate = differentiate
         self.is_steep = is_steep
+        self.trained = trained
         self.summed_inputs: set[int] = set()
         self._gradients = tuple(gradients)
         self._needed = frozenset(needed)

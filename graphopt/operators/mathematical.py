@@ -5,6 +5,7 @@ from functools import partial
 
 import onnx_ir as ir
 
+from graphopt.operators._roots import nonzero_root
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise
 from graphopt.operators.record import operator
@@ -16,13 +17,18 @@ function("Abs", gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
 function("Neg", gradient=lambda b: b.op.Neg(b.dy))
 function("Exp", gradient=lambda b: b.op.Mul(b.dy, b.y))
 function("Log", steep=(0,), gradient=lambda b: b.op.Div(b.dy, b.x))
-function("Sqrt", steep=(0,), gradient=lambda b: b.op.Div(b.op.Mul(b.dy, 0.5), b.y))  # infinite at 0
 
 function("Sin", gradient=lambda b: b.op.Mul(b.dy, b.op.Cos(b.x)))
 function("Cos", gradient=lambda b: b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x))))
 function("Tan", gradient=lambda b: b.op.Mul(b.dy, b.op.Add(b.op.Mul(b.y, b.y), 1.0)))
 function("Sinh", gradient=lambda b: b.op.Mul(b.dy, b.op.Cosh(b.x)))
 function("Cosh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sinh(b.x)))
+
+
+@function("Sqrt", steep=(0,))
+def sqrt(b: Backward) -> ir.Value:
+    """Infinite at 0; but 0 at 0 of a sum of squares, as with torch.linalg.norm and torch.std."""
+    return b.op.Div(b.op.Mul(b.dy, 0.5), nonzero_root(b))
 
 
 def _one_minus_square(b: Backward) -> ir.Value:

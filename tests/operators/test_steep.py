@@ -148,6 +148,99 @@ def test_gradients(case, dynamic, provider):
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+# A zero vector, and one that is the mean throughout.
+ROWS = np.array([[3, 1, -2], [0, 0, 0], [2, 2, 2]], np.float32)
+EYE = np.array([[2, 1, 0], [0, 1, 0], [1, 0, 1]], np.float32)
+
+
+def rows(node, compute, **constants):
+    return Case(
+        node, {"x": ROWS, **constants}, lambda x, *_: compute(x), constants=tuple(constants)
+    )
+
+
+def norm(p):
+    return lambda x: torch.linalg.vector_norm(x, p, dim=1, keepdim=True)
+
+
+CENTERED = "m = ReduceMean<axes=[1]>(x) d = Sub(x, m)"
+ROOTS = {
+    "Mul, ReduceSum, Sqrt": rows(
+        "q = Mul(x, x) a = Constant<value_ints=[1]>() s = ReduceSum(q, a) y = Sqrt(s)", norm(2)
+    ),
+    "Pow, ReduceSum, Pow": rows(
+        "q = Pow(x, two) a = Constant<value_ints=[1]>() s = ReduceSum(q, a) y = Pow(s, half)",
+        norm(2),
+        two=np.float32(2),
+        half=np.float32(0.5),
+    ),
+    "Abs, Pow, ReduceSum, Pow": rows(
+        "b = Abs(x) q = Pow(b, three) a = Constant<value_ints=[1]>() s = ReduceSum(q, a) "
+        "y = Pow(s, third)",
+        norm(3),
+        three=np.float32(3),
+        third=np.float32(1 / 3),
+    ),
+    "ReduceSumSquare, Squeeze, Sqrt": rows(
+        "s = ReduceSumSquare<axes=[1]>(x) a = Constant<value_ints=[1]>() r = Squeeze(s, a) "
+        "y = Sqrt(r)",
+        lambda x: torch.linalg.vector_norm(x, dim=1),
+    ),
+    "a standard deviation": rows(
+        f"{CENTERED} q = Mul(d, d) v = ReduceMean<axes=[1]>(q) y = Sqrt(v)",
+        lambda x: x.std(1, correction=0, keepdim=True),
+    ),
+    "a standard deviation of a sample": rows(
+        f"{CENTERED} q = Mul(d, d) v = ReduceMean<axes=[1]>(q) h = Shape<start=1>(x) "
+        "n = Cast<to=1>(h) w = Mul(v, n) l = Sub(n, one) u = Div(w, l) y = Sqrt(u)",
+        lambda x: x.std(1, keepdim=True),
+        one=np.float32(1),
+    ),
+    "a hypotenuse": rows(
+        "z = Mul(x, two) p = Mul(x, x) q = Mul(z, z) s = Add(p, q) y = Sqrt(s)",
+        lambda x: torch.linalg.vector_norm(torch.stack([x, 2 * x]), dim=0),
+        two=np.float32(2),
+    ),
+}
+
+
+@cases(ROOTS)
+def test_the_root_of_a_sum_of_powers_is_flat_at_0(case, dynamic):
+    expected = torch_gradients(case, ["x"])["x"]
+    assert np.isfinite(expected).all()
+    got = onnx_gradients(case, ["x"], dynamic=dynamic)["x"]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_a_vector_that_is_divided_by_its_norm():
+    case = rows(
+        "w = MatMul(x, e) q = Mul(w, w) a = Constant<value_ints=[1]>() s = ReduceSum(q, a) "
+        "n = Sqrt(s) c = Max(n, half) y = Div(w, c)",
+        lambda x: x @ torch.tensor(EYE).double()
+        / torch.linalg.vector_norm(x @ torch.tensor(EYE).double(), dim=1, keepdim=True).clamp(0.5),
+        e=EYE,
+        half=np.float32(0.5),
+    )  # fmt: skip
+    expected = torch_gradients(case, ["x"])["x"]
+    got = onnx_gradients(case, ["x"], dynamic=False)["x"]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "q = Mul(x, x) s = Add(q, x) y = Sqrt(s)",
+        "q = Mul(x, x) s = Mul(q, x) y = Sqrt(s)",
+        "q = Pow(x, half) y = Sqrt(q)",
+        "q = Abs(x) y = Sqrt(q)",
+    ],
+)
+def test_other_roots_are_steep_at_0(node):
+    case = Case(node, {"x": np.zeros(1, np.float32), **BOUNDS}, lambda x, *_: x,
+                constants=tuple(BOUNDS))  # fmt: skip
+    assert not np.isfinite(onnx_gradients(case, ["x"], dynamic=False)["x"]).any()
+
+
 def test_what_is_not_the_largest_gets_nothing():
     x = np.array([0, -1, -2], np.float32)
     case = Case("c = ReduceMax<keepdims=0>(x) y = Sqrt(c)", {"x": x}, lambda x: x.amax().sqrt())
