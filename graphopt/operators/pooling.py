@@ -24,8 +24,6 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
 @operator("MaxPool", flops=_flops, shape=windows.pool)
 def max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a window."""
-    if b.node.attributes.get_int("storage_order", 0):
-        raise b.error("storage_order=1 has no gradient; export it with storage_order=0")
     if b.has_gradient(1):
         raise b.error("its second output has no gradient")
     window = _window(b)
@@ -61,16 +59,25 @@ def _by_comparison(b: Backward, window: Window, sizes: list[int]) -> ir.Value:
 
 def _by_indices(b: Backward, window: Window) -> ir.Value:
     op, x = b.op, b.x
-    add_outputs(op, b.node, 2)
     sizes = known(b.shape(x))
     total: Operand = [math.prod(sizes)] if sizes is not None else op.Reshape(op.Size(x), [1])
     zeros = b.zeros(total, x.dtype)
-    indices, dy = op.Reshape(b.node.outputs[1], [-1]), op.Reshape(b.dy, [-1])
+    indices, dy = op.Reshape(_largest(b), [-1]), op.Reshape(b.dy, [-1])
     if window.overlaps:
         gradient = scatter_add(b, zeros, indices, dy, 0)
     else:
         gradient = op.ScatterElements(zeros, indices, dy, axis=0)
     return b.reshape_like(gradient, x)
+
+
+def _largest(b: Backward) -> ir.Value:
+    """Where the first of the largest elements of each window stands."""
+    attributes = b.node.attributes
+    if attributes.get_int("storage_order", 0):  # the node counts by columns
+        kept = {name: given.value for name, given in attributes.items() if name != "storage_order"}
+        return b.op.node("MaxPool", [b.x], outputs=2, **kept)[1]
+    add_outputs(b.op, b.node, 2)
+    return b.node.outputs[1]
 
 
 @operator("MaxUnpool", flops=0, shape=windows.max_unpool)

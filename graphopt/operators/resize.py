@@ -1,7 +1,8 @@
 """Resampling of images.
 
 Resize is linear, and each axis is resampled by itself: y = A x, and dx = Aᵀ dy. The operator itself
-makes Aᵀ, from an identity matrix, so that all its modes are as the runtime has them.
+makes Aᵀ, from an identity matrix, so that all its modes are as the runtime has them. What it puts
+around a part that reaches over the edges is no function of x: there, A is 0.
 """
 
 from typing import Any
@@ -65,25 +66,41 @@ def resize(b: Backward) -> ir.Value:
 
 def _check(b: Backward) -> None:
     attributes = b.node.attributes
-    mode = attributes.get_string("coordinate_transformation_mode", "half_pixel")
     policy = attributes.get_string("keep_aspect_ratio_policy", "stretch")
-    if mode == "tf_crop_and_resize":
-        raise b.error(
-            f"coordinate_transformation_mode '{mode}' has no gradient here; crop with Slice, then "
-            "resize in another mode"
-        )
     if policy != "stretch" and _sizes(b) is not None:
         raise b.error(
             f"keep_aspect_ratio_policy '{policy}' has no gradient here; give the sizes that result "
             "and leave the policy out"
         )
     same = [before == after for before, after in zip(b.shape(b.x), b.shape(b.y), strict=True)]
+    if _crops(b):
+        _check_crop(b, same)
+        return
     for position, axis in enumerate(_axes(b)):
         is_static = isinstance(b.shape(b.x)[axis], int)
         if is_static and same[axis] and not all(same) and not _keeps(b, position, axis):
             raise b.error(
                 f"the scale of axis {axis} is not 1 but keeps the size {b.shape(b.x)[axis]}; "
                 "give sizes, or the scale 1"
+            )
+
+
+def _check_crop(b: Backward, same: list[bool]) -> None:
+    """Of an axis whose size it keeps, the runtime makes a copy of the identity matrix."""
+    if all(same):
+        return
+    parts = b.constant(b.optional(1))
+    for position, axis in enumerate(_axes(b)):
+        sizes = (b.shape(b.x)[axis], b.shape(b.y)[axis])
+        differ = all(isinstance(size, int) for size in sizes) and sizes[0] != sizes[1]
+        if parts is None:
+            is_whole = axis < 2 < b.rank(b.x)  # images and channels
+        else:
+            is_whole = parts.reshape(2, -1)[:, position].tolist() == [0, 1]
+        if not is_whole and not differ:
+            raise b.error(
+                f"its gradient needs sizes of axis {axis} before and after it, which are known and "
+                "differ; crop that axis with Slice, and resize in another mode"
             )
 
 
@@ -101,8 +118,18 @@ def _scales(b: Backward) -> np.ndarray | None:
     return None if _sizes(b) is not None else b.constant(b.optional(2))
 
 
+def _crops(b: Backward) -> bool:
+    """Whether it reads a part of each axis, which the second input says."""
+    mode = b.node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    return mode == "tf_crop_and_resize"
+
+
 def _keeps(b: Backward, position: int, axis: int) -> bool:
     """Whether it leaves this axis as it is."""
+    if _crops(b):
+        before, after, parts = b.shape(b.x)[axis], b.shape(b.y)[axis], b.constant(b.optional(1))
+        ends = None if parts is None else parts.reshape(2, -1)[:, position].tolist()
+        return before == after and ends == [0, 1]
     if _sizes(b) is None:
         scales = _scales(b)
         return scales is not None and float(scales[position]) == 1
@@ -145,17 +172,18 @@ def _matrix(b: Backward, position: int, axis: int, *, transposed: bool) -> ir.Va
     op = b.op
     size = b.size(b.x, axis)
     identity = op.EyeLike(b.zeros(b.concat([size, size]), ir.DataType.FLOAT))
+    part = _part(b, position, transposed) if _crops(b) else None
     arguments: list[Operand]
     if (sizes := _sizes(b)) is not None:
         resized = op.Slice(sizes, [position], [position + 1])
-        arguments = [None, None, _pair(b, resized, size, transposed)]
+        arguments = [part, None, _pair(b, resized, size, transposed)]
     else:
         scale = op.Slice(b.input(2), [position], [position + 1])
-        arguments = [None, _pair(b, scale, np.ones(1, np.float32), transposed)]
+        arguments = [part, _pair(b, scale, np.ones(1, np.float32), transposed)]
     kept: dict[str, Any] = {
         name: attribute.value
         for name, attribute in b.node.attributes.items()
-        if name not in ("axes", "keep_aspect_ratio_policy")
+        if name not in ("axes", "keep_aspect_ratio_policy", "extrapolation_value")
     }
     matrix = op.Resize(identity, *arguments, **kept)
     return matrix if b.x.dtype in (None, ir.DataType.FLOAT) else op.CastLike(matrix, b.x)
@@ -164,3 +192,15 @@ def _matrix(b: Backward, position: int, axis: int, *, transposed: bool) -> ir.Va
 def _pair(b: Backward, resized: ir.Value, other: Operand, transposed: bool) -> ir.Value:
     pair = (other, resized) if transposed else (resized, other)
     return b.op.Concat(*pair, axis=0)
+
+
+def _part(b: Backward, position: int, transposed: bool) -> ir.Value:
+    """The part of the matrix's axes that is read: of the resized one as it is given, else all."""
+    op = b.op
+    count = len(_axes(b))
+    ends = [op.Slice(b.input(1), [at], [at + 1]) for at in (position, position + count)]
+    kind = (b.input(1).dtype or ir.DataType.FLOAT).numpy()
+    parts = [(end, np.full(1, whole, kind)) for whole, end in enumerate(ends)]
+    return op.Concat(
+        *(end for part in parts for end in (part[::-1] if transposed else part)), axis=0
+    )

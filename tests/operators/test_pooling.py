@@ -140,6 +140,11 @@ POOLS = {
     "AveragePool, opset 21": pool(
         "AveragePool", [2, 3, 8, 7], [3, 3], strides=[2, 2], pads=[1] * 4, opset=21
     ),
+    "MaxPool by columns": pool("MaxPool", [2, 3, 6, 5], [3, 2], storage_order=1),
+    "MaxPool by columns, read": dataclasses.replace(
+        pool("MaxPool", [2, 3, 6, 5], [3, 2]),
+        node="y, i = MaxPool<kernel_shape=[3, 2], storage_order=1>(x)",
+    ),
     "LpPool": pool("LpPool", [2, 3, 6, 5], [3, 2], strides=[2, 1], data=normal, opset=18),
     "LpPool, p=1": pool("LpPool", [2, 3, 6, 5], [2, 2], p=1, data=normal, opset=18),
     "LpPool, p=3": pool("LpPool", [2, 3, 6, 4], [2, 2], strides=[2, 2], p=3, data=normal, opset=18),
@@ -243,10 +248,6 @@ def test_norm_of_zeros():
                 "MaxPool 'y': with ceil_mode=1, its last window would lie behind the input, "
                 "which not all versions of ONNX Runtime leave out; export it with ceil_mode=0"
             ),
-        ),
-        (
-            "y = MaxPool<kernel_shape=[2, 2], storage_order=1>(x)",
-            "MaxPool 'y': storage_order=1 has no gradient; export it with storage_order=0",
         ),
         (
             'y = AveragePool<kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER">(x)',

@@ -177,8 +177,60 @@ AS_THE_RUNTIME = {
 }
 
 
+PART = scales(0, 0, -0.2, 0.3, 1, 1, 0.7, 1.1)
+
+
+def cropped(mode, at="", **more):
+    """A part that reaches over two of the edges, where it is filled."""
+
+    def matrix(size, length, start, end):
+        places = np.linspace(start * (size - 1), end * (size - 1), length)[:, None]
+        distance = np.abs(places - np.arange(size))
+        weights = np.maximum(1 - distance, 0) if mode == "linear" else distance < 0.5
+        is_inside = (places >= 0) & (places <= size - 1)
+        return torch.tensor(weights * is_inside).double()
+
+    rows, columns = matrix(4, 7, -0.2, 0.7), matrix(5, 8, 0.3, 1.1)
+    text = node(
+        mode, "tf_crop_and_resize", f"x, {'t' if at else 'r'},, s", ", extrapolation_value=3.0"
+    )
+    return Case(
+        f"n = CastLike(nought, r) t = Add(r, n) {text}" if at else text,
+        {"x": normal(2, 3, 4, 5), "r": PART, "s": sizes(2, 3, 7, 8)},
+        lambda x, *_: rows @ x @ columns.T,
+        constants=("r",),
+        dynamic="batch",
+        **more,
+    )
+
+
+CROPPED = {
+    "linear crop": cropped("linear"),
+    "nearest crop": cropped("nearest"),
+    "linear crop at run time": cropped("linear", " at run time"),
+    # Where no size changes, runtimes copy.
+    "crop that keeps the sizes": Case(
+        node("linear", "tf_crop_and_resize", "x, r,, s"),
+        {"x": normal(2, 3, 4, 5), "r": PART, "s": sizes(2, 3, 4, 5)},
+        lambda x, *_: x,
+        constants=("r",),
+        dynamic="none",
+    ),
+    "crop of an axis": Case(
+        node("linear", "tf_crop_and_resize", "x, r,, s", ", axes=[3]"),
+        {"x": normal(2, 3, 4, 5), "r": scales(0, 0.5), "s": sizes(7)},
+        lambda x, *_: interpolate(
+            x[..., :3].flatten(0, 1), 7, mode="linear", align_corners=True
+        ).reshape(2, 3, 4, 7),
+        constants=("r",),
+        opset=18,
+        dynamic="batch",
+    ),
+}
+
+
 @pytest.mark.quick
-@cases(AS_PYTORCH | AS_THE_RUNTIME)
+@cases(AS_PYTORCH | AS_THE_RUNTIME | CROPPED)
 def test_gradients(case, dynamic):
     check(case, dynamic)
 
@@ -187,12 +239,12 @@ def test_gradients(case, dynamic):
     ("text", "message"),
     [
         (
-            node("linear", "tf_crop_and_resize", "x, r, s"),
-            r"Resize 'v'.*'tf_crop_and_resize'.*crop with Slice",
-        ),
-        (
             node("linear", "half_pixel", "x,,, z", ', keep_aspect_ratio_policy="not_larger"'),
             r"Resize 'v'.*'not_larger'.*give the sizes",
+        ),
+        (
+            node("linear", "tf_crop_and_resize", "x, r, k"),
+            r"Resize 'v'.*sizes of axis 2 before and after it.*crop that axis with Slice",
         ),
         (
             node("linear", "asymmetric", "x,, k"),
@@ -209,7 +261,7 @@ def test_what_is_refused(text, message):
             "s": scales(1, 1, 2, 2),
             "z": sizes(1, 1, 8, 8),
             "k": scales(1, 1, 1.2, 4),
-            "r": scales(0, 0, 0, 0, 1, 1, 1, 1),
+            "r": PART,
         },
         lambda x, *_: interpolate(x, (8, 8)),
         opset=18,
