@@ -11,11 +11,50 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
+from torch.export import ExportedProgram
+
+from graphopt.torch._nodes import call, replace
 
 op = cast(Any, opset18)  # whose types know nothing of values that are traced
-ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+aten = torch.ops.aten
 _MASKED = {ir.DataType.FLOAT16: -3e4}
 _MASKED_OTHERWISE = -1e30
+
+
+@torch.library.custom_op("graphopt::attention", mutates_args=())
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What PyTorch computes, always laid out in the order of its axes."""
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    ).contiguous()
+
+
+@attention.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    del key
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+ATTENTION = torch.ops.graphopt.attention.default
+
+
+def settle(program: ExportedProgram) -> None:
+    """Replace attention, whose layout differs from one kernel of PyTorch to another."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.scaled_dot_product_attention.default:
+            with graph.inserting_before(node):
+                replace(graph, node, call(graph, node, ATTENTION, *node.args, **node.kwargs))
+    program.graph_module.recompile()
 
 
 def to_onnx(

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 
 from graphopt import _checks
-from graphopt.torch import _batch_norm, _no_gradient, _settle
+from graphopt.torch import _attention, _batch_norm, _no_gradient, _settle
 from graphopt.torch._capture import capture
 from graphopt.torch._changed import check_changed
 from graphopt.torch._custom_gradients import check_hooks
@@ -36,6 +36,7 @@ def export(
     captured = capture(module, args, dict(kwargs or {}), dynamic_batch, dynamic_shapes)
     program = captured.program
     _no_gradient.mark(program)
+    _attention.settle(program)
     _batch_norm.settle(program)
     _settle.settle(program)
     model, changed = translate(program)

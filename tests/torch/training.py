@@ -1,12 +1,14 @@
-"""Five steps of a module's training graph, beside PyTorch's own in float64."""
+"""Modules whose training graphs take steps beside PyTorch's own in float64."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.utils import _pytree as pytree
 
 import graphopt
 
@@ -18,20 +20,27 @@ class Case:
     """A module of one feature.
 
     Attributes:
-        module: Makes it.
-        inputs: Makes inputs for a batch of this size.
-        batches: The sizes of the batches of the steps, where the batch is open.
-        frozen: The parameters that are not trained.
-        tolerance: The largest error of a parameter.
-        options: Further arguments of `graphopt.torch.export`.
+        module: Makes it; it returns a tensor, or a loss.
+        inputs: Makes its inputs for a batch of this size.
     """
 
     module: Callable[[], nn.Module]
     inputs: Callable[[int], tuple]
-    batches: tuple[int, ...] = (4, 3, 5, 4, 6)
-    frozen: tuple[str, ...] = ()
-    tolerance: float = 2e-6
-    options: dict = field(default_factory=dict)
+
+
+class Together(nn.Module):
+    """Many modules, and the sum of their losses: each has its own gradients."""
+
+    def __init__(self, modules):
+        super().__init__()
+        self.parts = nn.ModuleDict(modules)
+
+    def forward(self, inputs, labels):
+        loss = 0.0
+        for part, given, label in zip(self.parts.values(), inputs, labels, strict=True):
+            y = part(*given)
+            loss = loss + (y if label is None else functional.mse_loss(y, label))
+        return loss
 
 
 def floats(*shape):
@@ -52,68 +61,75 @@ def optimizer(model):
     )
 
 
-def in_double(value):
-    return (
-        value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-    )
+def start(module, args, **options):
+    """The session of a module that returns a loss."""
+    model = graphopt.torch.export(module, args, output_names=["loss"], **options)
+    return graphopt.Session(graphopt.training_graph(model, "loss", optimizer(model)))
+
+
+def step(session, args):
+    """The loss of a session's step on these arguments of the module."""
+    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+    names = [feed.name for feed in session.inputs]
+    feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    return float(session.step(feeds)["loss"])
 
 
 def peer_steps(module, batches):
-    """The state of a copy of a module in float64, after RMSprop's steps on these batches."""
+    """A copy of a module in float64 after RMSprop's steps, and the losses."""
+
+    def in_double(leaf):
+        is_float = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        return leaf.double() if is_float else leaf
+
     peer = copy.deepcopy(module).double()
     trained = [p for p in peer.parameters() if p.requires_grad]
     rmsprop = torch.optim.RMSprop(trained, lr=RATE, eps=EPSILON)
     losses = []
-    for inputs, labels in batches:
+    for args in batches:
         rmsprop.zero_grad()
-        y = peer(*[in_double(value) for value in inputs])
-        value = y if labels is None else nn.functional.mse_loss(y, labels.double())
-        value.backward()
-        losses.append(value.item())
+        loss = peer(*pytree.tree_map(in_double, args))
+        loss.backward()
+        losses.append(loss.item())
         rmsprop.step()
-    return peer.state_dict(), losses
+    return peer, losses
 
 
-def session_steps(session, batches):
-    """The losses of a session's steps on these batches."""
-    names = [feed.name for feed in session.inputs]
-    losses = []
-    for inputs, labels in batches:
-        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
-        tensors += [] if labels is None else [labels]
-        feeds = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
-        losses.append(float(session.step(feeds)["loss"]))
-    return losses
-
-
-def check(case):
-    """Export, train, and compare with PyTorch."""
+def check(cases, sizes=(4, 3, 6), tolerance=2e-6):
+    """Train the modules of these cases in one graph, and compare each parameter with PyTorch's."""
     torch.manual_seed(0)
-    module = case.module()
-    before = copy.deepcopy(module.state_dict())
-    model = graphopt.torch.export(module, case.inputs(case.batches[0]), **case.options)
-    assert {n.op_type for n in model.graph if "Sequence" in n.op_type} == set()
-    expected_names = [
-        name for name, p in module.named_parameters() if p.requires_grad and name not in case.frozen
-    ]
-    assert sorted(p.name for p in graphopt.parameters(model)) == sorted(expected_names)
-    with torch.no_grad():
-        shapes = [copy.deepcopy(module)(*case.inputs(size)).shape for size in case.batches]
-    is_loss = not shapes[0]
-    batches = [
-        (case.inputs(size), None if is_loss else torch.randn(shape))
-        for size, shape in zip(case.batches, shapes, strict=True)
-    ]
-    loss = str(model.graph.outputs[0].name) if is_loss else "mse"
-    session = graphopt.Session(graphopt.training_graph(model, loss, optimizer(model)))
-    losses = session_steps(session, batches)
-    expected, expected_losses = peer_steps(module, batches)
-    np.testing.assert_allclose(losses, expected_losses, rtol=2e-5, atol=1e-6)
-    state = session.state
-    for name in expected_names:
+    module = Together({name: case.module() for name, case in cases.items()})
+
+    def batch(size):
+        inputs = [case.inputs(size) for case in cases.values()]
+        with torch.no_grad():
+            parts = copy.deepcopy(module).parts.values()
+            results = [part(*given) for part, given in zip(parts, inputs, strict=True)]
+        return inputs, [torch.randn(y.shape) if y.dim() else None for y in results]
+
+    batches = [batch(size) for size in sizes]
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    session = start(module, batches[0])
+    peer, expected_losses = peer_steps(module, batches)
+    losses = [step(session, args) for args in batches]
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
+    state, expected = session.state, peer.state_dict()
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert {f"mean_square.{name}" for name in trained} == {n for n in state if "mean_square" in n}
+    for name in trained:
         np.testing.assert_allclose(
-            state[name], expected[name].numpy(), rtol=0, atol=case.tolerance, err_msg=name
+            state[name], expected[name].numpy(), rtol=0, atol=tolerance, err_msg=name
         )
+    check_statistics(state, peer)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} has been changed"
-    return session, module, expected
+
+
+def check_statistics(state, peer):
+    """Running means are PyTorch's; those that do not move are not carried."""
+    for name, value in peer.state_dict().items():
+        if name.endswith("running_mean"):
+            moves = peer.get_submodule(name.rpartition(".")[0]).training
+            assert (name in state) == moves, name
+            if moves:
+                np.testing.assert_allclose(state[name], value.numpy(), rtol=0, atol=1e-6)
