@@ -202,7 +202,8 @@ def train(
         ),
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(metavar="MODEL.onnx", help="The trained model to write.")
+        Path | None,
+        typer.Option(metavar="MODEL.onnx", help="The trained model to write, for inference."),
     ] = None,
 ) -> None:
     """Train on the samples of a file.
@@ -265,11 +266,15 @@ def export(
             show_default=False,
         ),
     ],
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Write it in the mode in which it was given."),
+    ] = False,
 ) -> None:
-    """Write the forward model with the parameters of a checkpoint."""
+    """Write the forward model with the parameters of a checkpoint, for inference."""
     session = graphopt.Session(graph)
     session.load_checkpoint(checkpoint)
-    session.export(output)
+    session.export(output, training=training)
     typer.echo(f"trained model: {output}")
 
 

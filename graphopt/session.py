@@ -14,6 +14,7 @@ from graphopt._runtime_session import runtime_session
 from graphopt.carried import Carried, View, filled, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
 from graphopt.graph import TrainingGraph, as_training_graph, save_model
+from graphopt.inference import inference_model
 from graphopt.on_device import read_state
 from graphopt.states import GLOBAL_STEP
 
@@ -203,14 +204,23 @@ class Session:
             for value in self.graph.carried:
                 self._place(value, joined(value, state))
 
-    def export(self, path: PathLike) -> None:
+    def export(self, path: PathLike, *, training: bool = False) -> None:
         """Write the forward model with the trained parameters and running statistics, atomically.
+
+        Args:
+            path: Of the file.
+            training: Write it in the mode in which it was given. By default it is written for
+                inference: batch normalization uses its running statistics, and nothing is dropped.
 
         Raises:
             FileNotFoundError: The folder does not exist.
-            ValueError: The graph is an update alone.
+            TypeError: ``training`` is not a bool.
+            ValueError: The graph is an update alone; or the model draws a random mask that is no
+                Dropout, so that what it is for inference is not known.
         """
-        save_model(self.graph.forward(self.state), path)
+        _checks.boolean("training", training)
+        model = self.graph.forward(self.state)
+        save_model(model if training else inference_model(model), path)
 
     def __repr__(self) -> str:
         """The graph, the provider and the kernels."""

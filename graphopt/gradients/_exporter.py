@@ -11,6 +11,9 @@ from graphopt.gradients._stops import FX_NODE
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
 _RULE = "pkg.onnxscript.rewriter.rule_name"
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
+_BY_BATCH = re.compile(
+    r"native_batch_norm_legit(_functional)?\.\w+\]\(args = \(.*, True, [^,]+, [^,)]+\), kwargs"
+)
 _REMEDY = (
     "export the module with graphopt.torch.export, or with torch.onnx.export(..., optimize=False)"
 )
@@ -40,6 +43,23 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
             f"{reader}: it reads a detached tensor, and the exporter has removed the node that "
             f"detaches it, so a gradient would flow where PyTorch has none; {_REMEDY}"
         )
+
+
+def restore_training_mode(proto: onnx.ModelProto) -> None:
+    """Let batch normalization be in training mode where the program had it so.
+
+    PyTorch's exporter writes it for evaluation, and notes at the node what it was.
+
+    Args:
+        proto: The forward model, changed in place.
+    """
+    for node in proto.graph.node:
+        if node.op_type == "BatchNormalization" and not node.domain:
+            notes = (entry.value for entry in node.metadata_props if entry.key == FX_NODE)
+            if any(_BY_BATCH.search(note) for note in notes):
+                kept = [a for a in node.attribute if a.name != "training_mode"]
+                del node.attribute[:]
+                node.attribute.extend([*kept, onnx.helper.make_attribute("training_mode", 1)])
 
 
 def _signature(proto: onnx.ModelProto) -> str:

@@ -11,7 +11,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.forward import to_ir
 from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._control_flow import write_out
-from graphopt.gradients._exporter import check_export
+from graphopt.gradients._exporter import check_export, restore_training_mode
 from graphopt.gradients._inline import inline_schema_functions, wanted_nodes
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._scopes import join_scopes
@@ -52,6 +52,7 @@ def open_model(
     own = onnx.ModelProto()
     own.CopyFrom(proto)
     note_stops(own)
+    restore_training_mode(own)
     if own.functions:
         own = _without_functions(own)
     # Before the conversion, which knows no newer operators, and after it: HardSigmoid has a

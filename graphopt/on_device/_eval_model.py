@@ -11,8 +11,8 @@ from graphopt.carried import Array
 from graphopt.forward import to_ir
 from graphopt.gradients import avoid_fusions, convert_opset, initializers_to_inputs
 from graphopt.graphs import put_last
+from graphopt.inference import to_inference
 from graphopt.losses import LABELS, LossFunction, append_loss
-from graphopt.operators import of
 from graphopt.versions import MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
 
@@ -39,7 +39,8 @@ def eval_model(
     model = to_ir(convert_opset(forward, MIN_OPSET, MAX_OPSET))
     model.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
     passes.RemoveInitializersFromInputsPass()(model)
-    _to_inference(model.graph)
+    to_inference(model)
+    passes.RemoveUnusedNodesPass()(model)
     op = GraphBuilder(model.graph)
     value = append_loss(op, loss, loss_output, labels)
     avoid_fusions(op, model)
@@ -53,10 +54,3 @@ def eval_model(
     put_last(model.graph.inputs, tensors)
     model.producer_name = "graphopt"
     return ir.to_proto(model)
-
-
-def _to_inference(graph: ir.Graph) -> None:
-    """Let Dropout drop nothing, and batch normalization use its running statistics."""
-    for node in graph.all_nodes():
-        if (infer := of(node).infer) is not None:
-            infer(node)

@@ -12,7 +12,13 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import Moves, NoGradient, carries_gradient, of, operator
-from graphopt.operators.rewriting import RunningStatistic, describe, known_rank, mean_over
+from graphopt.operators.rewriting import (
+    RunningStatistic,
+    describe,
+    known_rank,
+    mean_over,
+    stand_for,
+)
 from graphopt.shapes import networks
 from graphopt.shapes.values import Node
 
@@ -130,10 +136,24 @@ def running_statistics(
     return statistics
 
 
-def use_running_statistics(node: ir.Node) -> None:
-    """Take it out of training mode."""
+def use_running_statistics(node: ir.Node) -> bool:
+    """Take it out of training mode; whether it was in it.
+
+    One without running statistics of its own normalizes by the batch at all times.
+    """
+    is_training = node.attributes.get_int("training_mode", 0) or len(node.outputs) > 1
+    if not is_training or not all(map(_is_stored_as_it_is, node.inputs[3:5])):
+        return False
     node.attributes.pop("training_mode", None)
+    for moved, running in zip(node.outputs[1:3], node.inputs[3:5], strict=False):
+        if running is not None and (moved.uses() or moved.is_graph_output()):
+            stand_for(moved, running)
     node.resize_outputs(1)
+    return True
+
+
+def _is_stored_as_it_is(statistic: ir.Value | None) -> bool:
+    return statistic is not None and statistic.is_initializer()
 
 
 def _flops(node: Node, outputs: Outputs) -> int | None:

@@ -33,10 +33,14 @@ def rewrite_dropout(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -
     replace(op, node, *values)
 
 
-def drop_nothing(node: ir.Node) -> None:
-    """Take it out of training mode."""
-    if len(node.inputs) > 2:
-        node.replace_input_with(2, None)
+def drop_nothing(node: ir.Node) -> bool:
+    """Take it out of training mode; whether it was in it. A mode that is fed stays as it is."""
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    constant = None if mode is None else ir.convenience.get_const_tensor(mode)
+    if constant is None:
+        return False
+    node.resize_inputs(2)
+    return bool(constant.numpy().item())
 
 
 @operator(

@@ -75,7 +75,8 @@ class Operator:
             result changes with a small change of an operand; None where there is no rule.
         rewrite: Replaces or changes a node before the graph is differentiated, given the names of
             the trained parameters; returns the running statistics that the node moves, if any.
-        infer: Lets a node compute what it does outside training, where that is something else.
+        infer: Lets a node compute what it does outside training, where that is something else;
+            says whether it did not.
         broadcasts: The inputs that may be smaller than the first output, to whose shape they are
             repeated. The gradients that the rule returns for them have that shape.
         steep: The inputs along which the slope may be infinite; or a function that tells it of a
@@ -104,7 +105,7 @@ class Operator:
     name: str
     gradient: Rule | NoGradient | None = None
     rewrite: Rewrite | None = None
-    infer: Callable[[ir.Node], None] | None = None
+    infer: Callable[[ir.Node], bool] | None = None
     broadcasts: Collection[int] = ()
     steep: Collection[int] | Steep = ()
     spreads: bool = False

@@ -65,6 +65,19 @@ def replace(op: GraphBuilder, node: ir.Node, *values: ir.Value) -> None:
         value.name = name
 
 
+def stand_for(result: ir.Value, source: ir.Value) -> None:
+    """Let a copy of a value have the name and the readers of a result, which nothing reads then."""
+    node = result.producer()
+    assert node is not None
+    assert node.graph is not None
+    copy = ir.node("Identity", [source])
+    copy.outputs[0].type, copy.outputs[0].shape = result.type, result.shape
+    name, result.name = result.name, None
+    copy.outputs[0].name = name
+    node.graph.insert_before(node, copy)
+    ir.convenience.replace_all_uses_with(result, copy.outputs[0], replace_graph_outputs=True)
+
+
 def mean_over(op: GraphBuilder, x: ir.Value, axes: list[int], *, keepdims: bool) -> ir.Value:
     """The mean over these axes, which are an input of the operator from opset 18 on."""
     if op.opset >= 18:
