@@ -136,6 +136,12 @@ PICKED = {
             ("<axis=0>", 0, 0, True),
         )
     },
+    "CenterCropPad": Case(
+        "y = CenterCropPad<axes=[2, 3]>(x, s)",
+        {"x": normal(2, 3, 5, 4), "s": ints(3, 6)},
+        lambda x, _: functional.pad(x[:, :, 1:4], (1, 1)),
+        opset=18,
+    ),
     "TopK, indices unused": Case(
         "y, unused = TopK<axis=1>(x, k)",
         {"x": distinct(3, 5), "k": ints(2)},

@@ -131,3 +131,17 @@ AFFINE = {
 @cases(AFFINE)
 def test_affine_grid(case, dynamic):
     check(case, dynamic)
+
+
+def test_an_infinite_gradient_of_what_lies_outside():
+    """There, the slope of a root is infinite, but nothing was read."""
+    grid = np.array([[0.3, -0.2], [-9, 0.1], [0.1, 7]], np.float32).reshape(1, 1, 3, 2)
+    image = np.abs(normal(1, 2, 4, 5)) + 0.5
+    inner = sampled("linear", "zeros", 0, grid=grid, image=image)
+    case = dataclasses.replace(
+        inner,
+        node=inner.node.replace("y =", "z =") + " y = Sqrt(z)",
+        torch=lambda x, g: inner.torch(x, g).sqrt(),
+        constants=("g",),
+    )
+    check(case, dynamic=False)

@@ -477,6 +477,40 @@ COSTS = {
         2 * 64 * 4,
         4 * (16 + 4 + 64),
     ),
+    "GridSample": (
+        "(float[2,3,4,4] x, float[2,5,6,2] w) => (float y) { y = GridSample(x, w) }",
+        2 * (2 * 3 * 5 * 6) * 4,
+        4 * (2 * 3 * 16 + 2 * 30 * 2 + 2 * 3 * 30),
+    ),
+    "GridSample cubic": (
+        ('(float[2,3,4,4] x, float[2,5,6,2] w) => (float y) '
+        '{ y = GridSample<mode = "bicubic">(x, w) }'),
+        2 * (2 * 3 * 5 * 6) * 16,
+        4 * (2 * 3 * 16 + 2 * 30 * 2 + 2 * 3 * 30),
+    ),
+    "AffineGrid": (
+        "(float[2,2,3] x) => (float y) <int64[4] s = {2,1,4,5}> { y = AffineGrid(x, s) }",
+        2 * (2 * 20 * 2) * 3,
+        4 * (12 + 80) + 8 * 4,
+    ),
+    "DeformConv": (
+        ("(float[2,4,5,5] x, float[6,2,3,3] w, float[2,18,3,3] o) => (float y) "
+        "{ y = DeformConv<group = 2>(x, w, o) }"),
+        2 * (2 * 6 * 9) * (2 * 9) + 2 * (2 * 4 * 9 * 9) * 4,
+        4 * (200 + 108 + 324 + 108),
+    ),
+    "RoiAlign": (
+        ("(float[2,3,8,8] x, float[5,4] r, int64[5] i) => (float y) "
+        "{ y = RoiAlign<output_height = 2, sampling_ratio = 3>(x, r, i) }"),
+        8 * (5 * 3 * 2) * 9,
+        4 * (2 * 3 * 64 + 20 + 30) + 8 * 5,
+    ),
+    "Col2Im": (
+        ("(float[2,12,15] x) => (float y) <int64[2] s = {4,6}, int64[2] k = {2,2}> "
+        "{ y = Col2Im(x, s, k) }"),
+        2 * 12 * 15,
+        4 * (360 + 2 * 3 * 24) + 8 * 4,
+    ),
     "broadcast": (
         "(float[2,1] x, float[3] w) => (float y) { y = Mul(x, w) }", 6, 4 * (2 + 3 + 6)
     ),
