@@ -11,6 +11,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from graphopt._files import write_atomically
+from graphopt.graph import load
 from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection.comparison.differences import diff as difference
@@ -23,8 +24,9 @@ from graphopt.inspection.show.difference_tables import (
 )
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
-from graphopt.inspection.verification.verdict import verify as verified
+from graphopt.inspection.verification.verdict import Verification, verify as verified
 from graphopt.inspection.words import for_json, shown
+from graphopt.samples import first_batch
 
 _WIDTH = 100  # where it is not known
 _LONGEST_LINE = 400
@@ -129,16 +131,31 @@ def verify(
     provider: Annotated[
         str, typer.Option(metavar="NAME", help="The execution provider.")
     ] = "CPUExecutionProvider",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA.npz", help="What a step is fed; made up where left out."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Run the update of a graph, and compare it with RMSProp in NumPy.
+    """Run a graph, and compare its update with RMSProp and its gradients with its loss.
 
-    Exits with 1 if it is not the same, or could not be run.
+    The update in NumPy; the gradients with differences of the loss in float64; and the values that
+    the runtime computes with those of the nodes, one by one. Exits with 1 if something is not the
+    same, or the update could not be run.
     """
-    found = verified(file, steps=steps, seed=seed, providers=[provider])
+    inputs = None if data is None else first_batch(load(file), data, None)
+    found = verified(file, steps=steps, seed=seed, providers=[provider], inputs=inputs)
     if as_json:
         _print_json(found.to_dict())
-    elif found.verified:
+    else:
+        _tell(file, found)
+    if not found.verified:
+        raise typer.Exit(1)
+
+
+def _tell(file: Path, found: Verification) -> None:
+    """Say in a few lines what was compared, and what not."""
+    if found.verified:
         typer.echo(
             f"{file}: this graph computes {found.optimizer}: {found.steps} steps on random "
             f"gradients, the largest deviation is {found.deviation:.2g} of what rounding explains"
@@ -147,8 +164,21 @@ def verify(
         typer.echo(f"{file}: {found.optimizer}, not verified")
         for line in found.differences:
             typer.echo(f"  {shown(line, _LONGEST_LINE)}")
-    if not found.verified:
-        raise typer.Exit(1)
+    if (checked := found.gradients) is not None and checked.deviation <= 1:
+        typer.echo(
+            f"  gradients: those of the loss, {checked.parameters} parameters along "
+            f"{checked.directions} directions, the largest deviation is {checked.deviation:.2g} of "
+            f"what differences in {checked.precision} tolerate"
+        )
+    if (values := found.forward) is not None and values.deviation <= 1:
+        beside = " and the forward model" if values.forward_model else ""
+        typer.echo(
+            f"  values: those of the nodes{beside} in {values.precision}, {values.values} values "
+            f"at {values.samples} points, the largest deviation is {values.deviation:.2g} of what "
+            "rounding explains"
+        )
+    for line in found.unchecked:
+        typer.echo(f"  not compared: {shown(line, _LONGEST_LINE)}")
 
 
 def diff(

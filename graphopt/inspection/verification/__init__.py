@@ -1,1 +1,1 @@
-"""Runs the update of a graph, and compares it with RMSProp in NumPy."""
+"""Runs a training graph, and compares it with RMSProp in NumPy and with its own loss."""

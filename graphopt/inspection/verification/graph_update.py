@@ -27,7 +27,7 @@ _MOST_BYTES = 2**33
 
 
 @dataclass(frozen=True)
-class _Slot:
+class Slot:
     """A parameter or a state of one, and where the graph has it.
 
     Attributes:
@@ -72,7 +72,7 @@ class GraphUpdate(RunnableUpdate):
         self.step = nodes.step
         self._trained = nodes.trained
         _check_names(nodes)
-        self._slots = list(_slots(nodes, carried))
+        self._slots = list(slots(nodes, carried))
         self._inputs = {slot.input.name: slot.input for slot in self._slots}
         self._mask = _mask(nodes.trained)
         if self._mask is not None:
@@ -93,7 +93,7 @@ class GraphUpdate(RunnableUpdate):
         feeds = {name: np.zeros(_shape(v), v.dtype) for name, v in self._inputs.items()}
         for slot in self._slots:
             slot.of(feeds[slot.input.name])[...] = state[slot.kind][slot.name]
-        feeds |= {_gradient(t).name: gradients[t.facts.name] for t in self._trained}
+        feeds |= {gradient_of(t).name: gradients[t.facts.name] for t in self._trained}
         feeds |= {v.name: np.full(_shape(v), self.fed[v.name], v.dtype) for v in self._rates}
         if self.step is not None:
             feeds[self.step.name] = np.array(number, np.int64)
@@ -130,7 +130,7 @@ class GraphUpdate(RunnableUpdate):
             states = tuple(state.name for state, _, _ in trained.update.states())
             yield Updated(
                 **vars(facts) | rules | {"states": states},
-                gradient_dtype=_gradient(trained).dtype or facts.dtype,
+                gradient_dtype=gradient_of(trained).dtype or facts.dtype,
                 rate=trained.rate,
                 factor=trained.factor,
                 enabled_by=said.group if self._masked else _enabled_by(trained),
@@ -158,7 +158,7 @@ class GraphUpdate(RunnableUpdate):
             fed[self._mask.name] = _type(self._mask)
         for trained, parameter in zip(self._trained, self.parameters, strict=True):
             dtype = ir.DataType.from_numpy(np.dtype(parameter.gradient_dtype))
-            name = _gradient(trained).name
+            name = gradient_of(trained).name
             fed[name] = ir.val(name, dtype, parameter.shape)
         return fed
 
@@ -174,7 +174,12 @@ def _check_names(nodes: Recovered) -> None:
             raise NotRunError(f"'{shown(name)}' is updated {count} times")
 
 
-def _slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[_Slot]:
+def slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[Slot]:
+    """The parameters and their states, one parameter after another.
+
+    Raises:
+        NotRunError: What the graph carries does not fit them.
+    """
     outputs = {id(write.input): write.output or write.new.name for write in carried}
     offsets: Counter[str] = Counter()
     for trained in nodes.trained:
@@ -192,11 +197,16 @@ def _slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[_Slot]:
                 raise NotRunError(
                     f"'{shown(value.name)}' is too small for '{shown(f'{kind}.{facts.name}')}'"
                 )
-            yield _Slot(facts.name, kind, value, outputs[id(value)], offsets[bucket], facts.shape)
+            yield Slot(facts.name, kind, value, outputs[id(value)], offsets[bucket], facts.shape)
         offsets[bucket] += facts.size
 
 
-def _gradient(trained: Trained) -> Value:
+def gradient_of(trained: Trained) -> Value:
+    """The gradient of a parameter.
+
+    Raises:
+        NotRunError: It was not found.
+    """
     if trained.gradient is None:
         raise NotRunError(f"the gradient of '{shown(trained.facts.name)}' was not found")
     return trained.gradient

@@ -1,4 +1,4 @@
-"""Runs the update of a graph, and compares it with RMSProp in NumPy."""
+"""Runs a training graph, and compares it with RMSProp in NumPy and with its own loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +14,11 @@ from graphopt.inspection.verification.graph_update import GraphUpdate
 from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.inspection.verification.sequence_update import SequenceUpdate
 from graphopt.inspection.verification.trials import Compared, compared
+from graphopt.inspection.verification.verified_part import (
+    ForwardCheck,
+    GradientCheck,
+    checked_part,
+)
 from graphopt.inspection.words import shown
 
 _MOST_DIFFERENCES = 4  # of a kind
@@ -22,15 +27,20 @@ _LARGEST_DEVIATION = 1e300  # JSON has no infinity
 
 @dataclass(frozen=True)
 class Verification:
-    """What running the update has shown.
+    """What running a graph has shown.
 
     Attributes:
         optimizer: What the graph computes, in words, such as "RMSProp (centered, momentum 0.9)".
-        verified: Whether it was run and is the same; False also where it could not be run.
+        verified: Whether the update was run, and nothing that was compared differs; False also
+            where the update could not be run.
         steps: How many steps were compared.
         deviation: The largest difference of an element, as a part of what rounding in float32
             explains: up to 1.0 it is the same.
-        differences: What differs, or why it could not be run.
+        differences: What differs, or why the update could not be run.
+        gradients: How the gradients were compared with differences of the loss; None if not.
+        forward: How the values that a session computes were compared with those of the nodes, one
+            by one in float64; None if not.
+        unchecked: What could not be compared, and why.
     """
 
     optimizer: str
@@ -38,6 +48,9 @@ class Verification:
     steps: int = 0
     deviation: float = 0.0
     differences: tuple[str, ...] = field(default=())
+    gradients: GradientCheck | None = None
+    forward: ForwardCheck | None = None
+    unchecked: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for `json.dumps`."""
@@ -50,8 +63,9 @@ def verify(
     steps: int = 5,
     seed: int = 0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    inputs: Mapping[str, Any] | None = None,
 ) -> Verification:
-    """Run the update of a training graph on random gradients, and compare it with RMSProp in NumPy.
+    """Run a training graph, and compare it with RMSProp in NumPy and with its own loss.
 
     The update is cut out of the graph. Each step starts from random parameters and states of all
     magnitudes, among them elements that the guard of a centered update keeps, and is one of those
@@ -59,11 +73,19 @@ def verify(
     with the hyperparameters in the metadata, or, in a graph without, those that `inspect` finds.
     What a metadata says that is not what the nodes compute is a difference too.
 
+    A graph that computes its gradients from parameters that it holds is then run at random points
+    near those, with feeds that are made up: integers in the range of what they look up; masks
+    also with rows that are all False or all True. The gradients are compared with differences of
+    the loss along random directions, and the loss, outputs and gradients that a session computes
+    with those of the nodes, one by one, both in float64; the outputs also with those of the
+    forward model that the graph carries. It ends after about half a minute.
+
     Args:
         model: As for `inspect`. Its update is executed.
         steps: How many steps to compare.
         seed: Of the random numbers.
         providers: The execution providers to run it on.
+        inputs: What a step is fed, an array for each input by name; made up by default.
 
     Returns:
         Whether it is the same, and what the graph computes.
@@ -94,9 +116,19 @@ def verify(
     except NotRunError as error:
         found.differences.append(str(error))
     told = contradictions(reading, nodes)
-    differences = (*_first_of(told), *_first_of(found.differences))
+    part = checked_part(reading, nodes, seed=seed, providers=providers, inputs=inputs)
+    differences = (*_first_of(told), *_first_of(found.differences), *_first_of(part.differences))
     deviation = min(found.deviation, _LARGEST_DEVIATION)
-    return Verification(words, not differences, found.steps, deviation, differences)
+    return Verification(
+        words,
+        not differences,
+        found.steps,
+        deviation,
+        differences,
+        part.gradients,
+        part.forward,
+        tuple(part.unchecked),
+    )
 
 
 def in_words(optimizer: OptimizerFacts | None) -> str:

@@ -160,7 +160,13 @@ class TestVerified:
         network = zoo.ZOO[name]
         model = network.build()
         opt = RMSProp(graphopt.parameters(model), 0.01, momentum=0.9, weight_decay=1e-4)
-        check(graphopt.verify(graphopt.training_graph(model, network.loss, opt), steps=2), 2)
+        found = graphopt.verify(graphopt.training_graph(model, network.loss, opt), steps=2)
+        check(found, 2)
+        assert found.unchecked == ()
+        assert found.gradients.precision == found.forward.precision == "float64"
+        assert found.gradients.parameters == len(opt.params)
+        assert found.gradients.directions == 4
+        assert found.forward.forward_model
 
     @pytest.mark.parametrize("accumulate", [False, True])
     @pytest.mark.parametrize("name", ["mlp", "digits_cnn", "lstm", "mobilenet_v3"])
@@ -671,6 +677,9 @@ def test_to_dict():
         "steps": 5,
         "deviation": found.deviation,
         "differences": [],
+        "gradients": None,
+        "forward": None,
+        "unchecked": ["gradients and forward values: the gradients are fed, nothing computes them"],
     }
 
 

@@ -1,0 +1,68 @@
+"""The outputs of the forward model that a training graph carries, in float64."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import onnx_ir as ir
+from onnx import inliner
+
+from graphopt.carried import parts
+from graphopt.forward import to_ir
+from graphopt.graph import TrainingGraph
+from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
+from graphopt.inspection.verification.runnable import NotRunError
+from graphopt.inspection.words import shown
+from graphopt.manifest import Manifest
+from graphopt.operators import of
+
+
+def forward_outputs(
+    graph: TrainingGraph,
+    known: Mapping[str, Any],
+    trained: Collection[str],
+    ends: float,
+) -> tuple[dict[str, Any], bool]:
+    """What the forward model gives for parameters and feeds, as training means it.
+
+    Batch normalization whose scale or bias is trained normalizes by the batch.
+
+    Args:
+        graph: The training graph.
+        known: What the training graph is fed, its carried values included.
+        trained: The names of the parameters.
+        ends: When to give up.
+
+    Returns:
+        The outputs, by name, and whether an operator ran in float32 that has no kernel in float64.
+
+    Raises:
+        NotRunError: There is none, it draws random numbers, or it does not run node by node.
+    """
+    if Manifest.read(graph.model, "forward").forward is None:
+        raise NotRunError("the graph carries no forward model")
+    values = {
+        view.name: array
+        for value in graph.carried
+        for view, array in parts(value, known[value.input])
+    }
+    proto = graph.forward(values)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    model = to_ir(proto)
+    for node in model.graph.all_nodes():
+        if of(node).is_random and _draws(node):
+            raise NotRunError(f"'{shown(node.name or node.op_type)}' draws random numbers")
+        weights = node.inputs[1:3] if node.op_type == "BatchNormalization" else ()
+        if any(value is not None and value.name in trained for value in weights):
+            node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+    in_double(model)
+    interpreter = Interpreter(model, ends, rounds=True)
+    names = [str(value.name) for value in model.graph.outputs]
+    inputs = {str(value.name) for value in model.graph.inputs}
+    feeds = {n: as_double(v) for n, v in known.items() if n in inputs and n not in values}
+    found = interpreter.run(interpreter.needed(names), feeds)
+    return {name: found[name] for name in names}, bool(interpreter.rounded)
+
+
+def _draws(node: ir.Node) -> bool:
+    return node.op_type != "Dropout" or (len(node.inputs) > 2 and node.inputs[2] is not None)

@@ -1,0 +1,302 @@
+"""Gradients are compared with differences of the loss, and values with those of the nodes."""
+
+import re
+import time
+from functools import cache
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper, numpy_helper, parser
+
+import graphopt
+from graphopt import RMSProp
+from graphopt._runtime_session import runtime_session
+from graphopt.graph import TrainingGraph
+from graphopt.inspection.reading.read_model import read
+from graphopt.inspection.verification import training_part
+from graphopt.inspection.verification.derivatives import Derivatives
+from graphopt.inspection.verification.interpreter import Interpreter
+from graphopt.inspection.verification.sample import Sampler
+from graphopt.inspection.verification.training_part import TrainingPart
+from models import zoo
+
+RNG = np.random.default_rng(7)
+TEXT = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,2,6,6] x, bool[N,4] kept, int64[N,3] tokens) => (float[N,5] y) {
+    c = Conv <pads = [1, 1, 1, 1]> (x, conv, bias)
+    r = Relu (c)
+    m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+    f = Flatten (m)
+    h = Gemm <transB = 1> (f, dense, offset)
+    t = Tanh (h)
+    zero = Constant <value_float = 0.0> ()
+    k = Where (kept, t, zero)
+    e = Gather (table, tokens)
+    axes = Constant <value_ints = [1]> ()
+    s = ReduceSum <keepdims = 0> (e, axes)
+    a = Add (k, s)
+    n = LayerNormalization (a, scale, shift)
+    y = MatMul (n, head)
+}"""
+SHAPES = {
+    "conv": (3, 2, 3, 3),
+    "bias": (3,),
+    "dense": (4, 27),
+    "offset": (4,),
+    "table": (6, 4),
+    "scale": (4,),
+    "shift": (4,),
+    "head": (4, 5),
+}
+
+
+def forward(text=TEXT, shapes=SHAPES):
+    model = parser.parse_model(text)
+    for name, shape in shapes.items():
+        array = (RNG.standard_normal(shape) * 0.5).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+@cache
+def built(layout="separate", loss="cross_entropy"):
+    model = forward()
+    optimizer = RMSProp(graphopt.parameters(model), loss_scale=4.0)
+    return graphopt.training_graph(model, loss, optimizer, layout=layout).model
+
+
+def copied(model):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def scaled(model, name, factor):
+    """A value of a graph times something."""
+    graph = model.graph
+    index, node = next((i, n) for i, n in enumerate(graph.node) if name in n.output)
+    node.output[list(node.output).index(name)] = f"{name}/right"
+    graph.node.insert(index + 1, helper.make_node("Mul", [f"{name}/right", "factor"], [name]))
+    graph.initializer.append(numpy_helper.from_array(np.float32(factor), "factor"))
+    return model
+
+
+def check(found):
+    assert found.differences == ()
+    assert found.verified
+    assert found.unchecked == ()
+    assert found.gradients.precision == "float64"
+    assert 0 < found.gradients.deviation <= 1
+    assert found.forward.deviation <= 1
+    assert found.forward.forward_model
+
+
+@pytest.mark.parametrize("layout", ["separate", "buckets", "chunks"])
+def test_right(layout):
+    found = graphopt.verify(built(layout), steps=1)
+    check(found)
+    assert found.gradients.parameters == len(SHAPES)
+    assert found.gradients.directions == 8  # two at each point
+    assert found.forward.samples == 4  # two usual ones, and rows that are all the same
+    assert found.forward.values == 2 + len(SHAPES)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "bce_with_logits"])
+def test_losses(loss):
+    check(graphopt.verify(built(loss=loss), steps=1))
+
+
+# Their values are ranks of ties, which are compared with each other only.
+RANKS = {"backward/m/CastLike", "backward/m/Mul"}
+
+
+def sampled(model):
+    reading = read(model)
+    part = TrainingPart(reading, reading.recovered, ["CPUExecutionProvider"])
+    return Sampler(part, 0, None, time.monotonic() + 300)
+
+
+def missed(model, monkeypatch):
+    """The nodes of the backward pass that compute something else, and nobody sees it."""
+    sampler = sampled(model)
+    part, interpreter = sampler.part, sampler.interpreter
+    nodes = [
+        node
+        for node in interpreter.needed(part.gradients)
+        if node.name.startswith("backward/")
+        and node.op_type not in {"Constant", "Shape", "Cast"}
+        and node.outputs[0].dtype == ir.DataType.DOUBLE
+    ]
+    right = Interpreter.computed
+    unseen = []
+    for wrong in nodes:
+
+        def damaged(self, node, values, wrong=wrong):
+            found = right(self, node, values)
+            if node is wrong:
+                return {k: np.asarray(v * 1.01, np.float64) for k, v in found.items()}
+            return found
+
+        monkeypatch.setattr(Interpreter, "computed", damaged)
+        point = sampler.sample(sampler.kinds[0])
+        monkeypatch.setattr(Interpreter, "computed", right)
+        assert sampler.differentiates
+        derivatives = Derivatives(sampler, point, np.random.default_rng(0))
+        verdicts = (derivatives.along(part.parameters)[0] for _ in range(4))
+        if "different" not in verdicts:
+            unseen.append(wrong.name)
+    return len(nodes), unseen
+
+
+@pytest.mark.any_runtime
+class TestDamagedGradients:
+    def test_every_node_of_the_backward_pass_counts(self, monkeypatch):
+        count, unseen = missed(built(), monkeypatch)
+        assert count > 40
+        assert set(unseen) == RANKS
+
+    def test_every_node_of_a_network_counts(self, monkeypatch):
+        network = zoo.ZOO["mlp"]
+        model = network.build()
+        optimizer = RMSProp(graphopt.parameters(model))
+        graph = graphopt.training_graph(model, network.loss, optimizer)
+        count, unseen = missed(graph.model, monkeypatch)
+        assert count > 10
+        assert unseen == []
+
+    def differing(self, model):
+        found = graphopt.verify(model, steps=1)
+        assert not found.verified
+        assert found.gradients.deviation > 1
+        told = [text for text in found.differences if "is not the derivative" in text]
+        assert [text for text in found.differences if text not in told] in ([], ["and 4 more"])
+        return set(re.findall(r"the gradient of '(\w+)'", " ".join(told)))
+
+    def test_the_parameter_is_named(self):
+        model = copied(built())
+        name = next(n for node in model.graph.node for n in node.output if n == "offset_grad")
+        assert self.differing(scaled(model, name, 1.001)) == {"offset"}
+
+    def test_a_scaled_loss(self):
+        model = scaled(copied(built()), "loss", 0.5)
+        assert self.differing(model) == set(list(SHAPES)[:4])  # and more, which are not listed
+
+    def test_swapped_operands(self):
+        model = copied(built())
+        node = next(
+            n for n in model.graph.node if n.op_type == "Sub" and n.name.startswith("backward/t/")
+        )
+        node.input[:] = node.input[::-1]
+        assert self.differing(model) == {"conv", "bias", "dense", "offset"}
+
+    def test_a_transposed_weight(self):
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,4] x) => (float[N,4] y) {
+            h = MatMul (x, first)
+            t = Tanh (h)
+            y = MatMul (t, second)
+        }"""
+        model = forward(text, {"first": (4, 4), "second": (4, 4)})
+        optimizer = RMSProp(graphopt.parameters(model))
+        model = graphopt.training_graph(model, "mse", optimizer, layout="separate").model
+        check(graphopt.verify(model, steps=1))
+        turned = next(
+            n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] == "second"
+        )
+        turned.op_type = "Identity"
+        turned.ClearField("attribute")
+        assert self.differing(model) == {"first"}
+
+    def test_an_omitted_factor(self):
+        model = copied(built())
+        node = next(
+            n for n in model.graph.node if n.op_type == "Mul" and n.name.startswith("backward/t/")
+        )
+        node.op_type = "Identity"
+        del node.input[1]
+        assert {"conv", "bias", "dense"} <= self.differing(model)
+
+    def test_not_finite_for_rows_that_are_all_false(self):
+        model = copied(built())
+        graph = model.graph
+        index, node = next((i, n) for i, n in enumerate(graph.node) if "shift_grad" in n.output)
+        node.output[list(node.output).index("shift_grad")] = "shift/right"
+        added = parser.parse_graph(
+            """g () => () {
+            number = Cast <to = 1> (kept)
+            rows = ReduceMax <axes = [1], keepdims = 0> (number)
+            least = ReduceMin <keepdims = 0> (rows)
+            ratio = Div (least, least)
+            shift_grad = Mul (shift/right, ratio)
+        }""".replace("shift/right", "shift_right")
+        )
+        node.output[list(node.output).index("shift/right")] = "shift_right"
+        for place, new in enumerate(added.node):
+            graph.node.insert(index + 1 + place, new)
+        found = graphopt.verify(model, steps=1)
+        assert not found.verified
+        assert found.gradients.deviation <= 1  # where the masks are usual
+        (told,) = found.differences
+        assert re.fullmatch(
+            "with feeds of the kind 'rows of zeros', the gradient of 'shift' is NaN in 4 of 4 "
+            r"elements, and the loss is [\d.]+",
+            told,
+        )
+
+
+def with_runtime(monkeypatch, change):
+    """Let sessions compute something else than they are given."""
+
+    def session(graph, providers, options, *, kernels):
+        model = copied(graph.model)
+        change(model)
+        wrong = TrainingGraph(model, graph.carried)
+        return runtime_session(wrong, providers, options, kernels=kernels)
+
+    monkeypatch.setattr(training_part, "runtime_session", session)
+
+
+class TestRuntime:
+    """What a session computes is not what the nodes say."""
+
+    @pytest.mark.parametrize(
+        ("value", "operator"), [("t", "Tanh"), ("c", "Conv"), ("n", "LayerNormalization")]
+    )
+    def test_the_first_value_is_named(self, value, operator, monkeypatch):
+        with_runtime(monkeypatch, lambda model: scaled(model, value, 1.003))
+        found = graphopt.verify(built(), steps=1)
+        assert not found.verified
+        (told,) = found.differences
+        assert "the runtime computes 'loss' (and " in told
+        assert f"the first value that deviates is '{value}', of {operator} " in told
+        assert found.forward.deviation > 1
+
+    def test_a_fusion_that_an_output_prevents(self, monkeypatch):
+        def fused(model):
+            if not any(value.name == "h" for value in model.graph.output):
+                scaled(model, "t", 1.003)
+
+        with_runtime(monkeypatch, fused)
+        (told,) = graphopt.verify(built(), steps=1).differences
+        assert (
+            "the first value that deviates is 't', of Tanh ('h'), where 'h' is still right" in told
+        )
+
+    def test_a_gradient(self, monkeypatch):
+        with_runtime(monkeypatch, lambda model: scaled(model, "dense_grad", 1.003))
+        (told,) = graphopt.verify(built(), steps=1).differences
+        assert "the runtime computes 'dense_grad' otherwise" in told
+        assert "the first value that deviates is 'dense_grad', of " in told
+
+    def test_rounding_is_none(self, monkeypatch):
+        with_runtime(monkeypatch, lambda model: scaled(model, "t", 1 + 1e-6))
+        check(graphopt.verify(built(), steps=1))
+
+    def test_another_forward_model(self):
+        model = copied(built())
+        node = next(n for n in model.graph.node if n.op_type == "Relu")
+        node.op_type = "LeakyRelu"  # its gradient is that of Relu
+        found = graphopt.verify(model, steps=1)
+        assert found.differences[0].startswith("'y' is not what the forward model computes")
