@@ -17,6 +17,7 @@
 | `matrix` | MatMul, Gemm, Einsum, Det |
 | `normalization` | LayerNormalization, InstanceNormalization, LRN, ... |
 | `pooling` | MaxPool, AveragePool, GlobalAveragePool, ... |
+| `preprocessing` | those of ai.onnx.ml: Scaler, Normalizer, ... |
 | `quantization` | QuantizeLinear, DequantizeLinear, ... |
 | `recurrent` | LSTM, GRU, RNN |
 | `reduction` | ReduceSum, ReduceMax, ... |
@@ -46,6 +47,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     matrix,
     normalization,
     pooling,
+    preprocessing,
     quantization,
     recurrent,
     reduction,

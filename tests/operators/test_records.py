@@ -49,7 +49,10 @@ def inputs_of(operator):
 def test_all_names_are_those_of_operators():
     known = {found.name for found in onnx.defs.get_all_schemas()}
     assert set(BY_NAME) <= known
-    assert {name.partition("::")[0] for name in OPERATORS if "::" in name} == {"com.microsoft"}
+    domains = {name.partition("::")[0] for name in OPERATORS if "::" in name}
+    assert domains == {"ai.onnx.ml", "com.microsoft"}
+    of_ml = {name.partition("::")[2] for name in OPERATORS if name.startswith("ai.onnx.ml::")}
+    assert all(onnx.defs.has(name, domain="ai.onnx.ml") for name in of_ml)
     assert all(name == operator.name for name, operator in OPERATORS.items())
 
 
