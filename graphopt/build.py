@@ -20,8 +20,8 @@ from graphopt.gradients import (
     convert_opset,
     differentiate,
     given_gradients,
-    pass_straight_through,
     prepare,
+    with_straight_through,
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble
@@ -190,13 +190,12 @@ def differentiated(
     _check_parameters(forward, optimizer.params)
     prepare_forward = prepare if portable else prepare_for_builder
     read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
-    prepared, statistics = prepare_forward(forward, names, read)
+    source = with_straight_through(forward, names) if straight_through else forward
+    prepared, statistics = prepare_forward(source, names, read)
     op = GraphBuilder(prepared.graph)
     _free_names(op, {*_NAMES, labels}, names)
     value = append_loss(op, loss, loss_output, labels)
-    if straight_through:
-        pass_straight_through(op, names)
-    elif portable:
+    if portable and not straight_through:
         check_rounding(prepared.graph, names, value)
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))

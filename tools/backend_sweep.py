@@ -417,7 +417,8 @@ def main(
     out: Annotated[Path | None, typer.Option("--json", help="Write the verdicts there")] = None,
 ) -> None:
     """Print what was found."""
-    verdicts = list(sweep(collect(*(operators or ()), expanded=expanded)))
+    with np.errstate(all="ignore"):
+        verdicts = list(sweep(collect(*(operators or ()), expanded=expanded)))
     if out is not None:
         out.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
     by_reason: defaultdict[tuple[str, str, str], list[Verdict]] = defaultdict(list)

@@ -6,7 +6,7 @@ from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._prepare import prepare
-from graphopt.gradients._straight_through import check_rounding, pass_straight_through
+from graphopt.gradients._straight_through import check_rounding, with_straight_through
 from graphopt.operators.rewriting import RunningStatistic
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "differentiate",
     "given_gradients",
     "initializers_to_inputs",
-    "pass_straight_through",
     "prepare",
+    "with_straight_through",
 ]

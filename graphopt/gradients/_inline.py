@@ -5,6 +5,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnx import inliner
 from onnx_ir.passes import common as passes
 
 from graphopt.forward import to_ir
@@ -62,6 +63,14 @@ def inline_schema_functions(
     passes.InlinePass()(model)
     # A definition may use operators that have one themselves.
     return inline_schema_functions(ir.to_proto(model), known, trained, outputs)
+
+
+def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its functions written out: converting its opset would lose them."""
+    try:
+        return inliner.inline_local_functions(proto, convert_version=True)
+    except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
+        raise ValueError(f"the functions of the model cannot be inlined: {error}") from None
 
 
 def wanted_nodes(

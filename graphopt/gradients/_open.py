@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 import onnx
 import onnx_ir as ir
-from onnx import inliner
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
@@ -12,7 +11,11 @@ from graphopt.forward import to_ir
 from graphopt.gradients._constants import propagate_constants
 from graphopt.gradients._control_flow import write_out
 from graphopt.gradients._exporter import check_export, restore_training_mode
-from graphopt.gradients._inline import inline_schema_functions, wanted_nodes
+from graphopt.gradients._inline import (
+    inline_schema_functions,
+    wanted_nodes,
+    without_functions,
+)
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._scopes import join_scopes
 from graphopt.gradients._sequences import write_tensors
@@ -54,7 +57,7 @@ def open_model(
     note_stops(own)
     restore_training_mode(own)
     if own.functions:
-        own = _without_functions(own)
+        own = without_functions(own)
     # Before the conversion, which knows no newer operators, and after it: HardSigmoid has a
     # definition from opset 18 on.
     kept = {*known, *_LOOPS}
@@ -91,14 +94,6 @@ def _write_out(model: ir.Model, trained: Collection[str], outputs: Collection[st
     changed |= write_tensors(op, wanted, trained)
     model.graph.sort()
     return changed
-
-
-def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Before its opset is converted, which loses functions."""
-    try:
-        return inliner.inline_local_functions(proto, convert_version=True)
-    except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
-        raise ValueError(f"the functions of the model cannot be inlined: {error}") from None
 
 
 def _has_unknown_size(graph: ir.Graph) -> bool:

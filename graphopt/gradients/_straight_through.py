@@ -10,14 +10,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.forward import to_ir
+from graphopt.gradients._inline import without_functions
+from graphopt.gradients._opset import convert_opset, opset_of
 from graphopt.graphs import operands
 from graphopt.marks import STOP_GRADIENT
 from graphopt.operators import Moves, carries_gradient, of
 from graphopt.operators.quantization import along_axis
 from graphopt.operators.rewriting import add_outputs, describe
+from graphopt.shapes.in_place import infer_shapes
+from graphopt.versions import MIN_OPSET
 
 _ROUND = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _RANGES = {
@@ -41,7 +47,7 @@ def check_rounding(graph: ir.Graph, names: Collection[str], loss: ir.Value) -> N
     wanted = {loss}
     for node in reversed(graph):
         if not wanted.isdisjoint(node.outputs):
-            wanted.update(value for value in node.inputs if value is not None)
+            wanted.update(operands(node))
     depends = {graph.initializers[name] for name in names}
     for node in graph:
         if _rounds(node) and node.inputs[0] in depends and node.outputs[0] in wanted:
@@ -53,19 +59,27 @@ def check_rounding(graph: ir.Graph, names: Collection[str], loss: ir.Value) -> N
         _follow(node, depends)
 
 
-def pass_straight_through(op: GraphBuilder, names: Collection[str]) -> None:
-    """Let gradients pass through the quantizations of a graph.
+def with_straight_through(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The forward model, through whose quantizations gradients pass.
 
     What DequantizeLinear gives becomes y + (x - x), where y and the second x have no gradient: the
     same number, with the gradient of x.
 
     Args:
-        op: Appends to the graph.
+        proto: The forward model, which is left as it is.
         names: The trained parameters.
 
     Raises:
         ValueError: Integers are dequantized by another scale, or an operator calculates with them.
     """
+    own = without_functions(proto) if proto.functions else proto
+    model = to_ir(convert_opset(own, MIN_OPSET, max(MIN_OPSET, opset_of(own))))
+    infer_shapes(model)
+    _pass(GraphBuilder(model.graph), names)
+    return ir.to_proto(model)
+
+
+def _pass(op: GraphBuilder, names: Collection[str]) -> None:
     graph = op.graph
     depends = {graph.initializers[name] for name in names}
     passed: dict[ir.Value, _Passed] = {}

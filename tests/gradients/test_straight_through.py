@@ -12,8 +12,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 import graphopt
-from graphopt.builder import GraphBuilder
-from graphopt.gradients import differentiate, pass_straight_through, prepare
+from graphopt.gradients import differentiate, prepare, with_straight_through
 from tests.helpers.gradient_oracle import normal
 
 X = 2 * normal(3, 4, seed=1)
@@ -30,8 +29,7 @@ def gradient(nodes, opset=17, **initializers):
     arrays = {"x": X, "weight": WEIGHT, **initializers}
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n)
                                    for n, a in arrays.items())  # fmt: skip
-    prepared, statistics = prepare(model, ["x"])
-    pass_straight_through(GraphBuilder(prepared.graph), ["x"])
+    prepared, statistics = prepare(with_straight_through(model, ["x"]), ["x"])
     built = differentiate(prepared, ["x"], prepared.graph.outputs[0], statistics)
     prepared.graph.outputs.extend(built.gradients.values())
     proto = ir.to_proto(prepared)
@@ -212,6 +210,33 @@ def test_exported_by_pytorch(tmp_path):
     peer.step()
     for name, value in network.named_parameters():
         np.testing.assert_allclose(session.state[name], value.detach().numpy(), atol=1e-4)
+
+
+def test_batch_normalization_before_it_is_in_training_mode():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> m (float[N, 3] a) => (float[N, 4] h) '
+        "{ c = MatMul(a, w) n = BatchNormalization(c, scale, bias, mean, variance) "
+        "q = QuantizeLinear(n, s, z) h = DequantizeLinear(q, s, z) }"
+    )
+    arrays = {"w": X, "scale": np.ones(4, "f"), "bias": np.zeros(4, "f"),
+              "mean": np.zeros(4, "f"), "variance": np.ones(4, "f"),
+              "s": np.float32(0.01), "z": np.int8(0)}  # fmt: skip
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()
+    )
+    session = graphopt.Session(
+        graphopt.training_graph(model, "mse", optimizer(model), straight_through=True)
+    )
+    a, labels = normal(8, 3), normal(8, 4, seed=3)
+    session.step({"a": a, "labels": labels})
+    weight, norm = nn.Parameter(torch.tensor(X)), nn.BatchNorm1d(4)
+    peer = torch.optim.RMSprop([weight, *norm.parameters()], lr=0.05, alpha=0.9, eps=1e-8)
+    y = fake(norm(torch.tensor(a) @ weight), 0.01, 0, None, -128, 127)
+    nn.functional.mse_loss(y, torch.tensor(labels)).backward()
+    peer.step()
+    for name, value in (("w", weight), ("scale", norm.weight), ("bias", norm.bias)):
+        np.testing.assert_allclose(session.state[name], value.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(session.state["mean"], norm.running_mean.numpy(), atol=1e-5)
 
 
 REFUSED = {
