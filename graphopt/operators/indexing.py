@@ -247,30 +247,47 @@ def _times(b: Backward, size: Operand, factor: int | np.ndarray) -> Operand:
 
 @_picking("Pad", settings=(2,), shape=layout.pad)
 def pad(b: Backward) -> Sequence[ir.Value | None]:
-    """Without the pads; what these copied is added to where it came from."""
+    """Without the pads; what these copied is added to where it came from.
+
+    To the value that it fills in, the sum of what has it.
+    """
     mode = b.node.attributes.get_string("mode", "constant")
-    if b.needs(2):
-        raise b.error("the value that it fills in has no gradient; make that a constant")
     pads = b.constant(b.input(1))
     axes = _constant_vector(b, 3, "axes") if pads is not None or mode != "constant" else None
     rank = b.rank(b.x)
     named = range(rank) if axes is None else [axis % rank for axis in axes]
-    if pads is None:
-        if mode != "constant":
-            raise b.error(
-                f"its gradient in mode '{mode}' needs the pads, but '{b.input(1).name}' is not a "
-                "constant"
-            )
-        return [_cropped_at_run_time(b)]
-    count = len(named)
-    widths = {axis: (int(pads[i]), int(pads[i + count])) for i, axis in enumerate(named)}
     if mode == "constant":
-        return [_cropped(b, b.dy, widths)]
+        d_x = _cropped_at_run_time(b) if pads is None else _cropped(b, b.dy, _widths(named, pads))
+        return [d_x, None, _of_filling(b, d_x) if b.needs(2) else None]
+    if pads is None or pads.min(initial=0) < 0:
+        return [_copied_back(b, mode, named)]
     dy = b.dy
-    for axis, (before, after) in widths.items():
+    for axis, (before, after) in _widths(named, pads).items():
         if before or after:
             dy = _folded(b, dy, mode, axis, before, after)
     return [dy]
+
+
+def _widths(axes: Sequence[int], pads: np.ndarray) -> dict[int, tuple[int, int]]:
+    """How many elements come before and after those of each axis."""
+    return {axis: (int(pads[i]), int(pads[i + len(axes)])) for i, axis in enumerate(axes)}
+
+
+def _of_filling(b: Backward, d_x: ir.Value) -> ir.Value:
+    filled = b.op.Sub(b.dy, b.op.Pad(d_x, b.input(1), None, b.optional(3)))
+    return b.reshape_like(b.op.ReduceSum(filled, keepdims=0), b.input(2))
+
+
+def _copied_back(b: Backward, mode: str, axes: Sequence[int]) -> ir.Value:
+    """Where the elements of an axis come from, the operator itself says of their numbers."""
+    op, dy = b.op, b.dy
+    sizes = [b.size(b.y, axis) for axis in range(b.rank(b.x))]
+    for i, axis in enumerate(axes):
+        sizes[axis] = b.size(b.x, axis)
+        pads = op.Gather(b.input(1), np.array([i, i + len(axes)]))
+        places = op.Pad(numbers_to(op, sizes[axis]), pads, mode=mode)
+        dy = _scatter(b, b.zeros(b.concat(sizes), b.x.dtype), places, dy, axis, add=True)
+    return dy
 
 
 def _cropped(b: Backward, dy: ir.Value, widths: Mapping[int, tuple[int, int]]) -> ir.Value:
@@ -303,8 +320,6 @@ def _cropped_at_run_time(b: Backward) -> ir.Value:
 
 def _folded(b: Backward, dy: ir.Value, mode: str, axis: int, before: int, after: int) -> ir.Value:
     """The gradient of the middle, and those of the pads where they were copied from."""
-    if min(before, after) < 0:
-        raise b.error(f"its gradient in mode '{mode}' needs pads that are not negative; use Slice")
     op = b.op
     size = b.size(b.x, axis)
     dx = _cropped(b, dy, {axis: (before, after)})
