@@ -37,7 +37,7 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = blocks("python", README)
-    assert len(snippets) == 16
+    assert len(snippets) == 17
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
         assert capsys.readouterr().out.splitlines() == printed(snippet)

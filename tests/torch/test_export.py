@@ -221,6 +221,30 @@ CASES = {
         after(lambda _, y, labels: functional.cross_entropy(y, labels)),
         lambda batch: (torch.randn(batch, 4), torch.randint(0, 6, (batch,))),
     ),
+    "smoothed labels": Case(
+        after(lambda _, y, labels: functional.cross_entropy(y, labels, label_smoothing=0.1)),
+        lambda batch: (torch.randn(batch, 4), torch.randint(0, 6, (batch,))),
+    ),
+    "smoothed labels, some ignored": Case(
+        after(
+            lambda _, y, labels: functional.cross_entropy(
+                y.transpose(1, 2),
+                labels,
+                (torch.arange(6.0) + 1).to(y),
+                ignore_index=-1,
+                label_smoothing=0.2,
+            )
+        ),
+        lambda batch: (torch.randn(batch, 3, 4), torch.randint(-1, 6, (batch, 3))),
+    ),
+    "probabilities as labels": Case(
+        after(
+            lambda _, y, labels: functional.cross_entropy(
+                y, labels.softmax(1), (torch.arange(6.0) + 1).to(y), label_smoothing=0.1
+            )
+        ),
+        lambda batch: (torch.randn(batch, 4), torch.randn(batch, 6)),
+    ),
     "numbers and None": Case(
         after(lambda _, y, times, none, flag: y * times if flag and none is None else y),
         lambda batch: (torch.randn(batch, 4), 3, None, True),
