@@ -10,7 +10,9 @@ import json
 import re
 import textwrap
 from collections import defaultdict
+from collections.abc import Iterator
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ _MODULE = Path(__file__).parents[1] / "graphopt" / "inspection" / "targets" / "r
 _NO_END = 2**31 - 1
 _DOMAINS = {"": 20, "com.microsoft": 1, "org.pytorch.aten": 1}
 _UNKNOWN = ("is not a registered", "No Op registered", "No opset import")
-_WIDTH = 96
+_WIDTH = 100
 
 
 @app.command()
@@ -116,22 +118,44 @@ def _is_known(name: str, domain: str, version: int) -> bool:
 def _table(operators: dict[str, list[tuple[int, int]]]) -> str:
     return _wrapped(
         [
-            f"{name}:{','.join(_range(*ends) for ends in ranges)}"
+            name if ranges == [(1, _NO_END)] else f"{name}:{','.join(_ranges(ranges))}"
             for name, ranges in operators.items()
         ]
     )
 
 
-def _range(start: int, end: int) -> str:
-    return f"{start}+" if end == _NO_END else f"{start}" if start == end else f"{start}-{end}"
+def _ranges(ranges: list[tuple[int, int]]) -> Iterator[str]:
+    """The versions for which there are kernels; one that ends before the next needs no end."""
+    for (start, end), (after, _) in zip_longest(ranges, ranges[1:], fillvalue=(0, 0)):
+        if end == _NO_END:
+            yield f"{start}+"
+        else:
+            yield f"{start}" if end in (after - 1, start) else f"{start}-{end}"
 
 
-def _wrapped(words: list[str]) -> str:
-    text = textwrap.fill(" ".join(words), _WIDTH, break_long_words=False, break_on_hyphens=False)
-    return textwrap.indent(text, "    ")
+def _wrapped(entries: list[str]) -> str:
+    """Entries by domain, which stands once before those of it."""
+    of_domain: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        domain, separator, name = entry.rpartition("::")
+        of_domain[domain + separator].append(name)
+    return "\n".join(
+        textwrap.fill(
+            " ".join([domain, *names]).strip(),
+            _WIDTH,
+            initial_indent="    ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for domain, names in of_domain.items()
+    )
 
 
 _TEXT = '''"""The operators that ONNX Runtime has; made by ``tools/runtime_operators.py``."""
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 Kernels = dict[str, tuple[tuple[int, int | None], ...]]
 """For each operator the versions for which there are kernels; None: that very version, or no later
@@ -140,18 +164,28 @@ one is known. Operators that are not ONNX's own begin with their domain and "::"
 
 
 def _kernels(text: str) -> Kernels:
+    """What stands behind "::" is of that domain; an operator without versions has "1+"."""
     table: Kernels = {{}}
+    domain = ""
     for entry in text.split():
-        name, _, versions = entry.rpartition(":")
-        table[name] = tuple(_range(part) for part in versions.split(","))
+        if entry.endswith("::"):
+            domain = entry
+        else:
+            name, _, versions = entry.partition(":")
+            table[domain + name] = tuple(_ranges((versions or "1+").split(",")))
     return table
 
 
-def _range(text: str) -> tuple[int, int | None]:
-    if text.endswith("+"):
-        return int(text[:-1]), None
-    start, _, end = text.partition("-")
-    return int(start), int(end or start)
+def _ranges(texts: Sequence[str]) -> Iterator[tuple[int, int | None]]:
+    """A range without an end goes on to the next, the last one is of one version."""
+    for text, after in zip_longest(texts, texts[1:]):
+        start, _, end = text.rstrip("+").partition("-")
+        if text.endswith("+"):
+            yield int(start), None
+        elif end or after is None:
+            yield int(start), int(end or start)
+        else:
+            yield int(start), int(after.rstrip("+").partition("-")[0]) - 1
 
 
 CPU = _kernels(
@@ -169,16 +203,20 @@ CUDA = _kernels(
 """Kernels of the CUDA execution provider of onnxruntime-gpu {cuda_version}."""
 
 TRAINING_ONLY = frozenset(
-    """
+    _kernels(
+        """
 {training}
-    """.split()  # noqa: SIM905 - one line each is no easier to read
+        """
+    )
 )
 """What onnxruntime-training {training_version} has and onnxruntime {training_version} has not."""
 
 ADDED_LATER = frozenset(
-    """
+    _kernels(
+        """
 {later}
-    """.split()  # noqa: SIM905 - one line each is no easier to read
+        """
+    )
 )
 """Of ONNX Runtime's own operators, those that came after {training_version}."""
 '''

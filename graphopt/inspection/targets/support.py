@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import onnx
@@ -107,27 +108,21 @@ class _Versions:
         if name == "Constant":
             return True
         found = kernels.get(name)
-        if "::" in name or self._opset > onnx.defs.onnx_opset_version():
-            return found is not None or self._is_function(name)
-        try:
-            since = onnx.defs.get_schema(name, self._opset).since_version
-        except onnx.defs.SchemaError:
-            return False
-        fits = any(
+        if "::" in name:
+            return found is not None
+        schema: Any = None
+        with suppress(onnx.defs.SchemaError):
+            schema = onnx.defs.get_schema(name, self._opset)
+        if schema is not None and (schema.has_function or schema.has_context_dependent_function):
+            return True
+        is_newer = self._opset > onnx.defs.onnx_opset_version()
+        if schema is None or is_newer:
+            return found is not None and is_newer
+        since = schema.since_version
+        return any(
             start == since or (end is not None and start <= since <= end)
             for start, end in found or ()
         )
-        return fits or self._is_function(name)
-
-    def _is_function(self, name: str) -> bool:
-        """Whether ONNX defines an operator by others."""
-        if "::" in name:
-            return False
-        try:
-            schema: Any = onnx.defs.get_schema(name, self._opset)
-        except onnx.defs.SchemaError:
-            return False
-        return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _count(model: ir.Model) -> Counter[str]:
