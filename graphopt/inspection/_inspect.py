@@ -10,7 +10,7 @@ from graphopt.inspection.costs.operations import stage_facts
 from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts
 from graphopt.inspection.hazards import hazards
 from graphopt.inspection.hazards.hazard import Subject
-from graphopt.inspection.opening.errors import naming
+from graphopt.inspection.opening.sound_model import naming
 from graphopt.inspection.reading.read_model import Reading, read
 from graphopt.inspection.show.formula import formula
 from graphopt.inspection.structure.buckets import bucket_facts, layout_of

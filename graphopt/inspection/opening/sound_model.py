@@ -5,6 +5,8 @@ Until it has been checked, a model is its proto: what is not sound may not even 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ import onnx_ir as ir
 from onnx import AttributeProto, TensorProto, TypeProto
 
 from graphopt.forward import to_ir
-from graphopt.inspection.opening.errors import naming
 from graphopt.inspection.opening.soundness.nodes import attributes, places, types
 from graphopt.inspection.opening.untrusted import opened
 
@@ -57,6 +58,17 @@ def sound_model(model: Any) -> SoundModel:
     return SoundModel(in_memory, tuple(proto.training_info), name, size)
 
 
+@contextmanager
+def naming(model: Any) -> Iterator[None]:
+    """Let errors about a model say which file it is, if it is one."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(model, str | os.PathLike):
+            raise ValueError(f"'{os.fspath(model)}': {error}") from None
+        raise
+
+
 def kind_of(value: ir.Value) -> str:
     """What an input or output of a graph is: "tensor", "sequence", "map", or "unknown"."""
     if value.type is None:
@@ -97,7 +109,7 @@ def _without_what_is_not_held(proto: onnx.ModelProto) -> onnx.ModelProto:
                 place.body.initializer.append(
                     TensorProto(name=values.name, data_type=values.data_type, dims=sparse.dims)
                 )
-        for attribute in attributes(place):
+        for attribute, _ in attributes(place):
             if attribute.type in _SPARSE or not all(map(_is_text, attribute.strings)):
                 attribute.CopyFrom(AttributeProto(name=attribute.name))
     return copy

@@ -162,7 +162,8 @@ def _check_model(model: onnx.ModelProto) -> None:
         raise ValueError(f"ir_version: got {model.ir_version}, expected 1 or more")
     if not model.opset_import:
         raise ValueError("it has no opset_import, so what its operators mean is not known")
-    for entry in _opsets(model):
+    of_functions = (entry for function in model.functions for entry in function.opset_import)
+    for entry in (*model.opset_import, *of_functions):
         check_name(entry.domain, "a domain in opset_import")
         if entry.version < 1:
             raise ValueError(
@@ -170,28 +171,15 @@ def _check_model(model: onnx.ModelProto) -> None:
                 f"'{shown(entry.domain)}', expected 1 or more"
             )
     check_name(model.producer_name, "its producer")
-    for entries in _texts(model):
-        for text in entries:
-            if not isinstance(text.key, str) or not isinstance(text.value, str):
-                raise ValueError(f"the text of '{shown(text.key)}' is not UTF-8")
+    texts = [*model.metadata_props, *model.graph.metadata_props]
+    for info in model.training_info:
+        texts += [*info.update_binding, *info.initialization_binding]
+    for text in texts:
+        if not isinstance(text.key, str) or not isinstance(text.value, str):
+            raise ValueError(f"the text of '{shown(text.key)}' is not UTF-8")
     for value in model.graph.input:
         if value.type.WhichOneof("value") is None:
             raise ValueError(f"input '{shown(value.name)}' of the graph has no type")
-
-
-def _opsets(model: onnx.ModelProto) -> Iterator[onnx.OperatorSetIdProto]:
-    yield from model.opset_import
-    for function in model.functions:
-        yield from function.opset_import
-
-
-def _texts(model: onnx.ModelProto) -> Iterator[Iterable[onnx.StringStringEntryProto]]:
-    """What keys and values are read of."""
-    yield model.metadata_props
-    yield model.graph.metadata_props
-    for info in model.training_info:
-        yield info.update_binding
-        yield info.initialization_binding
 
 
 def _repairs(found: Iterable[Place]) -> Iterator[Callable[[], object]]:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.inspection.opening.errors import naming
-from graphopt.inspection.opening.sound_model import SoundModel, sound_model
+from graphopt.inspection.opening.sound_model import SoundModel, naming, sound_model
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.merged import Merged, merged
 from graphopt.inspection.reading.metadata import Described, described

@@ -1,15 +1,11 @@
 """Whether the functions of an untrusted model end, and stay small when they are written out."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-from graphopt.inspection.opening.soundness.nodes import (
-    MOST_NODES,
-    Place,
-    describe,
-    subgraphs,
-)
+from graphopt.inspection.opening.soundness.nodes import MOST_NODES, Place, describe, subgraphs
 from graphopt.inspection.words import shown
 
 _Name = tuple[str, str]
@@ -48,8 +44,12 @@ def check_functions(model: onnx.ModelProto, found: Iterable[Place]) -> None:
         for name, overloads in bodies.items()
     }
     sizes: dict[_Name, int] = {}
-    for name in _callees_first(calls):
-        sizes[name] = _size(calls[name], sizes, f"the function {_shown(name)}")
+    callees = {name: [c for c in called if c is not None] for name, called in calls.items()}
+    try:
+        for name in TopologicalSorter(callees).static_order():
+            sizes[name] = _size(calls[name], sizes, f"the function {_shown(name)}")
+    except CycleError as error:
+        raise ValueError(f"the function {_shown(error.args[1][0])} calls itself") from None
     graphs = [model.graph, *(info.initialization for info in model.training_info)]
     graphs += [info.algorithm for info in model.training_info]
     _size(_calls((graph.node for graph in graphs), bodies), sizes, "the model")
@@ -91,25 +91,6 @@ def _size(calls: Mapping[_Name | None, int], sizes: Mapping[_Name, int], where: 
             "called"
         )
     return size
-
-
-def _callees_first(calls: Mapping[_Name, Mapping[_Name | None, int]]) -> Iterator[_Name]:
-    """All functions, each behind those that it calls."""
-    done: set[_Name] = set()
-    for first in calls:
-        open_calls: dict[_Name, Iterator[_Name | None]] = {}
-        name: _Name | None = None if first in done else first
-        while name is not None or open_calls:
-            if name is not None:
-                if name in open_calls:
-                    raise ValueError(f"the function {_shown(name)} calls itself")
-                open_calls[name] = iter(calls[name])
-            caller, callees = next(reversed(open_calls.items()))
-            name = next((c for c in callees if c is not None and c not in done), None)
-            if name is None:
-                del open_calls[caller]
-                done.add(caller)
-                yield caller
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -37,11 +37,7 @@ _FIELD_OF = {
 }
 _DEFAULTS = {"f", "i", "s"}  # 0 and "", which some exporters write everywhere and others nowhere
 _MESSAGES = {"t", "g", "sparse_tensor", "tp"}
-_PLAIN = {
-    kind
-    for kind, field in _FIELD_OF.items()
-    if field in {"f", "i", "s", "floats", "ints", "strings"}
-}
+_PLAIN = {kind for kind, field in _FIELD_OF.items() if field in {"f", "i", "s", "floats", "ints"}}
 _NO_VALUE = {"name", "type", "doc_string", "ref_attr_name"}
 
 
@@ -127,7 +123,7 @@ def tensors(place: Place) -> Iterator[tuple[onnx.TensorProto, str]]:
             yield tensor, f"initializer '{shown(tensor.name)}'"
         for sparse in body.sparse_initializer:
             yield from _parts(sparse, f"sparse initializer '{shown(sparse.values.name)}'")
-    for attribute, where in _attributes(place):
+    for attribute, where in attributes(place):
         if attribute.HasField("t"):
             yield attribute.t, where
         if attribute.HasField("sparse_tensor"):
@@ -146,7 +142,7 @@ def types(place: Place) -> Iterator[tuple[onnx.TypeProto, str]]:
             yield value.type, f"'{shown(value.name)}'"
     for value in body.value_info:
         yield value.type, f"'{shown(value.name)}'"
-    for attribute, where in _attributes(place):
+    for attribute, where in attributes(place):
         if attribute.HasField("tp"):
             yield attribute.tp, where
         for kind in attribute.type_protos:
@@ -164,7 +160,7 @@ def check_place(place: Place) -> None:
     if isinstance(body, onnx.GraphProto):
         for value in (*body.input, *body.output, *body.value_info):
             check_name(value.name, f"a value in {place.name}")
-        for sparse in (*body.sparse_initializer,):
+        for sparse in body.sparse_initializer:
             check_dimensions(sparse.dims, f"sparse initializer '{shown(sparse.values.name)}'")
     else:
         _check_signature(body, place)
@@ -236,15 +232,11 @@ def _check_attribute(attribute: AttributeProto, owner: str, place: Place) -> Non
         check_dimensions(tensor.dims, where)
 
 
-def attributes(place: Place) -> Iterator[AttributeProto]:
-    """All attributes of the nodes of a graph, and what a function has for its own."""
-    if isinstance(place.body, onnx.FunctionProto):
-        yield from place.body.attribute_proto
-    for node in place.body.node:
-        yield from node.attribute
+def attributes(place: Place) -> Iterator[tuple[AttributeProto, str]]:
+    """The attributes of a graph that hold more than numbers or a text, each with what to call it.
 
-
-def _attributes(place: Place) -> Iterator[tuple[AttributeProto, str]]:
+    Those of its nodes, and what a function has for its own.
+    """
     if isinstance(place.body, onnx.FunctionProto):
         for attribute in place.body.attribute_proto:
             yield attribute, f"attribute '{shown(attribute.name)}' of {place.name}"

@@ -1,7 +1,8 @@
 """Where the names of an untrusted model are given and read, and the order that follows."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
@@ -90,36 +91,22 @@ def _order(
     before = [{producer[name] for name in names if name in producer} for names in read]
     if all(not needed or max(needed) < index for index, needed in enumerate(before)):
         return None
-    after: list[list[int]] = [[] for _ in nodes]
-    left = [len(needed) for needed in before]
-    for index, needed in enumerate(before):
-        for earlier in needed:
-            after[earlier].append(index)
-    ready = [index for index, count in enumerate(left) if not count]
-    order = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for later in after[index]:
-            left[later] -= 1
-            if not left[later]:
-                heapq.heappush(ready, later)
-    if len(order) < len(nodes):
+    sorter = TopologicalSorter(dict(enumerate(before)))
+    try:
+        sorter.prepare()
+    except CycleError as error:
         raise ValueError(
             f"the nodes of {place.name} are in a circle: "
-            f"{describe(nodes[_on_circle(before, left)])} waits for its own result"
-        )
+            f"{describe(nodes[error.args[1][0]])} waits for its own result"
+        ) from None
+    ready: list[int] = []
+    order = []
+    while sorter.is_active():
+        for index in sorter.get_ready():
+            heapq.heappush(ready, index)
+        order.append(heapq.heappop(ready))
+        sorter.done(order[-1])
     return order
-
-
-def _on_circle(before: Sequence[set[int]], left: Sequence[int]) -> int:
-    """A node on a circle, of those that are left: back from any one until one comes again."""
-    index = next(index for index, count in enumerate(left) if count)
-    seen: set[int] = set()
-    while index not in seen:
-        seen.add(index)
-        index = next(earlier for earlier in before[index] if left[earlier])
-    return index
 
 
 def _given(body: onnx.GraphProto | onnx.FunctionProto, place: Place) -> set[str]:
@@ -150,16 +137,13 @@ def _interface(graph: onnx.GraphProto) -> Iterator[str]:
     inputs = {value.name for value in graph.input}
     yield from (value.name for value in graph.input)
     seen: set[str] = set()
-    for name in _stored(graph):
+    stored = [tensor.name for tensor in graph.initializer]
+    stored += [tensor.values.name for tensor in graph.sparse_initializer]
+    for name in stored:
         # Twice the same initializer is one time too many also where it is an input.
         if name not in inputs or name in seen:
             yield name
         seen.add(name)
-
-
-def _stored(graph: onnx.GraphProto) -> Iterable[str]:
-    yield from (tensor.name for tensor in graph.initializer)
-    yield from (tensor.values.name for tensor in graph.sparse_initializer)
 
 
 def _reader(place: Place, name: str) -> str:

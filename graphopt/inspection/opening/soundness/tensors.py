@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from graphopt.dtypes import BITS
 from graphopt.inspection.opening.soundness.names import check_name
@@ -17,17 +17,8 @@ _DEEPEST_TYPE = 16  # of sequences in sequences
 
 _KNOWN = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
-_FIELD_OF: dict[int, str] = {
-    TensorProto.FLOAT: "float_data",
-    TensorProto.COMPLEX64: "float_data",
-    TensorProto.DOUBLE: "double_data",
-    TensorProto.COMPLEX128: "double_data",
-    TensorProto.INT64: "int64_data",
-    TensorProto.UINT32: "uint64_data",
-    TensorProto.UINT64: "uint64_data",
-    TensorProto.STRING: "string_data",
-}
-_FIELDS = ("int32_data", *dict.fromkeys(_FIELD_OF.values()))
+_FIELD_OF = {kind: helper.tensor_dtype_to_field(kind) for kind in sorted(_KNOWN)}
+_FIELDS = tuple(dict.fromkeys(_FIELD_OF.values()))
 
 
 def check_tensor(tensor: TensorProto, where: str) -> None:
@@ -48,7 +39,7 @@ def check_tensor(tensor: TensorProto, where: str) -> None:
         raise ValueError(f"{where} has the element type {kind}, which onnx does not know")
     if tensor.HasField("segment"):
         raise ValueError(f"{where} is a segment of a tensor, expected a whole one")
-    field = _FIELD_OF.get(kind, "int32_data")
+    field = _FIELD_OF[kind]
     filled = [name for name in _FIELDS if len(getattr(tensor, name))]
     raw = len(tensor.raw_data)
     if filled not in ([], [field]) or (raw and filled) or (raw and kind == TensorProto.STRING):
