@@ -15,19 +15,14 @@ import onnx_ir as ir
 
 from graphopt.graphs import functions, subgraphs
 from graphopt.inspection.facts import Shape, static
-from graphopt.operators import Moves, of
+from graphopt.operators import Moves, name_of, of
 
 # A graph of two thousand parameters, each by itself, has a hundred thousand.
 _MAX_OPERATIONS = 500_000
 # Values of a constant are looked at up to this size: longer ones are weights.
 _MAX_CONSTANT = 2**20
 
-_FLOATING = {
-    ir.DataType.FLOAT,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-    ir.DataType.DOUBLE,
-}
+_FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
 @dataclass(slots=True, eq=False)
@@ -190,11 +185,14 @@ class Dataflow:
         }
         function = self._functions.get((node.domain, node.op_type))
         if function is not None:
-            self._call(function, node, inputs, attributes, known, index)
+            defaults = {n: a for n, a in function.attributes.items() if a.value is not None}
+            given = {**defaults, **attributes}
+            self._inside(function.graph, node, inputs, known, {}, given, index)
         elif not node.domain and node.op_type == "Scan" and _goes_over_rows(node, attributes):
-            self._scan(attributes["body"].as_graph(), node, inputs, known, given, index)
+            body = attributes["body"].as_graph()
+            self._inside(body, node, inputs, known, known, given, index)
         else:
-            operation = Operation(operator(node), inputs, [], attributes, index)
+            operation = Operation(name_of(node), inputs, [], attributes, index)
             tensor = _constant(operation)
             for value in node.outputs:
                 made = Value(str(value.name), operation, tensor, self._typed(value))
@@ -234,42 +232,22 @@ class Dataflow:
                 value.declared = self._typed(outside) or value.declared
         return value
 
-    def _call(
-        self,
-        function: ir.Function,
-        node: ir.Node,
-        inputs: list[Value | None],
-        attributes: Mapping[str, ir.Attr],
-        known: "_Known",
-        index: int,
-    ) -> None:
-        inner = {
-            formal: value
-            for formal, value in zip(function.inputs, inputs, strict=False)
-            if value is not None
-        }
-        defaults = {n: a for n, a in function.attributes.items() if a.value is not None}
-        self._body(function.graph, inner, {**defaults, **attributes}, index)
-        for outside, made in zip(node.outputs, function.outputs, strict=False):
-            known[outside] = self._leaving(made, outside, inner, inputs)
-
-    def _scan(
+    def _inside(
         self,
         body: ir.Graph,
         node: ir.Node,
         inputs: list[Value | None],
         known: "_Known",
+        inner: "_Known",
         given: Mapping[str, ir.Attr],
         index: int,
     ) -> None:
-        known.update(
-            (row, value)
-            for row, value in zip(body.inputs, inputs, strict=True)
-            if value is not None
-        )
-        self._body(body, known, given, index)
+        """Write out what a node runs, of which these values are known inside."""
+        formal = zip(body.inputs, inputs, strict=False)
+        inner.update((name, value) for name, value in formal if value is not None)
+        self._body(body, inner, given, index)
         for outside, made in zip(node.outputs, body.outputs, strict=False):
-            known[outside] = self._leaving(made, outside, known, inputs)
+            known[outside] = self._leaving(made, outside, inner, inputs)
 
     def _body(
         self, nodes: Iterable[ir.Node], known: "_Known", given: Mapping[str, ir.Attr], index: int
@@ -280,11 +258,6 @@ class Dataflow:
 
 _Known = dict[ir.Value, Value]
 """What is known of the values of a graph and of the graphs in it, or of a call of a function."""
-
-
-def operator(node: ir.Node) -> str:
-    """The operator of a node; of other domains than ONNX's as ``domain::Name``."""
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
 
 
 def _constant(operation: Operation) -> ir.TensorProtocol | None:

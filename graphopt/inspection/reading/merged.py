@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from graphopt.inspection.facts import (
-    GroupFacts,
-    OptimizerFacts,
-    ParameterFacts,
-    Source,
-)
+from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Source
 from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.metadata import Described

@@ -5,7 +5,7 @@ maxima may stand in any order, and changes of shape or precision in between do n
 pattern names is found in the result; a name that occurs twice stands for the same value both times.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from graphopt.inspection.reading.dataflow import Value
@@ -46,33 +46,27 @@ class Found(dict[str, Value | float]):
         return self._tries[0] > 0
 
 
-class Pattern:
-    """What a value may have been computed by."""
-
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """All ways in which the value fits, each with what was found before and is found by it."""
-        raise NotImplementedError
+Pattern = Callable[[Value, Found], Iterator[Found]]
+"""All ways in which a value fits, each with what was found before and is found by it."""
 
 
 @dataclass(frozen=True)
-class Any(Pattern):
+class Any:
     """Any value."""
 
     name: str
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         yield from _named(self.name, value, found)
 
 
 @dataclass(frozen=True)
-class Fed(Pattern):
+class Fed:
     """An input of the graph, or a constant in its place."""
 
     name: str
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         source = value.source
         if source.operation is None or source.tensor is not None or _is_part(source):
             yield from _named(self.name, source, found)
@@ -85,78 +79,69 @@ def _is_part(value: Value) -> bool:
 
 
 @dataclass(frozen=True)
-class Number(Pattern):
+class Number:
     """A constant of one element, found as a float."""
 
     name: str
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         number = value.source.number
         if number is not None and found.get(self.name, number) == number:
             yield found | {self.name: number}
 
 
 @dataclass(frozen=True)
-class Equals(Pattern):
+class Equals:
     """This number."""
 
     number: float
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         if value.source.number == self.number:
             yield found
 
 
 @dataclass(frozen=True)
-class Named(Pattern):
+class Named:
     """What fits a pattern, found under a name."""
 
     name: str
     pattern: Pattern
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         source = value.source
         if self.name in found:
             if found[self.name] is source:
                 yield found
             return
-        for inner in self.pattern.matches(value, found):
+        for inner in self.pattern(value, found):
             yield from _named(self.name, source, inner)
 
 
 @dataclass(frozen=True)
-class Marked(Pattern):
+class Marked:
     """What fits a pattern, and leaves a mark that it did."""
 
     mark: str
     pattern: Pattern
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
-        for inner in self.pattern.matches(value, found):
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
+        for inner in self.pattern(value, found):
             yield inner | {self.mark: 1.0}
 
 
-@dataclass(frozen=True, init=False)
-class OneOf(Pattern):
+class OneOf:
     """The first of these patterns that fits."""
 
-    patterns: tuple[Pattern, ...]
-
     def __init__(self, *patterns: Pattern) -> None:
-        object.__setattr__(self, "patterns", patterns)
+        self._patterns = patterns
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
-        for pattern in self.patterns:
-            yield from pattern.matches(value, found)
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
+        for pattern in self._patterns:
+            yield from pattern(value, found)
 
 
-@dataclass(frozen=True, init=False)
-class Op(Pattern):
+class Op:
     """The result of an operator.
 
     Args:
@@ -165,28 +150,21 @@ class Op(Pattern):
         here: No change of shape or precision may stand between.
     """
 
-    op_type: str
-    operands: tuple[Pattern, ...]
-    here: bool
-
     def __init__(self, op_type: str, *operands: Pattern, here: bool = False) -> None:
-        object.__setattr__(self, "op_type", op_type)
-        object.__setattr__(self, "operands", operands)
-        object.__setattr__(self, "here", here)
+        self._op_type, self._operands, self._here = op_type, operands, here
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         operation = value.operation
-        if not self.here and (operation is None or operation.op_type != self.op_type):
+        if not self._here and (operation is None or operation.op_type != self._op_type):
             operation = value.source.operation
-        if operation is None or operation.op_type != self.op_type or not found.may_go_on():
+        if operation is None or operation.op_type != self._op_type or not found.may_go_on():
             return
         inputs = [operand for operand in operation.inputs if operand is not None]
-        if len(inputs) < len(self.operands):
+        if len(inputs) < len(self._operands):
             return
-        yield from self._all(inputs, self.operands, found)
-        if of(self.op_type).is_commutative and len(self.operands) == len(inputs) == 2:
-            yield from self._all(inputs[::-1], self.operands, found)
+        yield from self._all(inputs, self._operands, found)
+        if of(self._op_type).is_commutative and len(self._operands) == len(inputs) == 2:
+            yield from self._all(inputs[::-1], self._operands, found)
 
     def _all(
         self, inputs: list[Value], operands: tuple[Pattern, ...], found: Found
@@ -194,13 +172,13 @@ class Op(Pattern):
         if not operands:
             yield found
             return
-        for inner in operands[0].matches(inputs[0], found):
+        for inner in operands[0](inputs[0], found):
             yield from self._all(inputs[1:], operands[1:], inner)
 
 
 def match(pattern: Pattern, value: Value, found: Found | None = None) -> Found | None:
     """What a pattern finds in a value, in the first way that fits; None if there is none."""
-    return next(pattern.matches(value, found or Found()), None)
+    return next(pattern(value, found or Found()), None)
 
 
 def _named(name: str, value: Value, found: Found) -> Iterator[Found]:

@@ -26,27 +26,25 @@ _HALF_PI = 1.5707963267948966
 
 
 @dataclass(frozen=True)
-class _Step(Pattern):
+class _Step:
     """The step that is looked for; any input, where nothing is."""
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         source = value.source
         if found.get("step", source) is source and ("step" in found or source.is_input):
             yield found | {"step": source}
 
 
 @dataclass(frozen=True)
-class _LeftOut(Pattern):
+class _LeftOut:
     """What fits a pattern, where a number that changes nothing is left out."""
 
     name: str
     neutral: float
     pattern: Pattern
 
-    def matches(self, value: Value, found: Found) -> Iterator[Found]:
-        """See the class."""
-        for inner in self.pattern.matches(value, found):
+    def __call__(self, value: Value, found: Found) -> Iterator[Found]:
+        for inner in self.pattern(value, found):
             if inner.get(self.name, self.neutral) == self.neutral:
                 yield inner | {self.name: self.neutral}
 
@@ -91,12 +89,7 @@ _PATTERNS: Mapping[str, Pattern] = {
 RECOGNISED = frozenset({*_PATTERNS, "MultiStepLR", "SequentialLR", "list", "FromCaller"})
 """The schedules that are known by their nodes."""
 
-_LATER = Op(
-    "Where",
-    Op("Less", _STEP, Number("milestone")),
-    Any("before"),
-    Any("later"),
-)
+_LATER = Op("Where", Op("Less", _STEP, Number("milestone")), Any("before"), Any("later"))
 _LATER_STEP = Op("Max", Op("Sub", _STEP, Number("milestone")), Equals(0.0))
 _FACTOR = Op("Where", Op("Less", _STEP, Number("milestone")), Equals(1.0), Number("decay_rate"))
 _DECAYED = OneOf(Op("Mul", _FACTOR, Any("before")), _FACTOR)
@@ -116,11 +109,9 @@ def schedule_of(value: Value, step: Value | None) -> Schedule:
         return number
     if value.is_input:
         return {"schedule": "FromCaller", "input": value.name}
-    listed = match(_LISTED, value)
-    if listed is not None:
-        length = _length(listed["values"])
-        if length is not None:
-            return {"schedule": "list", "length": length}
+    length = _listed_length(value)
+    if length is not None:
+        return {"schedule": "list", "length": length}
     found = _multi_step(value, step) or _sequential(value, step) or _single(value, step)
     return found or {"schedule": "expression", "formula": expression(value)}
 
@@ -184,11 +175,8 @@ def _sequential(value: Value, step: Value | None) -> dict[str, AnyType] | None:
     found = _found(_LATER, value, step)
     if found is None:
         return None
-    before, later, milestone = (
-        found.value("before"),
-        found.value("later"),
-        found.number("milestone"),
-    )
+    before, later = found.value("before"), found.value("later")
+    milestone = found.number("milestone")
     shifted = _shifted_step(later, milestone, step)
     earlier = _sequential(before, step)
     parts, milestones = (
@@ -214,11 +202,6 @@ def _shifted_step(value: Value, milestone: float, step: Value | None) -> Value |
             if found is not None and found["milestone"] == milestone:
                 return output.source
     return None
-
-
-def _length(values: AnyType) -> int | None:
-    shape = values.shape if isinstance(values, Value) else None
-    return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
 
 
 def _decimal(value: float) -> float:
@@ -258,7 +241,8 @@ def curve(value: Value, step: Value | None, steps: int | None) -> tuple[tuple[in
 
 def _listed_length(value: Value) -> int | None:
     listed = match(_LISTED, value)
-    return None if listed is None else _length(listed["values"])
+    shape = None if listed is None else listed.value("values").static_shape
+    return shape[0] if shape is not None and len(shape) == 1 else None
 
 
 def _horizon(operations: Sequence[Operation]) -> int:

@@ -5,12 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphopt.inspection.facts import (
-    GroupFacts,
-    OptimizerFacts,
-    ParameterFacts,
-    Schedule,
-)
+from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Schedule
 from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.members import Member, listed, members
@@ -158,8 +153,6 @@ class _Reader:
             name=member.name,
             shape=member.shape,
             dtype=dtype,
-            op_type=None,
-            group=None,
             learning_rate=None if rate is None else self._rate(update, rate),
             weight_decay=self._weight_decay(update, factor, rate),
             grad_centralization=gradient is not None and gradient.centralized,

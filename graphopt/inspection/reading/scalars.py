@@ -15,21 +15,15 @@ _MAX_OPERATIONS = 400
 _MAX_FORMULA = 300
 _MAX_OPERANDS = 60
 
+_NAMED_ALIKE = (
+    *("Abs", "Add", "Ceil", "Cos", "Equal", "Exp", "Floor", "Greater", "Less", "Log", "Reciprocal"),
+    *("Round", "Sign", "Sin", "Sqrt", "Tanh", "Where"),
+)
 _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
-    "Abs": np.abs,
-    "Add": np.add,
     "And": np.logical_and,
-    "Ceil": np.ceil,
-    "Cos": np.cos,
     "Div": np.divide,
-    "Equal": np.equal,
-    "Exp": np.exp,
-    "Floor": np.floor,
-    "Greater": np.greater,
     "GreaterOrEqual": np.greater_equal,
-    "Less": np.less,
     "LessOrEqual": np.less_equal,
-    "Log": np.log,
     "Max": np.maximum,
     "Min": np.minimum,
     "Mul": np.multiply,
@@ -37,15 +31,8 @@ _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "Not": np.logical_not,
     "Or": np.logical_or,
     "Pow": np.power,
-    "Reciprocal": np.reciprocal,
-    "Round": np.round,
-    "Sign": np.sign,
-    "Sin": np.sin,
-    "Sqrt": np.sqrt,
     "Sub": np.subtract,
-    "Tanh": np.tanh,
-    "Where": np.where,
-}
+} | {name: getattr(np, name.lower()) for name in _NAMED_ALIKE}
 
 
 def operations_of(value: Value) -> list[Operation]:

@@ -72,11 +72,7 @@ _BASE = OneOf(
 
 
 def _rmsprop(*, unscales: bool) -> Pattern:
-    """The new parameters.
-
-    Args:
-        unscales: Whether a gradient that is divided by a number is one with a loss scale.
-    """
+    """The new parameters; see `recognised`."""
     unscaled = Op("Div", _DECAYED, Number("loss_scale"), here=True)
     g = Named("g", OneOf(unscaled, _DECAYED) if unscales else _DECAYED)
     rest_g = Op("Mul", Op("Mul", g, Number("rest")), g)
@@ -184,8 +180,7 @@ class Update:
     @property
     def mask(self) -> Value | None:
         """The mask of which one entry says whether it is made."""
-        mask = self._masked.get("mask")
-        return mask if isinstance(mask, Value) else None
+        return self._masked.value("mask") if self._masked else None
 
     @property
     def mask_entry(self) -> int | None:

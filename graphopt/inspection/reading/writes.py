@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graphopt.carried import NEXT
 from graphopt.in_place import ACCUMULATOR
-from graphopt.inspection.reading.dataflow import Dataflow, Operation, Value
+from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.update import recognised
 from graphopt.manifest import Manifest
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER
@@ -122,11 +122,7 @@ def _in_place(flow: Dataflow) -> Iterator[Write]:
 def _accumulated(flow: Dataflow) -> Iterator[tuple[Value, Value, Value]]:
     """The buffers that are written in place, each with what is added, and whether it replaces."""
     for operation in flow.operations:
-        if operation.op_type == _ACCUMULATOR and _has_operands(operation, 3):
+        if operation.op_type == _ACCUMULATOR and len(operation.inputs) >= 3:
             buffer, value, overwrite = operation.inputs[:3]
             if buffer is not None and value is not None and overwrite is not None:
                 yield buffer, value, overwrite
-
-
-def _has_operands(operation: Operation, count: int) -> bool:
-    return len(operation.inputs) >= count
