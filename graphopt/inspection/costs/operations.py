@@ -1,6 +1,6 @@
 """What a step computes, and what it reads and writes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -72,7 +72,7 @@ def stage_facts(stages: Sequence[Stage], shapes: Shapes) -> tuple[StageFacts, ..
 def _facts(stage: Stage, cost: Cost) -> StageFacts:
     if cost.nodes and cost.unknown == cost.nodes:
         return StageFacts(stage, cost.nodes, None, cost.bytes or None, cost.unknown)
-    return StageFacts(stage, cost.nodes, cost.flops, cost.bytes, cost.unknown)
+    return StageFacts(stage, **vars(cost))
 
 
 class _Counter:
@@ -104,17 +104,13 @@ class _Counter:
     def _body(self, body: Body) -> Cost:
         key = id(body.scope)
         if key not in self._bodies:
-            cost = _total(self.of(node, body.scope) for node in body.graph)
+            cost = sum((self.of(node, body.scope) for node in body.graph), start=Cost())
             # The body is kept with its cost, so that its id stays its.
             self._bodies[key] = body, cost
         cost = self._bodies[key][1]
         if not isinstance(body.times, int):
             return Cost(cost.nodes, 0, 0, cost.unknown + 1)
         return cost.repeated(body.times)
-
-
-def _total(costs: Iterable[Cost]) -> Cost:
-    return sum(costs, start=Cost())
 
 
 def _simple(node: Node, outputs: Sequence[TensorInfo], moved: int | None) -> Cost:

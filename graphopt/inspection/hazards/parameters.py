@@ -6,8 +6,6 @@ from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
 from graphopt.inspection.reading.dataflow import Dataflow
 from graphopt.operators import of
 
-# These read a shape, not values.
-
 
 @hazard("mixed-updates", "error")
 def mixed_updates(subject: Subject) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """What rounding and overflow do to an update that is right in exact arithmetic."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
@@ -50,7 +50,8 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
     ):
         return
     halves = any(trained.facts.dtype == "float16" for trained in recovered.trained)
-    if halves or _casts_to_float16(subject.flow.operations):
+    casts = (operation for operation in subject.flow.operations if operation.op_type == "Cast")
+    if halves or any(cast.number("to", 0) == ir.DataType.FLOAT16 for cast in casts):
         yield Finding(
             ["loss_scale"],
             "a gradient that overflows float16 becomes infinite, and nothing keeps it from "
@@ -64,13 +65,6 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
             "leave loss_scale at 1.0",
             "note",
         )
-
-
-def _casts_to_float16(operations: Sequence[Operation]) -> bool:
-    return any(
-        operation.op_type == "Cast" and operation.number("to", 0) == ir.DataType.FLOAT16
-        for operation in operations
-    )
 
 
 @hazard("noise-gradient", "note")

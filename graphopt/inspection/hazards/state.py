@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from graphopt.inspection.facts import StateFacts
 from graphopt.inspection.hazards.hazard import Finding, Subject, hazard
 from graphopt.inspection.reading.dataflow import Value
 
@@ -13,17 +12,17 @@ def unknown_update(subject: Subject) -> Iterator[Finding]:
     if subject.carried:
         unknown = [name for name in subject.merged.not_updated if name in subject.written]
         if subject.recovered is not None and subject.recovered.trained:
-            unknown += [state.input for state in subject.state if _is_unknown(state)]
+            unknown += [
+                state.input
+                for state in subject.state
+                if state.kind == "other" and state.dtype.startswith(("float", "bfloat"))
+            ]
         yield Finding(
             list(dict.fromkeys(unknown)),
             "the formula of its new value is not known: what is shown of its update is what the "
             "metadata says, if anything",
             "compare it with what was built (graphopt verify)",
         )
-
-
-def _is_unknown(state: StateFacts) -> bool:
-    return state.kind == "other" and state.dtype.startswith(("float", "bfloat"))
 
 
 @hazard("state-not-carried", "error")

@@ -1,9 +1,8 @@
 """The graph by stage and layer: nodes grouped by the forward node that they belong to."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -38,41 +37,33 @@ def layers(
     """
     nodes, trained = list(graph), set(parameters)
     names = _names(nodes, stages, trained)
-    found: dict[tuple[Stage, str], _Layer] = {}
+    found: dict[tuple[Stage, str], Counter[str]] = {}
+    after: defaultdict[tuple[Stage, str], dict[str, None]] = defaultdict(dict)
     made: dict[ir.Value, tuple[Stage, str]] = {}
     reads: dict[str, dict[str, None]] = {}
     for node, stage, name in zip(nodes, stages, names, strict=True):
         key = stage, name
-        layer = found.setdefault(key, _Layer())
-        layer.op_types[node.op_type] += 1
+        found.setdefault(key, Counter())[node.op_type] += 1
         for value in operands(node):
             if value.name in trained and stage in ("forward", "loss"):
                 reads.setdefault(name, {})[str(value.name)] = None
             source = made.get(value)
             if source is not None and source != key and source[0] == stage:
-                layer.after[source[1]] = None
+                after[key][source[1]] = None
         made |= dict.fromkeys(node.outputs, key)
     return tuple(
         LayerFacts(
             stage,
             name,
-            dict(layer.op_types),
-            sum(layer.op_types.values()),
+            dict(op_types),
+            op_types.total(),
             tuple(reads.get(name, ())) if stage != "update" else (),
-            tuple(layer.after),
+            tuple(after[stage, name]),
         )
         for wanted in STAGES
-        for (stage, name), layer in found.items()
+        for (stage, name), op_types in found.items()
         if stage == wanted
     )
-
-
-@dataclass
-class _Layer:
-    """What is counted of a layer."""
-
-    op_types: Counter[str] = field(default_factory=Counter)
-    after: dict[str, None] = field(default_factory=dict)
 
 
 def _names(

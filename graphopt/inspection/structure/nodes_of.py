@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.inspection.reading.dataflow import Operation, Value
+from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.update import Update
 from graphopt.operators import Moves, of
 
@@ -33,13 +33,9 @@ def nodes_of(nodes: Sequence[ir.Node], new: Sequence[Value], update: Update) -> 
             continue
         seen.add(id(operation))
         found.add(operation.node)
-        waiting += [operand for operand in _data(operation) if operand is not None]
+        data = 1 if of(operation.op_type).moves is Moves.SHAPE else None  # the others are a shape
+        waiting += filter(None, operation.inputs[:data])
     return tuple(text(nodes[index]) for index in sorted(found)[:_MOST_NODES])
-
-
-def _data(operation: Operation) -> Sequence[Value | None]:
-    """The operands that are no shape."""
-    return operation.inputs[: 1 if of(operation.op_type).moves is Moves.SHAPE else None]
 
 
 def text(node: ir.Node, *, short: bool = False) -> str:

@@ -1,8 +1,9 @@
 """What could be trained: the weights that the forward pass reads."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def _only_data(flow: Dataflow, learned: Iterable[Value], constants: "_Constants"
     for operation in flow.operations:
         operands = [operand for operand in operation.inputs if operand is not None]
         data.update(id(o) for o in operands if o.is_input and id(o) not in touched)
-        weights = _places(operation)
+        weights = of(operation.op_type).weights
         outputs = {id(output) for output in operation.outputs}
         if (
             operation.op_type in _WITH_BODIES
@@ -98,18 +99,14 @@ def _weight_of(value: Value, stages: Sequence[Stage], depth: int) -> str | None:
     for reader in value.readers:
         if stages[reader.node] not in _FORWARD:
             continue
-        if _reads(reader, value, _places(reader)):
-            return of(reader.op_type).fused or reader.op_type
+        operator = of(reader.op_type)
+        if _reads(reader, value, operator.weights):
+            return operator.fused or reader.op_type
         if reader.op_type in ("Cast", "Identity") and depth < _DEEPEST and reader.outputs:
             found = _weight_of(reader.outputs[0], stages, depth + 1)
             if found is not None:
                 return found
     return None
-
-
-def _places(reader: Operation) -> Sequence[int]:
-    """Which inputs of an operator are weights."""
-    return of(reader.op_type).weights
 
 
 def _is_weight(
@@ -137,40 +134,29 @@ class _Constants:
     """Says which constants are tables, by their values; looks at each of them once."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, bool] = {}
-        self._waves: dict[int, bool] = {}
+        self._has_two_values, self._is_waves = cache(_has_two_values), cache(_is_waves)
 
     def is_table(self, value: Value) -> bool:
         """Whether an operand of a sum or product is no weight: it has two values, or is waves."""
-        return self._known(self._tables, _has_two_values, value) or self.is_waves(value)
+        return self._has_two_values(value.source) or self.is_waves(value)
 
     def is_waves(self, value: Value) -> bool:
         """Whether rows are the sines and cosines of 0, 1, 2 ... times some frequencies."""
-        return self._known(self._waves, _is_waves, value)
-
-    @staticmethod
-    def _known(
-        answers: dict[int, bool], question: Callable[[np.ndarray], bool], value: Value
-    ) -> bool:
-        source = value.source
-        if source.tensor is None:
-            return False
-        if id(source) not in answers:
-            array = source.constant
-            answers[id(source)] = array is not None and array.size > 0 and question(array)
-        return answers[id(source)]
+        return self._is_waves(value.source)
 
 
-def _has_two_values(array: np.ndarray) -> bool:
+def _has_two_values(value: Value) -> bool:
     """Whether a matrix does; a row may be a bias or a scale that has not been trained."""
-    if sum(size > 1 for size in array.shape) < 2:
+    array = value.constant
+    if array is None or not array.size or sum(size > 1 for size in array.shape) < 2:
         return False
     low, high = array.min(), array.max()
     return bool(((array == low) | (array == high)).all())
 
 
-def _is_waves(array: np.ndarray) -> bool:
-    if array.ndim < 2 or array.dtype.kind in "OSU":
+def _is_waves(value: Value) -> bool:
+    array = value.constant
+    if array is None or not array.size or array.ndim < 2 or array.dtype.kind in "OSU":
         return False
     table = array.reshape(-1, array.shape[-1])[:3].astype(np.float64)
     if len(table) < 3:
