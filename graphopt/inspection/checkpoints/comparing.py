@@ -14,14 +14,7 @@ from graphopt.inspection.checkpoints.checkpoint_facts import (
     TensorDifference,
 )
 from graphopt.inspection.checkpoints.contents import open_checkpoint
-from graphopt.inspection.checkpoints.floats import (
-    PIECE,
-    Float64,
-    finite,
-    pieces,
-    scaled,
-    unit_of,
-)
+from graphopt.inspection.checkpoints.floats import PIECE, Float64, finite, pieces, scaled, unit_of
 from graphopt.inspection.checkpoints.roles import kinds_of
 
 
@@ -65,23 +58,14 @@ def diff_checkpoints(before: PathLike, after: PathLike) -> CheckpointDifference:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """What two tensors of one shape are to each other, where both are finite.
+    """What two tensors of one shape are to each other, as vectors, where both are finite."""
 
-    Attributes:
-        count: The number of elements.
-        largest: The largest absolute difference.
-        first: The length of the first, as a vector.
-        difference: The length of the difference.
-        relative: The latter by the former; None where there is no such number.
-        cosine: Of the angle between the two, if neither is zero.
-    """
-
-    count: int = 0
-    largest: float = 0.0
-    first: float = 0.0
-    difference: float = 0.0
-    relative: float | None = None
-    cosine: float | None = None
+    count: int = 0  # of elements
+    largest: float = 0.0  # absolute difference
+    first: float = 0.0  # its length
+    difference: float = 0.0  # its length
+    relative: float | None = None  # the latter by the former, if there is such a number
+    cosine: float | None = None  # of the angle between the two, if neither is zero
 
 
 def _compared(
@@ -111,7 +95,7 @@ def _compared(
 
 
 def _same_bits(a: Array, b: Array) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if a.dtype != b.dtype:
         return False
     one, other = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
     step = 8 * PIECE

@@ -91,8 +91,11 @@ def open_checkpoint(path: PathLike) -> Iterator[Opened]:
             "look at the one that was written beside it"
         )
     try:
-        ours = PROPERTY in checkpoint.properties
-        opened = (_opened_ours if ours else _opened_native)(file, checkpoint)
+        if PROPERTY in checkpoint.properties:  # under the names of a session
+            state = to_state(checkpoint)
+            opened = _opened(file, "on-device checkpoint", state, state.get(STEP))
+        else:
+            opened = _opened_native(file, checkpoint)
     except ValueError as error:
         raise ValueError(f"checkpoint '{file}' is damaged: {error}") from None
     optimizer = checkpoint.optimizer
@@ -113,12 +116,6 @@ def _opened(file: Path, kind: Kind, tensors: Mapping[str, Array], step: Array | 
         read=tensors.__getitem__,
         problems=problems,
     )
-
-
-def _opened_ours(file: Path, checkpoint: OnDeviceCheckpoint) -> Opened:
-    """What `export_on_device` made, under the names of a session."""
-    state = to_state(checkpoint)
-    return _opened(file, "on-device checkpoint", state, state.get(STEP))
 
 
 def _opened_native(file: Path, checkpoint: OnDeviceCheckpoint) -> Opened:

@@ -12,12 +12,7 @@ from graphopt.inspection.checkpoints.checkpoint_facts import (
     TensorValues,
 )
 from graphopt.inspection.checkpoints.contents import Opened, open_checkpoint
-from graphopt.inspection.checkpoints.problems import (
-    incomplete,
-    misfits,
-    tensors_of,
-    value_problems,
-)
+from graphopt.inspection.checkpoints.problems import incomplete, misfits, tensors_of, value_problems
 from graphopt.inspection.checkpoints.roles import roles_of
 from graphopt.inspection.checkpoints.step_size import (
     Settings,
@@ -51,12 +46,12 @@ def inspect_checkpoint(path: PathLike, graph: Inspection | None = None) -> Check
     with open_checkpoint(path) as opened:
         settings = {} if graph is None else settings_by_parameter(graph, opened.step)
         otherwise = Settings() if graph is None else common_settings(graph)
-        roles = roles_of(opened, settings)
+        states_of, neither = roles_of(opened, settings)
         parameters = tuple(
             _parameter(opened, name, states, settings.get(name, otherwise))
-            for name, states in roles.parameters.items()
+            for name, states in states_of.items()
         )
-        others = tuple(tensor_values(name, opened.read(name), "linear") for name in roles.others)
+        others = tuple(tensor_values(name, opened.read(name), "linear") for name in neither)
         problems = [*opened.problems, *value_problems(opened.step, parameters, others)]
         if graph is None:
             problems += incomplete(opened.kinds, parameters, others)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from graphopt.inspection.checkpoints.checkpoint_facts import Kind, ParameterValues, TensorValues
 from graphopt.inspection.facts import Hazard, Inspection, Level, static
@@ -97,14 +96,6 @@ def incomplete(
             yield problem("unexpected-tensor", tensor.name, why)
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """What a graph wants of a tensor; None where it does not say."""
-
-    shape: tuple[int, ...] | None
-    dtype: str
-
-
 def misfits(
     kind: Kind,
     parameters: Sequence[ParameterValues],
@@ -118,7 +109,7 @@ def misfits(
         if name not in found:
             yield problem("missing-tensor", name, "the checkpoint lacks it")
         else:
-            yield from _misfit(found[name], wanted)
+            yield from _misfit(found[name], *wanted)
     known = {*expected, *(state.input for state in graph.state)}
     unexpected = {parameter.value.name for parameter in parameters}
     if graph.optimizer is not None and graph.optimizer.name == "RMSProp":
@@ -130,24 +121,24 @@ def misfits(
             yield problem("unexpected-tensor", name, "the graph does not have it")
 
 
-def _expected(graph: Inspection) -> dict[str, _Expected]:
-    """The tensors that a checkpoint of a graph must have."""
-    expected: dict[str, _Expected] = {}
+def _expected(graph: Inspection) -> dict[str, tuple[tuple[int, ...] | None, str]]:
+    """The shape and the dtype of the tensors that a checkpoint of a graph must have."""
+    expected: dict[str, tuple[tuple[int, ...] | None, str]] = {}
     for parameter in graph.parameters:
-        expected[parameter.name] = _Expected(parameter.shape, parameter.dtype)
+        expected[parameter.name] = parameter.shape, parameter.dtype
         for kind in parameter.states:
-            expected[f"{kind}.{parameter.name}"] = _Expected(parameter.shape, "float32")
+            expected[f"{kind}.{parameter.name}"] = parameter.shape, "float32"
     for state in graph.state:
         if state.kind == STATISTIC.name:
-            expected[state.input] = _Expected(static(state.shape), state.dtype)
+            expected[state.input] = static(state.shape), state.dtype
     return expected
 
 
-def _misfit(tensor: TensorValues, wanted: _Expected) -> Iterator[Hazard]:
-    shape = tensor.shape if wanted.shape is None else wanted.shape
-    if (tensor.shape, tensor.dtype) != (shape, wanted.dtype):
+def _misfit(tensor: TensorValues, wanted: tuple[int, ...] | None, dtype: str) -> Iterator[Hazard]:
+    shape = tensor.shape if wanted is None else wanted
+    if (tensor.shape, tensor.dtype) != (shape, dtype):
         why = (
             f"it is {tensor.dtype}{list(tensor.shape)} in the checkpoint, "
-            f"but {wanted.dtype}{list(shape)} in the graph"
+            f"but {dtype}{list(shape)} in the graph"
         )
         yield problem("other-shape-or-dtype", tensor.name, why)

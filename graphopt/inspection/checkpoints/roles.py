@@ -1,26 +1,19 @@
 """Which tensor of a checkpoint is a parameter, which its state, and which neither."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from graphopt.inspection.checkpoints.contents import Opened
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """Which tensor is what.
+def roles_of(
+    opened: Opened, first: Iterable[str] = ()
+) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+    """The names of the states of each parameter, by kind, and the tensors that are neither.
 
-    Attributes:
-        parameters: The names of the states of each parameter, by kind.
-        others: The tensors that are neither.
+    Args:
+        opened: The checkpoint.
+        first: Parameters that come before all others.
     """
-
-    parameters: Mapping[str, Mapping[str, str]]
-    others: tuple[str, ...]
-
-
-def roles_of(opened: Opened, first: Iterable[str] = ()) -> _Roles:
-    """Which tensor is what; these parameters come first."""
     names = dict.fromkeys(opened.names)
     found = opened.trainable
     if found is None:
@@ -33,15 +26,14 @@ def roles_of(opened: Opened, first: Iterable[str] = ()) -> _Roles:
         for parameter in ordered
     }
     taken = {name for states in parameters.values() for name in states.values()}
-    others = (name for name in names if name not in taken and name not in parameters)
-    return _Roles(parameters, tuple(others))
+    return parameters, tuple(n for n in names if n not in taken and n not in parameters)
 
 
 def kinds_of(opened: Opened) -> dict[str, str]:
     """What each tensor is; a parameter comes before its states, and everything else last."""
-    roles = roles_of(opened)
+    parameters, others = roles_of(opened)
     kinds: dict[str, str] = {}
-    for parameter, states in roles.parameters.items():
+    for parameter, states in parameters.items():
         kinds[parameter] = "parameter"
         kinds |= {name: kind for kind, name in states.items()}
-    return kinds | dict.fromkeys(roles.others, "other")
+    return kinds | dict.fromkeys(others, "other")

@@ -24,6 +24,7 @@ from graphopt.inspection.words import shown
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"
 _LONGEST_TEXT = 200
+_NOTHING = Statistics(None, None, None, None, 0, 0, 0, None)
 
 
 @dataclass(frozen=True)
@@ -125,32 +126,25 @@ def _problem_text(problems: Sequence[Hazard], rows: int) -> str:
 def _value_table(title: str, tensors: Sequence[TensorValues], spread: str, rows: int) -> Table:
     """The tensors in numbers; columns of zeros, NaN and Inf where there are any."""
     first = tensors[:rows]
-    counts = [_counts(tensor) for tensor in first]
-    counted = [name for name in (">zeros", ">NaN", ">Inf") if any(count[name] for count in counts)]
+    found = [tensor.statistics or _NOTHING for tensor in first]
+    columns = {
+        ">zeros": [statistics.zeros for statistics in found],
+        ">NaN": [statistics.nan for statistics in found],
+        ">Inf": [statistics.inf for statistics in found],
+    }
+    counts = {name: column for name, column in columns.items() if any(column)}
     cells = [
         [
-            *_value_cells(tensor),
-            *(f"{count[name]:,}" if count[name] else "" for name in counted),
-            _sparkline(tensor.statistics),
+            short(tensor.name),
+            tensor_type(tensor.dtype, tensor.shape),
+            *map(short_number, (statistics.minimum, statistics.maximum, statistics.rms)),
+            *(f"{column[at]:,}" if column[at] else "" for column in counts.values()),
+            "" if statistics.histogram is None else Sparkline(statistics.histogram.counts),
         ]
-        for tensor, count in zip(first, counts, strict=True)
+        for at, (tensor, statistics) in enumerate(zip(first, found, strict=True))
     ]
-    columns = ["name", "type", ">min", ">max", ">rms", *counted, spread]
-    return cut_table(title, columns, cells, len(tensors) - len(first))
-
-
-def _counts(tensor: TensorValues) -> dict[str, int]:
-    found = tensor.statistics
-    if found is None:
-        return dict.fromkeys((">zeros", ">NaN", ">Inf"), 0)
-    return {">zeros": found.zeros, ">NaN": found.nan, ">Inf": found.inf}
-
-
-def _value_cells(tensor: TensorValues) -> list[str]:
-    found = tensor.statistics
-    numbers = (None,) * 3 if found is None else (found.minimum, found.maximum, found.rms)
-    kind = tensor_type(tensor.dtype, tensor.shape)
-    return [short(tensor.name), kind, *(short_number(number) for number in numbers)]
+    names = ["name", "type", ">min", ">max", ">rms", *counts, spread]
+    return cut_table(title, names, cells, len(tensors) - len(first))
 
 
 def _step_size_tables(parameters: Sequence[ParameterValues], rows: int) -> Iterator[RenderableType]:
@@ -168,8 +162,3 @@ def _step_size_row(name: str, sizes: StepSizes) -> list[RenderableType]:
     numbers = (sizes.learning_rate, sizes.minimum, sizes.median, sizes.maximum)
     guarded = "" if sizes.guarded is None else f"{100 * sizes.guarded:.3g}%"
     return [short(name), *(short_number(number) for number in numbers), guarded]
-
-
-def _sparkline(found: Statistics | None) -> RenderableType:
-    histogram = None if found is None else found.histogram
-    return "" if histogram is None else Sparkline(histogram.counts)

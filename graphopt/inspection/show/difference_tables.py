@@ -85,7 +85,9 @@ def checkpoint_difference_tables(
     if changed := [t for t in difference.tensors if t.comparable and not t.equal]:
         yield _changed_table(changed, rows)
     if unfit := [t for t in difference.tensors if not t.comparable]:
-        found = [[short(t.name), short(t.kind), _type_in(t, 0), _type_in(t, 1)] for t in unfit]
+        found = [
+            [short(t.name), short(t.kind), *map(tensor_type, t.dtypes, t.shapes)] for t in unfit
+        ]
         yield cut_table(
             "Tensors that do not fit",
             ["name", "", "first", "second"],
@@ -108,7 +110,3 @@ def _changed_table(tensors: Sequence[TensorDifference], rows: int) -> Table:
     ]
     columns = ["name", "", ">largest", ">relative rms", ">cosine", ">not finite"]
     return cut_table("Tensors that differ", columns, found, len(tensors) - rows)
-
-
-def _type_in(tensor: TensorDifference, index: int) -> str:
-    return tensor_type(tensor.dtypes[index], tensor.shapes[index])
