@@ -6,8 +6,8 @@ function chart(points, label) {
   const curve = points.filter(([step, value]) => Number.isFinite(step) && Number.isFinite(value));
   if (!curve.length) return el("p", { class: "empty" }, "Its learning rate is not computed from the step.");
   const values = curve.map(([, value]) => value);
-  const [least, most] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-  const logarithmic = most > 0 && most / values.reduce((a, b) => (b > 0 ? Math.min(a, b) : a), most) >= 20;
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const logarithmic = most > 0 && most / Math.min(...values.filter((value) => value > 0)) >= 20;
   const said = el("output", { "aria-live": "polite" });
   const toggle = el("button", { class: "small-button", type: "button", "aria-pressed": "false", hidden: !logarithmic }, "log");
   const holder = el("div");
@@ -37,8 +37,8 @@ function plot(curve, log, label, say) {
   const y = (value) => height - bottom - ((level(value) - low) / (high - low || 1)) * (height - top - bottom);
   const ends = constant ? steps.map((step) => [step, points[0][1]]) : points;
   const path = ends.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-  const cursor = svg("line", { class: "cursor", y1: top, y2: height - bottom, visibility: "hidden" });
-  const dot = svg("circle", { class: "dot", r: 4, visibility: "hidden" });
+  const dot = svg("circle", { class: "dot", r: 4 });
+  const cursor = svg("g", { visibility: "hidden" }, svg("line", { class: "cursor", y1: top, y2: height - bottom }), dot);
   const drawing = svg(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, tabindex: constant ? undefined : 0 },
@@ -50,7 +50,6 @@ function plot(curve, log, label, say) {
     stepTicks(constant, steps).map(([text, step, anchor]) => svg("text", { x: x(step), y: height - 8, "text-anchor": anchor }, text)),
     svg("path", { class: "curve", d: path }),
     cursor,
-    dot,
   );
   if (!constant) followed(drawing, points, x, y, cursor, dot, say);
   return drawing;
@@ -61,14 +60,10 @@ function followed(drawing, points, x, y, cursor, dot, say) {
   let at = -1;
   const show = (index) => {
     at = index;
-    const hidden = index < 0 ? "hidden" : "visible";
-    cursor.setAttribute("visibility", hidden);
-    dot.setAttribute("visibility", hidden);
+    cursor.setAttribute("visibility", index < 0 ? "hidden" : "visible");
     if (index < 0) return say(null);
     const [step, value] = points[index];
-    cursor.setAttribute("x1", x(step));
-    cursor.setAttribute("x2", x(step));
-    dot.setAttribute("cx", x(step));
+    cursor.setAttribute("transform", `translate(${x(step)})`);
     dot.setAttribute("cy", y(value));
     say(`step ${count(step)}: ${real(value)}`);
   };
@@ -99,8 +94,7 @@ function niceStep(span) {
 
 function niceTicks(points) {
   const values = points.map(([, value]) => value);
-  const most = values.reduce((a, b) => Math.max(a, b), 0);
-  const least = values.reduce((a, b) => Math.min(a, b), 0);
+  const [least, most] = [Math.min(0, ...values), Math.max(0, ...values)];
   const step = niceStep(most - least || 1);
   const first = Math.floor(least / step + 1e-9);
   const last = Math.max(Math.ceil(most / step - 1e-9), first + 1);
@@ -109,8 +103,8 @@ function niceTicks(points) {
 
 function decades(points) {
   const levels = points.map(([, value]) => Math.log10(value));
-  const first = Math.floor(levels.reduce((a, b) => Math.min(a, b)) + 1e-9);
-  const last = Math.max(Math.ceil(levels.reduce((a, b) => Math.max(a, b)) - 1e-9), first + 1);
+  const first = Math.floor(Math.min(...levels) + 1e-9);
+  const last = Math.max(Math.ceil(Math.max(...levels) - 1e-9), first + 1);
   const every = Math.ceil((last - first) / 5);
   return Array.from({ length: Math.ceil((last - first) / every) + 1 }, (_, at) => 10 ** (first + at * every));
 }

@@ -59,9 +59,16 @@ function titled(title, ...content) {
   return el("div", {}, el("h4", {}, title), content);
 }
 
+/** An element in the color of a kind of memory. */
+function colored(tag, options, color) {
+  const element = el(tag, options);
+  element.style.background = `var(--${color})`;
+  return element;
+}
+
 /** The filled part of a bar, from 0 to 1 of its length. */
-function fill(part, kind) {
-  const element = el("i", { class: kind });
+function fill(part, color) {
+  const element = colored("i", {}, color);
   element.style.width = `${100 * part}%`;
   return element;
 }

@@ -19,6 +19,7 @@ class Lane {
     const work = cost && cost.flops !== null ? `, ${flops(cost.flops)}` : "";
     const note = el("small", {}, `${plural(own.length, "layer")}${work}`);
     this.element = el("div", { class: `lane ${stage}` }, el("h3", {}, stage, note), this.scroll);
+    this.element.style.setProperty("--stage", `var(--${stage})`);
     this.scroll.addEventListener("scroll", () => this.draw(), { passive: true });
     this.list.addEventListener("keydown", (event) => this.move(event));
     new ResizeObserver(() => this.draw()).observe(this.scroll);
@@ -73,13 +74,8 @@ class Lane {
 
   /** The index of the layer at a height. */
   index(height) {
-    let [low, high] = [0, this.layers.length - 1];
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (this.tops[middle] <= height) low = middle;
-      else high = middle - 1;
-    }
-    return low;
+    const last = this.tops.findLastIndex((top) => top <= height);
+    return Math.min(Math.max(last, 0), this.layers.length - 1);
   }
 
   draw(height = this.scroll.clientHeight) {
@@ -149,7 +145,6 @@ class Lane {
       const [line, tip] = this.edge(edge, top, bottom);
       (active ? tips : paths).push(svg("path", { class: active.trim(), d: line }), svg("path", { class: `tip${active}`, d: tip }));
     }
-    this.drawing.setAttribute("height", bottom - top);
     this.drawing.style.top = `${top}px`;
     this.drawing.style.height = `${bottom - top}px`;
     this.drawing.replaceChildren(...paths, ...tips);

@@ -13,8 +13,8 @@ function showMemory() {
   const known = MEMORY.filter(([key]) => memory[key] !== null);
   const total = known.reduce((sum, [key]) => sum + memory[key], 0);
   const most = known.reduce((largest, [key]) => Math.max(largest, memory[key]), 1);
-  const whole = el("div", { class: "total", "aria-hidden": "true" }, known.filter(([key]) => memory[key]).map(([key]) => grown(el("i", { class: `of-${key}` }), memory[key])));
-  const rows = MEMORY.map(([key, title]) => bar(title, memory[key], most, `of-${key}`));
+  const whole = el("div", { class: "total", "aria-hidden": "true" }, known.filter(([key]) => memory[key]).map(([key]) => grown(colored("i", {}, key), memory[key])));
+  const rows = MEMORY.map(([key, title]) => bar(title, memory[key], most, key));
   const note = memory.activations === null ? "Activations are not known, because shapes are not." : assumed() && `Activations: the most held at once, ${assumed()}.`;
   byId("memory").querySelector("h2").append(el("small", {}, `${bytes(total)} in a step`));
   byId("memory").append(
@@ -33,7 +33,7 @@ function grown(element, weight) {
 }
 
 function bar(title, value, most, color, label = title) {
-  const swatch = typeof label === "string" ? el("span", { class: `swatch ${color}` }) : null;
+  const swatch = typeof label === "string" ? colored("span", { class: "swatch" }, color) : null;
   return [
     el("span", { class: "label" }, swatch, label),
     el("span", { class: "track", "aria-hidden": "true" }, fill((value ?? 0) / most, color)),
@@ -44,7 +44,7 @@ function bar(title, value, most, color, label = title) {
 function largest() {
   const first = [...parameters].sort((a, b) => b.bytes - a.bytes).slice(0, 10);
   if (!first.length) return null;
-  const rows = first.map((parameter) => bar(parameter.name, parameter.bytes, first[0].bytes || 1, "of-parameters", parameterChip(parameter.name, "", fitted(parameter.name))));
+  const rows = first.map((parameter) => bar(parameter.name, parameter.bytes, first[0].bytes || 1, "parameters", parameterChip(parameter.name, "", fitted(parameter.name))));
   return el("div", { class: "card stack" }, el("h3", {}, "Largest parameters"), el("div", { class: "bars" }, rows));
 }
 

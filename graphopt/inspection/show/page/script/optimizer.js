@@ -1,21 +1,17 @@
 // The optimizer.
 
 const HYPERPARAMETERS = [
-  ["decay", "decay"],
-  ["momentum", "momentum"],
-  ["epsilon", "epsilon"],
-  ["centered", "centered"],
-  ["loss scale", "loss_scale"],
-  ["epsilon inside the root", "epsilon_inside_root"],
-  ["initial mean square", "initial_mean_square"],
-  ["learning rate inside the moment", "learning_rate_inside_moment"],
-  ["decoupled weight decay", "decoupled_weight_decay"],
-  ["Nesterov", "nesterov"],
-  ["group mask", "group_mask"],
-  ["guarded", "guarded"],
-  ["use locking", "use_locking"],
-  ["learning rates for", "steps"],
+  "decay", "momentum", "epsilon", "centered", "loss_scale", "epsilon_inside_root", "initial_mean_square",
+  "learning_rate_inside_moment", "decoupled_weight_decay", "nesterov", "group_mask", "guarded", "use_locking", "steps",
 ];
+
+/** What some are called that are not called after their key. */
+const TERMS = {
+  epsilon_inside_root: "epsilon inside the root",
+  learning_rate_inside_moment: "learning rate inside the moment",
+  nesterov: "Nesterov",
+  steps: "learning rates for",
+};
 
 const SOURCES = {
   "metadata and graph": "Read in the metadata and in the nodes, which agree.",
@@ -31,7 +27,7 @@ function showOptimizer() {
     return;
   }
   byId("optimizer").querySelector("h2").append(` `, el("small", {}, `${short(optimizer.name)}. ${SOURCES[optimizer.source] ?? ""}`));
-  const own = HYPERPARAMETERS.map(([term, key]) => [term, hyperparameter(key, optimizer[key])]);
+  const own = HYPERPARAMETERS.map((key) => [TERMS[key] ?? words(key), hyperparameter(key, optimizer[key])]);
   const others = Object.entries(optimizer.others).map(([name, value]) => [short(name), real(value)]);
   const lines = optimizer.formula.map((line) => [line, ""]);
   byId("optimizer").append(

@@ -11,8 +11,7 @@ function showOverview() {
   const known = stages.filter((stage) => stage.flops !== null);
   const work = known.length ? known.reduce((sum, stage) => sum + stage.flops, 0) : null;
   const elements = parameters.reduce((sum, parameter) => sum + parameter.size, 0);
-  const parts = [memory.parameters, memory.frozen, memory.gradients, memory.states, memory.activations];
-  const needed = parts.reduce((sum, part) => sum + (part ?? 0), 0);
+  const needed = MEMORY.reduce((sum, [key]) => sum + (memory[key] ?? 0), 0);
   const tiles = [
     ["Parameters", count(elements), `in ${plural(parameters.length, "tensor")}`],
     ["Groups", count(groups.length), facts.layout ? `layout: ${visible(facts.layout)}` : ""],

@@ -41,7 +41,7 @@ function showParameters() {
 
 function share(part, width) {
   const percent = part > 0 && part < 0.001 ? "< 0.1" : (100 * part).toFixed(1);
-  return [el("span", { class: "share", "aria-hidden": "true" }, fill(width)), `${percent} %`];
+  return [el("span", { class: "share", "aria-hidden": "true" }, fill(width, "parameters")), `${percent} %`];
 }
 
 function openParameter(parameter) {

@@ -7,7 +7,7 @@ function showStages() {
   const columns = [
     { title: "Stage", cell: (stage) => stage.stage },
     { title: "Nodes", cell: (stage) => count(stage.nodes), kind: "number" },
-    { title: "Work", cell: (stage) => [el("span", { class: "share", "aria-hidden": "true" }, fill((stage.flops ?? 0) / most, `of-${stage.stage}`)), flops(stage.flops)], kind: "number" },
+    { title: "Work", cell: (stage) => [el("span", { class: "share", "aria-hidden": "true" }, fill((stage.flops ?? 0) / most, "parameters")), flops(stage.flops)], kind: "number" },
     { title: "Read and written", cell: (stage) => bytes(stage.bytes), kind: "number" },
     { title: "FLOP per byte", cell: (stage) => (stage.flops === null || !stage.bytes ? "–" : (stage.flops / stage.bytes).toFixed(2)), kind: "number" },
     ...(unknown ? [{ title: "Not counted", cell: (stage) => (stage.unknown ? plural(stage.unknown, "node") : "–"), kind: "number" }] : []),
