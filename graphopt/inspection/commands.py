@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import onnx_ir as ir
 import typer
 from rich.console import Console, RenderableType
 
@@ -15,7 +14,7 @@ from graphopt.graph import load
 from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
 from graphopt.inspection.comparison.differences import diff as difference
-from graphopt.inspection.facts import LEVELS, Hazard, Inspection, Level
+from graphopt.inspection.facts import LEVELS, Hazard, Level
 from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.checkpoint_tables import checkpoint_tables
 from graphopt.inspection.show.difference_tables import (
@@ -47,8 +46,7 @@ def inspect(
         typer.Option(metavar="OUT.html", help="Write a page for the browser, in one file."),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Planned steps: which schedule is too short for them?"),
+        int | None, typer.Option(min=1, help="Planned steps: which schedule is too short for them?")
     ] = None,
     target: Annotated[
         str | None,
@@ -95,8 +93,9 @@ def inspect(
         of_graphs = ("html", "steps", "target", "batch_size", "dim", "name", "group", "sort")
         _refuse(ctx, of_graphs, f"'{file}' is a checkpoint, and this is for graphs")
         rows = sys.maxsize if show_all else rows
-        problems = _inspect_checkpoint(file, graph, rows=rows, as_json=as_json)
-        _exit_if(problems, fail_on)
+        checkpoint = checkpoints.inspect_checkpoint(file, inspected(graph) if graph else None)
+        _show(checkpoint, checkpoint_tables(str(file), checkpoint, rows), as_json=as_json)
+        _exit_if(checkpoint.problems, fail_on)
         return
     if graph is not None:
         raise ValueError(f"--graph: got it for '{file}', which is not a checkpoint; leave it out")
@@ -108,16 +107,14 @@ def inspect(
         batch_size=batch_size,
         dims=dict(named_size(text) for text in dim or []),
     )
-    if as_json:
-        _print_json(found.to_dict())
-    elif html is None:
-        _print(
-            graph_tables(
-                found, rows=rows, names=name or (), groups=group or (), sort=sort, all=show_all
-            )
+    if as_json or html is None:
+        tables = graph_tables(
+            found, rows=rows, names=name or (), groups=group or (), sort=sort, all=show_all
         )
+        _show(found, tables, as_json=as_json)
     if html is not None:
-        _write_page(html, found, model.file.model)
+        text = page(found, model.file.model)
+        write_atomically(html, lambda part: part.write_text(text, encoding="utf-8"))
         typer.echo(f"page: {html}", err=as_json)
     _exit_if(found.hazards, fail_on)
 
@@ -201,10 +198,7 @@ def diff(
     else:
         found = difference(inspected(before), inspected(after))
         parts = graph_difference_tables(f"{before} and {after}", found, rows=rows)
-    if as_json:
-        _print_json(found.to_dict())
-    else:
-        _print(parts)
+    _show(found, parts, as_json=as_json)
 
 
 def _refuse(ctx: typer.Context, parameters: Iterable[str], reason: str) -> None:
@@ -229,22 +223,6 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
-def _inspect_checkpoint(
-    file: Path, graph: Path | None, *, rows: int, as_json: bool
-) -> Iterable[Hazard]:
-    found = checkpoints.inspect_checkpoint(file, None if graph is None else inspected(graph))
-    if as_json:
-        _print_json(found.to_dict())
-    else:
-        _print(checkpoint_tables(str(file), found, rows=rows))
-    return found.problems
-
-
-def _write_page(path: Path, found: Inspection, model: ir.Model) -> None:
-    text = page(found, model)
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
 def _exit_if(hazards: Iterable[Hazard], level: Level | None) -> None:
     """Exit with 1 if one of the hazards is of this level or worse."""
     if level is not None:
@@ -253,7 +231,11 @@ def _exit_if(hazards: Iterable[Hazard], level: Level | None) -> None:
             raise typer.Exit(1)
 
 
-def _print(parts: Iterable[RenderableType]) -> None:
+def _show(found: Any, parts: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Print what was found, as JSON or in parts for people."""
+    if as_json:
+        _print_json(found.to_dict())
+        return
     screen = console()
     for part in parts:
         screen.print(part)

@@ -64,8 +64,6 @@ def size(count: int | None) -> str:
         >>> size(12), size(1536), size(5 * 2**20), size(None)
         ('12 B', '1.5 KiB', '5.0 MiB', '?')
     """
-    if count is None:
-        return UNKNOWN
     return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
 
 
@@ -76,8 +74,6 @@ def count(amount: int | None) -> str:
         >>> count(999), count(1234567), count(None)
         ('999', '1.2 M', '?')
     """
-    if amount is None:
-        return UNKNOWN
     return _scaled(amount, 1000, ("", "k", "M", "G", "T", "P", "E")).rstrip()
 
 
@@ -190,8 +186,10 @@ def _argument(value: object) -> str:
     return number(value) if isinstance(value, int | float | str | None) else "..."
 
 
-def _scaled(amount: float, base: int, units: Sequence[str]) -> str:
+def _scaled(amount: float | None, base: int, units: Sequence[str]) -> str:
     """The amount in the largest unit of which there is at least one."""
+    if amount is None:
+        return UNKNOWN
     if abs(amount) < base:
         return f"{amount} {units[0]}"
     for power, unit in enumerate(units):

@@ -181,18 +181,15 @@ def _stages(inspection: Inspection) -> Iterator[RenderableType]:
 
 def _values(inspection: Inspection, most: int) -> Iterator[RenderableType]:
     """What a caller feeds and gets, without what is carried."""
-    fed = {state.input for state in inspection.state}
-    got = {state.output for state in inspection.state}
-    inputs = [value for value in inspection.inputs if value.name not in fed]
-    outputs = [value for value in inspection.outputs if value.name not in got]
-    rows = [
-        *first_rows(
-            [[short(v.name), "input", shown(v.dtype), shape(v.shape)] for v in inputs], most
-        ),
-        *first_rows(
-            [[short(v.name), "output", shown(v.dtype), shape(v.shape)] for v in outputs], most
-        ),
-    ]
+    carried = {name for state in inspection.state for name in (state.input, state.output)}
+    rows = []
+    for kind, values in (("input", inspection.inputs), ("output", inspection.outputs)):
+        cells = [
+            [short(value.name), kind, shown(value.dtype), shape(value.shape)]
+            for value in values
+            if value.name not in carried
+        ]
+        rows += first_rows(cells, most)
     if rows:
         yield titled_table("Inputs and outputs", ["name", "", "dtype", "shape"], rows)
 

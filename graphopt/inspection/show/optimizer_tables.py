@@ -1,7 +1,7 @@
 """The optimizer on a terminal: its groups, its parameters and their state."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 
@@ -36,7 +36,7 @@ def optimizer_lines(inspection: Inspection) -> Iterator[RenderableType]:
         return
     source = {"none": "not read"}.get(optimizer.source, f"read in {optimizer.source}")
     yield heading(f"Optimizer: {shown(optimizer.name)}, {source}")
-    if words := list(_hyperparameters(optimizer)):
+    if words := _hyperparameters(optimizer):
         yield indented(", ".join(words))
     if optimizer.formula:
         yield indented("\n".join(shown(line, _LONGEST_LINE) for line in optimizer.formula))
@@ -49,36 +49,33 @@ def optimizer_lines(inspection: Inspection) -> Iterator[RenderableType]:
         )
 
 
-def _hyperparameters(optimizer: OptimizerFacts) -> Iterator[str]:
+def _hyperparameters(optimizer: OptimizerFacts) -> list[str]:
     """Each that is known, in words."""
-    if optimizer.decay is not None:
-        yield f"decay {number(optimizer.decay)}"
-    if optimizer.momentum is not None:
-        yield f"momentum {number(optimizer.momentum)}" + (" (Nesterov)" * bool(optimizer.nesterov))
-    if optimizer.epsilon is not None:
-        places = {None: "", True: " inside the root", False: " added to the root"}
-        yield f"epsilon {number(optimizer.epsilon)}{places[optimizer.epsilon_inside_root]}"
-    if optimizer.centered is not None:
-        yield "centered" if optimizer.centered else "not centered"
-    if optimizer.guarded is not None:
-        yield "guarded" if optimizer.guarded else "not guarded"
-    if optimizer.initial_mean_square is not None:
-        yield f"mean square from {number(optimizer.initial_mean_square)}"
-    if optimizer.loss_scale is not None:
-        yield f"loss scale {number(optimizer.loss_scale)}"
-    if optimizer.learning_rate_inside_moment is not None:
-        inside = "inside" if optimizer.learning_rate_inside_moment else "outside"
-        yield f"learning rate {inside} the moment"
-    if optimizer.decoupled_weight_decay is not None:
-        yield f"weight decay {'decoupled' if optimizer.decoupled_weight_decay else 'in gradient'}"
-    if optimizer.group_mask:
-        yield "group mask"
-    if optimizer.use_locking:
-        yield "use_locking"
-    if optimizer.steps is not None:
-        yield f"for {plural(optimizer.steps, 'step')}"
-    for name, value in optimizer.others.items():
-        yield f"{shown(name)} {number(value)}"
+    facts = optimizer
+    place = {None: "", True: " inside the root", False: " added to the root"}
+    inside = "inside" if facts.learning_rate_inside_moment else "outside"
+    words = [
+        (facts.decay, f"decay {number(facts.decay)}"),
+        (
+            facts.momentum,
+            f"momentum {number(facts.momentum)}" + " (Nesterov)" * bool(facts.nesterov),
+        ),
+        (facts.epsilon, f"epsilon {number(facts.epsilon)}{place[facts.epsilon_inside_root]}"),
+        (facts.centered, "centered" if facts.centered else "not centered"),
+        (facts.guarded, "guarded" if facts.guarded else "not guarded"),
+        (facts.initial_mean_square, f"mean square from {number(facts.initial_mean_square)}"),
+        (facts.loss_scale, f"loss scale {number(facts.loss_scale)}"),
+        (facts.learning_rate_inside_moment, f"learning rate {inside} the moment"),
+        (
+            facts.decoupled_weight_decay,
+            f"weight decay {'decoupled' if facts.decoupled_weight_decay else 'in gradient'}",
+        ),
+        (facts.group_mask or None, "group mask"),
+        (facts.use_locking or None, "use_locking"),
+        (facts.steps, f"for {plural(facts.steps or 0, 'step')}"),
+    ]
+    others = (f"{shown(name)} {number(value)}" for name, value in facts.others.items())
+    return [*(text for value, text in words if value is not None), *others]
 
 
 def group_table(inspection: Inspection, most: int) -> Iterator[RenderableType]:
@@ -154,8 +151,7 @@ def _of_group(value: Schedule, group: int | None, of_groups: Sequence[Schedule])
     return schedule(value)
 
 
-def _sizes(parameters: Iterable[ParameterFacts]) -> list[str]:
-    parameters = list(parameters)
+def _sizes(parameters: Sequence[ParameterFacts]) -> list[str]:
     return [
         size(sum(parameter.bytes for parameter in parameters)),
         size(sum(parameter.state_bytes for parameter in parameters)),
