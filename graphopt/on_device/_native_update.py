@@ -5,7 +5,7 @@ the tensors themselves, because the operator that writes them subtracts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -37,13 +37,8 @@ def new_graph(name: str) -> ir.Graph:
     return ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET, MICROSOFT: 1}, name=name)
 
 
-@dataclass(frozen=True)
-class Deltas:
-    """What is taken from the tensors of a sequence, ``rate`` times."""
-
-    sequence: str
-    rate: float
-    values: Sequence[ir.Value]
+Deltas = tuple[str, float, Sequence[ir.Value]]
+"""A sequence, and what is taken from its tensors so many times."""
 
 
 class Inputs:
@@ -99,7 +94,7 @@ class NativeUpdate:
             for sequence, values in deltas.items():
                 made[sequence] += values
         rates = {"params": 1.0 if self.decoupled else -1.0}
-        return [Deltas(name, rates.get(name, 1.0), values) for name, values in made.items()]
+        return [(name, rates.get(name, 1.0), values) for name, values in made.items()]
 
     def _indices(self, gate: Gate, indices: range) -> Sequence[ir.Value | int]:
         """Where a group of tensors stands in the sequences.

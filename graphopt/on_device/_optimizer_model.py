@@ -88,16 +88,16 @@ def optimizer_model(optimizer: RMSProp) -> onnx.ModelProto:
 
 def _write(op: GraphBuilder, inputs: Inputs, deltas: Sequence[Deltas]) -> ir.Value:
     """Write all sequences in place, one after another; True once that has been done."""
-    made = [op.SequenceConstruct(*delta.values) for delta in deltas]
+    made = [op.SequenceConstruct(*values) for _, _, values in deltas]
     body = GraphBuilder(new_graph("write"))
     done: ir.Value | None = None
-    for delta, value in zip(deltas, made, strict=True):
+    for (sequence, rate, _), value in zip(deltas, made, strict=True):
         # The operator returns whether it has written. That is the signal for the next one.
         (done,) = body.node(
             "SGDOptimizerV2",
             [
-                op.constant(np.float32(delta.rate), name="rate"),
-                inputs.sequences[delta.sequence],
+                op.constant(np.float32(rate), name="rate"),
+                inputs.sequences[sequence],
                 value,
                 *([] if done is None else [done]),
             ],

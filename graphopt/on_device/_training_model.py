@@ -22,13 +22,7 @@ from graphopt.graphs import put_last
 from graphopt.on_device import _step_numbers
 from graphopt.on_device._branch import only_if
 from graphopt.on_device._writer import Writer, once_written
-from graphopt.on_device.tensor_names import (
-    ACCUMULATED,
-    RESET,
-    UPDATE,
-    accumulated,
-    gradient_buffer,
-)
+from graphopt.on_device.tensor_names import ACCUMULATED, RESET, UPDATE, accumulated, gradient_buffer
 from graphopt.rmsprop import RMSProp
 from graphopt.states import COUNTERS
 from graphopt.update.emit import AppendedUpdate, append_update
@@ -95,7 +89,9 @@ def with_update(
     _write(op, updating, [value for value in appended.carried if value.input not in statistics])
     flags = [only_if(op, update, updating.flags)] if accumulate else updating.flags
     _report(op, outputs, [*writer.flags, *flags])
-    initial = {value.input: _initial(value) for value in appended.carried}
+    initial = {value.input: filled(value) for value in appended.carried}
+    for name in COUNTERS & initial.keys():
+        initial[name] = _step_numbers.encode(int(initial[name]))
     if accumulate:
         initial[ACCUMULATED] = np.zeros(1, np.float32)
     return _training_model(built, optimizer, appended, initial, group_mask=group_mask)
@@ -192,11 +188,6 @@ def _report(op: GraphBuilder, outputs: Sequence[str], flags: Sequence[ir.Value])
     else:
         op.graph.outputs.append(loss)
     op.graph.outputs.extend(kept)
-
-
-def _initial(value: Carried) -> Array:
-    array = filled(value)
-    return _step_numbers.encode(int(array)) if value.input in COUNTERS else array
 
 
 def _training_model(

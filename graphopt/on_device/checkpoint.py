@@ -257,7 +257,11 @@ def _read_checkpoint(path: Path) -> OnDeviceCheckpoint:
     if module is None:
         raise DamagedError("it has no parameters")
     nominal = module.number(2, "<B") != 0
-    external = _external(path) if module.number(3, "<B") else None
+    external = None
+    if module.number(3, "<B"):
+        data = existing_file(f"{path}.data")
+        empty = data.stat().st_size == 0
+        external = Buffer(np.empty(0, np.uint8) if empty else np.memmap(data, np.uint8, mode="r"))
     parameters = partial(_read_tensors, nominal=nominal, external=external)
     trainable = parameters(module.tables(0))
     frozen = parameters(module.tables(1))
@@ -271,12 +275,6 @@ def _read_checkpoint(path: Path) -> OnDeviceCheckpoint:
         properties=_read_properties(root.table(3)),
         nominal=nominal,
     )
-
-
-def _external(path: Path) -> Buffer:
-    data = existing_file(f"{path}.data")
-    empty = data.stat().st_size == 0
-    return Buffer(np.empty(0, np.uint8) if empty else np.memmap(data, np.uint8, mode="r"))
 
 
 def _read_optimizer(groups: Iterable[Table], external: Buffer | None) -> OptimizerState | None:

@@ -16,12 +16,4 @@ from graphopt.profiling.results import (
     StageTime,
 )
 
-__all__ = [
-    "BucketTime",
-    "GroupTime",
-    "NodeTime",
-    "OperatorTime",
-    "Profile",
-    "StageTime",
-    "profile",
-]
+__all__ = ["BucketTime", "GroupTime", "NodeTime", "OperatorTime", "Profile", "StageTime", "profile"]

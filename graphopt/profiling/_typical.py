@@ -32,15 +32,9 @@ class TypicalStep:
 
 
 class _Node(NamedTuple):
-    """A node that runs, by what tells it.
+    """A node that runs, by what tells it."""
 
-    Attributes:
-        place: In the graph that runs; None where that is not known.
-        name: Its name there.
-        op_type: Its operator.
-    """
-
-    place: int | None
+    place: int | None  # in the graph that runs
     name: str
     op_type: str
 
