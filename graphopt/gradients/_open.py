@@ -16,6 +16,7 @@ from graphopt.gradients._inline import (
     wanted_nodes,
     without_functions,
 )
+from graphopt.gradients._lists import write_lists
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._scopes import join_scopes
 from graphopt.gradients._sequences import write_tensors
@@ -92,6 +93,8 @@ def _write_out(model: ir.Model, trained: Collection[str], outputs: Collection[st
     op = GraphBuilder(model.graph)
     changed = write_out(op, wanted, trained)
     changed |= write_tensors(op, wanted, trained)
+    if not changed:  # what is left of them is not known
+        changed = write_lists(op, wanted)
     model.graph.sort()
     return changed
 
