@@ -79,8 +79,12 @@ def _check_folded(proto: onnx.ModelProto, signature: str, trained: AbstractSet[s
     """PyTorch's exporter notes at a constant the values of which it was computed."""
     parameters = set(re.findall(r": PARAMETER target='([^']+)'", signature))
     fixed = {tensor.name for tensor in proto.graph.initializer} - trained
+    nodes = (node for node in proto.graph.node if node.op_type != "Constant")
+    computed = {name for node in nodes for name in node.output}
     constants: dict[str, str] = {}
     for value in (*proto.graph.value_info, *proto.graph.initializer):
+        if value.name in computed:  # of a branch that was taken, or the like
+            continue
         for entry in value.metadata_props:
             for name in re.findall(r"'([^']+)'", entry.value) if entry.key == FOLDED_FROM else ():
                 if name in parameters - fixed:

@@ -1,7 +1,7 @@
 """Loops that collect tensors in a sequence, which become loops that give a list.
 
-A loop cannot carry a gradient from round to round in a sequence, but it can read that of a list. The
-tensors must have one shape in all rounds.
+A loop cannot carry a gradient from round to round in a sequence, but it can read that of a list.
+The tensors must have one shape in all rounds.
 """
 
 from collections.abc import Collection
@@ -55,20 +55,25 @@ def _collected(node: ir.Node) -> tuple[int, ir.Value] | None:
             and not after.uses()
             and len(before.uses()) == 1
             and not node.outputs[at].is_graph_output()
-            and all(use.node.op_type == "ConcatFromSequence" for use in node.outputs[at].uses())
             and (tensor := insert.inputs[1]) is not None
-            and _has_one_shape(tensor)
+            and all(_joins_alike(use.node, tensor) for use in node.outputs[at].uses())
         ):
             return at, tensor
     return None
 
 
-def _has_one_shape(tensor: ir.Value) -> bool:
-    """Whether a tensor of a body has the same shape in all rounds."""
-    if tensor.shape is None:
+def _joins_alike(node: ir.Node, tensor: ir.Value) -> bool:
+    """Whether a node joins such tensors, and they have the same shape in all rounds.
+
+    Along other axes than that of a ConcatFromSequence they must.
+    """
+    if node.op_type != "ConcatFromSequence" or tensor.shape is None:
         return False
-    sizes = [size if isinstance(size, int) else size.value for size in tensor.shape]
-    return all(size is not None and not str(size).startswith(UNNAMED) for size in sizes)
+    if node.attributes.get_int("new_axis", 0):
+        return True
+    size = tensor.shape[node.attributes.get_int("axis", 0)]
+    name = size if isinstance(size, int) else size.value
+    return name is not None and not str(name).startswith(UNNAMED)
 
 
 def _with_list(op: GraphBuilder, node: ir.Node, at: int, tensor: ir.Value) -> ir.Node:

@@ -64,16 +64,17 @@ def use_drawn(
             ratio = node.inputs[1] if len(node.inputs) > 1 else None
             scaled = op.Mul(kept, 2.0)
             if ratio is not None:
-                scaled = op.Div(kept, op.Sub(1.0, op.CastLike(ratio, kept)))
+                rest = op.Sub(1.0, op.Cast(ratio, to=y.dtype or ir.DataType.FLOAT))
+                rest.shape = ir.Shape([])
+                scaled = op.Div(kept, rest)
             for new in (kept, scaled):
                 new.type, new.shape = y.type, y.shape
-            ir.convenience.replace_all_uses_with([y, mask], [scaled, value])
-            copy.outputs[:] = [
-                scaled if v is y else value if v is mask else v for v in copy.outputs
-            ]
+            ir.convenience.replace_all_uses_with(
+                [y, mask], [scaled, value], replace_graph_outputs=True
+            )
         else:
             old = node.outputs[one.output]
-            ir.convenience.replace_all_uses_with(old, value)
+            ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
         copy.remove(node, safe=False)
     if drawn:
         copy.sort()

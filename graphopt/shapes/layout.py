@@ -181,6 +181,8 @@ def part(node: Node) -> list[TensorInfo]:
     axes = attributes.integers("axes") or (node.integers(3) if node.has(3) else ())
     steps = node.sizes(4) if node.has(4) else ()
     if starts is None or ends is None or steps is None or axes is None:
+        if axes == () and isinstance(count := node.shape(1)[0], int):
+            axes = tuple(range(count))
         unknown = {axis_of(axis, rank) for axis in axes or range(rank)}
         return [tensor(first.dtype, [None if at in unknown else s for at, s in enumerate(sizes)])]
     axes = axes or tuple(range(len(starts)))

@@ -1,8 +1,13 @@
 """Gradients through branches, loops and sequences, against PyTorch in float64."""
 
 import numpy as np
+import onnx
+import onnx.parser
+import pytest
 import torch
+from onnx import numpy_helper
 
+import graphopt
 from tests.helpers.gradient_oracle import Case, cases, check, normal
 
 V, W, X = normal(3, 4), normal(4, 4, seed=1), normal(5, 4, seed=2)
@@ -270,3 +275,81 @@ SEQUENCES = {
 @cases({**BRANCHES, **LOOPS, **SCANS, **SEQUENCES})
 def test_gradients(case, dynamic):
     check(case, dynamic)
+
+
+BAG = (
+    "(int64 i, bool c) => (bool d, float r) { d = Identity(c) j = Add(i, one) "
+    "a = Gather(starts, i) b = Gather(starts, j) e = Unsqueeze(a, ax) f = Unsqueeze(b, ax) "
+    "g = Slice(k, e, f, ax) h = Gather(x, g) r = ReduceMean<keepdims=0, axes=[0]>(h) }"
+)
+COLLECTED = (
+    "(int64 i, bool c, seq(float) q, float s) => (bool d, seq(float) p, float r) "
+    "{ d = Identity(c) r = Sin(s) t = Unsqueeze(r, ax) p = SequenceInsert(q, t) }"
+)
+COLLECTIONS = {
+    "bags": Case(
+        "one = Constant<value_int=1>() ax = Constant<value_ints=[0]>() zero = Sub(nought, nought) "
+        "two = Constant<value_int=2>() n = Add(nought, two) starts = Add(s, zero) "
+        f"on = Constant<value=bool {{1}}>() y = Loop (n, on) <body = b {BAG}>",
+        {"x": X, "k": np.array([3, 0, 3, 4, 1]), "s": np.array([0, 2, 5])},
+        lambda x, k, _s: torch.stack([x[k[:2]].mean(0), x[k[2:]].mean(0)])),
+    "joined": Case(
+        "ax = Constant<value_ints=[0]>() two = Constant<value_int=2>() n = Add(nought, two) "
+        f"e = SequenceEmpty() q, z = Loop (n, , e, v) <body = b {COLLECTED}> "
+        "y = ConcatFromSequence<axis=0>(q)",
+        {"v": V}, lambda v: torch.stack([v.sin(), v.sin().sin()])),
+    "joined along another axis": Case(
+        "ax = Constant<value_ints=[1]>() two = Constant<value_int=2>() n = Add(nought, two) "
+        f"e = SequenceEmpty() q, z = Loop (n, , e, v) <body = b {COLLECTED}> "
+        "y = ConcatFromSequence<axis=-2>(q)",
+        {"v": V}, lambda v: torch.stack([v.sin(), v.sin().sin()], 1)),
+    "stacked": Case(
+        "ax = Constant<value_ints=[0]>() two = Constant<value_int=2>() n = Add(nought, two) "
+        f"e = SequenceEmpty() q, z = Loop (n, , e, v) <body = b {COLLECTED}> "
+        "y = ConcatFromSequence<axis=2, new_axis=1>(q)",
+        {"v": V}, lambda v: torch.stack([v.sin()[None], v.sin().sin()[None]], 2)),
+}  # fmt: skip
+
+
+@cases(COLLECTIONS)
+def test_what_rounds_collect(case, dynamic):
+    check(case, dynamic)
+
+
+DROPOUT = "u = Constant<value_float=0.5>() on = Constant<value=bool {1}>() "
+DRAWN = {
+    "branch": DROPOUT
+    + WHEN
+    + branch("yes", "g = Mul(v, w) p, mask = Dropout(g, u, on)", "q = Neg(v)"),
+    "loop": DROPOUT
+    + TWICE
+    + loop("two", "", "v", STEP + "m = Mul(s, w) r, mask = Dropout(m, u, on) }"),
+    "scan": DROPOUT
+    + "rows = Expand(v, sizes) k = Reshape(rows, sizes) y = Scan <body = b (float s, float r) "
+    "=> (float t) { m = Mul(s, w) t, mask = Dropout(m, u, on) }, num_scan_inputs=1> (v, k)",
+}
+
+
+@pytest.mark.parametrize("text", DRAWN.values(), ids=DRAWN)
+def test_what_is_drawn_is_drawn_once(text):
+    """Where the result is 0, the gradient is; elsewhere the result is a product of its factors."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (int64 nought, int64[3] sizes) => '
+        f"(float loss, float[40,50] y) {{ {text} loss = ReduceSum<keepdims=0>(y) }}"
+    )
+    size = (40, 50)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value.astype(np.float32), name)
+        for name, value in {"v": 1 + np.abs(normal(*size)), "w": np.full(size, 0.5)}.items()
+    )
+    parameters = graphopt.parameters(model).matching("v", "w")
+    optimizer = graphopt.RMSProp(parameters, decay=0.0, learning_rate=0.1)
+    session = graphopt.Session(graphopt.training_graph(model, "loss", optimizer))
+    v = session.state["v"]
+    y = session.step({"nought": np.array(0), "sizes": np.array([2, *size])})["y"]
+    times = 1 if "If" in text else 2
+    assert 0.2 < np.mean(y == 0) < 0.8
+    np.testing.assert_allclose(np.sqrt(session.state["mean_square.v"]), np.abs(y / v), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.sqrt(session.state["mean_square.w"]), np.abs(times * y / 0.5), rtol=1e-5
+    )
