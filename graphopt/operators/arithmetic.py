@@ -6,10 +6,12 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
 from graphopt.operators._roots import nonzero_root
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise, joining
 from graphopt.operators.record import ALL, NoGradient, operator
+from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements, indexing
 
 arithmetic = partial(operator, broadcasts=ALL, flops=joining, shape=elements.joined)
@@ -40,7 +42,16 @@ def div(b: Backward) -> Iterator[ir.Value]:
     yield b.op.Neg(b.summed(b.op.Mul(quotient, b.y), 1))
 
 
-@arithmetic("Mod")
+def rewrite_mod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Write out that of floating-point numbers with the sign of the divisor, which opset 28 has."""
+    del trained
+    x, divisor = node.inputs[:2]
+    is_float = x is not None and x.dtype is not None and x.dtype.is_floating_point()
+    if is_float and not node.attributes.get_int("fmod", 0):
+        replace(op, node, op.Sub(x, op.Mul(divisor, op.Floor(op.Div(x, divisor)))))
+
+
+@arithmetic("Mod", rewrite=rewrite_mod)
 def mod(b: Backward) -> Iterator[ir.Value]:
     """y = x - d n, where n is a whole number."""
     minus_n = b.op.Div(b.op.Sub(b.y, b.x), b.input(1))

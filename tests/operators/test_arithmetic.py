@@ -134,6 +134,12 @@ ELEMENTWISE = {
         )
         for a, b in (((2, 3), (2, 3)), ((2, 3), (3,)), ((4,), (2, 4)), ((2, 3), ()))
     },
+    "Mod with the sign of the divisor": Case(
+        "y = Mod(a, b)",
+        {"a": normal(2, 3) * 5, "b": away_from_zero(3, seed=1)},
+        torch.remainder,
+        opset=28,
+    ),
 }
 POW = {
     **{
