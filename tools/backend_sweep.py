@@ -28,6 +28,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt.builder import GraphBuilder
 from graphopt.gradients import differentiate, prepare
+from graphopt.operators import of
 
 app = typer.Typer(add_completion=False)
 
@@ -35,7 +36,8 @@ RIGHT, BESIDE, ZERO, REFUSED, WRONG = "right", "right beside a kink", "zero", "r
 OTHERWISE = "computed otherwise by the runtime"
 NOT_RUN, NO_ORACLE, NOT_FINITE = "not run by the runtime", "no oracle", "not finite"
 NO_INPUT, NO_OUTPUT = "no float input", "no float output"
-FINE = (RIGHT, BESIDE, ZERO, NO_INPUT, NO_OUTPUT)
+SETTING = "a setting, no parameter"
+FINE = (RIGHT, SETTING, BESIDE, ZERO, NO_INPUT, NO_OUTPUT)
 REVIEWED: dict[tuple[str, str], str] = {}
 """Why cases of an operator are not right, by a part of the case's name."""
 _FLOATS: dict[int, float] = {
@@ -48,7 +50,8 @@ _CASES = "onnx.backend.test.case.node"
 _DIRECTIONS = 3
 _STEP = 1e-6
 _COARSE_STEP, _COARSE = 1e-2, 5e-3  # where the evaluator calculates in float32
-_JITTERS = (0.0, 1e-2, 5e-2)
+_SHORT_STEP = 0.3  # where it rounds to float16
+_JITTERS = (0.0, 1e-2, -1e-2, 0.3)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Case:
         model: The model: usually one node.
         feeds: Its inputs.
         floats: The element types of those that are float tensors.
+        places: Which inputs of the node the inputs are.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Case:
     model: onnx.ModelProto
     feeds: dict[str, Any]
     floats: dict[str, int]
+    places: dict[str, int]
 
 
 def collect(*operators: str, expanded: bool = False) -> list[Case]:
@@ -133,7 +138,8 @@ def _case(name: str, model: onnx.ModelProto, given: Sequence[Any]) -> Case:
         kind = info.type.tensor_type.elem_type if info.type.HasField("tensor_type") else 0
         if kind in _FLOATS and isinstance(array, np.ndarray | np.generic) and array.size:
             floats[info.name] = kind
-    return Case(name, operator, model, feeds, floats)
+    places = {input_name: at for at, input_name in enumerate(node.input)}
+    return Case(name, operator, model, feeds, floats, places)
 
 
 def judge(case: Case) -> list[Verdict]:
@@ -146,16 +152,23 @@ def judge(case: Case) -> list[Verdict]:
         return [verdict(NO_INPUT)]
     if not any(_is_float(info) for info in case.model.graph.output):
         return [verdict(NO_OUTPUT)]
-    together = _compared(case, list(case.floats))
+    try:
+        together = _compared(case, list(case.floats))
+    except _OtherShapeError:
+        together = SETTING, ""
     if isinstance(together, dict):
-        return [verdict(*together[name], at) for at, name in enumerate(case.floats)]
-    if len(case.floats) == 1:
-        return [verdict(*together, 0)]
+        return [verdict(*together[name], case.places[name]) for name in case.floats]
     verdicts = []
-    for at, name in enumerate(case.floats):
-        alone = _compared(case, [name])
-        found = alone[name] if isinstance(alone, dict) else alone
-        verdicts.append(verdict(*found, at))
+    for name in case.floats:
+        try:
+            alone = _compared(case, [name])
+        except _OtherShapeError:
+            alone = SETTING, "the shape of the result depends on it"
+        kind, detail = alone[name] if isinstance(alone, dict) else alone
+        at = case.places[name]
+        if kind == REFUSED and at in of(case.model.graph.node[0]).settings:
+            kind = SETTING
+        verdicts.append(verdict(kind, detail, at))
     return verdicts
 
 
@@ -200,7 +213,7 @@ def _moved(case: Case, names: Sequence[str], jitter: float) -> dict[str, np.ndar
         array = case.feeds[name]
         x = array.astype(np.float64)
         x = np.where(np.isfinite(x), x, random.normal(size=x.shape))
-        noise = jitter * (0.5 + random.random(x.shape)) * random.choice([-1, 1])
+        noise = jitter * (0.5 + random.random(x.shape))
         moved[name] = (x + noise * _scale(x)).astype(array.dtype)
     return moved
 
@@ -208,6 +221,10 @@ def _moved(case: Case, names: Sequence[str], jitter: float) -> dict[str, np.ndar
 def _scale(array: np.ndarray) -> float:
     finite = np.abs(array)[np.isfinite(array)]
     return max(float(finite.mean()), 1e-3) if finite.size else 1.0
+
+
+class _OtherShapeError(Exception):
+    """A small change of an input gives a result of another shape."""
 
 
 class _Oracle:
@@ -234,7 +251,10 @@ class _Oracle:
             is_float = _is_float(info)
             self.weights.append(random.normal(size=np.shape(output)) if is_float else None)
             if is_float and np.asarray(output).dtype != np.float64:
-                self._step, self._tolerance = _COARSE_STEP, max(self._tolerance, _COARSE)
+                kind = helper.np_dtype_to_tensor_dtype(np.asarray(output).dtype)
+                is_short = kind == onnx.TensorProto.FLOAT16
+                self._step = _SHORT_STEP if is_short else _COARSE_STEP
+                self._tolerance = max(self._tolerance, _COARSE, _FLOATS.get(kind, 0))
         self.loss = self._loss(self._feeds)
 
     def _first_run(self, case: Case, feeds: Mapping[str, Any]) -> list[Any]:
@@ -258,6 +278,11 @@ class _Oracle:
 
     def _loss(self, feeds: Mapping[str, Any]) -> float:
         outputs = self._run(feeds)
+        if any(
+            w is not None and np.shape(o) != w.shape
+            for o, w in zip(outputs, self.weights, strict=True)
+        ):
+            raise _OtherShapeError
         terms = (
             np.sum(np.asarray(output, np.float64) * weight)
             for output, weight in zip(outputs, self.weights, strict=True)
@@ -337,14 +362,17 @@ def _gradients(
     proto = ir.to_proto(built.model)
     inputs = {name: feeds[name] for name in (*fed, *names)}
     inputs |= {name: feeds[name] for name in built.statistics if name in feeds}
+    inputs = {name: np.asarray(v) if np.isscalar(v) else v for name, v in inputs.items()}
     try:
         session = _session(proto)
         loss, *results = session.run(["sweep/loss", *outputs], inputs)
     except Exception as error:  # noqa: BLE001 - the runtime's
+        if "Numpy_type" in str(error):
+            return NOT_RUN, "NumPy has no such numbers to feed"
         try:
             _session(model).run(None, {name: feeds[name] for name in fed})
         except Exception as forward:  # noqa: BLE001 - the runtime's
-            return NOT_RUN, str(forward)
+            return NOT_RUN, f"{error}; the model itself: {forward}"
         return WRONG, f"the runtime runs the model, but not its gradients: {error}"
     return dict(zip(built.gradients, results, strict=True)), float(loss)
 
