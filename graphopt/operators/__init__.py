@@ -8,7 +8,7 @@
 | `control_flow` | If, Loop, Scan |
 | `convolution` | Conv, ConvTranspose, Col2Im |
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
-| `cumulative` | CumSum, CumProd |
+| `cumulative` | CumSum, CumProd, Range |
 | `deformable` | DeformConv |
 | `dropout` | Dropout |
 | `fourier` | DFT, STFT |

@@ -1,15 +1,15 @@
-"""Sums and products of all elements before one."""
+"""Sums and products of all elements before one, and sequences in equal steps."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
-from graphopt.operators.record import operator
+from graphopt.operators.record import NoGradient, operator
 from graphopt.operators.rewriting import describe, replace
-from graphopt.shapes import elements
+from graphopt.shapes import elements, filling
 
 
 @operator("CumSum", flops=1, shape=elements.same)
@@ -64,3 +64,13 @@ def rewrite_cum_prod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) 
 
 
 operator("CumProd", rewrite=rewrite_cum_prod, shape=elements.same, flops=1)
+
+
+@operator("Range", flops=0, shape=filling.arithmetic_sequence)
+def range_(b: Backward) -> Sequence[ir.Value | NoGradient]:
+    """With y[i] = start + i delta; the limit only says how many there are."""
+    op = b.op
+    places = op.Range(np.array(0), op.Squeeze(op.Shape(b.y), [0]), np.array(1))
+    of_delta = op.Mul(b.dy, op.CastLike(places, b.dy))
+    start, delta = (op.ReduceSum(value, keepdims=0) for value in (b.dy, of_delta))
+    return [start, NoGradient.ZERO, delta]

@@ -36,7 +36,7 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(2, outputs[0].elements, points**axes)
 
 
-operator("Upsample", flops=_flops, shape=windows.resize)
+operator("Upsample", settings=(1,), flops=_flops, shape=windows.resize)
 
 
 @operator("Resize", settings=(1, 2), flops=_flops, shape=windows.resize)

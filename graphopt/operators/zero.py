@@ -35,7 +35,6 @@ _comparison("And", "Or", is_commutative=True, flops=0)
 _comparison("Xor", flops=0)
 
 operator("Constant", flops=0, shape=filling.constant)
-operator("Range", flops=0, shape=filling.arithmetic_sequence)
 operator("Scatter", flops=0, shape=elements.same)
 operator("Unique", flops=0)
 operator(

@@ -147,3 +147,21 @@ def test_the_operations_of_a_product_are_counted():
     facts = graphopt.inspect(discounted(sizes="2, 4"))
     assert facts.stages[0].flops == 2 * (2 * 4 * 4) + 2 * 4 + 2 * 4
     assert not facts.stages[0].unknown
+
+
+RANGE = {
+    f"Range {start} {limit} {delta}": Case(
+        "y = Range(x, l, z)",
+        {name: np.array(number, np.float32)
+         for name, number in (("x", start), ("z", delta), ("l", limit))},
+        lambda x, z, *_, n=count: x + z * torch.arange(n),
+        constants=("l",),
+        dynamic="none",
+    )
+    for start, limit, delta, count in ((0.5, 3, 1.25, 2), (3, -1, -0.75, 6), (1, 0, 1, 0))
+}  # fmt: skip
+
+
+@cases(RANGE)
+def test_range(case, dynamic):
+    check(case, dynamic)
