@@ -16,6 +16,7 @@ RIGHT, BESIDE, ZERO, REFUSED, WRONG = "right", "right beside a kink", "zero", "r
 OTHERWISE = "computed otherwise by the runtime"
 NOT_RUN, NO_ORACLE, NOT_FINITE = "not run by the runtime", "no oracle", "not finite"
 NO_INPUT, NO_OUTPUT = "no float input", "no float output"
+ALONE = "run without its gradients"
 SETTING = "a setting, no parameter"
 FINE = (RIGHT, SETTING, BESIDE, ZERO, NO_INPUT, NO_OUTPUT)
 FLOATS: dict[int, float] = {

@@ -30,6 +30,7 @@ REVIEWED: dict[tuple[str, str], str] = {
     ("NegativeLogLikelihoodLoss", ""): _CLASSES,
     ("OptionalGetElement", ""): "optional values are no tensors",
     ("Pow", "uint"): "ONNX Runtime has no power of floats by unsigned integers",
+    ("Range", "float16"): "before opset 27 it is of float32 and float64 alone",
     ("Resize", "align_corners"): "ONNX Runtime and the evaluator take other sizes",
     ("Resize", "not_larger"): "sizes that keep the ratio must be given",
     ("Resize", "not_smaller"): "sizes that keep the ratio must be given",

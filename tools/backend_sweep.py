@@ -28,6 +28,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients import differentiate, prepare
 from graphopt.operators import of
 from tools.backend_oracle import (
+    ALONE,
     BESIDE,
     DIRECTIONS,
     FINE,
@@ -211,7 +212,7 @@ def _gradients(
             _session(model).run(None, {name: feeds[name] for name in fed})
         except Exception as forward:  # noqa: BLE001 - the runtime's
             return NOT_RUN, f"{error}; the model itself: {forward}"
-        return WRONG, f"the runtime runs the model, but not its gradients: {error}"
+        return ALONE, str(error)
     return dict(zip(built.gradients, results, strict=True)), float(loss)
 
 

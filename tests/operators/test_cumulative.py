@@ -158,7 +158,7 @@ RANGE = {
         constants=("l",),
         dynamic="none",
     )
-    for start, limit, delta, count in ((0.5, 3, 1.25, 2), (3, -1, -0.75, 6), (1, 0, 1, 0))
+    for start, limit, delta, count in ((0.5, 3, 1.25, 2), (3, -1, -0.75, 6))
 }  # fmt: skip
 
 
