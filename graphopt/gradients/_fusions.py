@@ -1,11 +1,13 @@
-"""What ONNX Runtime's optimizer computes wrongly, written in another way.
+"""What ONNX Runtime computes wrongly, written in another way.
 
-It fuses nodes whose operands are not constant, as those of a training graph are, where it leaves
-alone or computes in advance the same nodes of a forward model. Tested with 1.19 and 1.32:
+Its optimizer fuses nodes whose operands are not constant, as those of a training graph are, where
+it leaves alone or computes in advance the same nodes of a forward model. Tested with 1.19 and 1.32:
 
 - A product of a transposed matrix and a vector takes the matrix as it was (both).
 - A product with one number loses the axes of size 1 that the number has brought (1.19).
 - A transposition that moves nothing becomes one of a Gemm that does (1.19).
+
+And ScatterND with a reduction, on several threads, loses rows where indices repeat (both).
 
 What is written instead is right wherever it runs.
 """
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.operators.scatter import rewrite_scatter_nd
 from graphopt.shapes.in_place import infer_shapes
 
 # Behind these, the optimizer still sees a Transpose.
@@ -38,6 +41,7 @@ def avoid_fusions(op: GraphBuilder, model: ir.Model) -> None:
         if node.op_type in _REWRITES and not node.domain
     ]
     if any(changed):
+        model.graph.sort()
         infer_shapes(model)
 
 
@@ -139,4 +143,18 @@ def _then(
     node.replace_input_with(1, op.constant(list(axes)))
 
 
-_REWRITES = {"MatMul": _matrix_product, "Mul": keep_axes, "Div": keep_axes}
+def _scattered(op: GraphBuilder, node: ir.Node) -> bool:
+    """Rows are combined by ScatterElements, where that is possible; whether it is."""
+    graph = node.graph
+    assert graph is not None
+    with op.inside(graph):
+        rewrite_scatter_nd(op, node, ())
+    return node.graph is None
+
+
+_REWRITES = {
+    "MatMul": _matrix_product,
+    "Mul": keep_axes,
+    "Div": keep_axes,
+    "ScatterND": _scattered,
+}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+import graphopt
 from graphopt.gradients import prepare
 from tests.helpers.gradient_oracle import Case, cases, check, normal, onnx_gradients
 
@@ -158,6 +159,23 @@ def test_the_model_combines_all_rows_with_several_threads(reduction):
     (got,) = session.run(None, feeds)
     (expected,) = ReferenceEvaluator(model).run(None, feeds)
     np.testing.assert_allclose(got, expected, rtol=2e-4)
+
+
+def test_rows_of_inputs_are_combined_so_too():
+    """What lies before the trained part."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 18]> m (float[4,8] x, int64[R,1] i, float[R,8] u) '
+        "=> (float[4,1] y) <float[8,1] w = {1, 2, 3, 4, 5, 6, 7, 8}> "
+        '{ s = ScatterND<reduction="add">(x, i, u) y = MatMul(s, w) }'
+    )
+    model = onnx.parser.parse_model(text)
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01)
+    graph = graphopt.training_graph(model, "mse", optimizer)
+    assert "ScatterND" not in {node.op_type for node in graph.model.graph.node}
+    feeds = {"x": normal(4, 8), "i": np.array([[1], [1], [0]]), "u": normal(3, 8, seed=1)}
+    (expected,) = ReferenceEvaluator(model).run(None, feeds)
+    got = graphopt.Session(graph).step({**feeds, "labels": normal(4, 1)})["y"]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def cached(axis, first, circular=False):
