@@ -99,13 +99,13 @@ def test_what_the_loss_does_not_need_is_left_alone():
 @pytest.mark.quick
 def test_all_operators_without_a_gradient_are_named_at_once():
     forward = model("""m (float[2,3] x) => (float loss) {
-        a = Mul(x, w) b = MatMul(a, m) c = Det(b) d = Det(b) e = Add(c, d)
+        a = Mul(x, w) b = MatMul(a, m) c = Unique(b) d = Unique(b) e = Add(c, d)
         f = own.Kernel(e) loss = ReduceSum<keepdims=0>(f)
     }""", w=W, m=np.ones((3, 2)))  # fmt: skip
     forward.opset_import.append(onnx.helper.make_opsetid("own", 1))
     with pytest.raises(ValueError, match="these operators have no gradient") as caught:
         gradients(forward, "w")
-    assert "Det ('c', 'd')" in str(caught.value)
+    assert "Unique ('c', 'd')" in str(caught.value)
     assert "own.Kernel ('f')" in str(caught.value)
 
 
@@ -149,5 +149,6 @@ def test_a_branch_beside_the_path_is_kept():
 
 def test_every_operator_is_in_one_table():
     schemas = {schema.name for schema in onnx.defs.get_all_schemas()}
-    assert {name for name, operator in OPERATORS.items() if operator.is_known} <= schemas
+    known = {name for name, operator in OPERATORS.items() if operator.is_known}
+    assert {name.removeprefix("ai.onnx.ml::") for name in known} <= schemas
     assert sum(callable(operator.gradient) for operator in OPERATORS.values()) > 100
