@@ -242,6 +242,37 @@ class TestVerify:
             "the largest deviation is 0."
         )
 
+    def test_gradients_and_values(self):
+        _, gradients, values = succeed("verify", "train.onnx", "--steps", 1).stdout.splitlines()
+        assert gradients.startswith(
+            "  gradients: those of the loss, 8 parameters along 4 directions, "
+        )
+        assert values.startswith(
+            "  values: those of the nodes and the forward model in float64, 10 values at 2 points, "
+        )
+
+    def test_data(self):
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((40, 1, 8, 8)).astype(np.float32)
+        np.savez("samples.npz", x=x, labels=rng.integers(0, 10, 40))
+        lines = succeed("verify", "train.onnx", "--data", "samples.npz").stdout.splitlines()
+        assert len(lines) == 3
+        np.savez("samples.npz", x=x, labels=rng.integers(10, 20, 40))
+        lines = succeed("verify", "train.onnx", "--data", "samples.npz").stdout.splitlines()
+        assert lines[1].startswith("  not compared: gradients and forward values: a step does not")
+
+    def test_wrong_gradients(self):
+        model = onnx.load("train.onnx")
+        node = next(n for n in model.graph.node if n.op_type == "Relu")
+        node.op_type = "Softplus"
+        onnx.save(model, "wrong.onnx")
+        result = run("verify", "wrong.onnx", "--steps", 1)
+        assert result.exit_code == 1
+        lines = result.stdout.splitlines()
+        assert lines[0] == "wrong.onnx: RMSProp (momentum 0.9), not verified"
+        assert "is not what the forward model computes" in lines[1]
+        assert not any("gradients: those of the loss" in line for line in lines)
+
     def test_json(self):
         found = json.loads(succeed("verify", "train.onnx", "--json", "--steps", 2).stdout)
         assert found == json.loads(json.dumps(graphopt.verify("train.onnx", steps=2).to_dict()))

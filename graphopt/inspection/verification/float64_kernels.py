@@ -187,15 +187,59 @@ def batch_normalization(
     return np.asarray(centered / root * scale.reshape(shape) + bias.reshape(shape))
 
 
-KERNELS: dict[str, Callable[..., Array]] = {
+def _along(node: ir.Node, x: Array, value: Array) -> Array:
+    """A scale or a zero, to be broadcast with what is quantized."""
+    if value.size == 1:
+        return value.reshape(())
+    axis, block = _int(node, "axis", 1) % x.ndim, _int(node, "block_size", 0)
+    if value.ndim == 1:
+        return value.reshape([-1 if at == axis else 1 for at in range(x.ndim)])
+    repeated = np.repeat(value, max(block, 1), axis=axis)
+    return np.take(repeated, range(x.shape[axis]), axis=axis)
+
+
+def quantize(node: ir.Node, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    """QuantizeLinear, to integers of 8, 16 or 32 bits."""
+    kind = ir.DataType(_int(node, "output_dtype", 0) or int(ir.DataType.UINT8))
+    dtype = kind.numpy() if zero is None else zero.dtype
+    if dtype.kind not in "iu" or dtype.name.endswith("int4"):
+        raise NotImplementedError(f"QuantizeLinear to {dtype}")
+    level = np.rint(x / _along(node, x, scale))
+    if zero is not None:
+        level = level + _along(node, x, zero).astype(np.float64)
+    limits = np.iinfo(dtype)
+    return np.clip(level, limits.min, limits.max).astype(dtype)
+
+
+def dequantize(node: ir.Node, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    """DequantizeLinear."""
+    level = x.astype(np.float64)
+    if zero is not None:
+        level = level - _along(node, x, zero).astype(np.float64)
+    return np.asarray(level * _along(node, x, scale))
+
+
+def dynamic_quantize(node: ir.Node, x: Array) -> tuple[Array, ...]:  # noqa: ARG001
+    """DynamicQuantizeLinear: integers, scale, zero."""
+    least, most = min(x.min(), 0.0), max(x.max(), 0.0)
+    scale = (most - least) / 255 or 1.0
+    zero = np.clip(np.rint(-least / scale), 0, 255)
+    level = np.clip(np.rint(x / scale) + zero, 0, 255)
+    return level.astype(np.uint8), np.asarray(scale), np.asarray(zero, np.uint8)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
     "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "DequantizeLinear": dequantize,
+    "DynamicQuantizeLinear": dynamic_quantize,
     "Erf": erf,
     "Gelu": gelu,
     "GlobalAveragePool": global_average_pool,
     "MeanVarianceNormalization": mean_variance_normalization,
+    "QuantizeLinear": quantize,
     "Shrink": shrink,
 }
-"""By operator; each gets the node and its inputs."""
+"""By operator; each gets the node and its inputs, and gives an array, or a tuple of them."""

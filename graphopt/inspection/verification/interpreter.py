@@ -181,7 +181,7 @@ class Interpreter:
 
         kernel = KERNELS.get(node.op_type) if not node.domain else None
         if kernel is not None:
-            return lambda given: [np.asarray(kernel(node, *given))]
+            return lambda given: _listed(kernel(node, *given))
         session = _session(model)
         if session is not None and _runs(session, outputs, feeds(operands)):
             return lambda given: ordered(session.run(outputs, feeds(given)))
@@ -229,6 +229,10 @@ def _session(model: onnx.ModelProto) -> Any:
         )
     except Exception:  # noqa: BLE001 - ONNX Runtime's have no common base
         return None
+
+
+def _listed(results: Any) -> list[Any]:
+    return list(results) if isinstance(results, tuple) else [results]
 
 
 def _runs(session: Any, wanted: Sequence[str], feeds: Values) -> bool:

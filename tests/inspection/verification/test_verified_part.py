@@ -20,6 +20,7 @@ from graphopt.inspection.verification.derivatives import Derivatives
 from graphopt.inspection.verification.interpreter import Interpreter
 from graphopt.inspection.verification.sample import Sampler
 from graphopt.inspection.verification.training_part import TrainingPart
+from graphopt.marks import STOP_GRADIENT
 from models import zoo
 
 RNG = np.random.default_rng(7)
@@ -300,3 +301,150 @@ class TestRuntime:
         node.op_type = "LeakyRelu"  # its gradient is that of Relu
         found = graphopt.verify(model, steps=1)
         assert found.differences[0].startswith("'y' is not what the forward model computes")
+
+
+class TestSurrogates:
+    """What is drawn, stopped or rounded is no derivative of the loss, and is what is meant."""
+
+    def test_dropout(self):
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,8] x) => (float[N,3] y) <float ratio = {0.3}, bool mode = {1}> {
+            h = MatMul (x, w)
+            d, kept = Dropout (h, ratio, mode)
+            t = Tanh (d)
+            n = RandomNormalLike (t)
+            m = Mul (t, n)
+            y = MatMul (m, v)
+        }"""
+        model = forward(text, {"w": (8, 6), "v": (6, 3)})
+        optimizer = RMSProp(graphopt.parameters(model).matching("[vw]"))
+        graph = graphopt.training_graph(model, "mse", optimizer, layout="separate")
+        found = graphopt.verify(graph, steps=1)
+        assert found.verified
+        assert found.gradients.precision == "float64"
+        assert found.gradients.directions == 4
+        (told,) = found.unchecked
+        assert told.startswith("the forward model: 'Dropout")
+        assert told.endswith("' draws random numbers")
+        wrong = graphopt.verify(scaled(graph.model, "w_grad", 1.01), steps=1)
+        assert "the gradient of 'w' is not the derivative" in wrong.differences[0]
+
+    def test_stopped(self):
+        model = forward(
+            """<ir_version: 10, opset_import: ["": 17]>
+            net (float[N,8] x) => (float[N,6] y) {
+                h = MatMul (x, w)
+                s = Sigmoid (h)
+                stopped = Identity (s)
+                y = Mul (h, stopped)
+            }""",
+            {"w": (8, 6)},
+        )
+        optimizer = RMSProp(graphopt.parameters(model))
+        whole = graphopt.training_graph(model, "mse", optimizer, layout="separate").model
+        check(graphopt.verify(whole, steps=1))
+        entry = model.graph.node[2].metadata_props.add()
+        entry.key, entry.value = STOP_GRADIENT, "detach"
+        stopped = graphopt.training_graph(model, "mse", optimizer, layout="separate").model
+        check(graphopt.verify(stopped, steps=1))
+        for node in stopped.graph.node:  # the gradient is still that of a stopped one
+            del node.metadata_props[:]
+        assert not graphopt.verify(stopped, steps=1).verified
+
+    @pytest.mark.parametrize("kind", ["int8", "uint8"])
+    def test_quantized(self, kind):
+        text = f"""<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,8] x) => (float[N,4] y)
+            <float[6] size = {{0.01, 0.02, 0.01, 0.03, 0.01, 0.02}}, float step = {{0.02}},
+             {kind}[6] zeros = {{3, 3, 3, 3, 3, 3}}, {kind} zero = {{100}}> {{
+            q = QuantizeLinear <axis = 1> (w, size, zeros)
+            d = DequantizeLinear <axis = 1> (q, size, zeros)
+            h = MatMul (x, d)
+            r = QuantizeLinear (h, step, zero)
+            s = DequantizeLinear (r, step, zero)
+            y = MatMul (s, v)
+        }}"""
+        model = forward(text, {"w": (8, 6), "v": (6, 4)})
+        optimizer = RMSProp(graphopt.parameters(model).matching("[vw]"))
+        graph = graphopt.training_graph(
+            model, "mse", optimizer, layout="separate", straight_through=True
+        )
+        check(graphopt.verify(graph, steps=1))
+        wrong = scaled(graph.model, "w_grad", 1.01)
+        assert "the gradient of 'w'" in graphopt.verify(wrong, steps=1).differences[0]
+
+
+class TestFeeds:
+    def test_given(self):
+        feeds = {
+            "x": RNG.standard_normal((5, 2, 6, 6)).astype(np.float32),
+            "kept": np.ones((5, 4), np.bool_),
+            "tokens": RNG.integers(0, 6, (5, 3)),
+            "labels": RNG.integers(0, 5, 5),
+        }
+        found = graphopt.verify(built(), steps=1, inputs=feeds)
+        check(found)
+        assert found.forward.samples == 2
+        found = graphopt.verify(built(), steps=1, inputs=feeds | {"tokens": feeds["tokens"] + 6})
+        assert found.verified
+        assert found.gradients is None
+        (told,) = found.unchecked
+        assert told.startswith("gradients and forward values: a step does not run: ")
+        assert "indices" in told
+
+    @pytest.mark.any_runtime
+    def test_integers_are_in_the_range_of_what_they_look_up(self):
+        model = copied(built())
+        del model.metadata_props[:]  # which say what the labels are
+        maker = sampled(model)._maker
+        assert maker.bounds == {"tokens": 6, "labels": 5}
+        assert maker.masks == ["kept"]
+        feeds = maker.make("rows of zeros", 4, np.random.default_rng(0))
+        assert feeds["x"].shape == (3, 2, 6, 6)
+        assert feeds["kept"].any(axis=1).tolist() == [False, True, True]
+        feeds = maker.make("rows of ones", 4, np.random.default_rng(0))
+        assert feeds["kept"].all(axis=1)[0]
+        assert not feeds["kept"].all()
+
+    def test_open_sizes(self):
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,1,H,W] x) => (float[N,2,A,B] y) { y = Conv (x, w) }"""
+        model = forward(text, {"w": (2, 1, 9, 9)})
+        graph = graphopt.training_graph(model, "mse", RMSProp(graphopt.parameters(model)))
+        found = graphopt.verify(graph, steps=1)
+        assert found.verified
+        assert found.gradients is not None or found.unchecked
+
+
+class TestNotCompared:
+    @pytest.mark.any_runtime
+    def test_no_values_to_start_from(self):
+        model = copied(built())
+        del model.training_info[:]
+        found = graphopt.verify(model, steps=1)
+        assert found.gradients is None
+        (told,) = found.unchecked
+        assert "it declares no values that are carried from step to step" in told
+
+    def test_no_forward_model(self):
+        model = copied(built())
+        entries = [entry for entry in model.metadata_props if entry.key != "graphopt.forward"]
+        del model.metadata_props[:]
+        model.metadata_props.extend(entries)
+        found = graphopt.verify(model, steps=1)
+        assert found.verified
+        assert found.gradients.directions == 8
+        assert not found.forward.forward_model
+        assert found.unchecked == ("the forward model: the graph carries no forward model",)
+
+    def test_no_loss_that_is_finite(self):
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,3] x) => (float[N,2] y) {
+            s = Abs (x) n = Neg (s) l = Log (n) y = MatMul (l, w)
+        }"""
+        model = forward(text, {"w": (3, 2)})
+        graph = graphopt.training_graph(model, "mse", RMSProp(graphopt.parameters(model)))
+        found = graphopt.verify(graph, steps=1)
+        assert found.verified
+        (told,) = found.unchecked
+        assert told.endswith("the loss is not finite with any of the feeds that were tried")
