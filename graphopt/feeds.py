@@ -33,11 +33,15 @@ def feed_of(value: onnx.ValueInfoProto) -> Feed:
     tensor = value.type.tensor_type
     shape = None
     if tensor.HasField("shape"):
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
-            for dim in tensor.shape.dim
-        )
+        shape = tuple(map(_size, tensor.shape.dim))
     return Feed(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    """A size as ONNX Runtime takes it: a negative number and "?" are any size."""
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param if dim.dim_param not in ("", "?") else None
 
 
 class Feeds:

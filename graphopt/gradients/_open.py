@@ -55,6 +55,7 @@ def open_model(
     check_export(proto, set(trained))
     own = onnx.ModelProto()
     own.CopyFrom(proto)
+    _open_sizes(own)
     note_stops(own)
     restore_training_mode(own)
     if own.functions:
@@ -83,6 +84,15 @@ def open_model(
             break
         infer_shapes(model)
     return model
+
+
+def _open_sizes(proto: onnx.ModelProto) -> None:
+    """Leave out sizes that are none: older exporters write -1, or "?" for each."""
+    graph = proto.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or dim.dim_param == "?":
+                dim.Clear()
 
 
 def _write_out(model: ir.Model, trained: Collection[str], outputs: Collection[str] | None) -> bool:

@@ -30,6 +30,13 @@ def convert_opset(
     target = min(max(opset, least), most)
     if opset == target:
         return proto
+    if not opset and any(not node.domain for node in proto.graph.node):
+        raise ValueError(
+            "the model does not say which version of ONNX's own operators it has (opset_import "
+            "has no entry of the default domain), and has such nodes; export it again"
+        )
+    if not opset:
+        return _relabelled(proto, target)
     if opset > target and all(
         _is_the_same(node, opset, target, written_out) for node in proto.graph.node
     ):
@@ -88,6 +95,8 @@ def _relabelled(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
     for entry in copy.opset_import:
         if not entry.domain:
             entry.version = target
+    if not opset_of(copy):
+        copy.opset_import.append(onnx.helper.make_opsetid("", target))
     return copy
 
 

@@ -8,6 +8,8 @@ import onnx_ir as ir
 from graphopt.graphs import captured, operands, subgraphs
 from graphopt.operators.record import carries_gradient, of
 
+_MOST_NAMED = 20
+
 
 class Path:
     """The part of a graph that lies between sources and what is computed from them.
@@ -21,7 +23,8 @@ class Path:
         self, graph: ir.Graph, sources: Iterable[ir.Value], targets: Iterable[ir.Value]
     ) -> None:
         """The part that lies between ``sources`` and ``targets``."""
-        depends = depending(graph, sources)
+        self._sources = list(sources)
+        depends = depending(graph, self._sources)
         self.nodes: list[ir.Node] = []
         wanted = depends.intersection(targets)
         for node in reversed(graph):
@@ -48,8 +51,19 @@ class Path:
         )
         raise ValueError(
             f"these operators have no gradient: {listed}. Write them with operators that have one, "
-            "or leave the parameters before them out of the optimizer"
+            f"or leave the parameters before them out of the optimizer{self._before()}"
         )
+
+    def _before(self) -> str:
+        """The parameters that stand before operators without a rule; all others can be trained."""
+        before: set[ir.Value] = set()
+        for node in reversed(self.nodes):
+            if not callable(of(node).gradient) or not before.isdisjoint(node.outputs):
+                before.update(value for value in operands(node) if value in self.values)
+        names = [str(v.name) for v in self._sources if v in before and v.is_initializer()]
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        listed = ", ".join(f"'{name}'" for name in names[:_MOST_NAMED])
+        return f": {listed}{more}" if names else ""
 
 
 def depending(graph: ir.Graph, sources: Iterable[ir.Value]) -> set[ir.Value]:

@@ -1,0 +1,96 @@
+"""What a model lacks is said by name, and sizes that are none are open."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper, parser
+
+import graphopt
+from graphopt import RMSProp, Session
+
+TEXT = """<ir_version: 8, opset_import: ["": 17, "com.example": 1]>
+net (float[N,3] x) => (float[N,2] y) {
+    p = MatMul (x, first)
+    r = com.example.Foreign (p)
+    s = MatMul (x, second)
+    t = Mul (s, r)
+    y = MatMul (t, last)
+}"""
+
+
+def model(text, **shapes):
+    made = parser.parse_model(text)
+    for name, shape in shapes.items():
+        made.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    return made
+
+
+@pytest.mark.any_runtime
+def test_parameters_before_operators_without_a_gradient():
+    forward = model(TEXT, first=(3, 2), second=(3, 2), last=(2, 2))
+    forward.graph.value_info.append(helper.make_tensor_value_info("r", 1, ["N", 2]))
+    parameters = graphopt.parameters(forward)
+    names = {parameter.name for parameter in parameters}
+    assert names == {"first", "second", "last"}
+    told = re.escape("out of the optimizer: 'first'") + "$"
+    with pytest.raises(ValueError, match=told):
+        graphopt.training_graph(forward, "mse", RMSProp(parameters))
+    rest = parameters.without(parameters.matching("first"))
+    graph = graphopt.training_graph(forward, "mse", RMSProp(rest))
+    assert {parameter.name for parameter in rest} <= {
+        view.name for value in graph.carried for view in value.views
+    }
+
+
+@pytest.mark.parametrize("size", [-1, "?"])
+def test_sizes_that_are_none(size):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", 1, [size, 1, size, size])
+    y = helper.make_tensor_value_info("y", 1, [size, 1])
+    w = numpy_helper.from_array(np.full((1, 1, 1, 1), 2, np.float32), "w")
+    forward = helper.make_model(
+        helper.make_graph(nodes, "net", [x], [y], [w]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    graph = graphopt.training_graph(forward, "mse", RMSProp(graphopt.parameters(forward)))
+    session = Session(graph)
+    assert session.inputs[0].shape == (None, 1, None, None)
+    image = np.ones((4, 1, 3, 5), np.float32)
+    found = session.step({"x": image, "labels": np.zeros((4, 1), np.float32)})
+    assert found["loss"] == 4
+    np.testing.assert_array_equal(found["y"], np.full((4, 1), 2, np.float32))
+
+
+@pytest.mark.any_runtime
+def test_no_opset():
+    forward = model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,3] x) => (float[N,2] y) { y = MatMul (x, w) }""",
+        w=(3, 2),
+    )
+    forward.opset_import[0].domain = "ai.onnx.ml"
+    with pytest.raises(ValueError, match="does not say which version of ONNX's own operators"):
+        graphopt.training_graph(forward, "mse", RMSProp([graphopt.Parameter("w", (3, 2))]))
+
+
+def test_no_opset_where_none_is_needed():
+    node = helper.make_node("Scaler", ["w"], ["y"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])
+    w = numpy_helper.from_array(np.array([[3, 5]], np.float32), "w")
+    forward = helper.make_model(
+        helper.make_graph([node], "net", [], [y], [w]),
+        opset_imports=[helper.make_opsetid("ai.onnx.ml", 1)],
+        ir_version=8,
+    )
+    optimizer = RMSProp([graphopt.Parameter("w", (1, 2))])
+    graph = graphopt.training_graph(forward, "mse", optimizer)
+    found = Session(graph).step({"labels": np.zeros((1, 2), np.float32)})
+    np.testing.assert_array_equal(found["y"], [[4, 8]])
+    assert found["loss"] == 40
