@@ -8,6 +8,7 @@ import torch
 from onnx import numpy_helper
 
 import graphopt
+from graphopt.in_place import overwritable
 from tests.helpers.gradient_oracle import Case, cases, check, normal
 
 V, W, X = normal(3, 4), normal(4, 4, seed=1), normal(5, 4, seed=2)
@@ -353,3 +354,40 @@ def test_what_is_drawn_is_drawn_once(text):
     np.testing.assert_allclose(
         np.sqrt(session.state["mean_square.w"]), np.abs(times * y / 0.5), rtol=1e-5
     )
+
+
+TRAINED = {
+    "Scan": (
+        (
+            "m (float[T,N,3] x) => (float[N,4] y) { , h = LSTM<hidden_size=4>(x, W, R) "
+            "y = Squeeze(h, ax) }"
+        ),
+        {"W": normal(1, 16, 3), "R": normal(1, 16, 4), "ax": np.array([0])},
+    ),
+    "If": (
+        (
+            "m (float[N,3] x, bool c) => (float[N,2] y) { h = MatMul(x, w) y = If (c) "
+            "<then_branch = t () => (float[N,2] a) { a = Add(h, b) }, "
+            "else_branch = e () => (float[N,2] q) { q = Tanh(h) }> }"
+        ),
+        {"w": normal(3, 2), "b": normal(2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", TRAINED)
+def test_a_graph_with_them_is_verified_and_exported(operator, tmp_path):
+    text, arrays = TRAINED[operator]
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01)
+    graph = graphopt.training_graph(model, "mse", optimizer)
+    assert sum(node.op_type == operator for node in graph.model.graph.node) == 2
+    assert {carried.input for carried in graph.carried} == overwritable(graph.model, graph.carried)
+    inspection = graphopt.inspect(graph.model)
+    assert not inspection.hazards
+    assert graphopt.verify(graph.model).verified
+    graphopt.export_on_device(model, loss="mse", optimizer=optimizer, directory=tmp_path)
+    assert (tmp_path / "training_model.onnx").exists()
