@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from graphopt import _checks, states
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
-from graphopt.forward import ForwardModel, read_proto, to_ir
+from graphopt.forward import ForwardModel, check_loaded, read_proto, to_ir
 from graphopt.gradients import (
     GradientGraph,
     check_rounding,
@@ -186,6 +186,7 @@ def differentiated(
     if not portable:
         _check_unused("portable=False", straight_through=straight_through)
     forward = read_proto(model)
+    check_loaded(forward)
     names = [parameter.name for parameter in optimizer.params]
     _check_parameters(forward, optimizer.params)
     prepare_forward = prepare if portable else prepare_for_builder
@@ -255,6 +256,7 @@ def _given(
 ) -> Differentiated:
     """A model that computes its gradients itself."""
     forward = read_proto(model)
+    check_loaded(forward)
     names = [parameter.name for parameter in optimizer.params]
     missing = [name for name in names if name not in gradients]
     unknown = [name for name in gradients if name not in names]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from graphopt._files import PathLike, existing_file
 from graphopt.dtypes import BITS
@@ -72,7 +73,11 @@ def read_proto(model: ForwardModel) -> onnx.ModelProto:
     if isinstance(model, str | os.PathLike):
         path = existing_file(model)
         try:
-            proto = onnx.load(path, format="protobuf")
+            proto = onnx.load(path, format="protobuf", load_external_data=False)
+            _check_data_files(path, proto)
+            load_external_data_for_model(proto, str(path.parent))
+        except FileNotFoundError:
+            raise
         except Exception as error:  # noqa: BLE001 - protobuf's, onnx's and the file system's
             raise ValueError(f"'{path}' is not an ONNX model: {error}") from None
         if not proto.graph.node or not proto.opset_import:
@@ -84,6 +89,35 @@ def read_proto(model: ForwardModel) -> onnx.ModelProto:
         f"model: got {type(model).__name__}, "
         "expected a path, an onnx.ModelProto or an onnx_ir.Model"
     )
+
+
+def check_loaded(proto: onnx.ModelProto) -> None:
+    """Refuse a model in memory whose values have been left in files.
+
+    Raises:
+        ValueError: It has such an initializer.
+    """
+    for tensor in proto.graph.initializer:
+        if uses_external_data(tensor):
+            raise ValueError(
+                f"initializer '{tensor.name}' has its values in the file '{_location(tensor)}', "
+                "which was not loaded; give the path of the model, or load it with "
+                "onnx.load(path), which reads them"
+            )
+
+
+def _check_data_files(path: Path, proto: onnx.ModelProto) -> None:
+    """Refuse a model without the files that hold its values."""
+    for tensor in proto.graph.initializer:
+        if uses_external_data(tensor) and not (path.parent / _location(tensor)).exists():
+            raise FileNotFoundError(
+                f"'{path}': no file '{path.parent / _location(tensor)}', which holds the values of "
+                f"initializer '{tensor.name}'; put it beside the model"
+            )
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((e.value for e in tensor.external_data if e.key == "location"), "")
 
 
 def _check_size(path: Path, tensor: onnx.TensorProto) -> None:

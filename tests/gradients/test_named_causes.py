@@ -94,3 +94,24 @@ def test_no_opset_where_none_is_needed():
     found = Session(graph).step({"labels": np.zeros((1, 2), np.float32)})
     np.testing.assert_array_equal(found["y"], [[4, 8]])
     assert found["loss"] == 40
+
+
+@pytest.mark.any_runtime
+def test_values_in_another_file(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[N,3] x) => (float[N,2] y) { y = MatMul (x, w) }"""
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        model(text, w=(3, 2)), path, save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    optimizer = RMSProp([graphopt.Parameter("w", (3, 2))])
+    graph = graphopt.training_graph(path, "mse", optimizer)
+    np.testing.assert_array_equal(
+        graph.carried[0].initial, np.ones(6).reshape(graph.carried[0].shape)
+    )
+    left = onnx.load(path, load_external_data=False)
+    with pytest.raises(ValueError, match=r"'w' has its values in the file 'w\.bin', which was not"):
+        graphopt.training_graph(left, "mse", optimizer)
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no file '.*w.bin', which holds .* 'w'; put it"):
+        graphopt.training_graph(path, "mse", optimizer)
