@@ -62,7 +62,7 @@ COMMANDS = {
         (graphopt.inspect,),
         {"file", "json", "html", "name", "group", "sort", "rows", "all", "graph", "fail-on"},
     ),
-    "verify": ((graphopt.verify,), {"file", "json"}),
+    "verify": ((graphopt.verify,), {"file", "data", "json"}),
     "diff": ((graphopt.inspection.diff,), {"rows", "json"}),
 }
 # An option that may be repeated, or that is completed, names one of what the argument has several.
