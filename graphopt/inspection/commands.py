@@ -140,8 +140,8 @@ def verify(
     the runtime computes with those of the nodes, one by one. Exits with 1 if something is not the
     same, or the update could not be run.
     """
-    inputs = None if data is None else first_batch(load(file), data, None)
-    found = verified(file, steps=steps, seed=seed, providers=[provider], inputs=inputs)
+    feeds = None if data is None else first_batch(load(file), data, None)
+    found = verified(file, steps=steps, seed=seed, providers=[provider], feeds=feeds)
     if as_json:
         _print_json(found.to_dict())
     else:

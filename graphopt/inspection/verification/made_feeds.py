@@ -97,7 +97,7 @@ class Maker:
 
     def _shape(self, feed: Feed, size: int) -> list[int]:
         if feed.shape is None:
-            raise NotRunError(f"'{feed.name}' may have any shape; give arrays (inputs, --data)")
+            raise NotRunError(f"'{feed.name}' may have any shape; give arrays (feeds, --data)")
         batches = {f.shape[0] for f in self.feeds if f.shape and not isinstance(f.shape[0], int)}
         return [
             dim

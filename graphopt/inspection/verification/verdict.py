@@ -63,7 +63,7 @@ def verify(
     steps: int = 5,
     seed: int = 0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
-    inputs: Mapping[str, Any] | None = None,
+    feeds: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Run a training graph, and compare it with RMSProp in NumPy and with its own loss.
 
@@ -85,7 +85,7 @@ def verify(
         steps: How many steps to compare.
         seed: Of the random numbers.
         providers: The execution providers to run it on.
-        inputs: What a step is fed, an array for each input by name; made up by default.
+        feeds: What a step is fed, an array for each input by name; made up by default.
 
     Returns:
         Whether it is the same, and what the graph computes.
@@ -116,7 +116,7 @@ def verify(
     except NotRunError as error:
         found.differences.append(str(error))
     told = contradictions(reading, nodes)
-    part = checked_part(reading, nodes, seed=seed, providers=providers, inputs=inputs)
+    part = checked_part(reading, nodes, seed=seed, providers=providers, feeds=feeds)
     differences = (*_first_of(told), *_first_of(found.differences), *_first_of(part.differences))
     deviation = min(found.deviation, _LARGEST_DEVIATION)
     return Verification(

@@ -89,7 +89,7 @@ def checked_part(
     *,
     seed: int,
     providers: Sequence[str],
-    inputs: Mapping[str, Any] | None,
+    feeds: Mapping[str, Any] | None,
 ) -> Checked:
     """Compare the gradients with differences of the loss, and values with those of the nodes.
 
@@ -98,12 +98,12 @@ def checked_part(
         nodes: What was recognised in it.
         seed: Of the random numbers.
         providers: The execution providers.
-        inputs: What a step is fed; None to make it up.
+        feeds: What a step is fed; None to make it up.
     """
     found = Checked()
     try:
         part = TrainingPart(reading, nodes, providers)
-        sampler = Sampler(part, seed, inputs, time.monotonic() + SECONDS)
+        sampler = Sampler(part, seed, feeds, time.monotonic() + SECONDS)
         _Checker(sampler, found, np.random.default_rng(seed + 1)).check()
     except NotRunError as error:
         found.unchecked.append(f"gradients and forward values: {error}")

@@ -382,10 +382,10 @@ class TestFeeds:
             "tokens": RNG.integers(0, 6, (5, 3)),
             "labels": RNG.integers(0, 5, 5),
         }
-        found = graphopt.verify(built(), steps=1, inputs=feeds)
+        found = graphopt.verify(built(), steps=1, feeds=feeds)
         check(found)
         assert found.forward.samples == 2
-        found = graphopt.verify(built(), steps=1, inputs=feeds | {"tokens": feeds["tokens"] + 6})
+        found = graphopt.verify(built(), steps=1, feeds=feeds | {"tokens": feeds["tokens"] + 6})
         assert found.verified
         assert found.gradients is None
         (told,) = found.unchecked
