@@ -13,6 +13,8 @@ endif
 # What the benchmark compares with, each in an environment of its own: .venv-peers/optax and so on.
 PEERS := $(patsubst tools/bench/peers/%.txt,.venv-peers/%,$(wildcard tools/bench/peers/*.txt))
 CACHE := $(CURDIR)/.cache
+# Networks that nobody here wrote, and the PyTorch that they need.
+FIELD := .venv-field
 # Installing compiles them, if there is a compiler.
 KERNELS := $(wildcard graphopt/kernels/*.[ch])
 
@@ -29,7 +31,7 @@ test quick: export GRAPHOPT_OTHER_PYTHON := $(CURDIR)/$(TRAINING)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check bench format clean
+.PHONY: help demo test quick check bench field format clean
 $(shell mkdir -p $(TMPDIR))
 
 help: ## list the targets
@@ -56,12 +58,17 @@ check: $(VENV)/test.stamp ## check format, lint and types
 bench: $(VENV)/test.stamp $(TRAINING_STAMP) $(PEERS:=/peer.stamp) ## measure; results in bench/
 	$(BIN)/python -m tools.bench
 
+field: $(FIELD)/field.stamp ## train networks from elsewhere beside PyTorch; results in bench/ and docs/networks.md
+	OMP_NUM_THREADS=1 $(FIELD)/bin/python -m tools.field
+	OMP_NUM_THREADS=1 $(FIELD)/bin/python -m tools.field.files
+	$(FIELD)/bin/python -m tools.field.report
+
 format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(TRAINING) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TRAINING) $(FIELD) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -f graphopt/kernels/_kernels*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -74,10 +81,14 @@ $(TRAINING)/%.stamp: pyproject.toml $(KERNELS) | $(TRAINING)/pyvenv.cfg
 	$(TRAINING)/bin/python -m pip install --quiet --editable '.[training-cpu,$*]'
 	@touch $@
 
+$(FIELD)/field.stamp: pyproject.toml tools/field/requirements.txt $(KERNELS) | $(FIELD)/pyvenv.cfg
+	$(FIELD)/bin/python -m pip install --quiet --requirement tools/field/requirements.txt --editable '.[runtime,torch]'
+	@touch $@
+
 # A peer that cannot be installed here is left out of the benchmark.
 $(PEERS:=/peer.stamp): .venv-peers/%/peer.stamp: tools/bench/peers/%.txt | .venv-peers/%/pyvenv.cfg
 	@if .venv-peers/$*/bin/python -m pip install --quiet --requirement $<; then touch $@; \
 	else echo 'left out of the benchmark: $* could not be installed'; rm -rf .venv-peers/$*; fi
 
-$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
+$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(FIELD)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
 	$(PYTHON) -m venv $*

@@ -1,0 +1,1 @@
+"""Networks that nobody here wrote, exported, trained and compared with PyTorch."""

@@ -1,0 +1,218 @@
+"""One network: its gradients and five steps in ONNX, beside PyTorch's in float32 and float64.
+
+``python -m tools.field.compare torchvision resnet18`` prints a line of JSON.
+"""
+
+import copy
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import graphopt
+from tools.field.networks import BATCH, Network, networks, without_dropout
+
+STEPS = 5
+_RATE = 1e-3
+_DECAY = 0.99
+_EPSILON = 1e-5
+_ROUNDING = 2.0**-24  # no error of PyTorch's is taken to be smaller than a rounding
+
+Values = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found of a network.
+
+    Attributes:
+        package: Where the network is from.
+        name: What it is called there.
+        parameters: How many tensors are trained.
+        elements: Their elements.
+        refused: The error, if the network could not be exported or trained.
+        gradient: The error of the gradient, as a whole, over that of PyTorch's in float32: the
+            median over the batches, because in some of them a rounding takes an element over the
+            kink of a ReLU, on one of the two sides.
+        gradient_error: The error itself: ``|g - g64| / |g64|``, again the median.
+        worst: The parameter whose error is largest against PyTorch's, and that ratio; a median.
+        steps: The same ratio for the parameters after five steps, without what they were before.
+        loss: The largest relative difference of the five losses from those in float64.
+        dynamic: Whether the graph was exported with one batch size and trained with another.
+        seconds: What it took.
+    """
+
+    package: str
+    name: str
+    parameters: int = 0
+    elements: int = 0
+    refused: str | None = None
+    gradient: float | None = None
+    gradient_error: float | None = None
+    worst: tuple[str, float] | None = None
+    steps: float | None = None
+    loss: float | None = None
+    dynamic: bool = False
+    seconds: float = 0.0
+
+
+def compare(network: Network) -> Comparison:
+    """Export it, train it, and compare it."""
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    module = without_dropout(network.make()).train()
+    batches = [_batch(module, network) for _ in range(STEPS)]
+    facts: dict[str, Any] = {"package": network.package, "name": network.name}
+    names = [f"x{i}" for i in range(len(batches[0][0]))]
+    try:
+        model = graphopt.torch.export(module, network.inputs(BATCH - 1), input_names=names)
+        ours = _onnx(model, names, batches)
+        facts["dynamic"] = True
+    except Exception as error:  # noqa: BLE001 - it is what the table shows
+        facts["refused"] = f"{type(error).__name__}: {error}"
+        return Comparison(**facts, seconds=time.perf_counter() - start)
+    single, double = (_torch(module, batches, dtype) for dtype in (torch.float32, torch.float64))
+    trained = double.gradients[0].keys()
+    if missing := trained ^ ours.gradients[0].keys():
+        facts["refused"] = f"WRONG: trained in one of the two only: {sorted(missing)}"
+        return Comparison(**facts, seconds=time.perf_counter() - start)
+    runs = list(zip(ours.gradients, single.gradients, double.gradients, strict=True))
+    ratios = {name: _median(_ratio_of(name, *run) for run in runs) for name in trained}
+    worst = max(ratios, key=lambda name: ratios[name])
+    return Comparison(
+        **facts,
+        parameters=len(trained),
+        elements=sum(value.size for value in ours.gradients[0].values()),
+        gradient=_median(_ratio(*run) for run in runs),
+        gradient_error=_median(_error(run[0], run[2]) for run in runs),
+        worst=(worst, ratios[worst]),
+        steps=_ratio(ours.moved, single.moved, double.moved),
+        loss=max(abs(a / b - 1) for a, b in zip(ours.losses, double.losses, strict=True)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The gradients of each batch before the first step; how far all steps moved; their losses."""
+
+    gradients: list[Values]
+    moved: Values
+    losses: list[float]
+
+
+def _batch(module: nn.Module, network: Network) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    inputs = network.inputs(BATCH)
+    with torch.no_grad():
+        shape = copy.deepcopy(module)(*inputs).shape
+    return inputs, torch.randint(0, shape[1], (shape[0], *shape[2:]))
+
+
+def _onnx(model: Any, names: list[str], batches: Any) -> _Run:
+    parameters = graphopt.parameters(model)
+    feeds = [
+        {**{n: x.numpy() for n, x in zip(names, inputs, strict=True)}, "labels": labels.numpy()}
+        for inputs, labels in batches
+    ]
+    # Without decay, the mean of the gradients is the last one.
+    probe = graphopt.RMSProp(parameters, learning_rate=1e-30, decay=0.0, centered=True)
+    session = graphopt.Session(graphopt.training_graph(model, "cross_entropy", probe))
+    gradients = []
+    for feed in feeds:
+        session.step(feed)
+        state = session.state
+        gradients.append({p.name: state[f"mean_grad.{p.name}"] for p in parameters})
+    optimizer = graphopt.RMSProp(
+        parameters,
+        learning_rate=_RATE,
+        decay=_DECAY,
+        epsilon=_EPSILON,
+        epsilon_inside_root=False,
+        initial_mean_square=0.0,
+        learning_rate_inside_moment=False,
+    )
+    session = graphopt.Session(graphopt.training_graph(model, "cross_entropy", optimizer))
+    before = session.state
+    losses = [float(session.step(feed)["loss"]) for feed in feeds]
+    after = session.state
+    return _Run(
+        gradients, {p.name: after[p.name].astype("d") - before[p.name] for p in parameters}, losses
+    )
+
+
+def _torch(module: nn.Module, batches: Any, dtype: torch.dtype) -> _Run:
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        module = copy.deepcopy(module).to(dtype)
+        trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        before = {n: p.detach().double().numpy().copy() for n, p in trained.items()}
+        optimizer = torch.optim.RMSprop(trained.values(), lr=_RATE, alpha=_DECAY, eps=_EPSILON)
+
+        def backward(inputs: Any, labels: torch.Tensor) -> float:
+            optimizer.zero_grad()
+            inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
+            loss: torch.Tensor = nn.functional.cross_entropy(module(*inputs), labels)
+            torch.autograd.backward(loss)
+            return float(loss.detach())
+
+        gradients: list[Values] = []
+        for batch in batches:
+            backward(*batch)
+            gradients.append(
+                {n: p.grad.double().numpy() for n, p in trained.items() if p.grad is not None}
+            )
+        losses = []
+        for batch in batches:
+            losses.append(backward(*batch))
+            optimizer.step()
+        moved = {n: p.detach().double().numpy() - before[n] for n, p in trained.items()}
+        return _Run(gradients, moved, losses)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _norm(values: Values) -> float:
+    return float(np.sqrt(sum(np.square(v, dtype="d").sum() for v in values.values())))
+
+
+def _error(values: Values, right: Values) -> float:
+    return _norm({k: values[k] - v for k, v in right.items()}) / _norm(right)
+
+
+def _ratio(ours: Values, single: Values, right: Values) -> float:
+    return _error(ours, right) / max(_error(single, right), _ROUNDING)
+
+
+def _ratio_of(name: str, ours: Values, single: Values, double: Values) -> float:
+    """Of one parameter; PyTorch's error is taken to be at least what it is of the whole."""
+    right = double[name]
+    floor = max(_error(single, double), _ROUNDING) * max(
+        float(np.linalg.norm(right)), _ROUNDING * _norm(double)
+    )
+    errors = [float(np.linalg.norm(run[name] - right)) for run in (ours, single)]
+    return errors[0] / max(errors[1], floor)
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
+
+
+def main() -> None:
+    """Compare the network that the arguments name."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    package, name = sys.argv[1:]
+    (network,) = (n for n in networks() if (n.package, n.name) == (package, name))
+    print(json.dumps(asdict(compare(network))))
+
+
+if __name__ == "__main__":
+    main()

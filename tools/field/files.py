@@ -1,0 +1,328 @@
+"""Real ONNX files that packages ship, fine-tuned: their last layers, and all of them.
+
+``python -m tools.field.files`` downloads the packages into build/field, and writes
+bench/files.json. A file is trained back to what it was: weights are disturbed, and the labels are
+the outputs of the file as it came.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+import graphopt
+from graphopt.forward import read_forward
+from graphopt.graph import TrainingGraph
+
+_ROOT = Path(__file__).parents[2]
+_FOLDER = _ROOT / "build" / "field"
+_RESULTS = _ROOT / "bench" / "files.json"
+STEPS = 30
+_LAST = 4
+_NOISE = 0.3
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a package.
+
+    Attributes:
+        package: The package and its version, as pip calls them.
+        path: Where the file lies in it.
+        producer: What wrote it.
+        inputs: Gives its inputs.
+        output: The output that the loss reads.
+        rate: The learning rate.
+    """
+
+    package: str
+    path: str
+    producer: str
+    inputs: Callable[[np.random.Generator], Arrays]
+    output: str
+    rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What was found.
+
+    Attributes:
+        package: That of the file.
+        file: Its name.
+        producer: What wrote it.
+        trained: "last layers" or "all".
+        parameters: How many tensors are trained.
+        refused: The error, if it could not be trained.
+        forward: The largest difference of the graph's output from the file's, over its largest.
+        derivative: The relative difference of the gradient, along itself, from differences of
+            the file's own loss.
+        before: The loss of the first step.
+        after: That of the last one.
+        seconds: What it took.
+    """
+
+    package: str
+    file: str
+    producer: str
+    trained: str
+    parameters: int = 0
+    refused: str | None = None
+    forward: float | None = None
+    derivative: float | None = None
+    before: float | None = None
+    after: float | None = None
+    seconds: float = 0.0
+
+
+def _floats(**shapes: tuple[int, ...]) -> Callable[[np.random.Generator], Arrays]:
+    return lambda rng: {k: rng.standard_normal(v, np.float32) for k, v in shapes.items()}
+
+
+def _silero(rng: np.random.Generator) -> Arrays:
+    return {
+        "input": 0.1 * rng.standard_normal((2, 576), np.float32),
+        "state": np.zeros((2, 2, 128), np.float32),
+        "sr": np.array(16000, np.int64),
+    }
+
+
+FILES = (
+    File(
+        "basic-pitch==0.4.0",
+        "basic_pitch/saved_models/icassp_2022/nmp.onnx",
+        "tf2onnx",
+        _floats(**{"serving_default_input_2:0": (2, 43844, 1)}),
+        "StatefulPartitionedCall:2",
+    ),
+    File(
+        "magika==1.0.3",
+        "magika/models/standard_v3_3/model.onnx",
+        "tf2onnx",
+        lambda rng: {"bytes": rng.integers(0, 256, (4, 2048)).astype(np.int32)},
+        "target_label",
+    ),
+    File(
+        "nudenet==3.4.2", "nudenet/320n.onnx", "PyTorch", _floats(images=(1, 3, 96, 96)), "output0"
+    ),
+    File(
+        "rapidocr-onnxruntime==1.4.4",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        "PaddlePaddle",
+        _floats(x=(1, 3, 64, 64)),
+        "sigmoid_0.tmp_0",
+    ),
+    File(
+        "rapidocr-onnxruntime==1.4.4",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        "PaddlePaddle",
+        _floats(x=(2, 3, 48, 64)),
+        "softmax_11.tmp_0",
+    ),
+    File(
+        "rapidocr-onnxruntime==1.4.4",
+        "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+        "PaddlePaddle",
+        _floats(x=(2, 3, 48, 96)),
+        "save_infer_model/scale_0.tmp_1",
+    ),
+    File(
+        "ddddocr==1.6.1",
+        "ddddocr/common_det.onnx",
+        "PyTorch",
+        _floats(images=(1, 3, 416, 416)),
+        "output",
+    ),
+    File("ddddocr==1.6.1", "ddddocr/common.onnx", "PyTorch", _floats(input1=(1, 1, 64, 64)), "387"),
+    File(
+        "silero-vad==6.2.3",
+        "silero_vad/data/silero_vad_16k_sequence.onnx",
+        "PyTorch",
+        lambda rng: {
+            "input": 0.1 * rng.standard_normal((4, 576), np.float32),
+            "h": np.zeros((1, 1, 128), np.float32),
+            "c": np.zeros((1, 1, 128), np.float32),
+        },
+        "speech_probs",
+    ),
+    File(
+        "silero-vad==6.2.3",
+        "silero_vad/data/silero_vad_16k_op15.onnx",
+        "PyTorch",
+        _silero,
+        "output",
+    ),
+    File(
+        "silero-vad==6.2.3",
+        "silero_vad/data/silero_vad_op18_ifless.onnx",
+        "PyTorch",
+        _silero,
+        "output",
+    ),
+    File(
+        "onnx-asr==0.12.0",
+        "onnx_asr/preprocessors/data/nemo80_conv.onnx",
+        "onnxscript",
+        lambda rng: {
+            "waveforms": 0.1 * rng.standard_normal((2, 4000), np.float32),
+            "waveforms_lens": np.array([4000, 3600]),
+        },
+        "features",
+    ),
+)
+
+
+def fine_tune(file: File, trained: str) -> FineTuned:
+    """Train the last layers of a file, or all."""
+    start = time.perf_counter()
+    named = FineTuned(file.package, Path(file.path).name, file.producer, trained)
+    rng = np.random.default_rng(0)
+    model = onnx.load(_downloaded(file))
+    feeds = file.inputs(rng)
+    target = _run(model, feeds, file.output)
+    labelled = {**feeds, "labels": target}
+    try:
+        chosen = graphopt.parameters(model)
+        if trained == "last layers":
+            chosen = _last(model, chosen)
+        probe = graphopt.RMSProp(chosen, learning_rate=1e-30, decay=0.0, centered=True)
+        graph = _graph(model, file, probe)
+        state = graphopt.Session(graph).state
+        values = {p.name: _disturbed(state[p.name], rng) for p in chosen}
+        session = graphopt.Session(graph, parameters=values)
+        outputs = session.step(labelled)
+        gradients = {p.name: session.state[f"mean_grad.{p.name}"] for p in chosen}
+        optimizer = graphopt.RMSProp(chosen, learning_rate=file.rate, decay=0.99, epsilon=1e-16)
+        session = graphopt.Session(_graph(model, file, optimizer), parameters=values)
+        losses = [float(session.step(labelled)["loss"]) for _ in range(STEPS)]
+    except Exception as error:  # noqa: BLE001 - it is what the table shows
+        refused = f"{type(error).__name__}: {error}"
+        return replace(named, refused=refused, seconds=time.perf_counter() - start)
+    started = _run(_with(model, values), feeds, file.output)
+    return replace(
+        named,
+        parameters=len(chosen),
+        forward=float(abs(outputs[file.output] - started).max() / abs(started).max()),
+        derivative=_derivative(model, values, gradients, feeds, target, file.output),
+        before=losses[0],
+        after=losses[-1],
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _graph(model: onnx.ModelProto, file: File, optimizer: graphopt.RMSProp) -> TrainingGraph:
+    return graphopt.training_graph(model, "mse", optimizer, loss_output=file.output)
+
+
+def _downloaded(file: File) -> Path:
+    path = _FOLDER / file.path
+    if not path.exists():
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary"]
+        subprocess.run([*pip, ":all:", "--dest", _FOLDER, file.package], check=True)
+        for wheel in _FOLDER.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(_FOLDER, [n for n in archive.namelist() if n.endswith(".onnx")])
+            wheel.unlink()
+    return path
+
+
+def _last(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.Parameters:
+    """Those that are read last."""
+    order: dict[str | None, int] = {}
+    for index, node in enumerate(read_forward(model).graph.all_nodes()):
+        for value in node.inputs:
+            if value is not None:
+                order.setdefault(value.name, index)
+    ordered = sorted(parameters, key=lambda p: order.get(p.name, -1))
+    return graphopt.Parameters(ordered[-_LAST:])
+
+
+def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal(value.shape) * (value.std() if value.size > 1 else abs(value))
+    return np.asarray(value + _NOISE * noise, value.dtype)
+
+
+def _with(model: onnx.ModelProto, values: Arrays) -> onnx.ModelProto:
+    """The file with other weights, which are initializers or constants, also in branches."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    _replace(changed.graph, values)
+    return changed
+
+
+def _replace(graph: onnx.GraphProto, values: Arrays) -> None:
+    for tensor in graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _replace(attribute.g, values)
+            if node.op_type == "Constant" and node.output[0] in values:
+                attribute.t.CopyFrom(numpy_helper.from_array(values[node.output[0]]))
+
+
+def _run(model: onnx.ModelProto, feeds: Arrays, output: str) -> np.ndarray:
+    """The output of a file, as nothing has optimized it."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run([output], feeds)[0])
+
+
+def _derivative(
+    model: onnx.ModelProto,
+    values: Arrays,
+    gradients: Arrays,
+    feeds: Arrays,
+    target: np.ndarray,
+    output: str,
+) -> float:
+    """How far the loss rises along the gradient, against the gradient's own length."""
+    length = float(np.sqrt(sum(np.square(g, dtype="d").sum() for g in gradients.values())))
+
+    def loss(step: float) -> float:
+        moved = {k: (v + step / length * gradients[k]).astype("f") for k, v in values.items()}
+        return float(np.square(_run(_with(model, moved), feeds, output) - target, dtype="d").mean())
+
+    best = np.inf
+    for part in (0.3, 0.1, 0.03, 0.01, 0.003):  # of the loss: between the curve and the roundings
+        step = part * loss(0.0) / length
+        slope = (8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))) / (12 * step)
+        best = min(best, abs(slope / length - 1))
+    return float(best)
+
+
+def main() -> None:
+    """Fine-tune all files, or those whose name has a word that is an argument."""
+    warnings.simplefilter("ignore")
+    words = sys.argv[1:]
+    found = []
+    for file in FILES:
+        if words and not any(word in file.path for word in words):
+            continue
+        for trained in ("last layers", "all"):
+            found.append(asdict(fine_tune(file, trained)))
+            print(found[-1], flush=True)
+    if not words:
+        _RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
