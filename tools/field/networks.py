@@ -257,7 +257,7 @@ def _transformers() -> Iterator[Network]:
                     num_conv_pos_embedding_groups=4, classifier_proj_size=16,
                     num_labels=_CLASSES, apply_spec_augment=False, hidden_dropout=0.0,
                     attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0,
-                    final_dropout=0.0, layerdrop=0.0,
+                    final_dropout=0.0, layerdrop=0.0, mask_time_prob=0.0,
                 )
             ),
             "input_values",
