@@ -43,7 +43,7 @@ class Comparison:
             the kink of a ReLU, here or there.
         gradient_error: The error itself: ``|g - g64| / |g64|``.
         worst: The parameter whose error is largest against PyTorch's, and that ratio.
-        steps: The same ratio for the parameters after five steps, without what they were before.
+        steps: The error of what five steps have moved, and that of PyTorch in float32.
         loss: The largest relative difference of the five losses from those in float64.
         dynamic: Whether the graph was exported with one batch size and trained with another.
         seconds: What it took.
@@ -57,7 +57,7 @@ class Comparison:
     gradient: float | None = None
     gradient_error: float | None = None
     worst: tuple[str, float] | None = None
-    steps: float | None = None
+    steps: tuple[float, float] | None = None
     loss: float | None = None
     dynamic: bool = False
     seconds: float = 0.0
@@ -98,7 +98,7 @@ def compare(network: Network) -> Comparison:
         gradient=error / floor,
         gradient_error=error,
         worst=(worst, ratios[worst]),
-        steps=_ratio(ours.moved, single.moved, double.moved),
+        steps=(_error(ours.moved, double.moved), _error(single.moved, double.moved)),
         loss=max(abs(a / b - 1) for a, b in zip(ours.losses, double.losses, strict=True)),
         seconds=time.perf_counter() - start,
     )
@@ -190,10 +190,6 @@ def _norm(values: Values) -> float:
 
 def _error(values: Values, right: Values) -> float:
     return _norm({k: values[k] - v for k, v in right.items()}) / _norm(right)
-
-
-def _ratio(ours: Values, single: Values, right: Values) -> float:
-    return _error(ours, right) / max(_error(single, right), _ROUNDING)
 
 
 def _error_of(name: str) -> Callable[[Values, Values], float]:
