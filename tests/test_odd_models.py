@@ -312,7 +312,7 @@ def test_external_data(tmp_path):
     }
     assert len(losses) == 1
     (tmp_path / "m.data").unlink()
-    with pytest.raises(ValueError, match=r"m\.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"m\.onnx.*m\.data.*'w'"):
         graphopt.parameters(path)
 
 

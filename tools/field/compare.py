@@ -83,7 +83,7 @@ def compare(network: Network) -> Comparison:
     if missing := trained ^ ours.gradients[0].keys():
         facts["refused"] = f"WRONG: trained in one of the two only: {sorted(missing)}"
         return Comparison(**facts, seconds=time.perf_counter() - start)
-    error, of_torch = (_least(_error, run, double) for run in (ours, single))
+    own, of_torch = (_least(_error, run, double) for run in (ours, single))
     floor = max(of_torch, _ROUNDING)
     ratios = {
         name: _least(_error_of(name), ours, double)
@@ -95,8 +95,8 @@ def compare(network: Network) -> Comparison:
         **facts,
         parameters=len(trained),
         elements=sum(value.size for value in ours.gradients[0].values()),
-        gradient=error / floor,
-        gradient_error=error,
+        gradient=own / floor,
+        gradient_error=own,
         worst=(worst, ratios[worst]),
         steps=(_error(ours.moved, double.moved), _error(single.moved, double.moved)),
         loss=max(abs(a / b - 1) for a, b in zip(ours.losses, double.losses, strict=True)),
