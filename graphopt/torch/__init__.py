@@ -53,8 +53,9 @@ def export(
         dynamic_batch: Let the batch have any size: the first axis of the first tensor, and of
             those that have as many rows. Where the module works with one size only, the batch is
             fixed, and a warning says why. False fixes all sizes.
-        dynamic_shapes: Which axes may have any size, said as for ``torch.export.export``, for
-            example ``{"x": {0: "batch", 1: "time"}}``; instead of ``dynamic_batch``.
+        dynamic_shapes: Which axes may have any size, said as for ``torch.export.export``, where a
+            string is a name for a size: ``{"x": {0: "batch", 1: "time"}}``; it takes the place of
+            ``dynamic_batch``.
 
     Returns:
         The model, which `graphopt.parameters`, `graphopt.training_graph` and

@@ -4,7 +4,8 @@ import inspect
 import math
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,11 +26,11 @@ class Captured:
 
     Attributes:
         program: PyTorch's record of it.
-        batch: The symbols of the open batch, to be called so.
+        sizes: What open sizes are called, by PyTorch's symbol.
     """
 
     program: ExportedProgram
-    batch: tuple[str, ...] = ()
+    sizes: Mapping[str, str] = field(default_factory=dict)
 
 
 def capture(
@@ -45,7 +46,7 @@ def capture(
         ValueError: It cannot be captured.
     """
     if dynamic_shapes is not None:
-        return Captured(_captured(module, args, kwargs, dynamic_shapes))
+        return _with_open_axes(module, args, kwargs, dynamic_shapes)
     size = _batch_size(args, kwargs) if dynamic_batch else None
     if size is None:
         return Captured(_captured(module, args, kwargs, None))
@@ -59,6 +60,41 @@ def capture(
         stacklevel=4,
     )
     return fixed
+
+
+def _with_open_axes(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> Captured:
+    """The program with the open axes that are given; a string stands for one size of this name."""
+    dims: dict[str, Any] = {}
+
+    def dim(leaf: Any) -> Any:
+        return dims.setdefault(leaf, Dim(leaf)) if isinstance(leaf, str) else leaf
+
+    shapes = pytree.tree_map(dim, dynamic_shapes)
+    program = _captured(module, args, kwargs, shapes)
+    entries = pytree.tree_leaves(dynamic_shapes, is_leaf=_is_of_a_tensor)
+    leaves = pytree.tree_leaves((args, kwargs))
+    given = [e for e, leaf in zip(entries, leaves, strict=False) if isinstance(leaf, torch.Tensor)]
+    sizes: dict[str, str] = {}
+    for entry, value in zip(given, _user_inputs(program), strict=False):
+        named = entry if isinstance(entry, dict) else dict(enumerate(entry or ()))
+        for axis, name in named.items():
+            size = value.shape[axis]
+            if isinstance(name, str) and isinstance(size, torch.SymInt):
+                sizes.setdefault(str(size.node.expr), name)
+    return Captured(program, sizes)
+
+
+def _is_of_a_tensor(entry: Any) -> bool:
+    """Whether it says which axes of one tensor are open."""
+    if isinstance(entry, dict):
+        return all(isinstance(axis, int) for axis in entry)
+    return (
+        isinstance(entry, list | tuple)
+        and not any(isinstance(size, dict | list | tuple) for size in entry)
+        and any(isinstance(size, str) for size in entry)
+    )
 
 
 def _with_open_batch(
@@ -80,7 +116,11 @@ def _with_open_batch(
     except ValueError as error:
         return None, f"with an open one {error}"
     symbols, closed = _open_rows(program, module, examples, max(size, 2))
-    return (None, closed) if closed else (Captured(program, symbols), "")
+    if closed:
+        return None, closed
+    numbered = {symbol: f"batch_{index}" for index, symbol in enumerate(symbols)}
+    sizes = numbered if len(symbols) > 1 else dict.fromkeys(symbols, "batch")
+    return Captured(program, sizes), ""
 
 
 def _captured(

@@ -41,7 +41,7 @@ def export(
     _cross_entropy.settle(program)
     _settle.settle(program)
     model, changed = translate(program)
-    put_names(model, module, input_names, output_names, captured.batch)
+    put_names(model, module, input_names, output_names, captured.sizes)
     tidy(model)
     check_changed(model.graph, module, changed)
     return model

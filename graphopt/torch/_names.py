@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -15,9 +15,9 @@ def put_names(
     module: torch.nn.Module,
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
-    batch: Iterable[str],
+    sizes: Mapping[str, str],
 ) -> None:
-    """Name parameters, inputs, outputs and the axis of the batch; mark what is frozen.
+    """Name parameters, inputs, outputs and open sizes; mark what is frozen.
 
     Raises:
         ValueError: There are more or fewer names than inputs or outputs, or one is taken.
@@ -32,12 +32,12 @@ def put_names(
     if unused:
         model.metadata_props[UNUSED] = json.dumps(unused)
     _mark_frozen(graph, module)
+    _own_outputs(graph)
     _rename("input_names", graph.inputs, input_names)
     _rename("output_names", graph.outputs, output_names)
     _separate(graph, module, {*(input_names or ()), *(output_names or ())})
-    symbols = list(batch)
-    for index, symbol in enumerate(symbols):
-        _rename_axis(model, symbol, "batch" if len(symbols) == 1 else f"batch_{index}")
+    for symbol, name in sizes.items():
+        _rename_axis(model, symbol, name)
 
 
 def shared_names(module: torch.nn.Module) -> dict[str, str]:
@@ -79,6 +79,19 @@ def _mark_frozen(graph: ir.Graph, module: torch.nn.Module) -> None:
             value.metadata_props[FROZEN] = "buffer" if name in buffers else "constant"
         elif not parameters[name].requires_grad:
             value.metadata_props[FROZEN] = "requires_grad=False"
+
+
+def _own_outputs(graph: ir.Graph) -> None:
+    """Let each output be a value of its own, also where it is an input or another output."""
+    seen: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
+    for index, value in enumerate(graph.outputs):
+        if value in seen:
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].name, copy.outputs[0].type = f"{value.name}_output", value.type
+            copy.outputs[0].shape = value.shape
+            graph.append(copy)
+            graph.outputs[index] = copy.outputs[0]
+        seen.add(graph.outputs[index])
 
 
 def _rename(argument: str, values: Sequence[ir.Value], names: Sequence[str] | None) -> None:
