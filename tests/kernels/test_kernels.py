@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 import graphopt
 from graphopt import Parameter, RMSProp, Session, kernels
 from graphopt.update import core
+from tests.helpers.documents import blocks
 from tests.helpers.environments import needs_kernels
 
 CPU = ["CPUExecutionProvider"]
@@ -573,7 +574,7 @@ print(graphopt.__file__, kernels.library() is not None, session.kernels)
 @pytest.mark.any_runtime
 @pytest.mark.parametrize("compiler", [None, "/bin/false"], ids=["compiler", "no compiler"])
 def test_installation(compiler, tmp_path):
-    """graphopt installs with and without a compiler, and runs."""
+    """graphopt installs with and without a compiler, and runs; so does the README's example."""
     if compiler is None and not shutil.which(os.environ.get("CC", "cc")):
         pytest.skip("NOT RUN: no C compiler here")
     setuptools = pytest.importorskip(
@@ -607,3 +608,9 @@ def test_installation(compiler, tmp_path):
     names = ("RMSProp",) if built else ()
     assert result.stdout.strip() == f"{target}/graphopt/__init__.py {built} {names}"
     assert not list(target.glob("graphopt/kernels/*.[ch]"))
+    if built:
+        (first, *_) = blocks("python", (root / "README.md").read_text(encoding="utf-8"))
+        outside = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        result = subprocess.run([sys.executable, "-c", first], check=False, **outside)
+        assert (result.stdout, result.stderr) == ("True\n", "")
+        assert (tmp_path / "train.onnx").is_file()
