@@ -6,6 +6,8 @@ from typing import Any
 import onnx
 from onnx import version_converter
 
+from graphopt.gradients._old_operators import OldOperators
+
 
 def opset_of(proto: onnx.ModelProto) -> int:
     """The version of ONNX's own operators; 0 if the model names none."""
@@ -41,25 +43,23 @@ def convert_opset(
         _is_the_same(node, opset, target, written_out) for node in proto.graph.node
     ):
         return _relabelled(proto, target)
-    _check_hardmax(proto, opset)
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    old = OldOperators(own, opset)
+    if opset:
+        own = old.prepare()
     try:
         if opset < 10:  # in which Upsample is Resize
-            proto = version_converter.convert_version(proto, 10)
-        linear = _linear_resizes(proto)
-        converted = version_converter.convert_version(proto, target)
+            own = version_converter.convert_version(own, 10)
+        converted = version_converter.convert_version(own, target)
     except Exception as error:  # noqa: BLE001 - whatever the converter's C++ side gives
         raise ValueError(
             f"the model has opset {opset}, a training graph needs {least} to {most}, "
             f"and converting it failed: {error}; export the model again with opset {target}"
         ) from None
-    for node in converted.graph.node:
-        # Up to opset 10 it was so; the converter leaves the new default.
-        if node.op_type == "Resize" and node.output[0] in linear:
-            kept = [a for a in node.attribute if a.name != "coordinate_transformation_mode"]
-            del node.attribute[:]
-            mode = onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric")
-            node.attribute.extend([*kept, mode])
-    return converted
+    if opset <= 10:
+        old.at_opset_10(own)
+    return old.complete(converted)
 
 
 def _is_the_same(
@@ -98,26 +98,3 @@ def _relabelled(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
     if not opset_of(copy):
         copy.opset_import.append(onnx.helper.make_opsetid("", target))
     return copy
-
-
-def _check_hardmax(proto: onnx.ModelProto, opset: int) -> None:
-    if opset >= 13:
-        return
-    for node in proto.graph.node:
-        if node.op_type == "Hardmax" and not node.domain:
-            raise ValueError(
-                f"Hardmax '{node.name or node.output[0]}': before opset 13 it flattened its input, "
-                f"and the model has opset {opset}; export it again with opset 17"
-            )
-
-
-def _linear_resizes(proto: onnx.ModelProto) -> set[str]:
-    """The outputs of the nodes that interpolated as Resize did before opset 11."""
-    if opset_of(proto) > 10:
-        return set()
-    return {
-        node.output[0]
-        for node in proto.graph.node
-        if node.op_type == "Resize"
-        and any(a.name == "mode" and a.s == b"linear" for a in node.attribute)
-    }

@@ -115,13 +115,6 @@ def test_old_resizes_keep_their_meaning(opset, mode, scale):
     check_gradient(model, {"x": RNG.normal(size=(1, 1, 4, 4)).astype("f")})
 
 
-def test_old_hardmax_is_refused():
-    model = parse("m (float[N,2,4] x) => (float loss) { a = Mul(x, w) h = Hardmax(a) "
-                  "y = Mul(h, a) loss = ReduceSum<keepdims=0>(y) }", opset=11, w=W)  # fmt: skip
-    with pytest.raises(ValueError, match="Hardmax 'h': before opset 13 it flattened"):
-        session(model)
-
-
 NEWER = {
     "GlobalMaxPool 22": ("g = GlobalMaxPool(i)", 22),
     "Swish 24": ("g = Swish(i)", 24),
