@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from graphopt import _checks, states
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
-from graphopt.forward import ForwardModel, check_loaded, read_proto, to_ir
+from graphopt.forward import ForwardModel, check_loaded, read_proto, to_ir, with_weights
 from graphopt.gradients import (
     GradientGraph,
     check_rounding,
@@ -185,9 +185,9 @@ def differentiated(
         raise ValueError("labels: got an empty string, expected the name of an input")
     if not portable:
         _check_unused("portable=False", straight_through=straight_through)
-    forward = read_proto(model)
-    check_loaded(forward)
     names = [parameter.name for parameter in optimizer.params]
+    forward = with_weights(read_proto(model), names)
+    check_loaded(forward)
     _check_parameters(forward, optimizer.params)
     prepare_forward = prepare if portable else prepare_for_builder
     read = read_by(loss, loss_output, [value.name for value in forward.graph.output])

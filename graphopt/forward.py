@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -118,6 +118,34 @@ def _check_data_files(path: Path, proto: onnx.ModelProto) -> None:
 
 def _location(tensor: onnx.TensorProto) -> str:
     return next((e.value for e in tensor.external_data if e.key == "location"), "")
+
+
+def with_weights(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The model in which the nodes Constant that have these names are initializers.
+
+    Args:
+        proto: The model, which is left as it is.
+        names: Those of trained parameters.
+    """
+    weights = {
+        node.output[0]: attribute.t
+        for node in proto.graph.node
+        if node.op_type == "Constant" and not node.domain and node.output[0] in names
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    if not weights:
+        return proto
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    kept = [node for node in own.graph.node if node.output[0] not in weights]
+    del own.graph.node[:]
+    own.graph.node.extend(kept)
+    for name, tensor in weights.items():
+        initializer = own.graph.initializer.add()
+        initializer.CopyFrom(tensor)
+        initializer.name = name
+    return own
 
 
 def _check_size(path: Path, tensor: onnx.TensorProto) -> None:

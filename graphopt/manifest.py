@@ -158,7 +158,10 @@ class Manifest:
         )
         parameters = tuple(
             ParameterEntry(
-                **vars(parameter),
+                name=parameter.name,
+                shape=parameter.shape,
+                dtype=parameter.dtype,
+                op_type=parameter.op_type,
                 group=rule.group,
                 learning_rate=_described(rule.learning_rate),
                 weight_decay=_described(rule.weight_decay),

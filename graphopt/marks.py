@@ -2,6 +2,8 @@
 
 FROZEN = "graphopt.frozen"
 """Of an initializer: it is not trained; the value is the reason, such as ``buffer``."""
+TRAINED = "graphopt.trained"
+"""Of an initializer: it is a parameter, whatever it looks like; the value is ``parameter``."""
 STOP_GRADIENT = "graphopt.stop_gradient"
 """Of a node: no gradient flows through it; the value is the reason, such as ``detach``."""
 UNUSED = "graphopt.unused"

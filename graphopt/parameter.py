@@ -1,20 +1,15 @@
 """The trainable tensors of a forward model."""
 
 import math
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
-import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from graphopt.forward import ForwardModel, read_forward
-from graphopt.marks import FROZEN
-from graphopt.operators import of
-
-_SAME = {"Cast", "Identity", "QuantizeLinear", "DequantizeLinear"}  # the weight all the same
-_FLOATING = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
+from graphopt.weights import Weights, tensor_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +22,8 @@ class Parameter:
         dtype: Its element type by NumPy's name. Optimizers take float32 and float16.
         op_type: The operator whose weight it is (``"Conv"``, ``"Gemm"``, ...), or None for a bias
             or where the graph does not tell.
+        why: Why it is or is not counted a parameter, where the model does not tell that for
+            certain, or left it out; not compared.
 
     Raises:
         TypeError: A field has the wrong type.
@@ -41,6 +38,7 @@ class Parameter:
     shape: tuple[int, ...]
     dtype: str = "float32"
     op_type: str | None = None
+    why: str | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -72,10 +70,11 @@ class Parameter:
                 f"dtype of parameter '{self.name}': got {self.dtype!r}, expected a NumPy dtype"
             )
         object.__setattr__(self, "dtype", dtype)
-        if not isinstance(self.op_type, str | None):
-            raise TypeError(
-                f"op_type of parameter '{self.name}': got {self.op_type!r}, expected a string"
-            )
+        for attribute, text in (("op_type", self.op_type), ("why", self.why)):
+            if not isinstance(text, str | None):
+                raise TypeError(
+                    f"{attribute} of parameter '{self.name}': got {text!r}, expected a string"
+                )
 
     @property
     def size(self) -> int:
@@ -100,7 +99,17 @@ class Parameters(list[Parameter]):
         ['conv1.bias']
         >>> [p.name for p in network.without(network.matching("conv*"))]
         ['head.weight']
+        >>> [p.name for p in network.without_decay()]
+        ['conv1.bias']
     """
+
+    left_out: "Parameters"
+    """What `parameters` has not counted, each with the reason in `Parameter.why`."""
+
+    def __init__(self, found: Iterable[Parameter] = ()) -> None:
+        """A list of these."""
+        super().__init__(found)
+        self.left_out = self if not self else Parameters()
 
     def matching(self, *patterns: str) -> "Parameters":
         """Those whose name matches a pattern; ``*`` and ``?`` as in file names.
@@ -128,18 +137,42 @@ class Parameters(list[Parameter]):
         """Those with one of these numbers of dimensions."""
         return Parameters(parameter for parameter in self if len(parameter.shape) in ranks)
 
+    def without_decay(self) -> "Parameters":
+        """Those that recipes exclude from weight decay: biases, and the scales of normalization.
+
+        These are the parameters of normalization, what is called a bias, and what has at most one
+        axis longer than 1 without being the weight of another operator: so also single tokens and
+        scales. `with_decay` gives the others.
+        """
+        return Parameters(parameter for parameter in self if not _decays(parameter))
+
+    def with_decay(self) -> "Parameters":
+        """Those to which recipes apply weight decay: the weights of layers."""
+        return Parameters(parameter for parameter in self if _decays(parameter))
+
     def without(self, others: Iterable[Parameter]) -> "Parameters":
         """Those that are not among the others, by name."""
         names = {parameter.name for parameter in others}
         return Parameters(parameter for parameter in self if parameter.name not in names)
 
 
-def parameters(model: ForwardModel) -> Parameters:
-    """The floating-point initializers of a forward model, in graph order.
+def _decays(parameter: Parameter) -> bool:
+    if parameter.op_type is not None:
+        return "Normalization" not in parameter.op_type and parameter.op_type != "PRelu"
+    is_row = sum(size > 1 for size in parameter.shape) <= 1
+    return not is_row and "bias" not in parameter.name.rpartition(".")[2]
 
-    Left out is what has no gradient: the running mean and variance of batch normalization, which a
-    training graph carries along, settings such as the ratio of Dropout or the bounds of Clip, and
-    what `graphopt.marks.FROZEN` or PyTorch's exporter marks as a buffer or as a constant.
+
+def parameters(model: ForwardModel) -> Parameters:
+    """The trainable tensors of a forward model, in graph order.
+
+    These are its floating-point initializers that are weights, and weights that stand in nodes
+    Constant. Left out is what is none: the running mean and variance of batch normalization, which
+    a training graph carries along, settings such as the ratio of Dropout or the bounds of Clip,
+    numbers of formulas, tables of sines or of two values, what inputs are normalized by, and what
+    is marked as frozen or what PyTorch's exporter notes as a buffer or a constant. Where the model
+    does not tell for certain, the reason stands in `Parameter.why`; what was left out, with the
+    reasons, in `Parameters.left_out`.
 
     Args:
         model: A path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
@@ -149,7 +182,7 @@ def parameters(model: ForwardModel) -> Parameters:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not an ONNX model, or has no floating-point initializer.
+        ValueError: The file is not an ONNX model, or has no weight.
         TypeError: ``model`` is none of the three.
 
     Example:
@@ -159,57 +192,37 @@ def parameters(model: ForwardModel) -> Parameters:
         >>> parameters(model)
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
-    graph = read_forward(model).graph
-    settings = {
-        value.name
-        for node in graph.all_nodes()
-        for index, value in enumerate(node.inputs)
-        if value is not None and index in of(node).settings
-    }
-    found = Parameters(
-        Parameter(
-            str(value.name),
-            tuple(value.const_value.shape.numpy()),
-            value.const_value.dtype.numpy().name,
-            _weight_of(value),
+    opened = read_forward(model)
+    outermost = {value.name for node in opened.graph for value in node.outputs}
+    if opened.functions:
+        opened = opened.clone()
+        passes.InlinePass()(opened)
+    weights = Weights(opened.graph, is_pytorch=opened.producer_name == "pytorch")
+    initializers = set(opened.graph.initializers.values())
+    found, left_out = Parameters(), Parameters()
+    for value, verdict in weights.verdicts().items():
+        tensor = tensor_of(value)
+        assert tensor is not None
+        is_parameter = verdict.is_weight
+        if value not in initializers:  # then only what is one for certain, and can be lifted
+            is_parameter &= verdict.why is None and value.name in outermost
+        (found if is_parameter else left_out).append(
+            Parameter(
+                str(value.name),
+                tuple(tensor.shape.numpy()),
+                tensor.dtype.numpy().name,
+                verdict.op_type,
+                verdict.why,
+            )
         )
-        for value in graph.initializers.values()
-        if value.const_value is not None
-        and value.name not in settings
-        and not _is_exported_constant(value)
-        and value.const_value.dtype in _FLOATING
-    )
     if not found:
         raise ValueError(
-            "the model has no floating-point initializer, so there is nothing to train; "
-            "weights must stand in it as initializers, not as inputs or Constant nodes"
+            "the model has no floating-point initializer that is a weight, so there is nothing to "
+            f"train{_reasons(left_out)}; weights must stand in it as constants, not as inputs"
         )
+    found.left_out = left_out
     return found
 
 
-def _is_exported_constant(value: ir.Value) -> bool:
-    """Whether it is marked as frozen, or PyTorch's exporter notes a buffer or a constant."""
-    tensor = value.const_value  # in a file, metadata stand at the tensor or at its value
-    metadata = {**value.metadata_props, **(tensor.metadata_props if tensor else {})}
-    if FROZEN in metadata:
-        return True
-    kind = metadata.get("pkg.torch.export.graph_signature.InputSpec.kind", "PARAMETER")
-    if kind != "PARAMETER":
-        return True
-    if "pkg.onnxscript.optimizer.folded_from" in metadata:
-        return True
-    graph = value.graph
-    by_exporter = graph is not None and any(
-        key.startswith("pkg.torch.export") for key in graph.metadata_props
-    )
-    return by_exporter and re.fullmatch(r"val_\d+", str(value.name)) is not None
-
-
-def _weight_of(value: ir.Value) -> str | None:
-    for use in value.uses():
-        node = use.node
-        if node.domain == "" and use.idx in of(node).weights:
-            return node.op_type
-        if node.op_type in _SAME and (found := _weight_of(node.outputs[0])):
-            return found
-    return None
+def _reasons(left_out: Iterable[Parameter]) -> str:
+    return "".join(f"; '{parameter.name}': {parameter.why}" for parameter in left_out)

@@ -299,7 +299,7 @@ NOT_INITIALIZERS = {
     "Constant": (
         (
             "m (float[N,2] x) => (float[N,2] y) <float[2] v = {1, 2}> "
-            "{ w = Constant<value = float[2,2] {1,2,3,4}>() h = MatMul(x, w) y = Add(h, v) }"
+            "{ w = Constant<value_floats = [1.0, 2.0, 3.0, 4.0]>() h = Mul(x, w) y = Add(h, v) }"
         ),
         "Constant node",
     ),

@@ -14,7 +14,7 @@ from graphopt import _checks, _runtime
 from graphopt._files import PathLike
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
-from graphopt.forward import ForwardModel, read_proto
+from graphopt.forward import ForwardModel, read_proto, with_weights
 from graphopt.graph import save_model
 from graphopt.losses import LABELS, LossFunction
 from graphopt.on_device import tensor_names
@@ -153,7 +153,7 @@ def export_on_device(
             )
     if ort_format:
         _runtime.training_package("ort_format=True", "for models in ONNX")
-    forward = read_proto(model)
+    forward = with_weights(read_proto(model), [p.name for p in optimizer.params])
     _check_outputs(forward, outputs)
     _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
     update = native_update(optimizer) if optimizer_model else None

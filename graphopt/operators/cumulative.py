@@ -66,7 +66,7 @@ def rewrite_cum_prod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) 
 operator("CumProd", rewrite=rewrite_cum_prod, shape=elements.same, flops=1)
 
 
-@operator("Range", flops=0, shape=filling.arithmetic_sequence)
+@operator("Range", settings=(0, 1, 2), flops=0, shape=filling.arithmetic_sequence)
 def range_(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """With y[i] = start + i delta; the limit only says how many there are."""
     op = b.op

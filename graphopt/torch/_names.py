@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 import torch
 
-from graphopt.marks import FROZEN, UNUSED
+from graphopt.marks import FROZEN, TRAINED, UNUSED
 
 
 def put_names(
@@ -79,6 +79,8 @@ def _mark_frozen(graph: ir.Graph, module: torch.nn.Module) -> None:
             value.metadata_props[FROZEN] = "buffer" if name in buffers else "constant"
         elif not parameters[name].requires_grad:
             value.metadata_props[FROZEN] = "requires_grad=False"
+        else:
+            value.metadata_props[TRAINED] = "parameter"
 
 
 def _own_outputs(graph: ir.Graph) -> None:

@@ -17,7 +17,7 @@ FLOORS = [
     ["shapes"],
     ["operators"],
     ["shapes.engine", "shapes.in_place", "dropping"],
-    ["inference", "schedules"],
+    ["inference", "weights", "schedules"],
     ["parameter", "groups", "rmsprop", "reference"],
     ["carried", "requirement", "manifest", "feeds", "losses", "in_place"],
     ["update", "kernels"],

@@ -1,0 +1,203 @@
+"""What a parameter is: one answer of `parameters` and `inspect`, and the reasons."""
+
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper, parser
+from torch import nn
+
+import graphopt
+from graphopt.marks import TRAINED
+from tests.helpers.gradient_oracle import normal
+
+pytestmark = pytest.mark.any_runtime
+
+WEIGHT = normal(4, 4)
+INVERSE_FREQUENCIES = (100.0 ** -np.linspace(0, 1, 4)).astype("f")[:, None]
+
+
+def model(body, arrays, producer=""):
+    forward = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> '
+        f"m (float[N,4] x, float[N,4,1] at) => (y) {{ {body} }}"
+    )
+    forward.producer_name = producer
+    for name, array in ({"w": WEIGHT} | arrays).items():
+        if array is not None:
+            tensor = numpy_helper.from_array(np.asarray(array, "f"), name)
+            forward.graph.initializer.append(tensor)
+    return forward
+
+
+# The nodes after which `h` is a result of `w`, what they read, and what of that is a parameter.
+CASES = {
+    "a bias of one element": ("y = Add(h, b)", {"b": [0.0]}, ["w", "b"]),
+    "a bias without axes": ("y = Add(h, b)", {"b": 0.0}, ["w", "b"]),
+    "a half": ("y = Mul(h, half)", {"half": 0.5}, ["w"]),
+    "the number under a root": (
+        "q = Mul(h, h) e = Add(q, eps) y = Sqrt(e)", {"eps": 1e-5}, ["w"],
+    ),
+    "GELU": (
+        "d = Div(h, root) e = Erf(d) f = Add(e, one) g = Mul(h, f) y = Mul(g, half)",
+        {"root": np.sqrt(2), "one": 1, "half": 0.5},
+        ["w"],
+    ),
+    "a range": (
+        "r = Range(zero, four, one) g = Add(r, half) y = Mul(h, g)",
+        {"zero": 0, "four": 4, "one": 1, "half": 0.5},
+        ["w"],
+    ),
+    "a threshold": (
+        "c = Less(h, many) k = Where(c, h, x) y = Identity(k)", {"many": normal(4)}, ["w"],
+    ),
+    "frequencies": (
+        "p = MatMul(inverse, row) s = Sin(p) r = ReduceMean(s) y = Add(h, r)",
+        {"inverse": INVERSE_FREQUENCIES},
+        ["w"],
+    ),
+    "positions that start at 0": ("y = Add(h, p)", {"p": np.zeros((4, 4))}, ["w", "p"]),
+    "a token": ("y = Concat<axis = 0>(token, h)", {"token": normal(1, 4)}, ["w", "token"]),
+    "a factor, where nothing else could be trained": (
+        "y = Mul(x, a)", {"a": 0.5, "w": None}, ["a"],
+    ),
+    "a slope": ("y = PRelu(h, s)", {"s": [0.25]}, ["w", "s"]),
+    "a norm": (
+        "y = LayerNormalization(h, s, b)", {"s": np.ones(4), "b": np.zeros(4)}, ["w", "s", "b"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "arrays", "wanted"), CASES.values(), ids=CASES)
+def test_one_answer(body, arrays, wanted):
+    row = "s0 = Shape(x) row = Reshape(at, flat)" if "row" in body else ""
+    product = "h = MatMul(x, w)" if "w" in wanted else ""
+    forward = model(f"{row} {product} {body}", arrays)
+    if row:
+        forward.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "flat"))
+    found = graphopt.parameters(forward)
+    assert [p.name for p in found] == wanted
+    assert [p.name for p in graphopt.inspect(forward).parameters] == wanted
+    assert {p.name for p in found.left_out} == set(arrays) - {*wanted, "w"}
+    assert all(p.why for p in found.left_out)
+
+
+def test_what_is_listed_trains():
+    """Also where constants of formulas stand beside it."""
+    body, arrays, _ = CASES["a range"]
+    forward = model(f"h = MatMul(x, w) {body}", arrays)
+    found = graphopt.parameters(forward)
+    assert graphopt.training_graph(forward, "mse", graphopt.RMSProp(found))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "t = Transpose(w) y = MatMul(x, t)",
+        "t = Cast<to = 1>(w) u = Transpose(t) y = MatMul(x, u)",
+        "t = Identity(w) y = MatMul(x, t)",
+        "t = Reshape(w, square) y = MatMul(x, t)",
+    ],
+)
+def test_the_operator_behind_changes_of_form(body):
+    forward = model(body, {})
+    forward.graph.initializer.append(numpy_helper.from_array(np.array([4, 4]), "square"))
+    assert [p.name for p in graphopt.parameters(forward).of_type("MatMul")] == ["w"]
+    assert [p.op_type for p in graphopt.inspect(forward).parameters] == ["MatMul"]
+
+
+def test_weights_in_nodes_constant():
+    forward = model("h = MatMul(x, w) y = Add(h, half)", {"half": 0.5})
+    (weight,) = (tensor for tensor in forward.graph.initializer if tensor.name == "w")
+    node = onnx.helper.make_node("Constant", [], ["w"], value=weight)
+    forward.graph.initializer.remove(weight)
+    forward.graph.node.insert(0, node)
+    found = graphopt.parameters(forward)
+    assert [(p.name, p.shape, p.op_type) for p in found] == [
+        ("half", (), None),
+        ("w", (4, 4), "MatMul"),
+    ]
+    assert {p.name for p in graphopt.inspect(forward).parameters} == {"half", "w"}
+    graph = graphopt.training_graph(forward, "mse", graphopt.RMSProp(found.of_type("MatMul")))
+    assert {view.name for value in graph.carried for view in value.views} >= {"w"}
+
+
+class Legacy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(3, 2)
+        self.register_buffer("offset", torch.tensor([[0.5, 0.25]]))
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("running_var", torch.ones(2))
+
+    def forward(self, x):
+        y = torch.relu(self.dense(x)) * self.scale + self.offset
+        return y / torch.sqrt(self.running_var + 1e-5) * 0.5
+
+
+def test_an_exporter_that_does_not_tell_buffers(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Legacy().train(),
+            (torch.ones(4, 3),),
+            tmp_path / "net.onnx",
+            dynamo=False,
+            opset_version=17,
+            training=torch.onnx.TrainingMode.TRAINING,
+            do_constant_folding=False,
+        )
+    found = graphopt.parameters(tmp_path / "net.onnx")
+    assert {p.name for p in found} == {"dense.weight", "dense.bias", "scale", "offset"}
+    doubtful = {p.name: p.why for p in found if p.why}
+    assert doubtful.keys() == {"scale", "offset"}
+    assert all("the exporter does not tell" in why for why in doubtful.values())
+    assert {p.name for p in found.left_out} == {"running_var"}
+
+
+def test_a_frozen_batch_norm_that_is_written_out():
+    """As DETR has it: four buffers."""
+    forward = model(
+        'h = MatMul(x, w) r = Sqrt("n.running_var") s = Div("n.weight", r) p = Mul(h, s)'
+        ' m = Mul("n.running_mean", s) b = Sub("n.bias", m) y = Add(p, b)',
+        {f"n.{name}": normal(4) for name in ("weight", "bias", "running_mean", "running_var")},
+    )
+    assert [p.name for p in graphopt.parameters(forward)] == ["w"]
+
+
+def test_a_mark_says_that_a_number_is_trained():
+    forward = model("h = MatMul(x, w) y = Mul(h, half)", {"half": 0.5})
+    assert [p.name for p in graphopt.parameters(forward)] == ["w"]
+    forward.graph.initializer[1].metadata_props.add(key=TRAINED, value="parameter")
+    assert [p.name for p in graphopt.parameters(forward)] == ["w", "half"]
+
+
+def test_why_is_not_compared():
+    one, other = (graphopt.Parameter("w", (2,), why=why) for why in (None, "a guess"))
+    assert one == other
+    assert "guess" not in repr(other)
+    with pytest.raises(TypeError, match="why of parameter 'w'"):
+        graphopt.Parameter("w", (2,), why=3)
+
+
+def test_what_recipes_do_not_decay():
+    network = graphopt.Parameters(
+        [
+            graphopt.Parameter("conv.weight", (1, 1, 3, 1), op_type="Conv"),
+            graphopt.Parameter("conv.bias", (8,)),
+            graphopt.Parameter("head.weight", (8, 1), op_type="MatMul"),
+            graphopt.Parameter("head.bias", (1,)),
+            graphopt.Parameter("norm.weight", (4, 5), op_type="LayerNormalization"),
+            graphopt.Parameter("norm.bias", (4, 5)),
+            graphopt.Parameter("layer_scale", (1, 8, 1)),
+            graphopt.Parameter("positions", (1, 9, 8)),
+            graphopt.Parameter("activation.weight", (8, 1, 1), op_type="PRelu"),
+        ]
+    )
+    kept = ["conv.weight", "head.weight", "positions"]
+    assert [p.name for p in network.with_decay()] == kept
+    assert [p.name for p in network.without_decay()] == [
+        p.name for p in network if p.name not in kept
+    ]
