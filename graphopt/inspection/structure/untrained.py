@@ -26,6 +26,7 @@ def could_be_trained(reading: Reading, stages: Sequence[Stage]) -> tuple[str, ..
     known = {parameter.name for parameter in reading.merged.parameters}
     holding = {*known, *reading.buffers, *(write.input.name for write in reading.carried)}
     weights, graph = _weights(reading, stages, holding)
+    read = _read_values(graph, stages) if reading.carried else None
     trains = reading.carried or set(stages) != {"forward"}
     verdicts = (
         {value: weights.of(value) for value in constants(graph)} if trains else weights.verdicts()
@@ -37,14 +38,14 @@ def could_be_trained(reading: Reading, stages: Sequence[Stage]) -> tuple[str, ..
         and not value.is_graph_input()
         and verdict.is_weight
         and (value.is_initializer() or (not reading.carried and verdict.why is None))
-        and (not reading.carried or _is_read(value, graph, stages))
+        and (read is None or value in read)
     )
 
 
-def _is_read(value: ir.Value, graph: ir.Graph, stages: Sequence[Stage]) -> bool:
-    """Whether the forward pass reads it."""
-    forward = {node for node, stage in zip(graph, stages, strict=True) if stage == "forward"}
-    return not forward.isdisjoint(value.consumers())
+def _read_values(graph: ir.Graph, stages: Sequence[Stage]) -> set[ir.Value | None]:
+    """What the forward pass reads."""
+    nodes = zip(graph, stages, strict=True)
+    return {value for node, stage in nodes if stage == "forward" for value in node.inputs}
 
 
 def _weights(
