@@ -39,6 +39,9 @@ def prepare_for_builder(
     model = open_model(proto, known, trained, outputs, least=18 if undefined else MIN_OPSET)
     _check_trained(model.graph, trained)
     for node in model.graph.all_nodes():
+        # Also one that no parameter lies before: the runtime makes it part of a product.
+        if name_of(node) == "Transpose" and node.inputs[0] is not None and node.inputs[0].shape:
+            _rewrites.transpose(node)
         if STOP_GRADIENT in node.metadata_props:
             raise ValueError(
                 f"{describe(node)}: portable=False cannot stop the gradient there "
