@@ -14,6 +14,7 @@ from graphopt.inspection.opening.sound_model import naming
 from graphopt.inspection.reading.read_model import Reading, read
 from graphopt.inspection.show.formula import formula
 from graphopt.inspection.structure.buckets import bucket_facts, layout_of
+from graphopt.inspection.structure.contents import contents_of
 from graphopt.inspection.structure.interface import inputs_of, outputs_of
 from graphopt.inspection.structure.layers import layers
 from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
@@ -121,6 +122,7 @@ def _inspected(
         requirements=needed,
         targets=targets(model, needed),
         hazards=hazards(subject),
+        contents=contents_of(reading, stages),
     )
 
 

@@ -6,7 +6,7 @@ because a dimension is open or an operator unknown, is None.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from graphopt.requirement import Requirements
@@ -329,6 +329,20 @@ def worst_first(hazards: Iterable[Hazard]) -> tuple[Hazard, ...]:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What `diff` looks into beside the facts; it stands in no JSON.
+
+    Attributes:
+        nodes: The nodes of the forward pass and of the loss, by name: operator and attributes.
+        tensors: What the parameters and running statistics start from, and the constants that these
+            nodes read, by name.
+    """
+
+    nodes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Inspection:
     """Everything that is known about a model; see `graphopt.inspect`.
 
@@ -350,6 +364,7 @@ class Inspection:
         requirements: What a runtime must support.
         targets: What runs it.
         hazards: What goes wrong, or may, the worst first.
+        contents: The forward pass and the values that it begins with, for `diff` alone.
     """
 
     model: ModelFacts
@@ -368,7 +383,14 @@ class Inspection:
     requirements: Requirements
     targets: tuple[TargetFacts, ...]
     hazards: tuple[Hazard, ...]
+    contents: Contents = field(default_factory=Contents, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for `json.dumps`; the keys are the names of the attributes."""
-        return {"version": VERSION} | asdict(self)
+        """All facts, for `json.dumps`; the keys are the names of the attributes."""
+        return {"version": VERSION} | asdict(
+            replace(self, contents=Contents()), dict_factory=_facts
+        )
+
+
+def _facts(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in entries if key != "contents"}

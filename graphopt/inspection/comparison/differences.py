@@ -4,7 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
+
 from graphopt.inspection.facts import Inspection
+from graphopt.inspection.structure.contents import digest, values
 
 _LEFT_OUT = {"source", "formula", "others"}
 _RULES = ("learning_rate", "weight_decay", "grad_centralization")
@@ -16,7 +20,8 @@ class Change:
 
     Attributes:
         part: What it belongs to: "model", "optimizer", "groups", "parameters", "state", "layout",
-            "interface", "requirements", "targets" or "hazards".
+            "interface", "nodes" (of the forward pass and the loss), "values" (that training begins
+            with, and constants), "requirements", "targets" or "hazards".
         where: The group, parameter or the like; "" for the part itself.
         what: The fact; "there" where all of it is in one of the two only.
         before: In the first; None where it is not there.
@@ -63,6 +68,7 @@ def diff(before: Inspection, after: Inspection) -> Difference:
     """
     parts = {part: (facts, _facts(after)[part]) for part, facts in _facts(before).items()}
     changes = [change for part, (old, new) in parts.items() for change in _changes(part, old, new)]
+    changes += _values(before.contents.tensors, after.contents.tensors)
     changed = {change.part for change in changes}
     return Difference(tuple(changes), tuple(part for part in parts if part not in changed))
 
@@ -93,6 +99,8 @@ def _facts(inspection: Inspection) -> dict[str, dict[str, dict[str, Any]]]:
             for state in inspection.state
         },
         "interface": {name: _only(value, "shape", "dtype") for name, value in values.items()},
+        "nodes": {name: dict(node) for name, node in inspection.contents.nodes.items()},
+        "values": {name: _type(tensor) for name, tensor in inspection.contents.tensors.items()},
         "requirements": {
             "": {"ir_version": needed.ir_version}
             | {f"opset of {_domain(name)}": version for name, version in needed.opsets.items()}
@@ -136,3 +144,30 @@ def _changes(
 def _differ(old: Any, new: Any) -> bool:
     """Whether two facts are different; NaN is itself here."""
     return bool(old != new) and repr(old) != repr(new)
+
+
+def _type(tensor: Any) -> dict[str, Any]:
+    dtype = tensor.dtype.numpy() if isinstance(tensor.dtype, ir.DataType) else tensor.dtype
+    return {"shape": tuple(int(size) for size in tensor.shape), "dtype": dtype.name}
+
+
+def _values(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """The tensors that are of one type and hold other values, and how far those are apart."""
+    for name, old in before.items():
+        new = after.get(name)
+        if new is None or _type(old) != _type(new):
+            continue
+        digests = digest(old), digest(new)
+        if None not in digests and digests[0] != digests[1]:
+            distance = _distance(values(old), values(new))
+            told = "values" if distance is None else f"values, at most {distance:.3g} apart"
+            yield Change("values", name, told, *(f"sha256 {text}" for text in digests))
+
+
+def _distance(old: Any, new: Any) -> float | None:
+    """The largest difference of two arrays; None where they hold no numbers."""
+    if old.dtype.kind not in "biufV":
+        return None
+    with np.errstate(all="ignore"):
+        apart = np.abs(old.astype(np.float64) - new.astype(np.float64))
+    return float(np.nanmax(apart, initial=0.0))

@@ -5,14 +5,18 @@ import json
 from dataclasses import replace
 from functools import cache, partial
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
+from onnx import numpy_helper
 from rich.console import Console
 
 import graphopt
 from graphopt import Parameter, RMSProp
 from graphopt.inspection import diff
 from graphopt.inspection.comparison.differences import Change, Difference
-from graphopt.inspection.facts import Hazard, OptimizerFacts, TargetFacts
+from graphopt.inspection.facts import Contents, Hazard, OptimizerFacts, TargetFacts
 from graphopt.inspection.show.difference_tables import graph_difference_tables
 from graphopt.schedules import CosineDecayLR
 from models import zoo
@@ -20,8 +24,8 @@ from models import zoo
 pytestmark = pytest.mark.any_runtime
 
 PARTS = (
-    "model", "optimizer", "groups", "parameters", "layout", "state", "interface", "requirements",
-    "targets", "hazards",
+    "model", "optimizer", "groups", "parameters", "layout", "state", "interface", "nodes", "values",
+    "requirements", "targets", "hazards",
 )  # fmt: skip
 W, B, C = Parameter("w", (3, 4)), Parameter("b", (4,)), Parameter("c", (5,))
 COSINE = {"schedule": "CosineDecayLR", "min_lr": 0.0, "max_lr": 0.1, "decay_steps": 9}
@@ -221,6 +225,70 @@ def test_another_loss():
     assert {"optimizer", "groups", "parameters", "state", "layout"} <= set(found.same)
     assert there("requirements", "operator ai.onnx::LogSoftmax", after=False) in [
         (c.part, c.where, c.what, c.before, c.after) for c in found.changes
+    ]
+
+
+NORMALIZED = """<ir_version: 8, opset_import: ["": 17]>
+m (float[N,3] x) => (float[N,3] y)
+{
+    h = MatMul(x, w) n = LayerNormalization<epsilon=EPSILON>(h, s) k = Mul(n, f)
+    c = Constant<value_float=CONSTANT>() y = Add(k, c)
+}"""
+ARRAYS = {
+    "w": np.arange(9, dtype=np.float32).reshape(3, 3),
+    "s": np.ones(3, np.float32),
+    "f": np.full(3, 2, np.float32),
+}
+
+
+def trained(epsilon=1e-5, constant=1.0, layout="buckets", **arrays):
+    text = NORMALIZED.replace("EPSILON", str(epsilon)).replace("CONSTANT", str(constant))
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in (ARRAYS | arrays).items()
+    )
+    optimizer = RMSProp([p for p in graphopt.parameters(model) if p.name != "f"])
+    return graphopt.training_graph(model, "mse", optimizer, layout=layout)
+
+
+OTHER = ARRAYS["w"] + np.eye(3, dtype=np.float32) / 4
+CONTENTS = {
+    "nothing": ({}, []),
+    "an attribute": ({"epsilon": 1e-3}, [("nodes", "epsilon", "1e-05", "0.001")]),
+    "an initial value": ({"w": OTHER}, [("values", "values, at most 0.25 apart")]),
+    "a frozen constant": ({"f": ARRAYS["f"] * 3}, [("values", "values, at most 4 apart")]),
+    "a constant that is a node": ({"constant": 1.5}, [("values", "values, at most 0.5 apart")]),
+}
+
+
+@pytest.mark.parametrize("layout", ["buckets", "separate"])
+@pytest.mark.parametrize("name", CONTENTS)
+def test_what_the_forward_pass_is_made_of(name, layout):
+    options, wanted = CONTENTS[name]
+    before, after = (graphopt.inspect(trained(layout=layout, **o)) for o in ({}, options))
+    found = diff(before, after)
+    assert [(c.part, c.what, *(c.before, c.after)[: len(w) - 2]) for c, w in zip(
+        found.changes, wanted, strict=True)] == wanted  # fmt: skip
+    if wanted and wanted[0][0] == "values":
+        (change,) = found.changes
+        assert change.where == {"w": "w", "f": "f"}.get(next(iter(options)), change.where)
+        assert change.before != change.after
+        assert change.before.startswith("sha256 ")
+    text = printed(found, 100)
+    assert ("no difference" in text) == (not wanted)
+    json.dumps(after.to_dict() | found.to_dict())
+    assert "contents" not in after.to_dict()
+
+
+def test_values_that_are_not_numbers_or_not_at_hand():
+    strange = {"t": np.array(["a", "b"], object), "n": np.array([np.nan, np.inf], np.float32)}
+    before = replace(inspected([W]), contents=Contents({}, strange))
+    assert diff(before, before).changes == ()
+    other = {"t": np.array(["a", "c"], object), "n": np.array([np.nan, 1], np.float32)}
+    after = replace(before, contents=Contents({}, other))
+    assert [(c.where, c.what) for c in diff(before, after).changes] == [
+        ("t", "values"),
+        ("n", "values, at most inf apart"),
     ]
 
 
