@@ -33,7 +33,9 @@ class Session:
             example ``["CUDAExecutionProvider", "CPUExecutionProvider"]``; the CPU by default.
         session_options: An ``onnxruntime.SessionOptions`` of your own, for example with a number
             of threads or with profiling switched on. Where kernels are used, they are registered
-            with it, once; a later session of the same options may still do without them.
+            with it, once; a later session of the same options may still do without them. Without
+            options, quantized operators are computed as they are written, and not in integers
+            (the entry ``session.disable_quant_qdq``).
         kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
             bodies.
 

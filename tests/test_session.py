@@ -511,3 +511,36 @@ def test_session_options(tmp_path):
 def test_session_options_of_the_wrong_type():
     with pytest.raises(TypeError, match="session_options: got dict"):
         graphopt.Session(digits_graph(), session_options={"threads": 2})
+
+
+QUANTIZED = """<ir_version: 8, opset_import: ["": 17]> m (float[4096,8] x) => (float[4096,4] y)
+<float sx = {0.02}, uint8 zx = {128}, float sw = {0.01}, int8 zw = {0},
+ float sy = {0.05}, uint8 zy = {128}>
+{
+    xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx)
+    wq = QuantizeLinear(w, sw, zw) wd = DequantizeLinear(wq, sw, zw)
+    h = MatMul(xd, wd) hq = QuantizeLinear(h, sy, zy) hd = DequantizeLinear(hq, sy, zy)
+    y = Mul(hd, v)
+}"""
+
+
+def test_quantized_operators_are_computed_as_they_are_written():
+    """In integers, some results would be another by one step of the scale."""
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.normal(scale=0.3, size=(8, 4)), "v": np.ones(4)}
+    model = onnx.parser.parse_model(QUANTIZED)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()
+    )
+    optimizer = graphopt.RMSProp(graphopt.parameters(model).matching("v"), learning_rate=1e-9)
+    graph = graphopt.training_graph(model, "mse", optimizer)
+    feeds = {
+        "x": rng.normal(size=(4096, 8)).astype(np.float32),
+        "labels": np.zeros((4096, 4), np.float32),
+    }
+    plain = onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    want = graphopt.Session(graph, session_options=plain).step(feeds)
+    got = graphopt.Session(graph).step(feeds)
+    np.testing.assert_allclose(got["y"], want["y"], rtol=1e-6)
+    np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-6)

@@ -18,6 +18,8 @@ _NORMALIZATION = {
 # What else may read the value that it normalizes.
 _BESIDE_IT = {"ReduceMean", "Shape", "Size", "Sub"}
 
+_QUANTIZING = {"DequantizeLinear", "QuantizeLinear"}
+
 
 @hazard("unguarded-centered", "warning")
 def unguarded_centered(subject: Subject) -> Iterator[Finding]:
@@ -123,3 +125,29 @@ def _by_the_batch(reader: Operation, value: Value) -> bool:
     mean = reader.inputs[3] if len(reader.inputs) > 3 else None
     computed = mean.source.operation if mean is not None else None
     return computed is not None and computed.op_type == "ReduceMean" and computed.inputs[0] is value
+
+
+@hazard("quantized-fusion", "note")
+def quantized_fusion(subject: Subject) -> Iterator[Finding]:
+    """Operators between DequantizeLinear and QuantizeLinear may be computed in integers."""
+    if subject.carried:
+        yield Finding(
+            [
+                operation.outputs[0].name
+                for operation in subject.flow.operations
+                if _is_between_quantizations(operation)
+            ],
+            "ONNX Runtime computes it in integers, unless a gradient reads a value in between; a "
+            "result may then be another by one step of its scale, and the loss with it",
+            "with session options of your own, set the entry session.disable_quant_qdq to 1, as a "
+            "Session without them does",
+        )
+
+
+def _is_between_quantizations(operation: Operation) -> bool:
+    if operation.op_type in _QUANTIZING or len(operation.outputs) != 1:
+        return False
+    sources = [value.source.operation for value in operation.inputs if value is not None]
+    readers = {reader.op_type for reader in operation.outputs[0].readers}
+    is_dequantized = any(s is not None and s.op_type == "DequantizeLinear" for s in sources)
+    return is_dequantized and readers == {"QuantizeLinear"}

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import helper, inliner, numpy_helper
 
@@ -79,6 +80,37 @@ class TestClean:
         )
         assert kinds(files.training_model) == []
         assert kinds(files.optimizer_model) == []
+
+
+QUANTIZED = """<ir_version: 8, opset_import: ["": 17]> m (float[5,8] x) => (float[5,4] y)
+<float sx = {0.02}, uint8 zx = {128}, float sw = {0.01}, int8 zw = {0},
+ float sy = {0.05}, uint8 zy = {128}>
+{
+    xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx)
+    wq = QuantizeLinear(w, sw, zw) wd = DequantizeLinear(wq, sw, zw)
+    h = MatMul(xd, wd) hq = QuantizeLinear(h, sy, zy) hd = DequantizeLinear(hq, sy, zy)
+    y = MatMul(hd, v)
+}"""
+
+
+class TestQuantized:
+    def graph(self, *trained, **options):
+        rng = np.random.default_rng(0)
+        model = onnx.parser.parse_model(QUANTIZED)
+        for name, shape in (("w", (8, 4)), ("v", (4, 4))):
+            array = rng.normal(scale=0.5, size=shape).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+        parameters = graphopt.parameters(model).matching(*trained)
+        optimizer = RMSProp(parameters, learning_rate=1e-9)
+        return graphopt.training_graph(model, "mse", optimizer, **options)
+
+    def test_named_where_only_the_head_is_trained(self):
+        assert ("quantized-fusion", "note") in kinds(self.graph("v").model)
+        (hazard,) = (h for h in graphopt.inspect(self.graph("v")).hazards if "quant" in h.kind)
+        assert hazard.where == ("h",)
+
+    def test_not_where_a_gradient_reads_what_lies_between(self):
+        assert kinds(self.graph("v", "w", straight_through=True).model) == []
 
 
 @pytest.mark.parametrize(("name", "value"), [("decay", 0.8), ("epsilon", 1e-3)])
