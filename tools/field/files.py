@@ -52,7 +52,7 @@ class File:
     producer: str
     inputs: Callable[[np.random.Generator], Arrays]
     output: str
-    rate: float = 1e-4
+    rate: float = 3e-4
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,14 @@ def fine_tune(file: File, trained: str) -> FineTuned:
         session = graphopt.Session(graph, parameters=values)
         outputs = session.step(labelled)
         gradients = {p.name: session.state[f"mean_grad.{p.name}"] for p in chosen}
-        optimizer = graphopt.RMSProp(chosen, learning_rate=file.rate, decay=0.99, epsilon=1e-16)
+        optimizer = graphopt.RMSProp(
+            chosen,
+            learning_rate=file.rate,
+            decay=0.9,
+            epsilon=1e-12,
+            epsilon_inside_root=False,
+            initial_mean_square=0.0,
+        )
         session = graphopt.Session(_graph(model, file, optimizer), parameters=values)
         losses = [float(session.step(labelled)["loss"]) for _ in range(STEPS)]
     except Exception as error:  # noqa: BLE001 - it is what the table shows
