@@ -30,6 +30,7 @@ _RESULTS = _ROOT / "bench" / "files.json"
 STEPS = 30
 _LAST = 4
 _NOISE = 0.3
+_TRAINED = ("last layers", "all")
 
 Arrays = dict[str, np.ndarray]
 
@@ -320,15 +321,17 @@ def main() -> None:
     """Fine-tune all files, or those whose name has a word that is an argument."""
     warnings.simplefilter("ignore")
     words = sys.argv[1:]
-    found = []
+    known = json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else []
+    found = {(entry["file"], entry["trained"]): entry for entry in known}
     for file in FILES:
-        if words and not any(word in file.path for word in words):
-            continue
-        for trained in ("last layers", "all"):
-            found.append(asdict(fine_tune(file, trained)))
-            print(found[-1], flush=True)
-    if not words:
-        _RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        for trained in _TRAINED:
+            key = (Path(file.path).name, trained)
+            if not words or any(word in file.path for word in words):
+                found[key] = asdict(fine_tune(file, trained))
+                print(found[key], flush=True)
+    order = [(Path(file.path).name, trained) for file in FILES for trained in _TRAINED]
+    text = json.dumps([found[key] for key in order if key in found], indent=1)
+    _RESULTS.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
