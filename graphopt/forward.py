@@ -123,10 +123,19 @@ def _location(tensor: onnx.TensorProto) -> str:
 def with_weights(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     """The model in which the nodes Constant that have these names are initializers.
 
+    So are the running statistics of batch normalization, which training may move.
+
     Args:
         proto: The model, which is left as it is.
         names: Those of trained parameters.
     """
+    statistics = {
+        name
+        for node in proto.graph.node
+        if node.op_type == "BatchNormalization" and not node.domain
+        for name in node.input[3:5]
+    }
+    names = statistics.union(names)
     weights = {
         node.output[0]: attribute.t
         for node in proto.graph.node

@@ -124,6 +124,26 @@ def test_weights_in_nodes_constant():
     assert {view.name for value in graph.carried for view in value.views} >= {"w"}
 
 
+def test_running_statistics_in_nodes_constant_move():
+    forward = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 12]> m (float[N,3] x) => (float[N,2] y) {
+            w = Constant<value = float[3,2] {1, 2, 3, 4, 5, 6}>()
+            s = Constant<value = float[2] {1, 2}>() b = Constant<value = float[2] {0, 1}>()
+            mean = Constant<value = float[2] {0.5, 0}>() var = Constant<value = float[2] {1, 2}>()
+            h = MatMul(x, w) y = BatchNormalization<momentum=0.75>(h, s, b, mean, var)
+        }"""
+    )
+    found = graphopt.parameters(forward)
+    assert [p.name for p in found] == ["w", "s", "b"]
+    session = graphopt.Session(graphopt.training_graph(forward, "mse", graphopt.RMSProp(found)))
+    x = normal(8, 3)
+    session.step({"x": x, "labels": np.zeros((8, 2), "f")})
+    h = x.astype("d") @ np.array([[1, 2], [3, 4], [5, 6]])
+    moved = {"mean": h.mean(0) / 4 + [0.375, 0], "var": h.var(0) / 4 + [0.75, 1.5]}
+    for name, value in moved.items():
+        np.testing.assert_allclose(session.state[name], value, rtol=1e-5)
+
+
 class Legacy(nn.Module):
     def __init__(self):
         super().__init__()

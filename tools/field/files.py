@@ -195,7 +195,7 @@ def fine_tune(file: File, trained: str) -> FineTuned:
     target = _run(model, feeds, file.output)
     labelled = {**feeds, "labels": target}
     try:
-        chosen = graphopt.parameters(model)
+        chosen = _without_norms(model, graphopt.parameters(model))
         if trained == "last layers":
             chosen = _last(model, chosen)
         probe = graphopt.RMSProp(chosen, learning_rate=1e-30, decay=0.0, centered=True)
@@ -245,6 +245,19 @@ def _downloaded(file: File) -> Path:
                 archive.extractall(_FOLDER, [n for n in archive.namelist() if n.endswith(".onnx")])
             wheel.unlink()
     return path
+
+
+def _without_norms(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.Parameters:
+    """Without those of batch normalization, which stays as the file has it."""
+    nodes = read_forward(model).graph.all_nodes()
+    read = {
+        value.name
+        for node in nodes
+        if node.op_type == "BatchNormalization"
+        for value in node.inputs[1:3]
+        if value is not None
+    }
+    return graphopt.Parameters(p for p in parameters if p.name not in read)
 
 
 def _last(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.Parameters:
