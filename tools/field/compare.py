@@ -85,9 +85,10 @@ def compare(network: Network) -> Comparison:
         return Comparison(**facts, seconds=time.perf_counter() - start)
     own, of_torch = (_least(_error, run, double) for run in (ours, single))
     floor = max(of_torch, _ROUNDING)
+    whole = _norm(double.gradients[0])
     ratios = {
-        name: _least(_error_of(name), ours, double)
-        / max(_least(_error_of(name), single, double), floor)
+        name: _least(_error_of(name, whole), ours, double)
+        / max(_least(_error_of(name, whole), single, double), floor)
         for name in trained
     }
     worst = max(ratios, key=lambda name: ratios[name])
@@ -192,11 +193,11 @@ def _error(values: Values, right: Values) -> float:
     return _norm({k: values[k] - v for k, v in right.items()}) / _norm(right)
 
 
-def _error_of(name: str) -> Callable[[Values, Values], float]:
-    """That of one parameter, relative to what its gradient is, or to a rounding of the others."""
+def _error_of(name: str, whole: float) -> Callable[[Values, Values], float]:
+    """That of one parameter, relative to what its gradient is, or to a rounding of the whole."""
 
     def error(values: Values, right: Values) -> float:
-        scale = max(float(np.linalg.norm(right[name])), _ROUNDING * _norm(right))
+        scale = max(float(np.linalg.norm(right[name])), _ROUNDING * whole)
         return float(np.linalg.norm(values[name] - right[name])) / scale
 
     return error
