@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
-from onnx_ir.passes import common as passes
 
 from graphopt.forward import ForwardModel, read_forward
-from graphopt.weights import Weights, tensor_of
+from graphopt.weights import Weights, tensor_of, without_functions
 
 
 @dataclass(frozen=True)
@@ -194,10 +193,8 @@ def parameters(model: ForwardModel) -> Parameters:
     """
     opened = read_forward(model)
     outermost = {value.name for node in opened.graph for value in node.outputs}
-    if opened.functions:
-        opened = opened.clone()
-        passes.InlinePass()(opened)
-    weights = Weights(opened.graph, is_pytorch=opened.producer_name == "pytorch")
+    opened = without_functions(opened)
+    weights = Weights(opened)
     initializers = set(opened.graph.initializers.values())
     found, left_out = Parameters(), Parameters()
     for value, verdict in weights.verdicts().items():

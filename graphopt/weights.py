@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from graphopt.graphs import subgraphs
 from graphopt.marks import FROZEN, TRAINED
@@ -41,26 +42,28 @@ class Verdict:
 
 
 class Weights:
-    """Says which constants of a graph are weights."""
+    """Says which constants of a graph are weights.
+
+    Attributes:
+        graph: The graph.
+    """
 
     def __init__(
         self,
-        graph: ir.Graph,
+        model: ir.Model,
         *,
-        is_pytorch: bool = False,
         learned: Collection[ir.Value] = (),
         within: Callable[[ir.Node], bool] = lambda _: True,
     ) -> None:
-        """Look through a graph.
+        """Look through the graph of a model.
 
         Args:
-            graph: Without functions.
-            is_pytorch: Whether PyTorch has written it, which names what is in a module.
+            model: Functions are not looked into; see `without_functions`.
             learned: Inputs that are weights.
             within: Whether a node belongs to the forward pass; readers elsewhere do not count.
         """
-        self._graph = graph
-        self._is_pytorch = is_pytorch
+        self.graph = graph = model.graph
+        self._is_pytorch = model.producer_name == "pytorch"  # it names what is in a module
         self._within = within
         self._noted = any(key.startswith("pkg.torch.export") for key in graph.metadata_props)
         self._frozen_norms = self._norms_written_out()
@@ -71,7 +74,7 @@ class Weights:
 
     def verdicts(self) -> dict[ir.Value, Verdict]:
         """The verdict on each constant; where there is no weight, numbers of formulas are some."""
-        found = {value: self.of(value) for value in constants(self._graph)}
+        found = {value: self.of(value) for value in constants(self.graph)}
         if any(verdict.is_weight for verdict in found.values()):
             return found
         return {
@@ -138,7 +141,7 @@ class Weights:
     def _norms_written_out(self) -> set[str]:
         """The names of layers with running statistics that no node BatchNormalization has."""
         found = set()
-        for name, value in self._graph.initializers.items():
+        for name, value in self.graph.initializers.items():
             match = _STATISTIC.fullmatch(str(name))
             if match is not None and match[1]:
                 readers = [(use.node, use.idx) for use in value.uses()]
@@ -148,10 +151,10 @@ class Weights:
 
     def _follow(self) -> None:
         """Find what is computed from what is fed, and what a weight has touched."""
-        for value in self._graph.inputs:
+        for value in self.graph.inputs:
             if value not in self._touched and not value.is_initializer():
                 self._data.add(value)
-        for node in self._graph:
+        for node in self.graph:
             operands = [value for value in node.inputs if value is not None]
             is_touched = not self._touched.isdisjoint(operands) or self._reads_weight(node)
             if is_touched or any(subgraphs(node)):
@@ -234,6 +237,15 @@ class Weights:
         if (fixed and others) or not of_module:
             return False, f"{_NUMBER} ({node.op_type}), as far as this tells"
         return True, "it is one number, and the exporter does not tell parameters from constants"
+
+
+def without_functions(model: ir.Model) -> ir.Model:
+    """The model, or a copy in which its functions are written out, if it has any."""
+    if not model.functions:
+        return model
+    model = model.clone()
+    passes.InlinePass()(model)
+    return model
 
 
 def constants(graph: ir.Graph) -> Iterable[ir.Value]:

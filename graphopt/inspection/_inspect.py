@@ -19,7 +19,7 @@ from graphopt.inspection.structure.interface import inputs_of, outputs_of
 from graphopt.inspection.structure.layers import layers
 from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
 from graphopt.inspection.structure.state import overwriting, state_facts
-from graphopt.inspection.structure.untrained import could_be_trained, parameters_of
+from graphopt.inspection.structure.untrained import could_be_trained, parameters_of, weights_of
 from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
 from graphopt.shapes.engine import infer, open_dimensions
@@ -83,11 +83,12 @@ def _inspected(
     sizes = _sizes(reading, batch_size, dims)
     tensors = infer(model, sizes)
     stages = stages_of_nodes(reading)
-    could_be = could_be_trained(reading, stages)
+    weights = weights_of(reading, stages)
+    could_be = could_be_trained(reading, weights, stages)
     overwritable, early = overwriting(reading)
     state = state_facts(reading, overwritable)
     kind = kind_of(reading)
-    parameters = parameters_of(reading, could_be, stages)
+    parameters = parameters_of(reading, weights, could_be)
     names = [parameter.name for parameter in parameters]
     buckets = bucket_facts(reading)
     subject = Subject(

@@ -387,10 +387,6 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """All facts, for `json.dumps`; the keys are the names of the attributes."""
-        return {"version": VERSION} | asdict(
-            replace(self, contents=Contents()), dict_factory=_facts
-        )
-
-
-def _facts(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in entries if key != "contents"}
+        facts = asdict(replace(self, contents=Contents()))
+        del facts["contents"]
+        return {"version": VERSION} | facts

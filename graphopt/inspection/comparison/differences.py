@@ -66,8 +66,8 @@ def diff(before: Inspection, after: Inspection) -> Difference:
         >>> change.part, change.what, change.before, change.after
         ('optimizer', 'momentum', 0.0, 0.9)
     """
-    parts = {part: (facts, _facts(after)[part]) for part, facts in _facts(before).items()}
-    changes = [change for part, (old, new) in parts.items() for change in _changes(part, old, new)]
+    parts, others = _facts(before), _facts(after)
+    changes = [c for part, facts in parts.items() for c in _changes(part, facts, others[part])]
     changes += _values(before.contents.tensors, after.contents.tensors)
     changed = {change.part for change in changes}
     return Difference(tuple(changes), tuple(part for part in parts if part not in changed))

@@ -1,35 +1,60 @@
 """What could be trained: the weights that the forward pass reads."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.stage import Stage
-from graphopt.weights import Weights, constants
+from graphopt.weights import Weights, constants, without_functions
 
 _FORWARD = {"forward", "loss"}
 
 
-def could_be_trained(reading: Reading, stages: Sequence[Stage]) -> tuple[str, ...]:
-    """The constants that are weights of the forward pass, and are not trained.
+def weights_of(reading: Reading, stages: Sequence[Stage]) -> Weights:
+    """What tells which constants are weights of the forward pass.
 
     Args:
         reading: The model.
         stages: The stage of each node.
     """
+    model = reading.file.model
+    if model.functions and set(stages) <= {"forward"}:
+        return Weights(without_functions(model))  # of a size that has been checked
+    graph = model.graph
+    holding = {
+        *(parameter.name for parameter in reading.merged.parameters),
+        *reading.buffers,
+        *(write.input.name for write in reading.carried),
+    }
+    others = {node for node, stage in zip(graph, stages, strict=True) if stage not in _FORWARD}
+    named = (*graph.inputs, *graph.initializers.values())
+    named += tuple(value for node in graph for value in node.outputs)
+    learned = [value for value in named if value.name in holding]
+    return Weights(model, learned=learned, within=lambda node: node not in others)
+
+
+def could_be_trained(
+    reading: Reading, weights: Weights, stages: Sequence[Stage]
+) -> tuple[str, ...]:
+    """The constants that are weights of the forward pass, and are not trained.
+
+    Args:
+        reading: The model.
+        weights: What tells them.
+        stages: The stage of each node.
+    """
     known = {parameter.name for parameter in reading.merged.parameters}
-    holding = {*known, *reading.buffers, *(write.input.name for write in reading.carried)}
-    weights, graph = _weights(reading, stages, holding)
-    read = _read_values(graph, stages) if reading.carried else None
+    read = _read_values(weights.graph, stages) if reading.carried else None
     trains = reading.carried or set(stages) != {"forward"}
     verdicts = (
-        {value: weights.of(value) for value in constants(graph)} if trains else weights.verdicts()
+        {value: weights.of(value) for value in constants(weights.graph)}
+        if trains
+        else weights.verdicts()
     )
     return tuple(
         str(value.name)
@@ -48,63 +73,24 @@ def _read_values(graph: ir.Graph, stages: Sequence[Stage]) -> set[ir.Value | Non
     return {value for node, stage in nodes if stage == "forward" for value in node.inputs}
 
 
-def _weights(
-    reading: Reading, stages: Sequence[Stage], holding: Collection[str]
-) -> tuple[Weights, ir.Graph]:
-    """What tells weights of the forward pass, and the graph that it has looked through."""
-    model = reading.file.model
-    if model.functions and set(stages) <= {"forward"}:
-        model = model.clone()
-        passes.InlinePass()(model)  # of a size that has been checked
-        return Weights(model.graph, is_pytorch=_is_pytorch(model)), model.graph
-    graph = model.graph
-    others = {node for node, stage in zip(graph, stages, strict=True) if stage not in _FORWARD}
-    named = (*graph.inputs, *graph.initializers.values())
-    named += tuple(value for node in graph for value in node.outputs)
-    learned = [value for value in named if value.name in holding]
-    weights = Weights(
-        graph,
-        is_pytorch=_is_pytorch(model),
-        learned=learned,
-        within=lambda node: node not in others,
-    )
-    return weights, graph
-
-
-def _is_pytorch(model: ir.Model) -> bool:
-    return model.producer_name == "pytorch"
-
-
-def operators(reading: Reading, stages: Sequence[Stage]) -> Callable[[str], str | None]:
-    """Tells the operator of which a parameter is the weight in the forward pass, if it is of one.
+def parameters_of(
+    reading: Reading, weights: Weights, could_be: Sequence[str]
+) -> tuple[ParameterFacts, ...]:
+    """The parameters of the optimizer; without one those that have a buffer for gradients.
 
     Args:
         reading: The model.
-        stages: The stage of each node.
+        weights: What tells the operator of which a parameter is the weight in the forward pass.
+        could_be: Those that could be trained, which are taken where there are no such either.
     """
-    weights, graph = _weights(reading, stages, ())
-    named = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    flow, buffers = reading.flow, reading.buffers
+    named = ir.convenience.create_value_mapping(weights.graph, include_subgraphs=False)
 
     def weight_of(name: str) -> str | None:
         values = (named.get(name), named.get(f"{name}/shaped"))
         found = (weights.operator_of(value) for value in values if value is not None)
         return next(filter(None, found), None)
 
-    return weight_of
-
-
-def parameters_of(
-    reading: Reading, could_be: Sequence[str], stages: Sequence[Stage]
-) -> tuple[ParameterFacts, ...]:
-    """The parameters of the optimizer; without one those that have a buffer for gradients.
-
-    Args:
-        reading: The model.
-        could_be: Those that could be trained, which are taken where there are no such either.
-        stages: The stage of each node.
-    """
-    flow, buffers = reading.flow, reading.buffers
-    weight_of = operators(reading, stages)
     return tuple(
         replace(known, op_type=known.op_type or weight_of(known.name))
         for known in reading.merged.parameters

@@ -16,7 +16,7 @@ from graphopt.inspection.reading.rates import schedule_steps
 from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.reading.update import recognised
 from graphopt.inspection.structure.roles import stages_of_nodes
-from graphopt.inspection.structure.untrained import operators
+from graphopt.inspection.structure.untrained import parameters_of, weights_of
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -327,10 +327,10 @@ def test_weights_are_those_of_the_forward_pass():
     opt, model = configured("separate")
     model = without_declarations(model)
     reading = read(model)
-    weight_of = operators(reading, stages_of_nodes(reading))
+    weights = weights_of(reading, stages_of_nodes(reading))
     readers = {node.op_type for node in reading.file.model.graph if node.op_type.startswith("Conv")}
     assert readers == {"Conv", "ConvTranspose"}
-    found = {parameter.name: weight_of(parameter.name) for parameter in opt.params}
+    found = {p.name: p.op_type for p in parameters_of(reading, weights, ())}
     assert found == {parameter.name: parameter.op_type for parameter in opt.params}
 
 
