@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, MutableSequence
 
+import onnx
 import onnx_ir as ir
 
 
@@ -12,6 +13,30 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
             yield from attribute.as_graphs()
+
+
+def proto_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The same of a node in a file."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph in a file, and all graphs in its nodes."""
+    yield graph
+    for node in graph.node:
+        for inner in proto_subgraphs(node):
+            yield from proto_graphs(inner)
+
+
+def proto_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes in a file, and all nodes in their graphs."""
+    for node in nodes:
+        yield node
+        for graph in proto_subgraphs(node):
+            yield from proto_nodes(graph.node)
 
 
 def operands(node: ir.Node) -> Iterator[ir.Value]:

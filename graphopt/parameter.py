@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from graphopt.forward import ForwardModel, read_forward
-from graphopt.weights import Weights, tensor_of, without_functions
+from graphopt.weights import Weights, inlined, tensor_of
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def parameters(model: ForwardModel) -> Parameters:
     """
     opened = read_forward(model)
     outermost = {value.name for node in opened.graph for value in node.outputs}
-    opened = without_functions(opened)
+    opened = inlined(opened)
     weights = Weights(opened)
     initializers = set(opened.graph.initializers.values())
     found, left_out = Parameters(), Parameters()

@@ -58,7 +58,7 @@ class Weights:
         """Look through the graph of a model.
 
         Args:
-            model: Functions are not looked into; see `without_functions`.
+            model: Functions are not looked into; see `inlined`.
             learned: Inputs that are weights.
             within: Whether a node belongs to the forward pass; readers elsewhere do not count.
         """
@@ -239,7 +239,7 @@ class Weights:
         return True, "it is one number, and the exporter does not tell parameters from constants"
 
 
-def without_functions(model: ir.Model) -> ir.Model:
+def inlined(model: ir.Model) -> ir.Model:
     """The model, or a copy in which its functions are written out, if it has any."""
     if not model.functions:
         return model

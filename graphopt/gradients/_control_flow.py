@@ -8,6 +8,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._constants import constant_of, propagate_constants
 from graphopt.graphs import subgraphs
+from graphopt.operators.rewriting import take_place
 
 MOST_NODES = 10_000
 """What the rounds of a loop may become; one of more stays a loop, as does its gradient."""
@@ -53,7 +54,7 @@ def _take_branch(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> b
     outputs = list(branch.outputs)
     branch.outputs.clear()
     _move(branch, node)
-    _replace(node, outputs)
+    take_place(node, outputs)
     return True
 
 
@@ -73,7 +74,7 @@ def _unroll_loop(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> b
     while runs is not None and runs.item() and times < most.item():
         copy = op.copy(body, f"{node.name or node.outputs[0].name}/{times}")
         given = [op.constant(np.array(times)), op.constant(np.array(True)), *states]
-        outputs = _enter(op, copy, given)
+        outputs = _enter(copy, given)
         rounds += _move(copy, node)
         propagate_constants(rounds[-len(body) :], op.opset, trained)
         runs, states = constant_of(outputs[0], trained), outputs[1 : 1 + len(states)]
@@ -86,7 +87,7 @@ def _unroll_loop(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> b
         _remove(rounds)
         return False
     stacked = [_stacked(op, listed, 0) for listed in lists]
-    _replace(node, [_own(op, value, node) for value in [*states, *stacked]])
+    take_place(node, [_own(op, value, node) for value in [*states, *stacked]])
     return True
 
 
@@ -111,7 +112,7 @@ def _unroll_scan(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> b
     lists: list[list[ir.Value]] = [[] for _ in body.outputs[len(states) :]]
     for at in range(times):
         copy = op.copy(body, f"{node.name or node.outputs[0].name}/{at}")
-        outputs = _enter(op, copy, [*states, *(row[at] for row in rows)])
+        outputs = _enter(copy, [*states, *(row[at] for row in rows)])
         _move(copy, node)
         states = outputs[: len(states)]
         for listed, value in zip(lists, outputs[len(states) :], strict=True):
@@ -122,13 +123,12 @@ def _unroll_scan(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> b
         _stacked(op, listed[::-1] if way else listed, axis)
         for listed, axis, way in zip(lists, list_axes, list_ways, strict=True)
     ]
-    _replace(node, [_own(op, value, node) for value in [*states, *stacked]])
+    take_place(node, [_own(op, value, node) for value in [*states, *stacked]])
     return True
 
 
-def _enter(op: GraphBuilder, copy: ir.Graph, given: Sequence[ir.Value | None]) -> list[ir.Value]:
+def _enter(copy: ir.Graph, given: Sequence[ir.Value | None]) -> list[ir.Value]:
     """Let a body read these values; what it gives, each computed in it or read."""
-    del op
     outputs = list(copy.outputs)
     for before, value in zip(copy.inputs, given, strict=True):
         assert value is not None
@@ -164,15 +164,3 @@ def _remove(nodes: Sequence[ir.Node]) -> None:
     for node in reversed(nodes):
         assert node.graph is not None
         node.graph.remove(node, safe=True)
-
-
-def _replace(node: ir.Node, values: Sequence[ir.Value]) -> None:
-    """Let values that nodes compute stand for the outputs of a node, and remove it."""
-    graph = node.graph
-    assert graph is not None
-    for old, value in zip(node.outputs, values, strict=True):
-        if old.is_graph_output():
-            value.type, value.shape = old.type or value.type, old.shape or value.shape
-        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-        old.name, value.name = value.name, old.name
-    graph.remove(node, safe=True)

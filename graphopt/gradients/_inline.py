@@ -1,6 +1,6 @@
 """Operators that ONNX itself defines by simpler ones."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import onnx
@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 
 from graphopt.forward import to_ir
 from graphopt.gradients._opset import opset_of
+from graphopt.graphs import proto_nodes
 from graphopt.operators.path import nodes_between
 from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import MAX_OPSET
@@ -39,7 +40,7 @@ def inline_schema_functions(
     opset = opset_of(proto)
     defined = {
         node.op_type
-        for node in _all_nodes(proto.graph.node)
+        for node in proto_nodes(proto.graph.node)
         if not node.domain and node.op_type not in known and _versions(node.op_type, opset)
     }
     if not defined:
@@ -82,14 +83,6 @@ def wanted_nodes(
     sources = [value for value in given if value.name in trained]
     targets = [v for v in graph.outputs if outputs is None or v.name in outputs]
     return nodes_between(graph, sources, targets)
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _all_nodes(graph.node)
 
 
 def _exists(op_type: str, opset: int) -> bool:

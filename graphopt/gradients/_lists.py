@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.graphs import subgraphs
+from graphopt.operators.rewriting import take_place
 from graphopt.shapes.values import UNNAMED
 
 
@@ -123,9 +124,4 @@ def _join(op: GraphBuilder, node: ir.Node, listed: ir.Value, tensor: ir.Value) -
             before = op.Shape(moved, start=0, end=axis)
             behind = op.Shape(moved, start=axis + 2)
             moved = op.Reshape(moved, op.Concat(before, [-1], behind, axis=0))
-    old = node.outputs[0]
-    if old.is_graph_output():
-        moved.type, moved.shape = old.type, old.shape
-    ir.convenience.replace_all_uses_with(old, moved, replace_graph_outputs=True)
-    old.name, moved.name = moved.name, old.name
-    node.graph.remove(node, safe=True)
+    take_place(node, [moved])

@@ -25,12 +25,14 @@
 What else has changed the converter handles, or it is only types and documentation.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
+
+from graphopt.graphs import proto_graphs, proto_nodes
 
 Nodes = Sequence[onnx.NodeProto]
 Rewrite = Callable[["OldOperators", onnx.NodeProto], Nodes]
@@ -62,7 +64,7 @@ class OldOperators:
         Raises:
             ValueError: A node cannot be told in newer operators.
         """
-        for graph in _graphs(self.proto.graph):
+        for graph in proto_graphs(self.proto.graph):
             self._names.update(name for node in graph.node for name in node.output)
             self._names.update(tensor.name for tensor in graph.initializer)
         self.tensors = _constants(self.proto)
@@ -86,7 +88,7 @@ class OldOperators:
             ValueError: A node does both.
         """
         tensors = _constants(proto)
-        for node in (node for graph in _graphs(proto.graph) for node in graph.node):
+        for node in proto_nodes(proto.graph.node):
             if node.op_type != "Resize" or node.domain:
                 continue
             known = tensors.get(node.input[1])
@@ -98,7 +100,7 @@ class OldOperators:
 
     def complete(self, converted: onnx.ModelProto) -> onnx.ModelProto:
         """What the converter has lost, or cannot know; it keeps the names of values."""
-        for graph in _graphs(converted.graph):
+        for graph in proto_graphs(converted.graph):
             for node in graph.node:
                 name = node.output[0] if node.output else ""
                 if node.op_type == "Resize" and name in self._samples:
@@ -114,7 +116,7 @@ class OldOperators:
         return converted
 
     def _rewrite(self, rewrites: Mapping[str, Rewrite]) -> None:
-        for graph in _graphs(self.proto.graph):
+        for graph in proto_graphs(self.proto.graph):
             nodes: list[onnx.NodeProto] = []
             for node in graph.node:
                 if self.opset < 6:
@@ -178,7 +180,7 @@ class OldOperators:
         Raises:
             ValueError: Another one is read.
         """
-        read = {name for graph in _graphs(self.proto.graph) for n in graph.node for name in n.input}
+        read = {name for node in proto_nodes(self.proto.graph.node) for name in node.input}
         read.update(value.name for value in self.proto.graph.output)
         if others := [name for name in node.output[outputs:] if name in read]:
             raise self.error(node, f"it is in training mode, and its output '{others[0]}' is read")
@@ -201,19 +203,10 @@ class OldOperators:
         return name
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and those in its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _graphs(body)
-
-
 def _constants(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Initializers and constants, by name."""
     found: dict[str, onnx.TensorProto] = {}
-    for graph in _graphs(proto.graph):
+    for graph in proto_graphs(proto.graph):
         found |= {tensor.name: tensor for tensor in graph.initializer}
         found |= {
             node.output[0]: node.attribute[0].t

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.gradients._constants import constant_of
 from graphopt.graphs import subgraphs
+from graphopt.operators.rewriting import take_place
 
 _Tensors = list[ir.Value]
 
@@ -182,16 +183,11 @@ class _Sequences:
         return np.array(parts, np.int64), len(parts)
 
     def _replace(self, node: ir.Node, value: ir.Value) -> None:
-        old, graph = node.outputs[0], node.graph
-        assert graph is not None
-        if old.is_graph_output():
-            value.type, value.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        old = node.outputs[0]
+        take_place(node, [value])
         for tensors in self._tensors.values():
             if tensors is not None:
                 tensors[:] = [value if tensor is old else tensor for tensor in tensors]
-        old.name, value.name = value.name, old.name
-        graph.remove(node, safe=True)
 
 
 def _is_static(value: ir.Value) -> bool:

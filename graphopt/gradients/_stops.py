@@ -4,11 +4,12 @@ ONNX's converter drops the metadata of nodes and keeps what documents them, so m
 """
 
 import re
-from collections.abc import Iterator, MutableSequence
+from collections.abc import MutableSequence
 
 import onnx
 import onnx_ir as ir
 
+from graphopt.graphs import proto_nodes, proto_subgraphs
 from graphopt.marks import STOP_GRADIENT
 
 FX_NODE = "pkg.torch.onnx.fx_node"
@@ -24,8 +25,8 @@ def note_stops(proto: onnx.ModelProto) -> None:
         proto: A forward model, changed in place.
     """
     names = _Names(proto)
-    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
-        _note(nodes, names)
+    for body in _outermost(proto):
+        _note(body.node, names)
 
 
 def mark_stops(graph: ir.Graph) -> None:
@@ -40,8 +41,8 @@ class _Names:
     """Names that a model does not use."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
-        bodies = (proto.graph.node, *(function.node for function in proto.functions))
-        self._used = {name for nodes in bodies for name in _outputs(nodes)}
+        nodes = (node for body in _outermost(proto) for node in proto_nodes(body.node))
+        self._used = {name for node in nodes for name in node.output}
         self._used.update(value.name for value in (*proto.graph.input, *proto.graph.initializer))
 
     def fresh(self, name: str) -> str:
@@ -52,24 +53,15 @@ class _Names:
         return fresh
 
 
-def _outputs(nodes: MutableSequence[onnx.NodeProto]) -> Iterator[str]:
-    for node in nodes:
-        yield from node.output
-        for inner in _bodies(node):
-            yield from _outputs(inner)
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[MutableSequence[onnx.NodeProto]]:
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            yield graph.node
+def _outermost(proto: onnx.ModelProto) -> tuple[onnx.GraphProto | onnx.FunctionProto, ...]:
+    return (proto.graph, *proto.functions)
 
 
 def _note(nodes: MutableSequence[onnx.NodeProto], names: _Names) -> None:
     noted = []
     for node in nodes:
-        for inner in _bodies(node):
-            _note(inner, names)
+        for inner in proto_subgraphs(node):
+            _note(inner.node, names)
         noted.append(node)
         reason = _reason(node)
         if reason is None:

@@ -65,6 +65,21 @@ def replace(op: GraphBuilder, node: ir.Node, *values: ir.Value) -> None:
         value.name = name
 
 
+def take_place(node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Let values of the node's graph be its outputs, and remove it; they keep their own shapes.
+
+    Only outputs of a graph have the types and shapes that were declared.
+    """
+    graph = node.graph
+    assert graph is not None
+    for old, value in zip(node.outputs, values, strict=True):
+        if old.is_graph_output():
+            value.type, value.shape = old.type or value.type, old.shape or value.shape
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        old.name, value.name = value.name, old.name
+    graph.remove(node, safe=True)
+
+
 def stand_for(result: ir.Value, source: ir.Value) -> None:
     """Let a copy of a value have the name and the readers of a result, which nothing reads then."""
     node = result.producer()

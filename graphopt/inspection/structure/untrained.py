@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.stage import Stage
-from graphopt.weights import Weights, constants, without_functions
+from graphopt.weights import Weights, constants, inlined
 
 _FORWARD = {"forward", "loss"}
 
@@ -24,7 +24,7 @@ def weights_of(reading: Reading, stages: Sequence[Stage]) -> Weights:
     """
     model = reading.file.model
     if model.functions and set(stages) <= {"forward"}:
-        return Weights(without_functions(model))  # of a size that has been checked
+        return Weights(inlined(model))  # of a size that has been checked
     graph = model.graph
     holding = {
         *(parameter.name for parameter in reading.merged.parameters),

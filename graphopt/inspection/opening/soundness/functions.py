@@ -5,7 +5,8 @@ from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-from graphopt.inspection.opening.soundness.nodes import MOST_NODES, Place, describe, subgraphs
+from graphopt.graphs import proto_subgraphs
+from graphopt.inspection.opening.soundness.nodes import MOST_NODES, Place, describe
 from graphopt.inspection.words import shown
 
 _Name = tuple[str, str]
@@ -98,7 +99,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         if node.attribute:
-            for graph in subgraphs(node):
+            for graph in proto_subgraphs(node):
                 yield from _nodes(graph.node)
 
 

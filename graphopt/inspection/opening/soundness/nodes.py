@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto
 
+from graphopt.graphs import proto_subgraphs
 from graphopt.inspection.opening.soundness.control_flow import check_control_flow
 from graphopt.inspection.opening.soundness.names import check_name
 from graphopt.inspection.opening.soundness.tensors import check_dimensions, check_tensor, check_type
@@ -81,14 +82,6 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
                 waiting += inner(node, place)
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of a loop, or the branches of a condition."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def outermost(model: onnx.ModelProto) -> Iterator[Place]:
     """The graphs and function bodies that are in no node."""
     yield Place(model.graph, "the graph")
@@ -102,7 +95,7 @@ def outermost(model: onnx.ModelProto) -> Iterator[Place]:
 
 def inner(node: onnx.NodeProto, place: Place) -> Iterator[Place]:
     """The graphs in a node of a graph."""
-    for graph in subgraphs(node):
+    for graph in proto_subgraphs(node):
         yield Place(graph, f"a graph in {describe(node)}", place.depth + 1, place.function)
 
 
