@@ -6,6 +6,7 @@ from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._prepare import prepare
+from graphopt.gradients._sequences import write_tensors
 from graphopt.gradients._straight_through import check_rounding, with_straight_through
 from graphopt.operators.rewriting import RunningStatistic
 
@@ -20,4 +21,5 @@ __all__ = [
     "initializers_to_inputs",
     "prepare",
     "with_straight_through",
+    "write_tensors",
 ]

@@ -66,15 +66,15 @@ def replace(op: GraphBuilder, node: ir.Node, *values: ir.Value) -> None:
 
 
 def take_place(node: ir.Node, values: Sequence[ir.Value]) -> None:
-    """Let values of the node's graph be its outputs, and remove it; they keep their own shapes.
+    """Let values of the node's graph be its outputs, and remove it.
 
-    Only outputs of a graph have the types and shapes that were declared.
+    What is known of their own types and shapes counts; of an output of the graph, what is declared.
     """
     graph = node.graph
     assert graph is not None
     for old, value in zip(node.outputs, values, strict=True):
-        if old.is_graph_output():
-            value.type, value.shape = old.type or value.type, old.shape or value.shape
+        first, second = (old, value) if old.is_graph_output() else (value, old)
+        value.type, value.shape = first.type or second.type, first.shape or second.shape
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
         old.name, value.name = value.name, old.name
     graph.remove(node, safe=True)
