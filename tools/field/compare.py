@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import graphopt
+from tools.field.gradients import Values, gradients, probe
 from tools.field.networks import BATCH, Network, networks, without_dropout
 
 STEPS = 5
@@ -24,8 +25,6 @@ _RATE = 1e-3
 _DECAY = 0.99
 _EPSILON = 1e-3  # as recipes for networks of images have it
 _ROUNDING = 2.0**-24  # no error of PyTorch's is taken to be smaller than a rounding
-
-Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class Comparison:
         worst: The parameter whose error is largest against PyTorch's, and that ratio.
         steps: The error of what five steps have moved, and that of PyTorch in float32.
         loss: The largest relative difference of the five losses from those in float64.
-        dynamic: Whether the graph was exported with one batch size and trained with another.
         seconds: What it took.
     """
 
@@ -59,7 +57,6 @@ class Comparison:
     worst: tuple[str, float] | None = None
     steps: tuple[float, float] | None = None
     loss: float | None = None
-    dynamic: bool = False
     seconds: float = 0.0
 
 
@@ -69,20 +66,19 @@ def compare(network: Network) -> Comparison:
     torch.manual_seed(0)
     module = without_dropout(network.make()).train()
     batches = [_batch(module, network) for _ in range(STEPS)]
-    facts: dict[str, Any] = {"package": network.package, "name": network.name}
+    named = Comparison(network.package, network.name)
     names = [f"x{i}" for i in range(len(batches[0][0]))]
     try:
         model = graphopt.torch.export(module, network.inputs(BATCH - 1), input_names=names)
         ours = _onnx(model, names, batches)
-        facts["dynamic"] = True
     except Exception as error:  # noqa: BLE001 - it is what the table shows
-        facts["refused"] = f"{type(error).__name__}: {error}"
-        return Comparison(**facts, seconds=time.perf_counter() - start)
+        refused = f"{type(error).__name__}: {error}"
+        return replace(named, refused=refused, seconds=time.perf_counter() - start)
     single, double = (_torch(module, batches, dtype) for dtype in (torch.float32, torch.float64))
     trained = double.gradients[0].keys()
     if missing := trained ^ ours.gradients[0].keys():
-        facts["refused"] = f"WRONG: trained in one of the two only: {sorted(missing)}"
-        return Comparison(**facts, seconds=time.perf_counter() - start)
+        refused = f"WRONG: trained in one of the two only: {sorted(missing)}"
+        return replace(named, refused=refused, seconds=time.perf_counter() - start)
     own, of_torch = (_least(_error, run, double) for run in (ours, single))
     floor = max(of_torch, _ROUNDING)
     whole = _norm(double.gradients[0])
@@ -92,8 +88,8 @@ def compare(network: Network) -> Comparison:
         for name in trained
     }
     worst = max(ratios, key=lambda name: ratios[name])
-    return Comparison(
-        **facts,
+    return replace(
+        named,
         parameters=len(trained),
         elements=sum(value.size for value in ours.gradients[0].values()),
         gradient=own / floor,
@@ -127,14 +123,9 @@ def _onnx(model: Any, names: list[str], batches: Any) -> _Run:
         {**{n: x.numpy() for n, x in zip(names, inputs, strict=True)}, "labels": labels.numpy()}
         for inputs, labels in batches
     ]
-    # Without decay, the mean of the gradients is the last one.
-    probe = graphopt.RMSProp(parameters, learning_rate=1e-30, decay=0.0, centered=True)
-    session = graphopt.Session(graphopt.training_graph(model, "cross_entropy", probe))
-    gradients = []
-    for feed in feeds:
-        session.step(feed)
-        state = session.state
-        gradients.append({p.name: state[f"mean_grad.{p.name}"] for p in parameters})
+    probing = graphopt.training_graph(model, "cross_entropy", probe(parameters))
+    session = graphopt.Session(probing)
+    found = [gradients(session, feed)[1] for feed in feeds]
     optimizer = graphopt.RMSProp(
         parameters,
         learning_rate=_RATE,
@@ -149,7 +140,7 @@ def _onnx(model: Any, names: list[str], batches: Any) -> _Run:
     losses = [float(session.step(feed)["loss"]) for feed in feeds]
     after = session.state
     return _Run(
-        gradients, {p.name: after[p.name].astype("d") - before[p.name] for p in parameters}, losses
+        found, {p.name: after[p.name].astype("d") - before[p.name] for p in parameters}, losses
     )
 
 

@@ -23,6 +23,8 @@ from onnx import numpy_helper
 import graphopt
 from graphopt.forward import read_forward
 from graphopt.graph import TrainingGraph
+from graphopt.graphs import proto_graphs
+from tools.field.gradients import Values, gradients, probe
 
 _ROOT = Path(__file__).parents[2]
 _FOLDER = _ROOT / "build" / "field"
@@ -31,8 +33,6 @@ STEPS = 30
 _LAST = 4
 _NOISE = 0.3
 _TRAINED = ("last layers", "all")
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class File:
     package: str
     path: str
     producer: str
-    inputs: Callable[[np.random.Generator], Arrays]
+    inputs: Callable[[np.random.Generator], Values]
     output: str
     rate: float = 3e-4
 
@@ -88,11 +88,11 @@ class FineTuned:
     seconds: float = 0.0
 
 
-def _floats(**shapes: tuple[int, ...]) -> Callable[[np.random.Generator], Arrays]:
+def _floats(**shapes: tuple[int, ...]) -> Callable[[np.random.Generator], Values]:
     return lambda rng: {k: rng.standard_normal(v, np.float32) for k, v in shapes.items()}
 
 
-def _silero(rng: np.random.Generator) -> Arrays:
+def _silero(rng: np.random.Generator) -> Values:
     return {
         "input": 0.1 * rng.standard_normal((2, 576), np.float32),
         "state": np.zeros((2, 2, 128), np.float32),
@@ -198,13 +198,11 @@ def fine_tune(file: File, trained: str) -> FineTuned:
         chosen = _without_norms(model, graphopt.parameters(model))
         if trained == "last layers":
             chosen = _last(model, chosen)
-        probe = graphopt.RMSProp(chosen, learning_rate=1e-30, decay=0.0, centered=True)
-        graph = _graph(model, file, probe)
+        graph = _graph(model, file, probe(chosen))
         state = graphopt.Session(graph).state
         values = {p.name: _disturbed(state[p.name], rng) for p in chosen}
         session = graphopt.Session(graph, parameters=values)
-        outputs = session.step(labelled)
-        gradients = {p.name: session.state[f"mean_grad.{p.name}"] for p in chosen}
+        outputs, found = gradients(session, labelled)
         optimizer = graphopt.RMSProp(
             chosen,
             learning_rate=file.rate,
@@ -223,7 +221,7 @@ def fine_tune(file: File, trained: str) -> FineTuned:
         named,
         parameters=len(chosen),
         forward=float(abs(outputs[file.output] - started).max() / abs(started).max()),
-        derivative=_derivative(model, values, gradients, feeds, target, file.output),
+        derivative=_derivative(model, values, found, feeds, target, file.output),
         before=losses[0],
         after=losses[-1],
         seconds=time.perf_counter() - start,
@@ -276,27 +274,21 @@ def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(value + _NOISE * noise, value.dtype)
 
 
-def _with(model: onnx.ModelProto, values: Arrays) -> onnx.ModelProto:
+def _with(model: onnx.ModelProto, values: Values) -> onnx.ModelProto:
     """The file with other weights, which are initializers or constants, also in branches."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    _replace(changed.graph, values)
+    for graph in proto_graphs(changed.graph):
+        for tensor in graph.initializer:
+            if tensor.name in values:
+                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+        for node in graph.node:
+            if node.op_type == "Constant" and node.output[0] in values:
+                node.attribute[0].t.CopyFrom(numpy_helper.from_array(values[node.output[0]]))
     return changed
 
 
-def _replace(graph: onnx.GraphProto, values: Arrays) -> None:
-    for tensor in graph.initializer:
-        if tensor.name in values:
-            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _replace(attribute.g, values)
-            if node.op_type == "Constant" and node.output[0] in values:
-                attribute.t.CopyFrom(numpy_helper.from_array(values[node.output[0]]))
-
-
-def _run(model: onnx.ModelProto, feeds: Arrays, output: str) -> np.ndarray:
+def _run(model: onnx.ModelProto, feeds: Values, output: str) -> np.ndarray:
     """The output of a file, as nothing has optimized it."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -309,9 +301,9 @@ def _run(model: onnx.ModelProto, feeds: Arrays, output: str) -> np.ndarray:
 
 def _derivative(
     model: onnx.ModelProto,
-    values: Arrays,
-    gradients: Arrays,
-    feeds: Arrays,
+    values: Values,
+    gradients: Values,
+    feeds: Values,
     target: np.ndarray,
     output: str,
 ) -> float:
