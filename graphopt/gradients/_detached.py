@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphopt.forward import to_ir
 from graphopt.gradients._stops import DETACH, FX_NODE
 from graphopt.graphs import operands
-from graphopt.operators import carries_gradient
+from graphopt.operators.path import depending
 from graphopt.operators.rewriting import describe
 
 _CALL = re.compile(r"%(\w+) : .*?= call_function\[(.*)", re.DOTALL)
@@ -37,12 +37,10 @@ def lost_detach(proto: onnx.ModelProto, trained: Collection[str], given: Mapping
     graph = to_ir(proto).graph
     constants = {str(name) for name in graph.initializers if name not in trained}
     names = {name: placeholder for placeholder, name in given.items()}
-    depends = {value for value in graph.initializers.values() if value.name in trained}
+    depends = depending(graph, (v for v in graph.initializers.values() if v.name in trained))
     kept = {*given, *constants}
     readers: defaultdict[str, list[ir.Node]] = defaultdict(list)
     for node in graph:
-        if carries_gradient(node) and not depends.isdisjoint(operands(node)):
-            depends.update(node.outputs)
         if call := _CALL.search(node.metadata_props.get(FX_NODE, "")):
             names.update((str(value.name), call[1]) for value in node.outputs)
             readers[call[2]].append(node)
