@@ -33,6 +33,8 @@ def propagate_constants(nodes: Iterable[ir.Node], opset: int, trained: Collectio
         if node.outputs[0].const_value is not None:
             continue
         result = _static_shape(node)
+        if result is None:
+            result = _cast(node, trained)
         if result is None and _is_evaluated(node, trained):
             result = _evaluate(node, opset)
         if result is not None and result.size <= _MAX_ELEMENTS:
@@ -61,6 +63,16 @@ def _static_shape(node: ir.Node) -> np.ndarray | None:
     if len(known) < len(sizes):
         return None
     return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
+
+
+def _cast(node: ir.Node, trained: Collection[str]) -> np.ndarray | None:
+    """What a CastLike computes, where it is known from what and to which dtype."""
+    if node.op_type != "CastLike":
+        return None
+    known, like = constant_of(node.inputs[0], trained), node.inputs[1]
+    if known is None or known.size > _MAX_ELEMENTS or like is None or like.dtype is None:
+        return None
+    return known.astype(like.dtype.numpy())
 
 
 def _is_evaluated(node: ir.Node, trained: Collection[str]) -> bool:

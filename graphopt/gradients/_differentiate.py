@@ -14,7 +14,7 @@ from onnx_ir.passes import common as passes
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
-from graphopt.gradients._steep import steep_values
+from graphopt.gradients._steep import selected_infinities, steep_values
 from graphopt.graphs import captured
 from graphopt.operators import NoGradient, of
 from graphopt.operators.backward import Backward
@@ -91,6 +91,7 @@ def _backward(
     for value, seed in seeds.items():
         contributions[value].append(seed)
     gradients: dict[ir.Value, ir.Value] = {}
+    infinite = selected_infinities(path.graph, path.nodes, path.values)
 
     def gradient(value: ir.Value) -> ir.Value | None:
         if value not in gradients and contributions[value]:
@@ -125,6 +126,7 @@ def _backward(
                 provider,
                 inner,
                 is_steep=is_steep,
+                infinite=infinite.get(node, ()),
                 trained=path.values,
             )
             outgoing = list(_gradients(backward))
@@ -152,7 +154,10 @@ def _gradients(backward: Backward) -> Iterator[ir.Value | NoGradient | None]:
     result = rule(backward)
     gradients = [result] if isinstance(result, ir.Value) else result or ()
     for index, gradient in enumerate(gradients):
-        is_wide = index in operator.broadcasts and index not in backward.summed_inputs
+        is_summed = index in backward.summed_inputs
+        if operator.is_elementwise and isinstance(gradient, ir.Value) and not is_summed:
+            gradient = backward.where_it_counts(gradient)  # noqa: PLW2901
+        is_wide = index in operator.broadcasts and not is_summed
         if is_wide and isinstance(gradient, ir.Value):
             yield backward.unbroadcast(gradient, backward.input(index))
         else:

@@ -19,13 +19,13 @@ function("Softplus", gradient=lambda b: b.op.Mul(b.dy, b.op.Sigmoid(b.x)))
 function("Tanh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y))))
 
 
-@function("Relu")
+@function("Relu", selects=True)
 def relu(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.masked(b.dy, b.op.Greater(b.y, 0.0))
 
 
-@function("ThresholdedRelu")
+@function("ThresholdedRelu", selects=True)
 def thresholded_relu(b: Backward) -> ir.Value:
     """0 at the threshold."""
     alpha = b.node.attributes.get_float("alpha", 1.0)

@@ -15,27 +15,28 @@ from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements, indexing
 
 arithmetic = partial(operator, broadcasts=ALL, flops=joining, shape=elements.joined)
+linear = partial(arithmetic, flat_at_infinity=False)
 
 
-@arithmetic("Add", spreads=True, is_commutative=True, writes_in_step=True)
-@arithmetic("Sum", spreads=True, is_commutative=True)
+@linear("Add", spreads=True, is_commutative=True, writes_in_step=True)
+@linear("Sum", spreads=True, is_commutative=True)
 def add(b: Backward) -> Sequence[ir.Value]:
     return [b.dy] * len(b.inputs)
 
 
-@arithmetic("Sub", spreads=True, writes_in_step=True)
+@linear("Sub", spreads=True, writes_in_step=True)
 def sub(b: Backward) -> Iterator[ir.Value]:
     yield b.dy
     yield b.op.Neg(b.summed(b.dy, 1))
 
 
-@arithmetic("Mul", spreads=True, is_commutative=True, writes_in_step=True)
+@linear("Mul", spreads=True, is_commutative=True, writes_in_step=True)
 def mul(b: Backward) -> Iterator[ir.Value]:
     yield b.op.Mul(b.dy, b.input(1))
     yield b.op.Mul(b.dy, b.input(0))
 
 
-@arithmetic("Div", spreads=True, steep=(1,), writes_in_step=True)
+@arithmetic("Div", spreads=True, steep=(1,), pole=1, writes_in_step=True)
 def div(b: Backward) -> Iterator[ir.Value]:
     quotient = b.op.Div(b.dy, b.input(1))
     yield quotient
@@ -69,7 +70,7 @@ def _steep_power(node: ir.Node, values: Collection[ir.Value]) -> Collection[int]
     return (0, 1)
 
 
-@arithmetic("Pow", steep=_steep_power)
+@arithmetic("Pow", steep=_steep_power, pole=0, flat_at_infinity=False)
 def pow_(b: Backward) -> Iterator[ir.Value]:
     """dx = dy e x^(e - 1), 0 where e is 0; de = dy y log(x), 0 where x is 0 and e is not below."""
     op, dy, x, exponent = b.op, b.dy, b.input(0), b.input(1)
@@ -109,12 +110,12 @@ def _constant_power(b: Backward, e: float) -> ir.Value:
     return op.Mul(op.Mul(dy, e), power)
 
 
-@arithmetic("Mean", flops=partial(joining, more=1))
+@linear("Mean", flops=partial(joining, more=1))
 def mean(b: Backward) -> Sequence[ir.Value]:
     return [b.op.Div(b.dy, float(len(b.inputs)))] * len(b.inputs)
 
 
-@arithmetic("Max", "Min", is_commutative=True, writes_in_step=True)
+@arithmetic("Max", "Min", selects=True, is_commutative=True, writes_in_step=True)
 def extremum(b: Backward) -> Iterable[ir.Value]:
     """The operands that are equal to the result share its gradient."""
     if len(b.inputs) == 1:
@@ -127,6 +128,7 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
 
 @operator(
     "Clip",
+    selects=True,
     broadcasts=(1, 2),
     settings=(1, 2),
     flops=elementwise,
@@ -157,7 +159,7 @@ def clip(b: Backward) -> Sequence[ir.Value | None]:
     return [b.masked(dy, condition), d_low, d_high]
 
 
-@arithmetic("Where", flops=0, shape=elements.where, writes_in_step=True)
+@arithmetic("Where", selects=True, flops=0, shape=elements.where, writes_in_step=True)
 def where(b: Backward) -> Iterator[ir.Value | None]:
     """Exactly 0 where the other one was chosen, whatever comes from there."""
     yield None

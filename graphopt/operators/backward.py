@@ -32,6 +32,8 @@ class Backward:
         is_steep: Whether the gradients of its outputs may be infinite, or not a number. Then 0
             times such a gradient is not 0, and a rule must not mask it by a product.
         differentiate: Differentiates a graph in the node.
+        infinite: Of its inputs and outputs, those at which its slope may be infinite, or not a
+            number, where nothing counts but what a later node selects.
         trained: The values of the graph that depend on a parameter.
         summed_inputs: Those whose gradient the rule has summed itself, by `summed`.
     """
@@ -46,6 +48,7 @@ class Backward:
         differentiate: Inner,
         *,
         is_steep: bool = False,
+        infinite: Collection[ir.Value] = (),
         trained: Collection[ir.Value] = frozenset(),
     ) -> None:
         self.op = op
@@ -55,6 +58,7 @@ class Backward:
         self.provider = provider
         self.differentiate = differentiate
         self.is_steep = is_steep
+        self.infinite = infinite
         self.trained = trained
         self.summed_inputs: set[int] = set()
         self._gradients = tuple(gradients)
@@ -217,6 +221,29 @@ class Backward:
             self.op.Where(self.op.Equal(weights, 0.0), 0.0, product) if self.is_steep else product
         )
 
+    def where_it_counts(self, gradient: ir.Value) -> ir.Value:
+        """A gradient of the shape of dy, and 0 where dy is 0, whatever the slope is there.
+
+        That is done for the rule of an elementwise operator. It costs a node where a later node
+        may select something else than a result that is infinite, or whose slope is.
+        """
+        if not self._reads_infinite(gradient):
+            return gradient
+        return self.op.Where(self.op.Equal(self.dy, 0.0), 0.0, gradient)
+
+    def _reads_infinite(self, gradient: ir.Value) -> bool:
+        """Whether a gradient was computed from dy and what may be infinite."""
+        seen, left = {self.dy} if self.infinite else set(), [gradient]
+        while left and self.infinite:
+            value = left.pop()
+            if value in self.infinite:
+                return True
+            producer = value.producer()
+            if value not in seen and producer is not None:
+                left.extend(read for read in producer.inputs if read is not None)
+            seen.add(value)
+        return False
+
     def zeros(self, shape: Operand, dtype: ir.DataType | None) -> ir.Value:
         """Zeros of a shape and a dtype."""
         array = np.zeros(1, (dtype or ir.DataType.FLOAT).numpy())
@@ -235,7 +262,7 @@ class Backward:
         That is done for the rule, unless what comes after the sum is less work than before it.
         """
         self.summed_inputs.add(index)
-        return self.unbroadcast(gradient, self.input(index))
+        return self.unbroadcast(self.where_it_counts(gradient), self.input(index))
 
     def unbroadcast(
         self, gradient: ir.Value, operand: ir.Value, wide: Sequence[Dim] | None = None

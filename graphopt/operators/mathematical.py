@@ -1,22 +1,39 @@
 """Functions of one number."""
 
 import math
+from collections.abc import Collection
 from functools import partial
 
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
 from graphopt.operators._roots import nonzero_root
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise
 from graphopt.operators.record import operator
+from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements
 
 function = partial(operator, flops=elementwise, shape=elements.joined)
 
-function("Abs", gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
-function("Neg", gradient=lambda b: b.op.Neg(b.dy))
+function("Abs", flat_at_infinity=False, gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
+function("Neg", flat_at_infinity=False, gradient=lambda b: b.op.Neg(b.dy))
 function("Exp", gradient=lambda b: b.op.Mul(b.dy, b.y))
-function("Log", steep=(0,), gradient=lambda b: b.op.Div(b.dy, b.x))
+
+
+def rewrite_log(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Write that of a Sigmoid as -softplus(-x), which is finite where the Sigmoid is 0."""
+    del trained
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if producer is not None and producer.op_type == "Sigmoid" and not producer.domain:
+        replace(op, node, op.Neg(op.Softplus(op.Neg(producer.inputs[0]))))
+
+
+@function("Log", steep=(0,), pole=0, rewrite=rewrite_log)
+def log(b: Backward) -> ir.Value:
+    """Infinite at 0."""
+    return b.op.Div(b.dy, b.x)
+
 
 function("Sin", gradient=lambda b: b.op.Mul(b.dy, b.op.Cos(b.x)))
 function("Cos", gradient=lambda b: b.op.Neg(b.op.Mul(b.dy, b.op.Sin(b.x))))
@@ -25,7 +42,7 @@ function("Sinh", gradient=lambda b: b.op.Mul(b.dy, b.op.Cosh(b.x)))
 function("Cosh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sinh(b.x)))
 
 
-@function("Sqrt", steep=(0,))
+@function("Sqrt", steep=(0,), pole=0)
 def sqrt(b: Backward) -> ir.Value:
     """Infinite at 0; but 0 at 0 of a sum of squares, as with torch.linalg.norm and torch.std."""
     return b.op.Div(b.op.Mul(b.dy, 0.5), nonzero_root(b))
@@ -66,6 +83,6 @@ def erf(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Exp(exponent))
 
 
-@function("Reciprocal", steep=(0,))
+@function("Reciprocal", steep=(0,), pole=0)
 def reciprocal(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))

@@ -15,6 +15,7 @@ class Path:
     """The part of a graph that lies between sources and what is computed from them.
 
     Attributes:
+        graph: The graph that it is a part of.
         nodes: Its nodes, in the order of the graph.
         values: Its values: they depend on a source, and a target depends on them.
     """
@@ -23,7 +24,7 @@ class Path:
         self, graph: ir.Graph, sources: Iterable[ir.Value], targets: Iterable[ir.Value]
     ) -> None:
         """The part that lies between ``sources`` and ``targets``."""
-        self._sources = list(sources)
+        self.graph, self._sources = graph, list(sources)
         depends = depending(graph, self._sources)
         self.nodes: list[ir.Node] = []
         wanted = depends.intersection(targets)
@@ -70,9 +71,15 @@ def depending(graph: ir.Graph, sources: Iterable[ir.Value]) -> set[ir.Value]:
     """The values of a graph through which a small change of a source goes on, with the sources."""
     depends = set(sources)
     for node in graph:
-        if carries_gradient(node) and not depends.isdisjoint(operands(node)):
+        if carries_gradient(node) and not depends.isdisjoint(_elements(node)):
             depends.update(value for value in node.outputs if _is_differentiable(value))
     return depends
+
+
+def _elements(node: ir.Node) -> Iterable[ir.Value | None]:
+    """What a node reads for more than its shape or its dtype."""
+    count = of(node).elements
+    return operands(node) if count is None else node.inputs[:count]
 
 
 def nodes_between(

@@ -22,9 +22,11 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.marks import STOP_GRADIENT
+from graphopt.operators._bounds import is_away_from_0
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Count, Outputs, per_element
 from graphopt.operators.rewriting import RunningStatistic
+from graphopt.shapes import elements
 from graphopt.shapes.values import Node, Rule as Shape
 
 
@@ -81,6 +83,10 @@ class Operator:
             repeated. The gradients that the rule returns for them have that shape.
         steep: The inputs along which the slope may be infinite; or a function that tells it of a
             node, given the values that depend on a parameter.
+        pole: The input at whose 0 the slope is infinite, where it is only there.
+        selects: Whether it chooses between elements: those that it leaves get a gradient of 0,
+            whatever they are.
+        flat_at_infinity: Whether the slope may be 0 where, and because, an operand is infinite.
         spreads: Whether each element of a trained operand gets a gradient from what the gradient
             of the result has there.
         moves: What becomes of the elements of the first input.
@@ -108,6 +114,9 @@ class Operator:
     infer: Callable[[ir.Node], bool] | None = None
     broadcasts: Collection[int] = ()
     steep: Collection[int] | Steep = ()
+    pole: int | None = None
+    selects: bool = False
+    flat_at_infinity: bool = True
     spreads: bool = False
     moves: Moves = Moves.NOT
     elements: int | None = None
@@ -126,11 +135,20 @@ class Operator:
     def steep_inputs(self, node: ir.Node, values: Collection[ir.Value]) -> Collection[int]:
         """The inputs of a node along which the slope may be infinite.
 
+        There are none where the operand at whose 0 it is infinite never comes near 0.
+
         Args:
             node: A node of this operator.
             values: Those that depend on a parameter.
         """
+        if self.pole is not None and is_away_from_0(node.inputs[self.pole], values):
+            return ()
         return self.steep(node, values) if callable(self.steep) else self.steep
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether an element of the result depends on one element of each operand."""
+        return self.shape is elements.joined
 
     def count(self, node: Node, outputs: Outputs) -> int | None:
         """The floating-point operations of a node; None where they are not known.

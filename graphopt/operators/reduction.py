@@ -16,13 +16,13 @@ from graphopt.shapes import products
 _reduction = partial(operator, shape=products.reduce)
 
 
-@_reduction("ReduceSum", flops=reducing())
+@_reduction("ReduceSum", flat_at_infinity=False, flops=reducing())
 def reduce_sum(b: Backward) -> ir.Value:
     """Each element has the gradient of the sum."""
     return _spread(b, b.dy)
 
 
-@_reduction("ReduceMean", flops=reducing(1, 1))
+@_reduction("ReduceMean", flat_at_infinity=False, flops=reducing(1, 1))
 def reduce_mean(b: Backward) -> ir.Value:
     """Each element has its share."""
     axes = _known_axes(b)
@@ -80,11 +80,11 @@ def reduce_sum_square(b: Backward) -> ir.Value:
     return b.op.Mul(b.x, _kept(b, b.op.Mul(b.dy, 2.0)))
 
 
-@_reduction("ReduceLogSum", steep=(0,), flops=reducing(1, 1))
+@_reduction("ReduceLogSum", steep=(0,), pole=0, flops=reducing(1, 1))
 def reduce_log_sum(b: Backward) -> ir.Value:
     """As dy over the sum, which is exp(y)."""
     _refuse_none(b)
-    return _spread(b, b.op.Div(b.dy, b.op.Exp(b.y)))
+    return _spread(b, b.where_it_counts(b.op.Div(b.dy, b.op.Exp(b.y))))
 
 
 @_reduction("ReduceLogSumExp", flops=reducing(2, 1))

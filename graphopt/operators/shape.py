@@ -20,7 +20,8 @@ def identity(b: Backward) -> ir.Value:
     return b.dy
 
 
-@_moving("Cast", "CastLike", moves=Moves.PRECISION, shape=elements.cast)
+@_moving("Cast", moves=Moves.PRECISION, shape=elements.cast)
+@_moving("CastLike", moves=Moves.PRECISION, elements=1, shape=elements.cast)
 def cast(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """In the dtype of the operand."""
     if b.x.dtype is None:

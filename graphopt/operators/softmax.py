@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from graphopt.operators._masks import rewrite_softmax
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import operator
 from graphopt.shapes import elements
@@ -12,7 +13,7 @@ _SELECTS = {"IsNaN", "Where"}
 
 
 # Its operations are maximum, subtract, exponential, sum, divide.
-@operator("Softmax", flops=5, shape=elements.same)
+@operator("Softmax", rewrite=rewrite_softmax, flops=5, shape=elements.same)
 def softmax(b: Backward) -> ir.Value:
     """dx = y (dy - Σ dy y).
 

@@ -87,8 +87,11 @@ def to_onnx(
             mask = op.Max(attn_mask, masked)
         scores = op.Add(scores, mask)
         if not is_causal:
-            highest = op.ReduceMax(mask, _ints(-1), keepdims=1)
-            seen = op.CastLike(op.Greater(highest, op.Mul(masked, _number(0.5, query))), query)
+            # A mask of the lowest finite number leaves all keys alike, so nothing else is masked.
+            hidden = masked if attn_mask.dtype == ir.DataType.BOOL else _number(-math.inf, query)
+            given = mask if attn_mask.dtype == ir.DataType.BOOL else attn_mask
+            highest = op.ReduceMax(given, _ints(-1), keepdims=1)
+            seen = op.CastLike(op.Greater(highest, hidden), query)
     weights = op.Softmax(scores, axis=-1)
     if dropout_p:
         weights, _ = op.Dropout(weights, op.Constant(value_float=dropout_p), _true())

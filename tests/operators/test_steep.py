@@ -36,7 +36,7 @@ def case(node, compute, **inputs):
 
 
 def log_of_positive(x):
-    return torch.where(x > 0, x.relu().log(), 0)
+    return torch.where(x > 0, torch.where(x > 0, x, 1).log(), 0)
 
 
 LABELS = np.array([2, 0])
@@ -45,7 +45,7 @@ CASES = {
     "Clip, Asin": case("c = Clip(x, low, high) y = Asin(c)", lambda x: x.clamp(-1, 1).asin()),
     "Clip, Atanh": case(
         "c = Clip(x, low, high) d = Atanh(c) q = Abs(x) r = Less(q, high) y = Where(r, d, zero)",
-        lambda x: torch.where(x.abs() < 1, x.clamp(-1, 1).atanh(), 0),
+        lambda x: torch.where(x.abs() < 1, torch.where(x.abs() < 1, x, 0).atanh(), 0),
     ),
     "Clip, Acosh": case("c = Clip(x, high) y = Acosh(c)", lambda x: x.clamp(min=1).acosh()),
     "Relu, Sqrt": case("c = Relu(x) y = Sqrt(c)", lambda x: x.relu().sqrt()),
@@ -77,11 +77,11 @@ CASES = {
     ),
     "Relu, Div, Where": case(
         "c = Relu(x) l = Div(half, c) q = Greater(x, zero) y = Where(q, l, zero)",
-        lambda x: torch.where(x > 0, 0.5 / x.relu(), 0),
+        lambda x: torch.where(x > 0, 0.5 / torch.where(x > 0, x, 1), 0),
     ),
     "Relu, Reciprocal, Where": case(
         "c = Relu(x) l = Reciprocal(c) q = Greater(x, zero) y = Where(q, l, zero)",
-        lambda x: torch.where(x > 0, 1 / x.relu(), 0),
+        lambda x: torch.where(x > 0, 1 / torch.where(x > 0, x, 1), 0),
     ),
     "Max, Sqrt": case(
         "m = Sub(x, half) c = Max(m, zero) d = Identity(c) y = Sqrt(d)",
@@ -101,7 +101,7 @@ CASES = {
     ),
     "Shrink, Sqrt": case(
         "c = Shrink(x) e = Sqrt(c) q = Greater(x, zero) y = Where(q, e, zero)",
-        lambda x: torch.where(x > 0, functional.hardshrink(x).sqrt(), 0),
+        lambda x: torch.where(x > 0.5, torch.where(x > 0.5, x, 1).sqrt(), 0),
     ),
     "PRelu, Sqrt": case(
         "p = PRelu(x, s) d = Sub(high, p) e = Abs(d) y = Sqrt(e)",
