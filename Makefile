@@ -22,6 +22,8 @@ export TMPDIR := $(CACHE)/tmp
 export XDG_CACHE_HOME := $(CACHE)
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export MPLBACKEND := agg
+# Whoever forbids compiled modules elsewhere pays for them here, once a process.
+export PYTHONDONTWRITEBYTECODE :=
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests run on all cores already; PyTorch's threads would only wait for each other.

@@ -21,7 +21,7 @@ _KEEPS_DTYPE = frozenset(
         *("Neg", "Pow", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where"),
     )
 )
-_COMPARES = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+_ONE_DTYPE = _KEEPS_DTYPE | {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 
 
 class GraphBuilder:
@@ -82,14 +82,14 @@ class GraphBuilder:
         **attributes: Any,
     ) -> tuple[ir.Value, ...]:
         """Append a node; returns all its outputs, which are named after the operator."""
-        dtype = _dtype(operands) if op_type in _KEEPS_DTYPE | _COMPARES else None
+        dtype = _dtype(operands) if op_type in _ONE_DTYPE else None
         if op_type == "Cos" and not domain and dtype == ir.DataType.DOUBLE:
             # ONNX Runtime has no float64 kernel of Cos, but one of Sin.
             return self.node("Sin", [self.Add(operands[0], math.pi / 2)])
         node = ir.node(
             op_type,
             [self._value(operand, dtype) for operand in operands],
-            {key: value for key, value in attributes.items() if value is not None},
+            {key: _attribute(key, v) for key, v in attributes.items() if v is not None},
             domain=domain,
             num_outputs=outputs,
         )
@@ -194,7 +194,7 @@ class GraphBuilder:
         for other, initializer in equal.items():
             if name == other or None in (name, other):
                 return initializer
-        tensor = ir.tensor(array, name=self.fresh_name(name or "constant"))
+        tensor = ir.Tensor(array, name=self.fresh_name(name or "constant"))
         equal[name] = ir.val(tensor.name, tensor.dtype, array.shape, const_value=tensor)
         self._outermost.register_initializer(equal[name])
         return equal[name]
@@ -226,6 +226,13 @@ class GraphBuilder:
                 )
             return self.constant(np.array(operand, dtype.numpy()))
         return self.constant(operand)
+
+
+def _attribute(name: str, value: Any) -> Any:
+    """What `onnx_ir.node` makes of a value, but that compares a list with protocols first."""
+    if isinstance(value, list | tuple) and value and all(isinstance(v, int) for v in value):
+        return ir.AttrInt64s(name, value)
+    return value
 
 
 def _unused(hint: str, names: set[str | None], last_number: Counter[str]) -> str:

@@ -30,3 +30,12 @@ def pytest_collection_modifyitems(config, items):
     if config.option.quick:
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
         items[:] = reversed(first.values())
+
+
+@pytest.fixture(scope="session")
+def one_registry():
+    """Lets many exports by PyTorch take less time."""
+    from tests.helpers import exporter  # which imports PyTorch
+
+    with exporter.one_registry():
+        yield

@@ -117,7 +117,8 @@ def run(path, x):
     return onnxruntime.InferenceSession(path).run(["y"], {"x": x})[0]
 
 
-@pytest.mark.parametrize("exporter", [legacy, dynamo])
+@pytest.mark.usefixtures("one_registry")
+@pytest.mark.parametrize("exporter", [legacy, pytest.param(dynamo, marks=pytest.mark.any_runtime)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_model_computes_what_pytorch_does_in_evaluation(name, exporter, tmp_path):
     if exporter is legacy and name == "channels":

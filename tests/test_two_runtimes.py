@@ -15,9 +15,28 @@ pytestmark = pytest.mark.any_runtime
 STEPS, BATCH = 10, 4
 
 
-def losses_there(graph, feeds):
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The losses of each network, here and there."""
+    here, files = {}, []
+    for name, entry in ZOO.items():
+        folder = tmp_path_factory.mktemp(name)
+        model = entry.build()
+        optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.002, momentum=0.9)
+        graph, feeds = folder / "train.onnx", folder / "feeds.npz"
+        graphopt.training_graph(model, entry.loss, optimizer).save(graph)
+        rng = np.random.default_rng(0)
+        batches = [entry.feeds(rng, BATCH) for _ in range(STEPS)]
+        np.savez(feeds, **{key: np.stack([batch[key] for batch in batches]) for key in batches[0]})
+        session = graphopt.Session(graph)
+        here[name] = [float(session.step(batch)["loss"]) for batch in batches]
+        files += [graph, feeds]
+    return here, dict(zip(ZOO, losses_there(files), strict=True))
+
+
+def losses_there(files):
     done = subprocess.run(
-        [OTHER_PYTHON, "-m", "tests.helpers.train_file", graph, feeds],
+        [OTHER_PYTHON, "-m", "tests.helpers.train_file", *files],
         capture_output=True,
         text=True,
         check=False,
@@ -29,17 +48,7 @@ def losses_there(graph, feeds):
 @pytest.mark.quick
 @needs_other_runtime
 @pytest.mark.parametrize("name", ZOO)
-def test_the_same_file_trains_to_the_same_losses(name, tmp_path):
-    entry = ZOO[name]
-    model = entry.build()
-    optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.002, momentum=0.9)
-    graph, feeds = tmp_path / "train.onnx", tmp_path / "feeds.npz"
-    graphopt.training_graph(model, entry.loss, optimizer).save(graph)
-    rng = np.random.default_rng(0)
-    batches = [entry.feeds(rng, BATCH) for _ in range(STEPS)]
-    np.savez(feeds, **{key: np.stack([batch[key] for batch in batches]) for key in batches[0]})
-    session = graphopt.Session(graph)
-    here = [float(session.step(batch)["loss"]) for batch in batches]
-    there = losses_there(graph, feeds)
+def test_the_same_file_trains_to_the_same_losses(both, name):
+    here, there = (losses[name] for losses in both)
     assert len(there) == STEPS
     np.testing.assert_allclose(here, there, rtol=0, atol=1e-5)

@@ -95,7 +95,9 @@ def _evaluate(node: ir.Node, opset: int) -> np.ndarray | None:
         if value is not None and (tensor := ir.convenience.get_const_tensor(value)) is not None
     }
     try:
-        (result,) = ReferenceEvaluator(ir.to_proto(node), opsets={"": opset}).run(None, feeds)
+        (result,) = ReferenceEvaluator(ir.serde.serialize_node(node), opsets={"": opset}).run(
+            None, feeds
+        )
     except Exception:  # noqa: BLE001 - then it is left to the running graph
         return None
     return np.asarray(result)

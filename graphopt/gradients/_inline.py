@@ -121,7 +121,7 @@ def _define(model: ir.Model, node: ir.Node, opset: int) -> None:
         types = [_type_of(value).SerializeToString() for value in node.inputs]
         try:
             text = schema.get_context_dependent_function_with_opset_version(
-                max(dependent), ir.to_proto(node).SerializeToString(), types
+                max(dependent), ir.serde.serialize_node(node).SerializeToString(), types
             )
         except Exception as error:  # noqa: BLE001 - whatever onnx's C++ side gives
             raise ValueError(_problem(node, str(error))) from None

@@ -105,7 +105,7 @@ class _Named(Shapes):
 
 def _by_onnx(node: ir.Node, known: Node, opsets: Mapping[str, int]) -> list[TensorInfo]:
     """What ONNX's own inference knows of one node."""
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     del proto.attribute[:]  # one may refer to that of a function
     proto.attribute.extend(ir.to_proto(given) for given in known.attributes.all().values())
     for name, attribute in zip(known.attributes.all(), proto.attribute, strict=True):

@@ -13,6 +13,8 @@ import torch
 import graphopt
 from tests.helpers.folders import DOCS
 
+pytestmark = pytest.mark.any_runtime
+
 DOCUMENT = (DOCS / "other_frameworks.md").read_text("utf-8")
 STEPS = 12
 # Of the largest absolute value that an array has anywhere in the 12 steps. The graph is float32,

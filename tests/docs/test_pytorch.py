@@ -12,7 +12,7 @@ from torch.nn import functional
 import graphopt
 from tests.helpers.folders import DOCS
 
-pytestmark = pytest.mark.any_runtime
+pytestmark = [pytest.mark.any_runtime, pytest.mark.usefixtures("one_registry")]
 
 DOCUMENT = (DOCS / "pytorch.md").read_text("utf-8")
 FORWARD, TRAIN_FORWARD, LOSS_INSIDE, JOINT, TRAIN_JOINT, CONVOLUTION = re.findall(
@@ -74,33 +74,6 @@ def test_forward_pass(capsys):
         y = namespace["network"].double()(torch.tensor(x).double())
         smoothed = functional.cross_entropy(y, torch.tensor(labels), label_smoothing=0.1)
     assert abs(float(outputs["loss"]) - float(smoothed)) < 1e-5
-
-
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_recurrent_layers(kind, capsys):
-    class Recurrent(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            options = {"num_layers": 2, "bidirectional": True, "batch_first": True}
-            self.layers = getattr(torch.nn, kind)(4, 6, **options)
-            self.dense = torch.nn.Linear(12, 3)
-
-        def forward(self, x):
-            return self.dense(self.layers(x)[0][:, -1])
-
-    torch.manual_seed(0)
-    network = Recurrent()
-    export = FORWARD[FORWARD.index("model = ") :].replace("8, 1, 8, 8", "8, 5, 4")
-    export = re.sub(r"print.*\n", "", export)
-    namespace = {**IMPORTED, "network": network}
-    run(export, namespace, capsys)
-    batches = [(torch.randn(6, 5, 4), torch.randint(0, 3, (6,))) for _ in range(5)]
-    session = graphopt.Session(namespace["graph"])
-    for x, labels in batches:
-        session.step({"x": x.numpy(), "labels": labels.numpy()})
-    expected = trained_by_pytorch(network, batches, lr=0.01)
-    assert set(expected) <= set(session.state)
-    compare(session.state, expected, expected, tolerance=1e-4)
 
 
 def test_gradients_of_pytorch(capsys):

@@ -183,6 +183,8 @@ def assert_gradients(module, model, example):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.any_runtime
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize("network", [ActorCritic, Itself, Weight, Input])
 def test_an_export_that_was_not_optimized_detaches(network):
     torch.manual_seed(0)
@@ -190,6 +192,7 @@ def test_an_export_that_was_not_optimized_detaches(network):
 
 
 @pytest.mark.any_runtime
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize("network", [ActorCritic, Itself, Weight])
 def test_an_optimized_export_is_refused(network):
     torch.manual_seed(0)
@@ -197,6 +200,8 @@ def test_an_optimized_export_is_refused(network):
         gradients(export(network(), optimize=True)[0], {})
 
 
+@pytest.mark.any_runtime
+@pytest.mark.usefixtures("one_registry")
 def test_an_optimized_export_whose_inputs_are_detached_trains():
     torch.manual_seed(0)
     assert_gradients(module := Input(), *export(module, optimize=True))

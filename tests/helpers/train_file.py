@@ -1,4 +1,4 @@
-"""Trains a graph from a file and prints the losses: ``train_file.py TRAIN.onnx FEEDS.npz``.
+"""Trains graphs and prints the losses of each: ``train_file.py TRAIN.onnx FEEDS.npz ...``.
 
 A program, so that another environment can run what this one built.
 """
@@ -10,12 +10,17 @@ import numpy as np
 
 import graphopt
 
-graph, feeds = sys.argv[1:]
-session = graphopt.Session(graph)
-arrays = np.load(feeds)
-steps = len(next(iter(arrays.values())))
-losses = [
-    float(session.step({name: array[step] for name, array in arrays.items()})["loss"])
-    for step in range(steps)
-]
-print(json.dumps(losses))
+
+def losses(graph: str, feeds: str) -> list[float]:
+    """Of one step for each batch."""
+    session = graphopt.Session(graph)
+    arrays = np.load(feeds)
+    steps = len(next(iter(arrays.values())))
+    return [
+        float(session.step({name: array[step] for name, array in arrays.items()})["loss"])
+        for step in range(steps)
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps([*map(losses, sys.argv[1::2], sys.argv[2::2])]))

@@ -74,6 +74,7 @@ def test_help_has_an_example_of_the_command(command):
     assert f"Example: graphopt {command} " in " ".join(result.output.split())
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("folder")
 class TestInspect:
     @pytest.mark.quick
@@ -186,6 +187,7 @@ class TestInspect:
         assert told in refused("inspect", "train.onnx", *options)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("folder")
 class TestInspectCheckpoint:
     def test_tables(self):
@@ -338,6 +340,7 @@ class TestVerify:
         assert option in result.stderr
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("folder")
 class TestDiff:
     @pytest.mark.quick
@@ -391,6 +394,7 @@ FILES = {
 }
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("folder")
 class TestWrongFiles:
     def commands(self, path):

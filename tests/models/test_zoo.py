@@ -25,9 +25,10 @@ def optimizer_for(model, **settings):
 
 
 @functools.cache
-def training_graph(name, batch):
+def training_graph(name, batch, portable=True):
     model = ZOO[name].build(batch=batch)
-    return graphopt.training_graph(model, ZOO[name].loss, optimizer_for(model, momentum=0.9))
+    optimizer = optimizer_for(model, momentum=0.9)
+    return graphopt.training_graph(model, ZOO[name].loss, optimizer, portable=portable)
 
 
 class Peer:
@@ -127,6 +128,7 @@ def test_loss_and_every_gradient(name, batch):
 
 
 @pytest.mark.quick
+@pytest.mark.any_runtime  # tests/test_two_runtimes.py has the same losses in both
 @every_model
 def test_twenty_steps(name):
     twin = Peer(name)
@@ -160,18 +162,12 @@ def test_only_standard_operators(name):
 
 
 @needs_training_package
-@every_batch
-@every_model
+@pytest.mark.parametrize(
+    ("name", "batch"), [*((name, None) for name in ZOO), ("digits_cnn", BATCH), ("lstm", BATCH)]
+)
 def test_gradients_of_the_training_package_train_alike(name, batch):
-    model = ZOO[name].build(batch=batch)
-    own, other = (
-        graphopt.Session(
-            graphopt.training_graph(
-                model, ZOO[name].loss, optimizer_for(model, momentum=0.9), portable=portable
-            )
-        )
-        for portable in (True, False)
-    )
+    graphs = (training_graph(name, batch, portable) for portable in (True, False))
+    own, other = map(graphopt.Session, graphs)
     rng = np.random.default_rng(6)
     for _ in range(10):
         feeds = ZOO[name].feeds(rng, BATCH)

@@ -268,6 +268,7 @@ def test_statistics_move_with_every_step(tmp_path):
 # The state.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(
     ("optimizer_model", "accumulate"), [(False, False), (False, True), (True, False)]
 )
@@ -320,6 +321,7 @@ def test_steps_are_exact(step, tmp_path):
 # Files.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.quick
 def test_description(tmp_path):
     model, opt = digits(learning_rate=1e-3)
@@ -344,6 +346,7 @@ def test_description(tmp_path):
     assert described["bytes"] == sizes
 
 
+@pytest.mark.any_runtime
 def test_values_are_stored_once(tmp_path):
     """The models have no value of a parameter or state; the checkpoint has each once."""
     model, opt = digits(learning_rate=1e-3, momentum=0.9)
@@ -356,6 +359,7 @@ def test_values_are_stored_once(tmp_path):
         assert not onnx.load(path).training_info
 
 
+@pytest.mark.any_runtime
 def test_old_files_do_not_stay(tmp_path):
     model, opt = digits(learning_rate=1e-3)
     device = tmp_path / "device"
@@ -407,6 +411,7 @@ WRONG = {
 }
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(("change", "error", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_input(change, error, message, tmp_path, monkeypatch):
     """It is named, and what was there stays."""
@@ -430,6 +435,7 @@ UNFIT = {
 }
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(("settings", "message"), UNFIT.values(), ids=UNFIT)
 def test_what_does_not_fit_the_native_optimizer(settings, message, tmp_path):
     model, opt = digits(**settings)
@@ -441,6 +447,7 @@ def test_what_does_not_fit_the_native_optimizer(settings, message, tmp_path):
     graphopt.export_on_device(model, DIGITS.loss, opt, tmp_path / "device")
 
 
+@pytest.mark.any_runtime
 def test_other_checkpoints_are_refused(tmp_path):
     """One of another network, and one that graphopt did not write."""
     model, opt = digits(learning_rate=1e-3)

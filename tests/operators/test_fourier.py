@@ -222,6 +222,8 @@ class Spectrum(nn.Module):
         return torch.view_as_real(frames).pow(2).sum(-1)
 
 
+@pytest.mark.any_runtime
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize("short", [False, True])
 def test_exported_by_pytorch(short, tmp_path):
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from torch import nn
 
 import graphopt
 
-pytestmark = pytest.mark.any_runtime
+pytestmark = [pytest.mark.any_runtime, pytest.mark.usefixtures("one_registry")]
 
 
 class Swish(torch.autograd.Function):

@@ -187,14 +187,38 @@ def test_shapes_of_the_update(layout):
     assert [tuple(bucket["shape"]) for bucket in graph.layout["buckets"]] == SHAPES[layout]
 
 
+@pytest.mark.quick
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("group_mask", [False, True], ids=["", "group_mask"])
 @every_update
 def test_update_is_the_same(case, group_mask):
+    """In place, and in all layouts: those could all be wrong in the same way."""
     opt = optimizer(case)
-    expected = updated(opt, "separate", group_mask).state
+    sessions = {layout: updated(opt, layout, group_mask) for layout in LAYOUTS}
+    for session in sessions.values():
+        assert_overwritable(session.graph)
+    states = {layout: session.state for layout, session in sessions.items()}
     for layout in ("buckets", "chunks"):
-        assert_same(updated(opt, layout, group_mask).state, expected)
+        assert_same(states[layout], states["separate"])
+    if group_mask and all(parameter.dtype == "float32" for parameter in opt.params):
+        expected = reference_state(opt)
+        for name, value in ((name, v) for state in states.values() for name, v in state.items()):
+            np.testing.assert_allclose(value, expected[name], 1e-5, 1e-6, err_msg=name)
+
+
+def reference_state(opt):
+    """What the reference has after the steps of `updated` with masks."""
+    reference = ReferenceRMSProp(opt, drawn(opt, np.random.default_rng(1)))
+    rng = np.random.default_rng(2)
+    for mask in masks(opt, group_mask=True):
+        given = {name.removesuffix("_grad"): g for name, g in gradients(opt, rng).items()}
+        reference.step(given, mask["group_mask"])
+    return reference.state
+
+
+def assert_overwritable(graph):
+    proven = in_place.overwritable(graph.model, graph.carried)
+    assert proven == {value.input for value in graph.carried}
 
 
 @pytest.mark.usefixtures("small")
@@ -205,24 +229,6 @@ def test_update_by_kernels_is_the_same(case):
     expected = updated(opt, "separate", kernels=True).state
     for layout in ("buckets", "chunks"):
         assert_same(updated(opt, layout, kernels=True).state, expected)
-
-
-@pytest.mark.quick
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    "case", [case for case in UPDATES if "16" not in case and "both" not in case]
-)
-def test_update_is_that_of_the_reference(case, layout):
-    """All layouts could be wrong in the same way."""
-    opt = optimizer(case)
-    reference = ReferenceRMSProp(opt, drawn(opt, np.random.default_rng(1)))
-    rng = np.random.default_rng(2)
-    for mask in masks(opt, group_mask=True):
-        given = {name.removesuffix("_grad"): g for name, g in gradients(opt, rng).items()}
-        reference.step(given, mask["group_mask"])
-    for name, value in updated(opt, layout, group_mask=True).state.items():
-        np.testing.assert_allclose(value, reference.state[name], 1e-5, 1e-6, err_msg=name)
 
 
 def test_real_sizes_are_the_same():
@@ -480,20 +486,6 @@ def test_given_gradients_are_the_same(stored):
 
 
 # Memory.
-
-
-def assert_overwritable(graph):
-    proven = in_place.overwritable(graph.model, graph.carried)
-    assert proven == {value.input for value in graph.carried}
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("layout", LAYOUTS)
-@every_update
-def test_every_value_of_an_update_is_overwritten_in_place(case, layout):
-    for group_mask in (False, True):
-        graph = graphopt.update_graph(optimizer(case), layout=layout, group_mask=group_mask)
-        assert_overwritable(graph)
 
 
 @pytest.mark.usefixtures("small")

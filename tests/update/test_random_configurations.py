@@ -62,7 +62,7 @@ class Scales(dict):
 @settings(
     derandomize=True,
     deadline=None,
-    max_examples=100,
+    max_examples=40,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

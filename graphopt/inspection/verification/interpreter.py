@@ -141,7 +141,7 @@ class Interpreter:
 
     def _function(self, node: ir.Node, inner: Sequence[str], operands: Sequence[Any]) -> Function:
         """What computes a node; nodes that differ by their names only have one."""
-        proto = ir.to_proto(node)
+        proto = ir.serde.serialize_node(node)
         outer: list[str] = []
         if not any(subgraphs(node)):
             proto.name = ""

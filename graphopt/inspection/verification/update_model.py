@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import helper
+from onnx_ir import serde
 
 from graphopt.graphs import captured, subgraphs
 from graphopt.in_place import ACCUMULATOR
@@ -50,15 +51,15 @@ def update_model(
     tensors = [anything, *(tensor for tensor in stored.values() if tensor is not None)]
     cut = onnx.ModelProto(ir_version=model.ir_version)
     cut.opset_import.extend(helper.make_opsetid(*opset) for opset in model.opset_imports.items())
-    cut.functions.extend(map(ir.to_proto, model.functions.values()))
+    cut.functions.extend(map(serde.serialize_function, model.functions.values()))
     cut.graph.name = "update"
     for node in (node for node in nodes if node in needed):
-        cut.graph.node.append(ir.to_proto(node))
+        cut.graph.node.append(serde.serialize_node(node))
         if node.op_type == "Size":
             cut.graph.node[-1].input[0] = _ANYTHING
-    cut.graph.initializer.extend(map(ir.to_proto, tensors))
+    cut.graph.initializer.extend(map(serde.serialize_tensor, tensors))
     for name, value in fed.items():
-        cut.graph.input.append(ir.to_proto(value))
+        cut.graph.input.append(serde.serialize_value(value))
         cut.graph.input[-1].name = name
     cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(wanted))
     return cut

@@ -47,17 +47,20 @@ def with_stages(
     return [loaded[name] for name in sorted(loaded)]
 
 
+@cache
 def load_chunked(text: str, row: str, opset: int) -> onnx.FunctionProto:
     """A function that calls another one in the body of a Scan, with the body written out.
 
-    ONNX Runtime does not find functions that are called in a subgraph of a function.
+    ONNX Runtime does not find functions that are called in a subgraph of a function. The function
+    is shared, and nobody changes it.
 
     Args:
         text: The function as ONNX text.
         row: The function that it calls, as ONNX text.
         opset: The version of the ONNX operators in the model.
     """
-    function = parse(text, opset)
+    function = onnx.FunctionProto()
+    function.CopyFrom(parse(text, opset))
     (body,) = (a.g for node in function.node for a in node.attribute if a.HasField("g"))
     outer = [name for name in function.input if any(name in node.input for node in body.node)]
     graph = onnx.GraphProto()
@@ -76,8 +79,9 @@ def load_chunked(text: str, row: str, opset: int) -> onnx.FunctionProto:
     return function
 
 
+@cache
 def parse(text: str, opset: int) -> onnx.FunctionProto:
-    """A function, for a model of this opset."""
+    """A function, for a model of this opset; it is shared, and nobody changes it."""
     function = parser.parse_function(text)
     for entry in function.opset_import:
         if not entry.domain:

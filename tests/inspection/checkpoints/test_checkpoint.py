@@ -40,6 +40,8 @@ from graphopt.requirement import Requirements
 from graphopt.schedules import CosineDecayLR
 from models.zoo import ZOO
 
+pytestmark = pytest.mark.any_runtime
+
 MLP = ZOO["mlp"]
 EPSILON = 1e-4
 TINY = 5e-324

@@ -663,6 +663,7 @@ def test_real_graphs_open_as_they_are(name, tmp_path):
         assert opened(path) == onnx.load(path)
 
 
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize("optimize", [True, False])
 def test_exports_of_pytorch_open_as_they_are(optimize, tmp_path):
     network = torch.nn.Sequential(
