@@ -1,16 +1,15 @@
 """What the head of a test run says, and the option of a quick run."""
 
-import onnxruntime
 import pytest
 
-from graphopt import kernels
+from graphopt import _runtime, kernels
 
 pytest.register_assert_rewrite("tests.helpers")
 
 
 def pytest_report_header():
     used = kernels.library() if kernels.names() else "none built, the ONNX functions' bodies run"
-    return [f"onnxruntime: {onnxruntime.__version__}", f"graphopt kernels: {used}"]
+    return [f"onnxruntime: {_runtime.onnxruntime().__version__}", f"graphopt kernels: {used}"]
 
 
 def pytest_addoption(parser):

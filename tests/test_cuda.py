@@ -54,6 +54,7 @@ def graph(name, provider="CUDAExecutionProvider"):
     return graphopt.training_graph(model, ZOO[name].loss, optimizer, provider=provider)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("name", ZOO)
 def test_every_operator_has_a_cuda_kernel(name):
     operators = set(graphopt.requirements(graph(name)).operators[""])
@@ -65,6 +66,7 @@ def steps(session, name, count):
     return [float(session.step(ZOO[name].feeds(rng, BATCH))["loss"]) for _ in range(count)]
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("name", ZOO)
 def test_the_formulations_for_cuda_compute_the_same(name):
     """On the CPU, which every machine has."""

@@ -167,6 +167,7 @@ def onnx_gradients(case: Case, names: Sequence[str], *, dynamic: bool) -> dict[s
     onnx.checker.check_model(proto)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # starting threads takes longer than these nodes
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -135,26 +135,31 @@ NETWORKS = ["mlp_mse", "mlp_l1", "mlp_bce", "resnet", "mobilenet_v3", "transform
 
 @pytest.mark.quick
 @needs_training_package
-@WAYS
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks(network, optimizer_model, tmp_path):
+def test_networks(network, tmp_path):
     """Whatever a session trains: batch normalization, attention, recurrent networks."""
     entry = ZOO[network]
     model = entry.build(batch=2)
     opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=1e-3)
-    files = graphopt.export_on_device(
-        model, entry.loss, opt, tmp_path / "device", optimizer_model=optimizer_model
-    )
-    device = Device(files)
+    devices = {}
+    for way, native in (("inside", False), ("native", True)):
+        folder = tmp_path / way
+        files = graphopt.export_on_device(model, entry.loss, opt, folder, optimizer_model=native)
+        devices[way] = Device(files)
     session = graphopt.Session(graphopt.training_graph(model, entry.loss, opt), kernels=False)
     rng = np.random.default_rng(5)
     for _ in range(3):
         feeds = entry.feeds(rng, 2)
-        assert device.step(feeds)["loss"] == pytest.approx(session.step(feeds)["loss"], rel=1e-4)
-    found, expected = device.state, session.state
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5, err_msg=name)
+        loss = session.step(feeds)["loss"]
+        for way, device in devices.items():
+            assert device.step(feeds)["loss"] == pytest.approx(loss, rel=1e-4), way
+    expected = session.state
+    for way, device in devices.items():
+        found = device.state
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            message = f"{name}, {way}"
+            np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5, err_msg=message)
 
 
 @needs_training_package

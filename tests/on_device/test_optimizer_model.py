@@ -9,7 +9,7 @@ from onnx import helper
 
 import graphopt
 from graphopt import schedules
-from graphopt.on_device import _optimizer_model, checkpoint
+from graphopt.on_device import _native_update, _optimizer_model, checkpoint
 from graphopt.reference import ReferenceRMSProp
 from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package
 from tests.helpers.on_device import FALLING, SHAPES, VARIANTS, given, linear_in, parameters, worst
@@ -243,12 +243,13 @@ def test_a_step_that_fails_writes_nothing(params, tmp_path):
     [{"nesterov": True, "momentum": 0.9}, {"centered": True, "epsilon": 1e-3}, {"decay": 0.1}],
     ids=["nesterov", "centered", "short memory"],
 )
-def test_many_parameters_in_two_ways(settings, tmp_path):
+def test_many_parameters_in_two_ways(settings, tmp_path, monkeypatch):
     """More tensors than are updated in one piece, each known by its shape."""
+    monkeypatch.setattr(_native_update, "_MAX_TENSORS", 16)
     shapes = [(3, 2, 2, 2), (5,), (), (2, 3)]
     params = [
         graphopt.Parameter(f"p{index}", shape, op_type="Conv" if len(shape) == 4 else None)
-        for index, shape in enumerate(shapes * 40)
+        for index, shape in enumerate(shapes * 10)
     ]
     convolutions = {"params": params[::4], "grad_centralization": True, "weight_decay": 0.1}
     others = {"params": [p for p in params if not p.op_type], "lr": 0.03}
