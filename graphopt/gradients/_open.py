@@ -136,6 +136,6 @@ def _fold_integers(graph: ir.Graph) -> bool:
         ):
             continue
         ir.convenience.replace_all_uses_with(value, op.constant(value.const_value.numpy()))
-        graph.remove(node)
+        graph.remove(node, safe=True)
         folded = True
     return folded

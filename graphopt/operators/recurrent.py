@@ -48,7 +48,7 @@ def rewrite_recurrent(op: GraphBuilder, node: ir.Node, trained: Collection[str])
             new.type, new.shape = old.type, old.shape
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
             new.name = old.name
-    op.graph.remove(node)
+    op.graph.remove(node, safe=True)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def replace(op: GraphBuilder, node: ir.Node, *values: ir.Value) -> None:
     for old, value in replaced:
         value.type, value.shape = old.type, old.shape
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-    op.graph.remove(node, safe=False)
+    op.graph.remove(node, safe=True)
     for name, value in zip(names, values, strict=False):
         value.name = name
 

@@ -76,7 +76,7 @@ def emit(schedule: LearningRateSchedule, op: GraphBuilder, global_step: ir.Value
     value = schedule.checked_emit(op, step)
     cast = step.producer()
     if cast is not None and not step.uses():
-        op.graph.remove(cast)
+        op.graph.remove(cast, safe=True)
     if value.dtype != ir.DataType.FLOAT:
         value = op.Cast(value, to=ir.DataType.FLOAT)
     # Whatever a schedule of a user's own returns is a scalar from here on, or the step fails.
