@@ -119,6 +119,22 @@ class TrainingGraph:
         stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
         return unpacked(text, {**initial_values(self.carried), **values}, stored)
 
+    def without_initial_values(self) -> "TrainingGraph":
+        """The same graph in memory of its own, without the values that parameters start from."""
+        model = onnx.ModelProto(ir_version=self.model.ir_version, graph=self.model.graph)
+        for field, value in self.model.ListFields():
+            if field.name not in ("graph", "ir_version", "training_info"):
+                if isinstance(value, str | int):
+                    setattr(model, field.name, value)
+                else:
+                    getattr(model, field.name).extend(value)
+        carried = tuple(
+            replace(value, initial=None) if isinstance(value.initial, np.ndarray) else value
+            for value in self.carried
+        )
+        declare(model, carried)
+        return TrainingGraph(model, carried)
+
     def __repr__(self) -> str:
         """The optimizer and the size of the graph."""
         return (

@@ -35,13 +35,15 @@ class Session:
             of threads or with profiling switched on. Where kernels are used, they are registered
             with it, once; a later session of the same options may still do without them. Without
             options, quantized operators are computed as they are written, and not in integers
-            (the entry ``session.disable_quant_qdq``).
+            (the entry ``session.disable_quant_qdq``), and no memory is planned ahead
+            (``enable_mem_pattern`` is off), which takes much less of it.
         kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
             bodies.
 
     Attributes:
         inputs: What a step must be given, a list of `Feed`.
-        graph: The `TrainingGraph`.
+        graph: The `TrainingGraph`, without the values that parameters and running statistics
+            start from: once they are placed, the session keeps none. `state` has today's.
         kernels: The names of the graph's functions that run as kernels, a sorted tuple; empty
             where their bodies run: without a compiler at installation, or with any provider but
             the CPU.
@@ -76,8 +78,9 @@ class Session:
     ) -> None:
         """See the class."""
         _checks.boolean("kernels", kernels)
-        self.graph = as_training_graph(graph)
-        initial = _initial_state(self.graph.carried, parameters)
+        given = as_training_graph(graph)
+        start = _Start(given.carried, parameters)
+        self.graph = given.without_initial_values()
         self._runtime = _runtime.onnxruntime()
         providers = _runtime.checked_providers(providers)
         self._device = _device(providers)
@@ -107,7 +110,9 @@ class Session:
         self._values: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
         for value in self.graph.carried:
-            self._place(value, initial[value.input])
+            self._place(value, start.of(value))
+        del given, start
+        _runtime.give_back_memory()
         self._lock = threading.Lock()
         self._blocking = self.graph.use_locking
 
@@ -281,43 +286,50 @@ def _device(providers: Sequence[Any]) -> tuple[str, int]:
     return ("cuda", int(options.get("device_id", 0))) if name.startswith("CUDA") else ("cpu", 0)
 
 
-def _initial_state(
-    carried: Sequence[Carried], parameters: Mapping[str, Any] | None
-) -> dict[str, np.ndarray]:
-    """The array of each carried value before the first step, by input."""
-    if not isinstance(parameters, Mapping | None):
-        raise TypeError(
-            f"parameters: got {type(parameters).__name__}, expected a dict of arrays by name"
-        )
-    given = dict(parameters or {})
-    # Parameters and running statistics; a state of the optimizer starts as one number.
-    own = [value for value in carried if not isinstance(value.initial, int | float)]
-    names = dict.fromkeys(view.name for value in own for view in value.views)
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        raise ValueError(
-            f"parameters: {', '.join(repr(name) for name in unknown)} "
-            f"{'is' if len(unknown) == 1 else 'are'} not trained by this graph; "
-            f"it has {', '.join(repr(name) for name in names)}"
-        )
-    arrays = initial_values(carried)
-    missing = [name for name in names if name not in given and name not in arrays]
-    if missing:
-        raise ValueError(
-            f"parameters: no value for {', '.join(repr(name) for name in missing)}; an update "
-            "graph holds none, give them with Session(graph, parameters={name: array})"
-        )
-    for value in own:
-        for view in value.views:
-            if view.name in given:
-                array = in_native_byte_order(np.asarray(given[view.name]))
-                arrays[view.name] = _checked_parameter(view, value.dtype, array)
-    return {
-        value.input: filled(value)
-        if isinstance(value.initial, int | float)
-        else joined(value, arrays)
-        for value in carried
-    }
+class _Start:
+    """What the carried values are before the first step, made one by one: they may be large."""
+
+    def __init__(self, carried: Sequence[Carried], parameters: Mapping[str, Any] | None) -> None:
+        """Check what is given.
+
+        Raises:
+            TypeError: It is no dict, or an array of it has the wrong dtype.
+            ValueError: A name is unknown, an array has the wrong shape, or one is missing.
+        """
+        if not isinstance(parameters, Mapping | None):
+            raise TypeError(
+                f"parameters: got {type(parameters).__name__}, expected a dict of arrays by name"
+            )
+        given = dict(parameters or {})
+        # Parameters and running statistics; a state of the optimizer starts as one number.
+        own = [value for value in carried if not isinstance(value.initial, int | float)]
+        names = dict.fromkeys(view.name for value in own for view in value.views)
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise ValueError(
+                f"parameters: {', '.join(repr(name) for name in unknown)} "
+                f"{'is' if len(unknown) == 1 else 'are'} not trained by this graph; "
+                f"it has {', '.join(repr(name) for name in names)}"
+            )
+        self._arrays = initial_values(carried)
+        missing = [name for name in names if name not in given and name not in self._arrays]
+        if missing:
+            raise ValueError(
+                f"parameters: no value for {', '.join(repr(name) for name in missing)}; neither an "
+                "update graph nor the graph of a session holds any, give them with "
+                "Session(graph, parameters={name: array})"
+            )
+        for value in own:
+            for view in value.views:
+                if view.name in given:
+                    array = in_native_byte_order(np.asarray(given[view.name]))
+                    self._arrays[view.name] = _checked_parameter(view, value.dtype, array)
+
+    def of(self, value: Carried) -> np.ndarray:
+        """The array of a carried value."""
+        if isinstance(value.initial, int | float):
+            return filled(value)
+        return joined(value, self._arrays)
 
 
 def _checked_parameter(view: View, dtype: str, array: np.ndarray) -> np.ndarray:

@@ -318,6 +318,51 @@ def test_an_update_graph_needs_starting_values():
         graphopt.Session(graph)
 
 
+def test_a_session_keeps_no_initial_values(tmp_path):
+    """Its graph is the one that was given in all else, and that one keeps its own."""
+    graph = digits_graph()
+    size, first = graph.model.ByteSize(), graph.carried[0].initial.copy()
+    graph.save(tmp_path / "train.onnx")
+    start = {name: v for name, v in graphopt.Session(graph).state.items() if "." in name}
+    start = {n: v for n, v in start.items() if not n.startswith(("mean_square.", "moment."))}
+    weights = sum(array.nbytes for array in start.values())
+    for source in (graph, tmp_path / "train.onnx"):
+        session = graphopt.Session(source)
+        light = session.graph
+        assert not any(isinstance(value.initial, np.ndarray) for value in light.carried)
+        assert light.model.ByteSize() <= size - weights
+        assert light.carried == graph.carried
+        assert light.layout == graph.layout
+        assert light.model.metadata_props == graph.model.metadata_props
+        assert light.model.opset_import == graph.model.opset_import
+        assert light.model.functions == graph.model.functions
+        assert light.model.producer_name == "graphopt"
+        session.export(tmp_path / "model.onnx")
+        with pytest.raises(ValueError, match="nor the graph of a session holds any, give them"):
+            graphopt.Session(light)
+        again = graphopt.Session(light, parameters=start)
+        assert_same_state(again.state, session.state)
+    assert np.array_equal(graph.carried[0].initial, first)
+    assert graph.model.ByteSize() == size
+
+
+def test_no_memory_is_planned_ahead_unless_the_options_say_so(monkeypatch):
+    taken = []
+    made = onnxruntime.InferenceSession
+
+    def remembering(model, options, **settings):
+        taken.append(options.enable_mem_pattern)
+        return made(model, options, **settings)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", remembering)
+    graph = digits_graph()
+    graphopt.Session(graph)
+    options = onnxruntime.SessionOptions()
+    options.enable_mem_pattern = True
+    graphopt.Session(graph, session_options=options)
+    assert taken[-2:] == [False, True]
+
+
 def test_graph_must_be_one():
     with pytest.raises(TypeError, match="expected a TrainingGraph"):
         graphopt.Session(42)
