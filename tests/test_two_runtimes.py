@@ -9,6 +9,7 @@ import pytest
 import graphopt
 from models.zoo import ZOO
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
+from tests.helpers.zoo import zoo_graph
 
 pytestmark = pytest.mark.any_runtime
 
@@ -21,10 +22,8 @@ def both(tmp_path_factory):
     here, files = {}, []
     for name, entry in ZOO.items():
         folder = tmp_path_factory.mktemp(name)
-        model = entry.build()
-        optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.002, momentum=0.9)
         graph, feeds = folder / "train.onnx", folder / "feeds.npz"
-        graphopt.training_graph(model, entry.loss, optimizer).save(graph)
+        zoo_graph(name).save(graph)
         rng = np.random.default_rng(0)
         batches = [entry.feeds(rng, BATCH) for _ in range(STEPS)]
         np.savez(feeds, **{key: np.stack([batch[key] for batch in batches]) for key in batches[0]})

@@ -154,6 +154,12 @@ def by_nodes(schedule) -> Any:
     return description
 
 
+def assert_clean(found: graphopt.inspection.Inspection, opt: RMSProp) -> None:
+    """There are no hazards, but that a loss scale is not checked for overflow."""
+    kinds = [(hazard.kind, hazard.level) for hazard in found.hazards]
+    assert kinds == ([("loss-scale-unchecked", "note")] if opt.loss_scale != 1 else [])
+
+
 def check(
     found: graphopt.inspection.Inspection, opt: RMSProp, source: str, show, start: float | None
 ) -> None:

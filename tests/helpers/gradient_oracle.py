@@ -66,14 +66,18 @@ def distinct(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def cases(table: Mapping[str, Case]) -> pytest.MarkDecorator:
-    """Parametrize a test by the cases of a table, each static and, where it can be, dynamic."""
-    both = {
-        f"{name}{suffix}": (case, is_dynamic)
-        for name, case in table.items()
-        for suffix, is_dynamic in (("", False), (" (dynamic)", True))
-        if not is_dynamic or case.dynamic != "none"
-    }
-    return pytest.mark.parametrize(("case", "dynamic"), both.values(), ids=both)
+    """Parametrize a test by the cases of a table, each static and, where it can be, dynamic.
+
+    Then the static one runs on one runtime only: it has the nodes of the dynamic one, and constants
+    instead of those that compute sizes.
+    """
+    both = []
+    for name, case in table.items():
+        once = () if case.dynamic == "none" else pytest.mark.any_runtime
+        both.append(pytest.param(case, False, id=name, marks=once))
+        if case.dynamic != "none":
+            both.append(pytest.param(case, True, id=f"{name} (dynamic)"))
+    return pytest.mark.parametrize(("case", "dynamic"), both)
 
 
 def check(case: Case, dynamic: bool) -> None:

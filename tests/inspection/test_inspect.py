@@ -23,6 +23,7 @@ from tests.helpers.configurations import (
     PARAMETERS,
     ROOT,
     WARM_UP,
+    assert_clean,
     built,
     by_nodes,
     check,
@@ -53,6 +54,7 @@ class TestConfigurations:
             assert group.weight_decay == described(wanted.weight_decay)
             assert group.grad_centralization == wanted.grad_centralization
         assert found.layout == graphopt.graph.TrainingGraph(model).layout["name"]
+        assert_clean(found, opt)
 
     @pytest.mark.quick
     def test_without_metadata(self, name):
@@ -60,6 +62,7 @@ class TestConfigurations:
         found = graphopt.inspect(without_metadata(model))
         check(found, opt, "graph", by_nodes, opt.initial_mean_square)
         self.check_groups(found, opt)
+        assert_clean(found, opt)
 
     @pytest.mark.quick
     @pytest.mark.parametrize("strip", [without_declarations, inlined])
@@ -68,6 +71,8 @@ class TestConfigurations:
         found = graphopt.inspect(strip(model))
         check(found, opt, "graph", by_nodes, None)
         self.check_groups(found, opt)
+        if strip is inlined:
+            assert_clean(found, opt)
 
     def check_groups(self, found, opt):
         """Those with another rule are others; nodes do not say more."""

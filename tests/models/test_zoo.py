@@ -1,7 +1,5 @@
 """Every network of the zoo, against PyTorch in float64."""
 
-import functools
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,22 +11,12 @@ import graphopt
 from models.torch_peers import LOSSES, peer
 from models.zoo import ZOO
 from tests.helpers.environments import needs_training_package
+from tests.helpers.zoo import zoo_graph, zoo_optimizer
 
 torch.set_num_threads(1)  # its threads wait by spinning, and the test processes fill the cores
 BATCH = 4
 every_model = pytest.mark.parametrize("name", ZOO)
 every_batch = pytest.mark.parametrize("batch", [None, BATCH], ids=["dynamic batch", "static batch"])
-
-
-def optimizer_for(model, **settings):
-    return graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.002, **settings)
-
-
-@functools.cache
-def training_graph(name, batch, portable=True):
-    model = ZOO[name].build(batch=batch)
-    optimizer = optimizer_for(model, momentum=0.9)
-    return graphopt.training_graph(model, ZOO[name].loss, optimizer, portable=portable)
 
 
 class Peer:
@@ -114,7 +102,7 @@ def test_peer_has_the_same_parameters(name):
 def test_loss_and_every_gradient(name, batch):
     twin = Peer(name)
     feeds = ZOO[name].feeds(np.random.default_rng(3), BATCH)
-    loss, gradients = loss_and_gradients(training_graph(name, batch), feeds, twin.names)
+    loss, gradients = loss_and_gradients(zoo_graph(name, batch), feeds, twin.names)
     expected_loss, expected = twin(feeds)
     assert abs(loss - expected_loss) <= 1e-5 * abs(expected_loss)
     largest = max(np.abs(gradient).max() for gradient in expected.values())
@@ -132,9 +120,9 @@ def test_loss_and_every_gradient(name, batch):
 @every_model
 def test_twenty_steps(name):
     twin = Peer(name)
-    session = graphopt.Session(training_graph(name, None))
+    session = graphopt.Session(zoo_graph(name))
     oracle = graphopt.reference.ReferenceRMSProp(
-        optimizer_for(twin.model, momentum=0.9),
+        zoo_optimizer(twin.model),
         {p: session.state[p].astype(np.float64) for p in twin.names},
     )
     rng = np.random.default_rng(5)
@@ -154,7 +142,7 @@ def test_twenty_steps(name):
 @pytest.mark.any_runtime
 @every_model
 def test_only_standard_operators(name):
-    model = training_graph(name, None).model
+    model = zoo_graph(name).model
     domains = {node.domain for node in model.graph.node}
     domains |= {node.domain for function in model.functions for node in function.node}
     assert domains <= {"", "graphopt"}
@@ -166,7 +154,7 @@ def test_only_standard_operators(name):
     ("name", "batch"), [*((name, None) for name in ZOO), ("digits_cnn", BATCH), ("lstm", BATCH)]
 )
 def test_gradients_of_the_training_package_train_alike(name, batch):
-    graphs = (training_graph(name, batch, portable) for portable in (True, False))
+    graphs = (zoo_graph(name, batch, portable=portable) for portable in (True, False))
     own, other = map(graphopt.Session, graphs)
     rng = np.random.default_rng(6)
     for _ in range(10):

@@ -201,6 +201,7 @@ def test_relative_precision(name, element):
     check(unary(name, np.array([element], np.float32), tolerance=1e-5), dynamic=False)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 @pytest.mark.parametrize("name", DTYPE_CASES)
 def test_other_dtypes(name, dtype):

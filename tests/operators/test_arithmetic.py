@@ -313,6 +313,7 @@ def test_infinite_power(base, exponent, constant):
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 @pytest.mark.parametrize("name", [name for name in CASES if "opset" not in name])
 def test_other_dtypes(name, dtype):

@@ -124,6 +124,7 @@ def test_infinite_gradients(case, dynamic):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 @pytest.mark.parametrize("name", [name for name in CASES if "opset" not in name])
 def test_other_dtypes(name, dtype):

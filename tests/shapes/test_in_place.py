@@ -5,10 +5,10 @@ import onnx_ir as ir
 import pytest
 from onnx import parser
 
-import graphopt
 from graphopt.shapes.in_place import infer_shapes
 from models.zoo import ZOO
 from tests.helpers.odd_models import FORWARD
+from tests.helpers.zoo import zoo_graph
 
 pytestmark = pytest.mark.any_runtime
 
@@ -72,9 +72,8 @@ def check(model):
 @pytest.mark.parametrize("name", ZOO)
 def test_networks(name, batch):
     forward = ZOO[name].build(batch=batch)
-    optimizer = graphopt.RMSProp(graphopt.parameters(forward), learning_rate=0.01)
     check(bare(forward))
-    check(bare(graphopt.training_graph(forward, ZOO[name].loss, optimizer).model))
+    check(bare(zoo_graph(name, batch).model))
 
 
 @pytest.mark.parametrize("name", FORWARD)

@@ -20,7 +20,8 @@ from graphopt.schedules import (
     WarmUpLR,
 )
 from models import digits_cnn, zoo
-from tests.helpers.configurations import CONFIGURATIONS, configured, inlined, without_metadata
+from tests.helpers.configurations import inlined, without_metadata
+from tests.helpers.zoo import zoo_graph
 
 pytestmark = pytest.mark.any_runtime
 
@@ -52,17 +53,9 @@ def trained(model=MODEL, loss="cross_entropy", parameters=None, graph=None, **op
 
 
 class TestClean:
-    @pytest.mark.parametrize("name", CONFIGURATIONS)
-    @pytest.mark.parametrize("strip", [lambda model: model, without_metadata, inlined])
-    def test_configurations(self, name, strip):
-        opt, model = configured(name)
-        expected = [("loss-scale-unchecked", "note")] if opt.loss_scale != 1 else []
-        assert kinds(strip(model)) == expected
-
     @pytest.mark.parametrize("name", zoo.ZOO)
     def test_networks(self, name):
-        network = zoo.ZOO[name]
-        assert kinds(trained(network.build(), network.loss).model) == []
+        assert kinds(zoo_graph(name).model) == []
 
     @pytest.mark.parametrize("accumulate", [False, True])
     def test_on_device(self, tmp_path, accumulate):

@@ -28,6 +28,7 @@ from models import zoo
 from tests.helpers.configurations import ROOT, WARM_UP
 from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
 from tests.helpers.random_configurations import configurations
+from tests.helpers.zoo import zoo_graph
 
 CALLED = SequentialLR([WarmUpLR(0.1, 2), FromCaller("rate")], [2])
 FALLING = ExponentialDecayLR(0.5, 0.5, 4)
@@ -159,14 +160,12 @@ class TestVerified:
 
     @pytest.mark.parametrize("name", zoo.ZOO)
     def test_networks(self, name):
-        network = zoo.ZOO[name]
-        model = network.build()
-        opt = RMSProp(graphopt.parameters(model), 0.01, momentum=0.9, weight_decay=1e-4)
-        found = graphopt.verify(graphopt.training_graph(model, network.loss, opt), steps=2)
+        graph = zoo_graph(name)
+        found = graphopt.verify(graph, steps=2)
         check(found, 2)
         assert found.unchecked == ()
         assert found.gradients.precision == found.forward.precision == "float64"
-        assert found.gradients.parameters == len(opt.params)
+        assert found.gradients.parameters == len(graphopt.parameters(zoo.ZOO[name].build()))
         assert found.gradients.directions == 4
         assert found.forward.forward_model
 
