@@ -17,9 +17,10 @@ from graphopt.builder import GraphBuilder
 from graphopt.forward import to_ir
 from graphopt.gradients._inline import without_functions
 from graphopt.gradients._opset import convert_opset, opset_of
-from graphopt.graphs import operands
+from graphopt.graphs import needed_for
 from graphopt.marks import STOP_GRADIENT
-from graphopt.operators import Moves, carries_gradient, of
+from graphopt.operators import Moves, of
+from graphopt.operators.path import depending, follow
 from graphopt.operators.quantization import along_axis
 from graphopt.operators.rewriting import add_outputs, describe
 from graphopt.shapes.in_place import infer_shapes
@@ -44,19 +45,15 @@ def check_rounding(graph: ir.Graph, names: Collection[str], loss: ir.Value) -> N
     Raises:
         ValueError: The loss depends on a parameter through a QuantizeLinear.
     """
-    wanted = {loss}
-    for node in reversed(graph):
-        if not wanted.isdisjoint(node.outputs):
-            wanted.update(operands(node))
-    depends = {graph.initializers[name] for name in names}
+    needed = needed_for([loss], graph)
+    depends = depending(graph, (graph.initializers[name] for name in names))
     for node in graph:
-        if _rounds(node) and node.inputs[0] in depends and node.outputs[0] in wanted:
+        if _rounds(node) and node.inputs[0] in depends and not needed.isdisjoint(node.outputs):
             raise ValueError(
                 f"{describe(node)}: it rounds, so that nothing before it could be trained; pass "
                 "straight_through=True to train as if it did not, which is what PyTorch's fake "
                 "quantization does, or leave the parameters before it out of the optimizer"
             )
-        _follow(node, depends)
 
 
 def with_straight_through(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
@@ -96,7 +93,7 @@ def _pass(op: GraphBuilder, names: Collection[str]) -> None:
         elif not passed.keys().isdisjoint(node.inputs):
             _check_indices(node)
         else:
-            _follow(node, depends)
+            follow(node, depends)
     graph.sort()
 
 
@@ -111,11 +108,6 @@ class _Passed:
 def _rounds(node: ir.Node) -> bool:
     is_stopped = STOP_GRADIENT in node.metadata_props
     return node.op_type in _ROUND and not node.domain and not is_stopped
-
-
-def _follow(node: ir.Node, depends: set[ir.Value]) -> None:
-    if carries_gradient(node) and not depends.isdisjoint(operands(node)):
-        depends.update(node.outputs)
 
 
 def _within_range(op: GraphBuilder, node: ir.Node) -> _Passed:

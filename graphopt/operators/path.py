@@ -71,9 +71,14 @@ def depending(graph: ir.Graph, sources: Iterable[ir.Value]) -> set[ir.Value]:
     """The values of a graph through which a small change of a source goes on, with the sources."""
     depends = set(sources)
     for node in graph:
-        if carries_gradient(node) and not depends.isdisjoint(_elements(node)):
-            depends.update(value for value in node.outputs if _is_differentiable(value))
+        follow(node, depends)
     return depends
+
+
+def follow(node: ir.Node, depends: set[ir.Value]) -> None:
+    """Add the outputs of a node through which a small change of one of these values goes on."""
+    if carries_gradient(node) and not depends.isdisjoint(_elements(node)):
+        depends.update(value for value in node.outputs if _is_differentiable(value))
 
 
 def _elements(node: ir.Node) -> Iterable[ir.Value | None]:

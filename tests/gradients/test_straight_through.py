@@ -146,6 +146,20 @@ def test_without_the_option_it_is_refused():
         graphopt.training_graph(model, "mse", optimizer(model))
 
 
+def test_the_scale_of_a_dynamic_quantization_alone_is_refused_too():
+    model = quantized_linear("q, scale, zero = DynamicQuantizeLinear(x) y = Mul(x, scale)")
+    with pytest.raises(ValueError, match=r"DynamicQuantizeLinear 'q'.*straight_through=True"):
+        graphopt.training_graph(model, "mse", optimizer(model))
+
+
+def test_the_shape_of_a_parameter_may_be_quantized():
+    model = quantized_linear(
+        "n = Size(x) f = CastLike(n, s) q = QuantizeLinear(f, s, z) d = DequantizeLinear(q, s, z) "
+        "y = Mul(x, d)"
+    )
+    graphopt.Session(graphopt.training_graph(model, "mse", optimizer(model)))
+
+
 def test_quantization_that_the_loss_does_not_need_is_not_refused():
     model = quantized_linear("q = QuantizeLinear(x, s, z) y = Identity(x)")
     model.graph.output.append(helper.make_tensor_value_info("q", onnx.TensorProto.INT8, [3, 4]))
