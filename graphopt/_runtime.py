@@ -19,6 +19,9 @@ from graphopt.versions import IR_VERSION, MIN_OPSET
 CPU = "CPUExecutionProvider"
 """The execution provider that is always there."""
 
+CUDA = "CUDAExecutionProvider"
+"""That of NVIDIA's GPUs."""
+
 # A model that waits as `update.gate` lets writes wait.
 _WAITS = f"""<ir_version: {IR_VERSION}, opset_import: ["": {MIN_OPSET}]>
 wait (float[2,2] x, float[2,2] y) => (float[4] z, float[1,4] u)
@@ -101,6 +104,16 @@ def checked_providers(providers: Sequence[Any] | None) -> list[Any]:
 def provider_names(providers: Sequence[Any]) -> list[str]:
     """The names of execution providers."""
     return [provider[0] if isinstance(provider, tuple) else provider for provider in providers]
+
+
+@cache
+def load_cuda(runtime: Any) -> None:
+    """Load CUDA's libraries from the packages beside the runtime, which does not look there.
+
+    Older runtimes cannot; there the system must find them.
+    """
+    if hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """ONNX Runtime's session of a training graph, with the kernels of the update where they can run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -10,9 +11,16 @@ from onnx import inliner
 from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
 
+_CAPTURE = "enable_cuda_graph"  # an option of the CUDA execution provider
+
 
 def runtime_session(
-    graph: TrainingGraph, providers: Sequence[Any], session_options: Any, *, kernels: bool
+    graph: TrainingGraph,
+    providers: Sequence[Any],
+    session_options: Any,
+    *,
+    kernels: bool,
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Any, tuple[str, ...]]:
     """The session of the runtime, and the functions that it runs as kernels.
 
@@ -21,6 +29,7 @@ def runtime_session(
         providers: Execution providers in order of preference.
         session_options: An ``onnxruntime.SessionOptions``, or None.
         kernels: Use the kernels where they are installed.
+        sizes: What symbolic dimensions are in each run; not used with options of one's own.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
@@ -37,17 +46,20 @@ def runtime_session(
             )
     if session_options is not None:
         _runtime.check_session_options(session_options)
+    if _runtime.CUDA in _runtime.provider_names(providers):
+        _runtime.load_cuda(runtime)
     source = graph.model  # without training_info and metadata, which the runtime does not read
     model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
     called = fused.called(model, providers) if kernels else ()
-    if called:
-        options = session_options or _runtime.session_options(runtime)
-        if fused.register(options, called):
+    provider = fused.provider_of(providers)
+    if called and provider:
+        options = session_options or _options(runtime, providers, sizes)
+        if fused.register(options, called, provider):
             with suppress(Exception):  # without them it may run, or say why it does not
                 return _created(model, options, providers), called
-    options = session_options or _runtime.session_options(runtime)
+    options = session_options or _options(runtime, providers, sizes)
     try:
         if fused.registered(options):  # by an earlier session: leave no function to replace
             model = inliner.inline_local_functions(model)
@@ -56,6 +68,32 @@ def runtime_session(
         raise ValueError(
             f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
         ) from None
+
+
+def captures(provider: Any) -> bool:
+    """Whether an execution provider, as a session takes it, is to capture a CUDA graph."""
+    given = provider[1] if isinstance(provider, tuple) else {}
+    return str(given.get(_CAPTURE, 0)).lower() in ("1", "true")
+
+
+def without_capture(provider: Any) -> Any:
+    """The same execution provider, without capturing a CUDA graph."""
+    if not isinstance(provider, tuple):
+        return provider
+    name, options = provider
+    return name, {key: value for key, value in options.items() if key != _CAPTURE}
+
+
+def _options(runtime: Any, providers: Sequence[Any], sizes: Mapping[str, int]) -> Any:
+    """Options for a session of these providers, and of these sizes of symbolic dimensions."""
+    options = _runtime.session_options(runtime)
+    if _runtime.CUDA in _runtime.provider_names(providers):
+        # Twice the memory and no faster. Memory on the CPU that nodes of the GPU still read must
+        # not be used again: sizes of shapes were seen to change.
+        options.enable_mem_pattern = options.enable_mem_reuse = False
+    for name, size in sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
+    return options
 
 
 def _created(model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> Any:

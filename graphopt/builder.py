@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -118,14 +118,18 @@ class GraphBuilder:
         finally:
             self._prefix = before
 
-    @contextmanager
-    def at_front(self) -> Iterator[None]:
+    def at_front(self) -> AbstractContextManager[None]:
         """Put the nodes that are appended meanwhile before those that are there now."""
-        self._before = next(iter(self.graph), None)
+        return self.before(next(iter(self.graph), None))
+
+    @contextmanager
+    def before(self, node: ir.Node | None) -> Iterator[None]:
+        """Put the nodes that are appended meanwhile before this one; None: at the end."""
+        around, self._before = self._before, node
         try:
             yield
         finally:
-            self._before = None
+            self._before = around
 
     @contextmanager
     def inside(self, graph: ir.Graph) -> Iterator[None]:

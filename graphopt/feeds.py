@@ -1,6 +1,6 @@
 """What a step is fed, checked by name before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,9 @@ class Feeds:
     def __init__(self, inputs: Sequence[Feed], defaults: Mapping[str, np.ndarray]) -> None:
         """Nothing has been given yet."""
         self._inputs, self._defaults = inputs, defaults
-        self._given: dict[str, np.ndarray] | None = None
+        self._given: dict[str, Any] | None = None
+        self._ids: list[int] = []
+        self._own: list[tuple[np.ndarray, np.ndarray]] = []  # the given arrays, and the results
         self._arrays: dict[str, np.ndarray] = {}
 
     def checked(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -72,19 +74,21 @@ class Feeds:
         if self._are_the_last(feeds):
             return self._arrays
         arrays = self._as_arrays({**self._defaults, **feeds})
-        shared = all(_is_memory_of(arrays[name], given) for name, given in feeds.items())
+        shared = all(
+            is_value(given) or _is_memory_of(arrays[name], given) for name, given in feeds.items()
+        )
         self._given, self._arrays = dict(feeds) if shared else None, arrays
+        self._ids = list(map(id, feeds.values()))
+        self._own = [(g, arrays[n]) for n, g in feeds.items() if isinstance(g, np.ndarray)]
         return arrays
 
     def _are_the_last(self, feeds: Mapping[str, Any]) -> bool:
         """Whether these arrays were given the last time, and are in the memory of the result."""
         return (
             self._given is not None
-            and len(feeds) == len(self._given)
-            and all(
-                feeds.get(name) is given and given.shape == self._arrays[name].shape
-                for name, given in self._given.items()
-            )
+            and list(feeds) == list(self._given)
+            and list(map(id, feeds.values())) == self._ids
+            and all(given.shape == array.shape for given, array in self._own)
         )
 
     def _as_arrays(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -98,7 +102,10 @@ class Feeds:
         symbols: dict[str, tuple[int, str]] = {}
         arrays: dict[str, np.ndarray] = {}
         for feed in self._inputs:
-            array = _as_array(feed, feeds[feed.name])
+            if is_value(value := feeds[feed.name]):
+                arrays[feed.name] = _checked_value(feed, value, symbols)
+                continue
+            array = _as_array(feed, value)
             if array.dtype != np.dtype(feed.dtype):
                 raise TypeError(
                     f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
@@ -107,6 +114,31 @@ class Feeds:
             _check_shape(feed, array.shape, symbols)
             arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
         return arrays
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array, or of a value of the runtime."""
+    return tuple(value.shape() if is_value(value) else value.shape)
+
+
+def sizes_of(inputs: Iterable[Feed], values: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of symbolic dimensions, by their names.
+
+    Args:
+        inputs: What has been fed.
+        values: Arrays, or values of the runtime, that fit.
+    """
+    return {
+        dim: size
+        for feed in inputs
+        for dim, size in zip(feed.shape or (), shape_of(values[feed.name]), strict=False)
+        if isinstance(dim, str)
+    }
+
+
+def is_value(given: Any) -> bool:
+    """Whether a feed is a value of the runtime, an ``onnxruntime.OrtValue``."""
+    return hasattr(given, "is_tensor_sequence")
 
 
 def check_labels(labels: ClassLabels, array: np.ndarray) -> None:
@@ -144,6 +176,16 @@ def _as_array(feed: Feed, value: Any) -> np.ndarray:
         return in_native_byte_order(np.asarray(value))
     except ValueError as error:
         raise ValueError(f"feed '{feed.name}': not an array: {error}") from None
+
+
+def _checked_value(feed: Feed, value: Any, symbols: dict[str, tuple[int, str]]) -> Any:
+    """A value of the runtime, which may be on a device."""
+    tensor_type = value.data_type()
+    expected = helper.np_dtype_to_tensor_dtype(np.dtype(feed.dtype))
+    if value.element_type() != expected:
+        raise TypeError(f"feed '{feed.name}': got {tensor_type}, expected {feed.dtype}")
+    _check_shape(feed, tuple(value.shape()), symbols)
+    return value
 
 
 def _check_shape(feed: Feed, shape: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:

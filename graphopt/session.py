@@ -1,7 +1,7 @@
 """Runs a training graph, and owns its state between the steps."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,10 @@ import onnx
 
 from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._files import PathLike
-from graphopt._runtime_session import runtime_session
+from graphopt._runtime_session import captures, runtime_session, without_capture
+from graphopt._step_io import step_io
 from graphopt.carried import Carried, View, filled, initial_values, joined, parts
-from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order
+from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order, sizes_of
 from graphopt.graph import TrainingGraph, as_training_graph, save_model
 from graphopt.inference import inference_model
 from graphopt.on_device import read_state
@@ -82,11 +83,9 @@ class Session:
         start = _Start(given.carried, parameters)
         self.graph = given.without_initial_values()
         self._runtime = _runtime.onnxruntime()
-        providers = _runtime.checked_providers(providers)
-        self._device = _device(providers)
-        self._session, self.kernels = runtime_session(
-            self.graph, providers, session_options, kernels=kernels
-        )
+        self._providers = _runtime.checked_providers(providers)
+        self._options, self._with_kernels = session_options, kernels
+        self._device = _device(self._providers)
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels = self.graph.class_labels
@@ -103,33 +102,40 @@ class Session:
         self._in_place: set[str] = set()
         if _runtime.keeps_order(self._runtime):
             self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
-        self._binding = self._session.io_binding()
-        self._bound: dict[str, np.ndarray] = {}
-        # To other devices, binding copies: what the array holds later would not be seen.
-        self._shares_feeds = self._session.get_providers() == [_runtime.CPU]
         self._values: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
+        # A CUDA graph is captured at the first step, when all sizes are known.
+        self._captures = any(map(captures, self._providers))
+        # What the runtime computes elsewhere than where it is bound, by its place in the binding.
+        self._elsewhere: list[int] = []
+        self._open([without_capture(provider) for provider in self._providers])
         for value in self.graph.carried:
             self._place(value, start.of(value))
         del given, start
         _runtime.give_back_memory()
+        self._check_captures()
         self._lock = threading.Lock()
         self._blocking = self.graph.use_locking
 
-    def step(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def step(
+        self, feeds: Mapping[str, Any], *, outputs: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Run one training step.
 
         Args:
-            feeds: An array for each of `inputs`, by name, of its shape and dtype. ``group_mask``
-                may be left out: all groups are updated then.
+            feeds: An array for each of `inputs`, by name, of its shape and dtype; or an
+                ``onnxruntime.OrtValue``, which may be on the device already, and whose labels are
+                not looked at. ``group_mask`` may be left out: all groups are updated then.
+            outputs: The names of the outputs to return; all by default. On a GPU each is a copy
+                that waits for the step, and with none a step returns before it has run.
 
         Returns:
             Every output of the graph that is not state, by name: ``loss``, ``updated`` and the
-            outputs of the forward model.
+            outputs of the forward model; or those of ``outputs``.
 
         Raises:
-            ValueError: A feed is missing, unknown, of the wrong shape or empty, or a label is not
-                a class.
+            ValueError: A feed is missing, unknown, of the wrong shape or empty, a label is not a
+                class, or there is no such output.
             TypeError: A feed has the wrong dtype.
             RuntimeError: There is no learning rate for this step; the runtime failed, for example
                 on an index out of range; or another thread is using the session (see the class).
@@ -143,29 +149,25 @@ class Session:
             >>> session.state["w"]
             array(4., dtype=float32)
         """
-        arrays = self._feeds.checked(feeds)
+        values = self._feeds.checked(feeds)
         for labels in self._class_labels:
-            check_labels(labels, arrays[labels.name])
+            if isinstance(array := values[labels.name], np.ndarray):
+                check_labels(labels, array)
+        names = self._reported if outputs is None else self._checked_outputs(outputs)
         with self._exclusively():
             self._check_steps()
-            for name, array in arrays.items():
-                if self._bound.get(name) is not array or not self._shares_feeds:
-                    self._binding.bind_cpu_input(name, array)
-                    self._bound[name] = array
-            for name in self._reported:
-                self._binding.bind_output(name, "cpu")
             try:
-                self._session.run_with_iobinding(self._binding)
+                if self._captures:
+                    self._capture(values)
+                reported = self._io.run(values, names)
+                self._bring_home()
+            except ValueError:
+                raise
             except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
                 raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
             self._step += 1
             self._take_turns()
-            # A binding lists outputs in the order in which they were first bound: these are last.
-            reported = self._binding.get_outputs()[-len(self._reported) :] if self._reported else []
-            return {
-                name: np.array(value.numpy())
-                for name, value in zip(self._reported, reported, strict=True)
-            }
+            return reported
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -176,11 +178,20 @@ class Session:
         and ``global_step`` (int64 scalar), however the graph lays them out.
         """
         with self._exclusively():
+            self._io.wait()
             return {
                 view.name: part.copy()
                 for value in self.graph.carried
                 for view, part in parts(value, self._values[value.input].numpy())
             }
+
+    def wait(self) -> None:
+        """Return when all steps are done: on a GPU, one that returned may still be running.
+
+        Reading outputs or the state waits too.
+        """
+        with self._exclusively():
+            self._io.wait()
 
     def save_checkpoint(self, path: PathLike) -> None:
         """Write the state to a safetensors file, atomically.
@@ -207,6 +218,7 @@ class Session:
         if step < 0:
             raise ValueError(f"checkpoint '{path}' is damaged: its global_step is {step}")
         with self._exclusively():
+            self._io.wait()
             self._step = step
             for value in self.graph.carried:
                 self._place(value, joined(value, state))
@@ -253,6 +265,55 @@ class Session:
                 f"{self._steps - 1} only; nothing was updated"
             )
 
+    def _checked_outputs(self, outputs: Collection[str]) -> list[str]:
+        if isinstance(outputs, str):
+            raise TypeError(f"outputs: got '{outputs}', expected a list such as ['{outputs}']")
+        unknown = [name for name in outputs if name not in self._reported]
+        if unknown:
+            raise ValueError(
+                f"outputs: got '{unknown[0]}', expected some of {', '.join(self._reported)}"
+            )
+        return list(outputs)
+
+    def _open(self, providers: Sequence[Any], sizes: Mapping[str, int] | None = None) -> None:
+        """Create the runtime's session, for these sizes of symbolic dimensions."""
+        self._session, self.kernels = runtime_session(
+            self.graph, providers, self._options, kernels=self._with_kernels, sizes=sizes or {}
+        )
+        self._binding = self._session.io_binding()
+        self._io = step_io(self._runtime, self._session, self._binding, self._reported)
+
+    def _check_captures(self) -> None:
+        """Refuse to capture a graph that waits on the CPU, or whose state changes its place."""
+        if self._captures and not any(name.startswith("Ready") for name in self.kernels):
+            raise ValueError(
+                "providers: enable_cuda_graph needs the fused kernels and a graph whose layout is "
+                f"'foreach', got kernels {list(self.kernels)} and layout "
+                f"'{self.graph.layout['name']}'; build the graph with "
+                "provider='CUDAExecutionProvider', or leave it out"
+            )
+        if self._captures and self._next:
+            raise ValueError(
+                f"providers: enable_cuda_graph needs state that stays in its place, but "
+                f"'{next(iter(self._next))}' cannot be overwritten; leave it out"
+            )
+
+    def _capture(self, values: Mapping[str, Any]) -> None:
+        """Let the runtime capture the graph, which runs it more often, and put the state back."""
+        kept = {name: held.numpy() for name, held in self._values.items()}
+        try:
+            self._io.run(values, self._reported)  # to find out what its outputs need
+            before = self._io
+            self._open(self._providers, sizes_of(self.inputs, values))
+            self._io.take_outputs(before)
+            for value in self.graph.carried:
+                self._bind(value, self._values[value.input], self._values[value.input])
+            self._io.run(values, self._reported)
+        finally:
+            for name, array in kept.items():
+                self._values[name].update_inplace(array)
+        self._captures = False
+
     def _place(self, value: Carried, array: np.ndarray) -> None:
         """Put a value into the runtime's memory and bind it to its input and output."""
         new = self._ort_value(array)
@@ -270,6 +331,24 @@ class Session:
     def _bind(self, value: Carried, old: Any, new: Any) -> None:
         self._binding.bind_ortvalue_input(value.input, old)
         self._binding.bind_ortvalue_output(value.output, new)
+
+    def _bring_home(self) -> None:
+        """Copy to its place what the runtime has put elsewhere: on a GPU, what the CPU computed."""
+        if self._io.is_new:
+            outputs = zip(self.graph.carried, self._binding.get_outputs(), strict=False)
+            self._elsewhere = [
+                index
+                for index, (value, got) in enumerate(outputs)
+                if got.data_ptr() != self._new(value).data_ptr() and 0 not in value.shape
+            ]
+        if self._elsewhere:
+            outputs = self._binding.get_outputs()
+            for index in self._elsewhere:
+                self._new(self.graph.carried[index]).update_inplace(outputs[index].numpy())
+
+    def _new(self, value: Carried) -> Any:
+        """What holds the new value after a step."""
+        return self._next.get(value.input, self._values[value.input])
 
     def _take_turns(self) -> None:
         for value in self.graph.carried:

@@ -9,7 +9,7 @@ import pytest
 
 import graphopt
 from models.zoo import ZOO
-from tests.helpers.environments import needs_cuda
+from tests.helpers.environments import needs_cuda, needs_kernels
 
 # Without TF32, which rounds the operands of products to 10 bits.
 CUDA = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
@@ -85,6 +85,93 @@ def test_trains_as_on_the_cpu(name):
     on_cuda = graphopt.Session(graph(name), providers=CUDA)
     on_cpu = graphopt.Session(graph(name))
     np.testing.assert_allclose(steps(on_cuda, name, 20), steps(on_cpu, name, 20), rtol=1e-3)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ZOO)
+def test_a_captured_graph_trains_as_any_other(name):
+    """The first step, which captures it, is one step too."""
+    captured = [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"}), *CUDA[1:]]
+    session = graphopt.Session(graph(name), providers=captured)
+    on_cpu = graphopt.Session(graph(name))
+    np.testing.assert_allclose(steps(session, name, 20), steps(on_cpu, name, 20), rtol=1e-3)
+    assert session.state["global_step"] == 20
+
+
+@needs_cuda
+def test_a_captured_graph_takes_one_batch_size():
+    captured = [("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), "CPUExecutionProvider"]
+    session = graphopt.Session(graph("mlp"), providers=captured)
+    rng = np.random.default_rng(0)
+    session.step(ZOO["mlp"].feeds(rng, 4))
+    with pytest.raises(ValueError, match="the CUDA graph has been captured for"):
+        session.step(ZOO["mlp"].feeds(rng, 3))
+
+
+@needs_cuda
+def test_steps_of_which_nothing_is_read():
+    session = graphopt.Session(graph("resnet"), providers=CUDA)
+    on_cpu = graphopt.Session(graph("resnet"))
+    rng = np.random.default_rng(0)
+    batches = [ZOO["resnet"].feeds(rng, BATCH) for _ in range(12)]
+    for batch in batches:
+        assert session.step(batch, outputs=[]) == {}
+        on_cpu.step(batch)
+    state = session.state
+    for name, value in on_cpu.state.items():
+        np.testing.assert_allclose(state[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+@needs_cuda
+def test_feeds_on_the_device():
+    on_device, on_cpu = (graphopt.Session(graph("mlp"), providers=p) for p in (CUDA, None))
+    feeds = ZOO["mlp"].feeds(np.random.default_rng(0), BATCH)
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+        for name, array in feeds.items()
+    }
+    losses = [float(on_device.step(values)["loss"]) for _ in range(5)]
+    expected = [float(on_cpu.step(feeds)["loss"]) for _ in range(5)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+OPTIMIZERS = {
+    "plain": {},
+    "momentum": {"momentum": 0.9, "weight_decay": 0.01},
+    "centered": {"centered": True, "momentum": 0.9, "loss_scale": 8.0},
+    "centered, outside": {"centered": True, "epsilon_inside_root": False},
+    "nesterov": {"momentum": 0.9, "nesterov": True, "learning_rate_inside_moment": False},
+    "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+}
+
+
+@needs_cuda
+@needs_kernels
+@pytest.mark.parametrize("layout", ["foreach", "buckets", "chunks", "separate"])
+@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_kernels_compute_the_bits_of_the_cpu(options, layout):
+    rng = np.random.default_rng(0)
+    shapes = [(3, 5), (1000,), (257, 33), (1,), (4, 4), (300, 700)]
+    parameters = [graphopt.Parameter(f"p{i}", shape) for i, shape in enumerate(shapes)]
+    initial = {p.name: rng.standard_normal(p.shape, np.float32) for p in parameters}
+    gradients = [
+        {f"{p.name}_grad": rng.standard_normal(p.shape, np.float32) for p in parameters}
+        for _ in range(4)
+    ]
+    optimizer = graphopt.RMSProp(
+        [{"params": parameters[:4], "lr": 0.1}, {"params": parameters[4:]}], 0.01, **options
+    )
+    update = graphopt.update_graph(optimizer, layout=layout, group_mask=True)
+    on_cuda = graphopt.Session(update, initial, providers=CUDA)
+    on_cpu = graphopt.Session(update, initial)
+    for number, feeds in enumerate(gradients):
+        mask = np.array([True, number != 2])
+        for session in (on_cuda, on_cpu):
+            session.step({**feeds, "group_mask": mask})
+    assert on_cuda.kernels == on_cpu.kernels
+    state = on_cuda.state
+    for name, value in on_cpu.state.items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
 
 
 @needs_cuda

@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from graphopt import _runtime, in_place
+from graphopt import _runtime, _runtime_session, in_place
 from graphopt.builder import GraphBuilder
 from graphopt.graph import assemble
 from graphopt.update import emit, layout as layouts
@@ -110,19 +110,24 @@ def without_waiting(monkeypatch):
 
 
 @pytest.mark.parametrize("chunk", [256, 256 * 1024], ids=["chunks", "one piece"])
-@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate"])
+@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate", "foreach"])
 def test_writes_wait_for_all_readers(hazard, layout, chunk, monkeypatch):
     monkeypatch.setattr(layouts, "_CHUNK", chunk)
     feeds, state, expected = hazard
     graph = two_readers(["gradient", "reader", "update"], layout)
-    shapes = {"separate": (64, 16), "buckets": (1024,), "chunks": (max(1, 1024 // chunk), -1)}
+    shapes = {
+        "separate": (64, 16),
+        "foreach": (64, 16),
+        "buckets": (1024,),
+        "chunks": (max(1, 1024 // chunk), -1),
+    }
     assert graph.carried[0].shape == np.empty(1024).reshape(shapes[layout]).shape
     assert in_place.overwritable(graph.model, graph.carried) == set(state)
     dx = run_in_place(graph, feeds, state)
     np.testing.assert_allclose(dx, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate"])
+@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate", "foreach"])
 @pytest.mark.parametrize("name", ["mlp", "digits_cnn", "gru"])
 def test_the_optimized_graph_still_waits(name, layout, tmp_path, monkeypatch):
     """What is proven of the graph holds for what ONNX Runtime makes of it."""
@@ -210,6 +215,85 @@ def test_state_is_a_copy():
     assert_same_state(before, kept)
     before["conv1.bias"][:] = 7
     assert not np.any(session.state["conv1.bias"] == 7)
+
+
+def test_outputs_that_are_asked_for():
+    session, other = (graphopt.Session(digits_graph()) for _ in range(2))
+    for batch in batches(3):
+        everything = other.step(batch)
+        assert list(session.step(batch, outputs=["updated", "loss"])) == ["updated", "loss"]
+        assert everything["loss"].shape == session.step(batch, outputs=("loss",))["loss"].shape
+        assert session.step(batch, outputs=[]) == {}
+    session.wait()
+    assert session.state["global_step"] == 9
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "message"),
+    [
+        (["losses"], ValueError, "outputs: got 'losses', expected some of logits, loss, updated"),
+        ("loss", TypeError, r"outputs: got 'loss', expected a list such as \['loss'\]"),
+    ],
+)
+def test_outputs_that_there_are_not(outputs, error, message):
+    session = graphopt.Session(digits_graph())
+    with pytest.raises(error, match=message):
+        session.step(next(batches(1)), outputs=outputs)
+    assert session.state["global_step"] == 0
+
+
+def test_feeds_that_the_runtime_holds():
+    session, other = (graphopt.Session(digits_graph()) for _ in range(2))
+    for batch in batches(2):
+        values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in batch.items()}
+        for _ in range(2):
+            assert session.step(values)["loss"] == other.step(batch)["loss"]
+    assert_same_state(session.state, other.state)
+    wrong = {**values, "x": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((2, 3), np.float32))}
+    with pytest.raises(ValueError, match=r"feed 'x': got shape \[2, 3\]"):
+        session.step(wrong)
+    wrong["x"] = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((2, 1, 8, 8)))
+    with pytest.raises(TypeError, match=r"feed 'x': got tensor\(double\), expected float32"):
+        session.step(wrong)
+
+
+def test_what_is_computed_elsewhere_is_brought_home(monkeypatch):
+    """As a GPU's runtime does with what it puts on the CPU: the bound memory is not written."""
+    session, other = (graphopt.Session(digits_graph()) for _ in range(2))
+    binding = session._binding
+
+    class Binding:
+        def __getattr__(self, name):
+            return getattr(binding, name)
+
+        def get_outputs(self):
+            outputs = binding.get_outputs()
+            self.moved = onnxruntime.OrtValue.ortvalue_from_numpy(outputs[0].numpy() + 1)
+            return [self.moved, *outputs[1:]]
+
+    monkeypatch.setattr(session, "_binding", Binding())
+    monkeypatch.setattr(session._io, "is_new", True)
+    (batch,) = batches(1)
+    session.step(batch)
+    other.step(batch)
+    first = session.graph.carried[0].views[0].name
+    np.testing.assert_array_equal(session.state[first], other.state[first] + 1)
+
+
+def test_capturing_needs_the_kernels_and_their_layout(monkeypatch):
+    given = {"enable_cuda_graph": "1"}
+    monkeypatch.setattr("graphopt.session.captures", lambda _provider: True)
+    with pytest.raises(ValueError, match="enable_cuda_graph needs the fused kernels and a graph"):
+        graphopt.Session(digits_graph())
+    assert _runtime_session.captures(("CUDAExecutionProvider", given))
+    assert not _runtime_session.captures(("CUDAExecutionProvider", {"enable_cuda_graph": 0}))
+    assert not _runtime_session.captures("CUDAExecutionProvider")
+    assert _runtime_session.without_capture(
+        ("CUDAExecutionProvider", given | {"device_id": 1})
+    ) == (
+        "CUDAExecutionProvider",
+        {"device_id": 1},
+    )
 
 
 def test_outputs_are_copies():

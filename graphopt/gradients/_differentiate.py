@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._for_device import suit_device
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._steep import selected_infinities, steep_values
@@ -59,6 +60,8 @@ def differentiate(
             keep_axes(op, node)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
         raise ValueError(unreached(missing))
+    if provider != "CPUExecutionProvider":
+        suit_device(op, model)
     named = _name(op, {name: gradients[value] for name, value in parameters.items()})
     inner = {value.name: value for node in graph for value in node.outputs}
     batch = {s.name: (s, inner[s.batch]) for s in statistics}

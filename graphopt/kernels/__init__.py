@@ -1,13 +1,17 @@
-"""The update as kernels for the CPU, a library that is built where there is a C compiler.
+"""The update as kernels for the CPU and for CUDA, a library that is built with a C compiler.
 
 Each function of `graphopt.update.core` runs as one kernel, in one pass over the memory, where a
 session has them; where it does not, ONNX Runtime runs the function's body, operator by operator.
 The results are the same bits on ONNX Runtime 1.32, and close on older ones.
 
+The library opens CUDA's driver when it needs it, which compiles the kernels for the GPU there is;
+no toolkit is needed, neither to build nor to run.
+
 Kernels exist for float32 tensors, which is all that graphopt calls them with.
 """
 
 import ctypes
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -17,9 +21,11 @@ from typing import Any
 import onnx
 
 from graphopt import _runtime
-from graphopt.update.functions import DOMAIN
+from graphopt.update.functions import DOMAIN, is_ready
 
-_REGISTERED = "graphopt.kernels"  # what the library leaves in the options
+# What the library reads in the options, and what it leaves there.
+_FOR_CUDA = "graphopt.cuda"
+_REGISTERED = ("graphopt.kernels", "graphopt.kernels.cuda")
 
 
 def library() -> Path | None:
@@ -77,17 +83,24 @@ def register_kernels(session_options: Any, model: onnx.ModelProto | None = None)
     return register(session_options, names() if model is None else called(model, [_runtime.CPU]))
 
 
-def register(session_options: Any, wanted: Iterable[str]) -> bool:
+def register(session_options: Any, wanted: Iterable[str], provider: str = _runtime.CPU) -> bool:
     """Let the sessions of these options have these kernels; returns whether they do.
 
     Options share what is registered, so those that have kernels already get these too.
+
+    Args:
+        session_options: An ``onnxruntime.SessionOptions``.
+        wanted: The names of the kernels.
+        provider: The execution provider that runs them: the CPU's or CUDA's.
     """
     path = library()
     native = None if path is None else _load(path)
-    if native is None:
+    if path is None or native is None:
         return False
     for name in wanted:
-        native.want(name.encode())
+        native.want(name.encode(), provider == _runtime.CUDA)
+    if provider == _runtime.CUDA:
+        session_options.add_session_config_entry(_FOR_CUDA, "1")
     try:
         session_options.register_custom_ops_library(str(path))
     except Exception:  # noqa: BLE001 - ONNX Runtime's have no common base
@@ -97,28 +110,72 @@ def register(session_options: Any, wanted: Iterable[str]) -> bool:
 
 def registered(session_options: Any) -> bool:
     """Whether the sessions of these options have kernels."""
+    return any(_has_entry(session_options, key) for key in _REGISTERED)
+
+
+def _has_entry(session_options: Any, key: str) -> bool:
     try:
-        session_options.get_session_config_entry(_REGISTERED)
+        session_options.get_session_config_entry(key)
     except RuntimeError:
         return False
     return True
 
 
 def called(model: onnx.ModelProto, providers: Sequence[Any]) -> tuple[str, ...]:
-    """The functions of a model that the kernels are for, sorted.
+    """The functions of a model that run as kernels, sorted.
 
     Args:
         model: A training graph.
-        providers: As a session takes them; the kernels are for the CPU alone.
+        providers: As a session takes them.
     """
-    if set(_runtime.provider_names(providers)) - {_runtime.CPU}:
+    if provider_of(providers) is None:
         return ()
-    nodes = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
-    return tuple(sorted(nodes & names()))
+    bodies = {(function.domain, function.name): function for function in model.functions}
+    found, waiting = set[str](), list(model.graph.node)
+    while waiting:
+        node = waiting.pop()
+        if node.domain == DOMAIN and has(node.op_type):
+            found.add(node.op_type)
+        elif (node.domain, node.op_type) in bodies:
+            waiting += bodies[node.domain, node.op_type].node
+    return tuple(sorted(found))
+
+
+def provider_of(providers: Sequence[Any]) -> str | None:
+    """The execution provider whose kernels a session can run; None where there are none for it.
+
+    On any other one, tensors would be copied to the CPU and back for each update.
+
+    Args:
+        providers: As a session takes them.
+    """
+    given = _runtime.provider_names(providers)
+    if set(given) == {_runtime.CPU}:
+        return _runtime.CPU
+    if given[0] == _runtime.CUDA and set(given) <= {_runtime.CPU, _runtime.CUDA}:
+        return _runtime.CUDA if has_cuda() else None
+    return None
+
+
+def has_cuda() -> bool:
+    """Whether the library is there, and a GPU with CUDA's driver."""
+    path = library()
+    native = None if path is None else _load(path)
+    return native is not None and bool(native.has_cuda())
+
+
+def has(name: str) -> bool:
+    """Whether there is a kernel of this name."""
+    path = library()
+    native = None if path is None else _load(path)
+    if native is None:
+        return False
+    one = re.sub(r"^Foreach[1-9]\d*", "", name)
+    return one in native.names or is_ready(name) or (one != name and one == "MovingAverage")
 
 
 def names() -> frozenset[str]:
-    """The functions that have a kernel; none if the library is missing or does not load."""
+    """The functions that have a kernel for one tensor of each kind; none without the library."""
     path = library()
     native = None if path is None else _load(path)
     return frozenset() if native is None else native.names
@@ -128,7 +185,9 @@ class _Library:
     def __init__(self, path: Path) -> None:
         native = ctypes.CDLL(str(path))
         self.want = native.graphopt_want_kernel
-        self.want.argtypes, self.want.restype = [ctypes.c_char_p], None
+        self.want.argtypes, self.want.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_int
+        self.has_cuda = native.graphopt_has_cuda
+        self.has_cuda.argtypes, self.has_cuda.restype = [], ctypes.c_int
         name_of = native.graphopt_kernel_name
         name_of.argtypes, name_of.restype = [ctypes.c_size_t], ctypes.c_char_p
         found: list[str] = []

@@ -12,10 +12,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define EXPORT __attribute__((visibility("default")))
+
 #define ORT_API_VERSION 18 /* ONNX Runtime 1.18, the first that reads GetMayInplace */
 
-enum { ORT_INVALID_ARGUMENT = 2, ORT_NOT_IMPLEMENTED = 9 };
-enum { ORT_FLOAT = 1, ORT_BOOL = 9 };
+enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2, ORT_NOT_IMPLEMENTED = 9 };
+enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_BOOL = 9 };
 
 /* What the runtime only lends, by pointer. */
 typedef struct OrtStatus OrtStatus;
@@ -59,7 +61,9 @@ typedef struct {
   void *from_100[30];
   OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *options, const char *key,
                                       const char *value);
-  void *from_131[106];
+  void *from_131[62];
+  OrtStatus *(*KernelContext_GetGPUComputeStream)(const OrtKernelContext *context, void **stream);
+  void *from_194[43];
   OrtStatus *(*HasSessionConfigEntry)(const OrtSessionOptions *options, const char *key, int *has);
   void *from_238[30];
   OrtStatus *(*ShapeInferContext_GetInputTypeShape)(const OrtShapeInferContext *context,
@@ -87,6 +91,7 @@ AT_PLACE(KernelContext_GetInput, 90);
 AT_PLACE(ReleaseStatus, 93);
 AT_PLACE(ReleaseTensorTypeAndShapeInfo, 99);
 AT_PLACE(AddSessionConfigEntry, 130);
+AT_PLACE(KernelContext_GetGPUComputeStream, 193);
 AT_PLACE(HasSessionConfigEntry, 237);
 AT_PLACE(ShapeInferContext_GetInputTypeShape, 268);
 AT_PLACE(ShapeInferContext_SetOutputTypeShape, 270);

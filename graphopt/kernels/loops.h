@@ -12,9 +12,9 @@
   ((centered) * 12 + (int)(momentum) * 4 + (outside) * 2 + (late))
 
 TARGET static void LOOPS(update)(const Variant *v, const Tensors *t, const Scalars *s, size_t n) {
-#define CASE(centered, momentum, outside, late)        \
-  case CORE(centered, momentum, outside, late):        \
-    update(t, s, n, centered, momentum, outside, late); \
+#define CASE(centered, momentum, outside, late)            \
+  case CORE(centered, momentum, outside, late):            \
+    update_range(t, s, n, centered, momentum, outside, late); \
     break;
   switch (CORE(v->centered, v->momentum, v->epsilon_outside, v->rate_outside)) { CORES(CASE) }
 #undef CASE
@@ -23,16 +23,16 @@ TARGET static void LOOPS(update)(const Variant *v, const Tensors *t, const Scala
 TARGET static void LOOPS(prepare_gradient)(const Variant *v, const Tensors *t, const Scalars *s,
                                            float *prepared, size_t n) {
   if (v->weight_decay != WEIGHT_DECAY)
-    prepare_gradient(t->w, t->g, prepared, s, n, false, true);
+    prepare_gradients(t, prepared, s, n, false, true);
   else if (v->unscale)
-    prepare_gradient(t->w, t->g, prepared, s, n, true, true);
+    prepare_gradients(t, prepared, s, n, true, true);
   else
-    prepare_gradient(t->w, t->g, prepared, s, n, true, false);
+    prepare_gradients(t, prepared, s, n, true, false);
 }
 
 TARGET static void LOOPS(decay_parameter)(const Tensors *t, const Scalars *s, float *decayed,
                                           size_t n) {
-  decay_parameter(t->w, decayed, s, n);
+  for (size_t i = 0; i < n; i++) decayed[i] = decayed_parameter(t->w[i], s);
 }
 
 static const Loops LOOPS(loops) = {LOOPS(update), LOOPS(prepare_gradient), LOOPS(decay_parameter)};

@@ -1,84 +1,74 @@
-/* The arithmetic of the update, in the order of operations of the ONNX functions, without
- * contraction: the results are those of the functions, bit for bit.
+/* The arithmetic of the update, element by element, in the order of operations of the ONNX
+ * functions, without contraction: the results are those of the functions, bit for bit.
+ *
+ * C for the CPU, and CUDA C++ for its GPUs.
  */
 #ifndef GRAPHOPT_UPDATE_H
 #define GRAPHOPT_UPDATE_H
 
-#include <stddef.h>
-
 #include "variant.h"
 
-/* What one call updates. An output may be the memory of its own input. */
-typedef struct {
-  const float *w, *g, *s, *a, *m;
-  float *w1, *s1, *a1, *m1;
-} Tensors;
+#if defined(__CUDACC__)
+#define ALWAYS_INLINE static __device__ __forceinline__
+#define SQUARE_ROOT(x) __fsqrt_rn(x)
+#else
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define SQUARE_ROOT(x) __builtin_sqrtf(x)
+#endif
 
 typedef struct {
   float decay, epsilon, momentum, loss_scale; /* attributes */
   float rate, weight_decay;                   /* inputs */
 } Scalars;
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+/* An element of a parameter, and of each of its states. */
+typedef struct {
+  float w, s, a, m;
+} Element;
 
-/* Element i of an output depends on the elements i of the inputs alone, also where it is their
- * memory; the compiler cannot know. */
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
+ALWAYS_INLINE float moved_average(float average, float value, float decay) {
+  return average * decay + value * (1.0f - decay);
+}
 
-/* The update itself. The flags are constants where it is called, so that each variant becomes a
- * loop without branches. */
-ALWAYS_INLINE void update(const Tensors *t, const Scalars *scalars, size_t n, bool centered,
-                          enum Momentum momentum, bool epsilon_outside, bool rate_outside) {
-  const Tensors p = *t;
-  const float decay = scalars->decay, rest = 1.0f - decay, epsilon = scalars->epsilon;
+/* The update itself. The flags are constants where it is called, so that each variant becomes code
+ * without branches. */
+ALWAYS_INLINE Element updated(Element old, float g, const Scalars *scalars, bool centered,
+                              enum Momentum momentum, bool epsilon_outside, bool rate_outside) {
+  const float decay = scalars->decay, epsilon = scalars->epsilon;
   const float mu = scalars->momentum, rate = scalars->rate;
-  INDEPENDENT
-  for (size_t i = 0; i < n; i++) {
-    const float g = p.g[i], w = p.w[i];
-    const float s = p.s[i] * decay + (g * g) * rest;
-    const float a = centered ? p.a[i] * decay + g * rest : 0.0f;
-    const float variance = centered ? s - a * a : s;
-    const float d = epsilon_outside ? __builtin_sqrtf(variance) + epsilon
-                                    : __builtin_sqrtf(variance + epsilon);
-    float u = (rate_outside ? g : g * rate) / d;
-    /* Nothing moves where the variance with an inner epsilon is not positive, nor by NaN. */
-    const float radicand = epsilon_outside ? variance : d;
-    const float moves = radicand > 0.0f ? 1.0f : 0.0f;
-    if (centered) u = ((radicand > 0.0f) & (u == u)) ? u + 0.0f : 0.0f; /* + 0: never -0 */
-    float m = 0.0f, step = u;
-    if (momentum) {
-      const float kept = centered ? moves * mu + (1.0f - moves) : mu;
-      m = p.m[i] * kept + u;
-      step = momentum == NESTEROV ? m * mu + u : m;
-    }
-    if (rate_outside) step = step * rate;
-    if (momentum && centered) step = step * moves;
-    p.s1[i] = s;
-    if (centered) p.a1[i] = a;
-    if (momentum) p.m1[i] = m;
-    p.w1[i] = w - step;
+  const float s = moved_average(old.s, g * g, decay);
+  const float a = centered ? moved_average(old.a, g, decay) : 0.0f;
+  const float variance = centered ? s - a * a : s;
+  /* One root, also where the flag is no constant. */
+  const float root = SQUARE_ROOT(epsilon_outside ? variance : variance + epsilon);
+  const float d = epsilon_outside ? root + epsilon : root;
+  float u = (rate_outside ? g : g * rate) / d;
+  /* Nothing moves where the variance with an inner epsilon is not positive, nor by NaN. */
+  const float positive = epsilon_outside ? variance : d;
+  const float moves = positive > 0.0f ? 1.0f : 0.0f;
+  if (centered) u = ((positive > 0.0f) & (u == u)) ? u + 0.0f : 0.0f; /* + 0: never -0 */
+  float m = 0.0f, step = u;
+  if (momentum) {
+    const float kept = centered ? moves * mu + (1.0f - moves) : mu;
+    m = old.m * kept + u;
+    step = momentum == NESTEROV ? m * mu + u : m;
   }
+  if (rate_outside) step = step * rate;
+  if (momentum && centered) step = step * moves;
+  Element new_ = {old.w - step, s, a, m};
+  return new_;
 }
 
 /* The gradient with weight decay, without the loss scale. */
-ALWAYS_INLINE void prepare_gradient(const float *w, const float *g, float *prepared,
-                                    const Scalars *scalars, size_t n, bool decays, bool unscale) {
-  const float factor = scalars->weight_decay, loss_scale = scalars->loss_scale;
-  for (size_t i = 0; i < n; i++) {
-    const float decayed = decays ? g[i] + w[i] * factor : g[i];
-    prepared[i] = unscale ? decayed / loss_scale : decayed;
-  }
+ALWAYS_INLINE float prepared_gradient(float w, float g, const Scalars *scalars, bool decays,
+                                      bool unscale) {
+  const float decayed = decays ? g + w * scalars->weight_decay : g;
+  return unscale ? decayed / scalars->loss_scale : decayed;
 }
 
 /* The parameter, smaller by decoupled weight decay. */
-ALWAYS_INLINE void decay_parameter(const float *w, float *decayed, const Scalars *scalars,
-                                   size_t n) {
-  const float factor = scalars->rate * scalars->weight_decay;
-  for (size_t i = 0; i < n; i++) decayed[i] = w[i] - w[i] * factor;
+ALWAYS_INLINE float decayed_parameter(float w, const Scalars *scalars) {
+  return w - w * (scalars->rate * scalars->weight_decay);
 }
 
 #endif

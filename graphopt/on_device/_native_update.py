@@ -194,7 +194,7 @@ class NativeUpdate:
         if made.weight_decay:
             scalars.append(self.arithmetic.decay_factor(rule))
         started = [self._started(op, kind, value) for kind, value in states.items()]
-        new_w, *new = self.arithmetic.update(op, made, w, g, started, scalars)
+        new_w, *new = self.arithmetic.update(op, made, [w, g, *started], scalars)
         deltas = [
             self._difference(op, w, new_w) if self.decoupled else new_w,
             *(self._difference(op, states[kind], v) for kind, v in zip(states, new, strict=True)),

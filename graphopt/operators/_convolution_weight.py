@@ -18,6 +18,8 @@ from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.window import Window
 
 _LONG_ROW = 256  # from so many windows on, a product for each example is faster than one of all
+_MANY_COLUMNS = 2**23  # elements of the copies for an example: 1 GiB for 32 examples
+_FEW_TAPS = 32  # ONNX Runtime concatenates no more in a CUDA graph
 _BLOCK = 24  # columns of a product of which only a band is wanted
 
 
@@ -69,9 +71,12 @@ def choose(layer: Layer, provider: str) -> Formulation:
     is_static = layer.is_static
     if is_static and window.is_pointwise and layer.group == 1:
         many = math.prod(layer.counts or ()) >= _LONG_ROW
-        return by_product_of_each_example if many else by_product
+        if many:
+            return by_product_of_each_example
+        on_cpu = provider == "CPUExecutionProvider"
+        return by_product if on_cpu or not window.is_dense else by_product_of_patches
     if provider != "CPUExecutionProvider":
-        return by_swapped_roles
+        return _choose_for_device(layer)
     if is_static and layer.channels == 1 and layer.group > 1:
         if len(window.kernel) == 2:
             return by_band
@@ -80,6 +85,27 @@ def choose(layer: Layer, provider: str) -> Formulation:
     if window.dilations[-1] == 1:
         return by_channels_last
     return by_product_of_each_tap if is_static and layer.group == 1 else by_swapped_roles
+
+
+def _choose_for_device(layer: Layer) -> Formulation:
+    """Products of matrices: a convolution with a kernel as large as an image can take a second."""
+    window = layer.window
+    if not layer.is_static:
+        return by_swapped_roles
+    if layer.channels == 1 and layer.outputs == layer.group > 1:
+        return by_sum_of_each_tap
+    if layer.group > 1 or 0 in (layer.counts or ()):
+        return by_swapped_roles
+    if window.kernel == window.strides and not any(window.pads) and not _has_gaps(layer):
+        return by_product_of_patches
+    size = _int(layer.channels) * math.prod(window.kernel) * math.prod(layer.counts or ())
+    return by_product_of_columns if size <= _MANY_COLUMNS else by_product_of_each_tap
+
+
+def _has_gaps(layer: Layer) -> bool:
+    """Whether elements of ``x`` lie in no window."""
+    window = layer.window
+    return max(window.dilations) > 1 or any(window.rest(layer.sizes or [], layer.counts or []))
 
 
 def by_swapped_roles(layer: Layer) -> ir.Value:
@@ -165,6 +191,46 @@ def by_product_of_each_tap(layer: Layer) -> ir.Value:
         for tap in _taps(layer, x)
     ]
     return _channels_second(layer, op.Concat(*products, axis=1))
+
+
+def by_product_of_columns(layer: Layer) -> ir.Value:
+    """dW = dy xᵀ for all elements of the kernel at once, with copies of those x that meet each."""
+    op = layer.op
+    dy = op.Reshape(_channels_first(layer, layer.dy), [_int(layer.outputs), -1])
+    x = _padded(layer, _channels_first(layer, layer.x))
+    if math.prod(layer.window.kernel) <= _FEW_TAPS:
+        taps = _taps(layer, x)
+        x = op.Concat(*taps, axis=0) if len(taps) > 1 else taps[0]
+    else:
+        x = _columns_axis_by_axis(layer, x)
+    columns = op.Reshape(x, [_int(layer.channels) * math.prod(layer.window.kernel), -1])
+    return _channels_second(layer, op.Gemm(dy, columns, transB=1))
+
+
+def _columns_axis_by_axis(layer: Layer, x: ir.Value) -> ir.Value:
+    """The columns of a large kernel, with fewer copies: what its rows have in common is one."""
+    op, window = layer.op, layer.window
+    axes = list(zip(window.axes, window.kernel, window.dilations, window.strides, strict=True))
+    for (axis, width, dilation, stride), count in reversed(
+        list(zip(axes, layer.counts or (), strict=True))
+    ):
+        reach = stride * (count - 1) + 1
+        starts = [dilation * index for index in range(width)]
+        x = op.Concat(*(op.Slice(x, [at], [at + reach], [axis], [stride]) for at in starts), axis=0)
+    return x
+
+
+def by_product_of_patches(layer: Layer) -> ir.Value:
+    """Windows that lie side by side: dW = dy xᵀ with the patches of ``x`` as they are."""
+    op, window, rank = layer.op, layer.window, len(layer.window.kernel)
+    outputs, channels = _int(layer.outputs), _int(layer.channels)
+    split = [n for pair in zip(layer.counts or (), window.kernel, strict=True) for n in pair]
+    x = op.Reshape(layer.x, [-1, channels, *split])
+    windows, elements = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
+    x = op.Transpose(x, perm=[0, *windows, 1, *elements])
+    x = op.Reshape(x, [-1, channels * math.prod(window.kernel)])
+    dy = op.Reshape(op.Transpose(layer.dy, perm=[0, *window.axes, 1]), [-1, outputs])
+    return op.Reshape(op.Gemm(dy, x, transA=1), _weight_shape(layer))
 
 
 def by_sum_of_each_tap(layer: Layer) -> ir.Value:

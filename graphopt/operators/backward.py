@@ -12,6 +12,7 @@ from graphopt.graphs import captured
 from graphopt.operators.rewriting import concat, describe, mean_over, size_of
 
 Dim = int | str | None
+_COUNTS = "graphopt.counts"  # in the metadata of a graph while it is built
 Inner = Callable[
     [ir.Graph, Iterable[ir.Value], Mapping[ir.Value, ir.Value]], dict[ir.Value, ir.Value]
 ]
@@ -169,14 +170,52 @@ class Backward:
         """Sizes in one vector: a constant where all are."""
         return concat(self.op, sizes)
 
-    def count(self, value: ir.Value, axes: Sequence[int]) -> Operand:
-        """How many elements these axes have together, as a float scalar operand."""
+    def count(self, value: ir.Value, axes: Sequence[int], like: ir.Value | None = None) -> Operand:
+        """How many elements these axes have together, as a float scalar operand.
+
+        Args:
+            value: Whose elements.
+            axes: Its axes.
+            like: What has the dtype; the value by default.
+        """
+        op, like = self.op, value if like is None else like
         shape = self.shape(value)
-        sizes = [shape[axis] for axis in axes]
-        if all(isinstance(size, int) for size in sizes):
-            return float(math.prod(size for size in sizes if isinstance(size, int)))
-        counts = self.op.Gather(self.op.Shape(value), np.array(axes, np.int64))
-        return self.op.CastLike(self.op.ReduceProd(counts, keepdims=0), value)
+        known = float(math.prod(size for axis in axes if isinstance(size := shape[axis], int)))
+        counted: Operand = known
+        unknown = [axis for axis in axes if not isinstance(shape[axis], int)]
+        if not unknown:
+            return known
+        if self.provider == "CPUExecutionProvider":
+            if len(axes) == len(shape):
+                return op.CastLike(op.Size(value), like)
+            counts = op.Gather(op.Shape(value), np.array(axes, np.int64))
+            return op.CastLike(op.ReduceProd(counts, keepdims=0), like)
+        # A device would wait for a copy of what is known on the CPU, so it counts by itself.
+        for axis in unknown:
+            counted = op.Mul(self._counted(value, axis), counted)
+        return counted if like.dtype == ir.DataType.FLOAT else op.CastLike(counted, like)
+
+    def elements(self, value: ir.Value) -> ir.Value:
+        """How many elements a value has, int64 [1]."""
+        op = self.op
+        if self.provider == "CPUExecutionProvider":
+            return op.Reshape(op.Size(value), [1])
+        # ONNX Runtime knows a shape before the value is there, but no size.
+        sizes = op.Shape(value)
+        if op.opset >= 18:
+            return op.ReduceProd(sizes, [0], keepdims=1)
+        return op.ReduceProd(sizes, axes=[0], keepdims=1)
+
+    def _counted(self, value: ir.Value, axis: int) -> ir.Value:
+        """The size of an axis, counted on the device; once for all axes of one name."""
+        op, name = self.op, self.shape(value)[axis]
+        counts: dict[object, ir.Value] = op.graph.meta.setdefault(_COUNTS, {})
+        key = name if name is not None else (value, axis)
+        if key not in counts:
+            size = op.Shape(value, start=axis, end=axis + 1)
+            ones = op.ConstantOfShape(size, value=ir.tensor(np.ones(1, np.float32)))
+            counts[key] = op.ReduceSum(ones, keepdims=0)
+        return counts[key]
 
     # Nodes that many rules append ------------------------------------------------------------
 

@@ -6,6 +6,7 @@ own, because the CUDA kernel of ONNX Runtime has no training mode.
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -199,6 +200,14 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     count = b.count(x, axes)
     k0 = op.Div(op.Mul(k, d_bias), count)
     k1 = op.Div(op.Mul(op.Mul(k, inverse), d_scale), count)
-    drift = op.Mul(centered, op.Reshape(k1, per_channel))
-    d_x = op.Sub(d_x, op.Add(drift, op.Reshape(k0, per_channel)))
+    channels = b.shape(x)[1]
+    if b.provider != "CPUExecutionProvider" and isinstance(channels, int):
+        # k1 times it plus k0 in one kernel.
+        zeros, ones = (
+            np.full(channels, value, (scale.dtype or ir.DataType.FLOAT).numpy()) for value in (0, 1)
+        )
+        drift = op.BatchNormalization(centered, k1, k0, zeros, ones, epsilon=0.0)
+    else:
+        drift = op.Add(op.Mul(centered, op.Reshape(k1, per_channel)), op.Reshape(k0, per_channel))
+    d_x = op.Sub(d_x, drift)
     return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.builder import GraphBuilder
+from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import per_element
 from graphopt.operators.labels import checked_labels
@@ -77,7 +77,7 @@ class _Forward:
     labels: ir.Value
     used: ir.Value | None
     weight: ir.Value | None
-    total: ir.Value | None
+    total: Operand
 
 
 def _replace_loss(b: Backward, logarithms: ir.Value) -> _Forward:
@@ -104,7 +104,7 @@ def _replace_loss(b: Backward, logarithms: ir.Value) -> _Forward:
             loss = op.ReduceSum(loss, keepdims=0)
         if reduction == "mean":
             if weight is None:
-                total = op.CastLike(op.Size(labels), logarithms)
+                total = b.count(labels, range(b.rank(labels)), logarithms)
             else:
                 total = op.ReduceSum(weight, keepdims=0)
             loss = op.Div(loss, total)

@@ -41,7 +41,10 @@ def checked_labels(
         ignored: A label that is allowed though it is no class.
     """
     _remember(op.graph, logits, labels, ignored)
-    classes = op.Gather(op.Shape(logits), 1, axis=0)
+    known = logits.shape[1] if logits.shape is not None and len(logits.shape) > 1 else None
+    classes = (
+        op.constant(known) if isinstance(known, int) else op.Gather(op.Shape(logits), 1, axis=0)
+    )
     indices = op.Cast(labels, to=ir.DataType.INT64)
     # A negative index would count from the end, so it is made one past the end.
     checked = op.Where(op.Less(indices, 0), classes, indices)

@@ -60,7 +60,7 @@ def _by_comparison(b: Backward, window: Window, sizes: list[int]) -> ir.Value:
 def _by_indices(b: Backward, window: Window) -> ir.Value:
     op, x = b.op, b.x
     sizes = known(b.shape(x))
-    total: Operand = [math.prod(sizes)] if sizes is not None else op.Reshape(op.Size(x), [1])
+    total: Operand = [math.prod(sizes)] if sizes is not None else b.elements(x)
     zeros = b.zeros(total, x.dtype)
     indices, dy = op.Reshape(_largest(b), [-1]), op.Reshape(b.dy, [-1])
     if window.overlaps:

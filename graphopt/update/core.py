@@ -9,7 +9,9 @@ Its name says what it is made of, for example ``RMSProp``, ``CenteredRMSPropMome
 
 with the parameters w, the gradients g, the mean square s, the mean gradient a, the moment m, the
 learning rate lr, the factor of weight decay k and the bool on; the last three are scalars, all
-others float32 and of one shape. ``Chunked`` before a name is the same, row by row.
+others float32 and of one shape. ``Chunked`` before a name is the same, row by row. ``Foreach3``
+before a name is the same for three parameters: the inputs are w0, w1, w2, g0, and so on, in any
+shapes with the same number of elements, then gate, a bool scalar for which the writes wait.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -25,8 +27,6 @@ from graphopt.update import functions
 Momentum = Literal["", "Momentum", "Nesterov"]
 WeightDecay = Literal["", "WeightDecay", "DecoupledWeightDecay"]
 
-_HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -41,6 +41,7 @@ class Variant:
         unscale: Divide the gradient by the loss scale.
         mask: Keep everything as it is where the input ``on`` is False.
         chunked: The tensors are matrices, of which one row after the other is updated.
+        tensors: For how many parameters, each with tensors of its own; 0: for a bucket.
     """
 
     centered: bool = False
@@ -51,11 +52,13 @@ class Variant:
     unscale: bool = False
     mask: bool = False
     chunked: bool = False
+    tensors: int = 0
 
     @property
     def name(self) -> str:
         """The name of the function."""
         parts = (
+            f"Foreach{self.tensors}" if self.tensors else "",
             "Chunked" if self.chunked else "",
             "Centered" if self.centered else "",
             "RMSProp",
@@ -72,7 +75,9 @@ class Variant:
     def inputs(self) -> tuple[str, ...]:
         """The names of the inputs."""
         return (
-            *("w", "g", *self._states, "lr"),
+            *self._of_each(("w", "g", *self._states)),
+            *(["gate"] if self.tensors else []),
+            "lr",
             *(["k"] if self.weight_decay else []),
             *(["on"] if self.mask else []),
         )
@@ -80,7 +85,7 @@ class Variant:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the outputs."""
-        return ("w1", *(f"{state}1" for state in self._states))
+        return self._of_each(self._new)
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -94,10 +99,13 @@ class Variant:
     @property
     def text(self) -> str:
         """The function as ONNX text."""
-        lines = self._scan() if self.chunked else list(self._stages())
+        if self.tensors:
+            lines = list(self._foreach())
+        else:
+            lines = self._scan() if self.chunked else list(self._stages())
         body = "\n".join(f"  {line}" for line in lines)
         return (
-            f"{_HEADER}\n{self.name} <{', '.join(self.attributes)}> "
+            f"{functions.HEADER}\n{self.name} <{', '.join(self.attributes)}> "
             f"({', '.join(self.inputs)}) => ({', '.join(self.outputs)})\n{{\n{body}\n}}\n"
         )
 
@@ -109,8 +117,40 @@ class Variant:
         return functions.parse(self.text, opset)
 
     @property
+    def one(self) -> "Variant":
+        """The same for a bucket."""
+        return replace(self, tensors=0)
+
+    @property
     def _states(self) -> tuple[str, ...]:
         return tuple(state.symbol for state in kept_by(self))
+
+    @property
+    def _new(self) -> tuple[str, ...]:
+        return ("w1", *(f"{state}1" for state in self._states))
+
+    def _of_each(self, kinds: Iterable[str]) -> tuple[str, ...]:
+        """The names of these tensors of all parameters."""
+        if not self.tensors:
+            return tuple(kinds)
+        return tuple(f"{kind}_{index}" for kind in kinds for index in range(self.tensors))
+
+    def _foreach(self) -> Iterator[str]:
+        """One call a parameter, of which the gradient waits for the gate."""
+        yield "flat = Constant <value_ints: ints = [-1]> ()"
+        kinds = ("w", "g", *self._states)
+        attributes = ", ".join(f"{name}: float = @{name}" for name in self.attributes)
+        for index in range(self.tensors):
+            yield f"held_{index} = Where (gate, g_{index}, g_{index})"
+            for kind in kinds:
+                source = f"held_{index}" if kind == "g" else f"{kind}_{index}"
+                yield f"flat_{kind}_{index} = Reshape ({source}, flat)"
+            given = [f"flat_{n}_{index}" if n in kinds else n for n in self.one.inputs]
+            made = ", ".join(f"flat_{name}_{index}" for name in self._new)
+            yield f"{made} = graphopt.{self.one.name} <{attributes}> ({', '.join(given)})"
+            for old, new in zip(("w", *self._states), self._new, strict=True):
+                yield f"shape_{old}_{index} = Shape ({old}_{index})"
+                yield f"{new}_{index} = Reshape (flat_{new}_{index}, shape_{old}_{index})"
 
     def _scan(self) -> list[str]:
         """One call a row."""
@@ -192,7 +232,7 @@ class Variant:
 
 
 def variant(
-    optimizer: RMSProp, rule: Rule, *, mask: bool = False, chunked: bool = False
+    optimizer: RMSProp, rule: Rule, *, mask: bool = False, chunked: bool = False, tensors: int = 0
 ) -> Variant:
     """What the update of parameters with this rule is made of.
 
@@ -215,6 +255,7 @@ def variant(
         unscale=optimizer.loss_scale != 1,
         mask=mask,
         chunked=chunked,
+        tensors=tensors,
     )
 
 
@@ -222,5 +263,6 @@ def functions_of(
     variants: Iterable[Variant], stages: Iterable[str], opset: int
 ) -> list[onnx.FunctionProto]:
     """The functions of these variants, these stages, and the stages that either calls, by name."""
-    called = [variant.function(opset) for variant in dict.fromkeys(variants)]
+    each = [one for variant in variants for one in (variant, variant.one)]
+    called = [variant.function(opset) for variant in dict.fromkeys(each)]
     return functions.with_stages(called, stages, opset)

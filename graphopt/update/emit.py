@@ -20,10 +20,13 @@ from graphopt.stage import UPDATE_PREFIX
 from graphopt.states import GLOBAL_STEP, State, kept_by
 from graphopt.update import functions
 from graphopt.update.core import Variant, variant
-from graphopt.update.gate import Gate
+from graphopt.update.gate import DeviceGate, Gate
 from graphopt.update.layout import Bucket, Layout, plan
 from graphopt.update.optimizer_arithmetic import Arithmetic
-from graphopt.update.statistics import moved_statistic
+from graphopt.update.statistics import moved_statistic, moved_together
+
+# Parameters that a node updates. Their tensors are its inputs, of which the kernels read as many.
+_MAX_TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,8 @@ class _Appender:
         self.parameters = dict(parameters)
         self.gradients = gradients
         self.initial = initial
-        self.gate = Gate(op)
-        for value in op.graph.outputs:
-            self.gate.wait_for(value)
+        self.outputs = list(op.graph.outputs)
+        self.gate: Gate | None = None  # of buckets
         self.global_step = op.input(GLOBAL_STEP.name, GLOBAL_STEP.dtype, [])
         self.arithmetic = Arithmetic(op, optimizer, lambda: self.global_step)
         self.mask = (
@@ -101,47 +103,133 @@ class _Appender:
             parameter.name: rule.group
             for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
         }
-        self.variants: list[Variant] = []
+        self.variants: dict[str, Variant] = {}  # by bucket
 
     def append(
         self, layout: Layout, statistics: Iterable[tuple[RunningStatistic, ir.Value]]
     ) -> AppendedUpdate:
-        op, gate = self.op, self.gate
+        op = self.op
         rules = self.optimizer.rules
         used = (s for rule in rules for s in (rule.learning_rate, rule.weight_decay))
-        for schedule in dict.fromkeys(used):
-            if not isinstance(schedule, Fixed):
-                gate.wait_for(self.arithmetic.value(schedule))
+        first = [
+            *self.outputs,
+            *(self.arithmetic.value(s) for s in dict.fromkeys(used) if not isinstance(s, Fixed)),
+        ]
+        together = layout.name == "foreach"
+        append = self._append_together if together else self._append_buckets
+        carried, gate = append(layout.buckets, first)
+        if isinstance(gate, DeviceGate):
+            updated = op.output(gate.ready, "updated")
+        else:
+            updated = op.output(op.Squeeze(gate.flatten(op.constant([True]))), "updated")
+        updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
+        carried += self._update_statistics(list(statistics), gate)
+        step = op.Squeeze(op.Add(gate.flatten(self.global_step), [1]))
+        carried.append(self._carry(self.global_step, step, initial=0))
+        variants = tuple(self.variants[bucket.name] for bucket in layout.buckets)
+        return AppendedUpdate(tuple(carried), layout, variants)
+
+    def _append_buckets(
+        self, buckets: Sequence[Bucket], first: Sequence[ir.Value]
+    ) -> tuple[list[Carried], Gate]:
+        """The update of one bucket after the other, once all gradients are there."""
+        self.gate = gate = Gate(self.op)
+        for value in first:
+            gate.wait_for(value)
         inputs, gradients = [], []
-        for bucket in layout.buckets:
-            with op.named(f"{UPDATE_PREFIX}{bucket.name}"):
+        for bucket in buckets:
+            with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 inputs.append(self._parameters(bucket))
                 gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
                 gate.wait_for(gradients[-1])
-
-        passed = op.Squeeze(gate.shape)
-        updated = op.output(op.Less(passed, 0), "updated")
-        updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
         carried: list[Carried] = []
-        for bucket, old, gradient in zip(layout.buckets, inputs, gradients, strict=True):
-            with op.named(f"{UPDATE_PREFIX}{bucket.name}"):
-                carried += self._update_bucket(bucket, old, gradient)
-        values = {value.name: value for value in op.graph.inputs}
-        for statistic, batch in statistics:
-            carried.append(self._update_statistic(statistic, values[statistic.name], batch))
-        step = op.Sub(self.global_step, passed)
-        carried.append(self._carry(self.global_step, step, initial=0))
-        return AppendedUpdate(tuple(carried), layout, tuple(self.variants))
+        for bucket, old, gradient in zip(buckets, inputs, gradients, strict=True):
+            with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
+                carried += self._update_bucket(bucket, old, gradient, gate)
+        return carried, gate
 
-    def _update_statistic(
-        self, statistic: RunningStatistic, old: ir.Value, batch: ir.Value
-    ) -> Carried:
-        new = moved_statistic(self.op, self.gate, statistic, old, batch)
-        group = self.group_of.get(statistic.parameter)
-        if self.mask is not None and group is not None:
-            on = self.op.Gather(self.mask, group, axis=0)
-            new = functions.call(self.op, "Mask", on, old, new)
-        return self._carry(old, new, initial=self.initial.get(statistic.name))
+    def _append_together(
+        self, buckets: Sequence[Bucket], first: Sequence[ir.Value]
+    ) -> tuple[list[Carried], DeviceGate]:
+        """The update of all buckets of a rule by one node, each bucket a parameter."""
+        gradients: dict[str, ir.Value] = {}
+        together: dict[tuple[int, Rule], list[Bucket]] = {}
+        for number, bucket in enumerate(buckets):
+            with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
+                gradients[bucket.name] = self._gradient(next(iter(bucket)), bucket.rule)
+            together.setdefault((number // _MAX_TOGETHER, bucket.rule), []).append(bucket)
+        gate = DeviceGate(self.op, [*first, *gradients.values()])
+        made: dict[str, list[Carried]] = {}
+        for number, several in enumerate(together.values()):
+            with self.op.named(f"{UPDATE_PREFIX}foreach{number}"):
+                made |= self._update_together(several, gradients, gate)
+        return [value for bucket in buckets for value in made[bucket.name]], gate
+
+    def _update_together(
+        self, buckets: Sequence[Bucket], gradients: Mapping[str, ir.Value], gate: DeviceGate
+    ) -> dict[str, list[Carried]]:
+        """What buckets of one rule carry, by their names."""
+        op, rule, kinds = self.op, buckets[0].rule, kept_by(self.optimizer)
+        old = [self._parameters(bucket) for bucket in buckets]
+        w = [self._float32(v, bucket.dtype) for v, bucket in zip(old, buckets, strict=True)]
+        g = [gradients[bucket.name] for bucket in buckets]
+        if not rule.grad_centralization:
+            g = [self._float32(v, bucket.dtype) for v, bucket in zip(g, buckets, strict=True)]
+        states = [
+            [op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for bucket in buckets]
+            for kind in kinds
+        ]
+        made = variant(self.optimizer, rule, mask=self.mask is not None, tensors=len(buckets))
+        self.variants |= {bucket.name: made for bucket in buckets}
+        new = self.arithmetic.update(
+            op,
+            made,
+            [*w, *g, *(s for of_kind in states for s in of_kind)],
+            [gate.ready, *self._scalars(made, rule)],
+        )
+        count = len(buckets)
+        by_name: dict[str, list[Carried]] = {}
+        for index, bucket in enumerate(buckets):
+            new_w, *new_states = new[index::count]
+            narrow = self._as(new_w, bucket.dtype)
+            by_name[bucket.name] = [
+                self._carry_parameters(bucket, old[index], narrow),
+                *(
+                    self._carry_state(bucket, kind, of_kind[index], new_state)
+                    for kind, of_kind, new_state in zip(kinds, states, new_states, strict=True)
+                ),
+            ]
+        return by_name
+
+    def _scalars(self, made: Variant, rule: Rule) -> list[ir.Value]:
+        """What a call of the update has in common for all its elements."""
+        scalars = [self.arithmetic.value(rule.learning_rate)]
+        if made.weight_decay:
+            scalars.append(self.arithmetic.decay_factor(rule))
+        if made.mask:
+            scalars.append(self.op.Gather(self.mask, rule.group, axis=0))
+        return scalars
+
+    def _update_statistics(
+        self, statistics: Sequence[tuple[RunningStatistic, ir.Value]], gate: Gate | DeviceGate
+    ) -> list[Carried]:
+        values = {value.name: value for value in self.op.graph.inputs}
+        entries = [(statistic, values[statistic.name], batch) for statistic, batch in statistics]
+        if isinstance(gate, DeviceGate):
+            moved = moved_together(self.op, gate, entries)
+        else:
+            moved = {
+                statistic.name: moved_statistic(self.op, gate, statistic, old, batch)
+                for statistic, old, batch in entries
+            }
+        carried = []
+        for statistic, old, _ in entries:
+            new, group = moved[statistic.name], self.group_of.get(statistic.parameter)
+            if self.mask is not None and group is not None:
+                on = self.op.Gather(self.mask, group, axis=0)
+                new = functions.call(self.op, "Mask", on, old, new)
+            carried.append(self._carry(old, new, initial=self.initial.get(statistic.name)))
+        return carried
 
     def _parameters(self, bucket: Bucket) -> ir.Value:
         """The input that carries the parameters of a bucket."""
@@ -191,28 +279,28 @@ class _Appender:
             ),
         )
 
-    def _update_bucket(self, bucket: Bucket, old: ir.Value, gradient: ir.Value) -> list[Carried]:
+    def _update_bucket(
+        self, bucket: Bucket, old: ir.Value, gradient: ir.Value, gate: Gate
+    ) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
         w = self._float32(self._flat(old) if bucket.separate else old, bucket.dtype)
         # Everything that is written depends on the gradient, so that only this one must wait.
-        if bucket.rows is None:
-            g = self.gate.flatten(gradient)
-        else:
-            g = self.gate.cut(gradient, bucket.rows)
+        g = gate.flatten(gradient) if bucket.rows is None else gate.cut(gradient, bucket.rows)
         if not rule.grad_centralization:
             g = self._float32(g, bucket.dtype)
         kinds = kept_by(optimizer)
         states = [self.op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for kind in kinds]
         made = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows is not None)
-        self.variants.append(made)
-        scalars = [self.arithmetic.value(rule.learning_rate)]
-        if made.weight_decay:
-            scalars.append(self.arithmetic.decay_factor(rule))
-        if made.mask:
-            scalars.append(self.op.Gather(self.mask, rule.group, axis=0))
-        new_w, *new_states = self.arithmetic.update(self.op, made, w, g, states, scalars)
+        self.variants[bucket.name] = made
+        new_w, *new_states = self.arithmetic.update(
+            self.op, made, [w, g, *states], self._scalars(made, rule)
+        )
         new_w = self._as(new_w, bucket.dtype)
-        self.gate.wait_for(new_w)
+        gate.wait_for(new_w)
+        if bucket.separate:
+            (parameter,) = bucket
+            if len(parameter.shape) != 1:
+                new_w = self.op.Reshape(new_w, np.array(parameter.shape, np.int64))
         return [
             self._carry_parameters(bucket, old, new_w),
             *(
@@ -222,10 +310,6 @@ class _Appender:
         ]
 
     def _carry_parameters(self, bucket: Bucket, old: ir.Value, new: ir.Value) -> Carried:
-        if bucket.separate:
-            (parameter,) = bucket
-            if len(parameter.shape) != 1:
-                new = self.op.Reshape(new, np.array(parameter.shape, np.int64))
         views = [View(parameter.name, parameter.shape, at) for parameter, at in bucket.offsets()]
         carried = self._carry(old, new, views, initial=None)
         if views[0].name in self.initial:  # then all of them are, see `plan`
@@ -247,7 +331,9 @@ class _Appender:
 
     def _flat(self, value: ir.Value) -> ir.Value:
         is_flat = value.shape is not None and len(value.shape) == 1
-        return value if is_flat else self.gate.flatten(value)
+        if is_flat:
+            return value
+        return self.gate.flatten(value) if self.gate else self.op.Reshape(value, [-1])
 
     def _concat(self, values: list[ir.Value]) -> ir.Value:
         """The values one after another, 1-D, after the gate's last wait; a single one as it is."""

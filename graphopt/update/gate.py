@@ -7,13 +7,26 @@ and all other outputs of the graph: it takes the shape operand of a Reshape from
 nodes that read them. Reshaping is free, so is the wait. It also means that a step that fails has
 written nothing.
 
+On a device, the processor would have to wait for it where it computes with those sizes. There, one
+node reads all the values and gives a bool, and nothing else needs to be in order.
+
 The same chain goes on from bucket to bucket. That keeps the number of nodes that are ready at once
 small, which ONNX Runtime 1.19 needs to load a large graph in linear time.
 """
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.update import functions
+
+
+def only_waits(node: ir.Node) -> bool:
+    """Whether what a node gives does not depend on the values that it reads, but comes after."""
+    return node.op_type == "Size" or (
+        node.domain == functions.DOMAIN and functions.is_ready(node.op_type)
+    )
 
 
 class Gate:
@@ -39,3 +52,25 @@ class Gate:
         beforehand what a Concat says, and neither then waits.
         """
         return self._op.Reshape(value, self._op.Mul(self.shape, [-rows, 1]))
+
+
+class DeviceGate:
+    """One wait for everything, of which nothing is on the CPU.
+
+    Args:
+        op: Appends the nodes.
+        values: What must be there.
+    """
+
+    def __init__(self, op: GraphBuilder, values: Sequence[ir.Value]) -> None:
+        """A gate that opens when all these values are there."""
+        self._op = op
+        self.ready = functions.ready(op, values)
+
+    def flatten(self, value: ir.Value) -> ir.Value:
+        """The value as a 1-D tensor that is not there before the gate opens."""
+        return self._op.Reshape(self.hold(value), [-1])
+
+    def hold(self, value: ir.Value) -> ir.Value:
+        """The value, not there before the gate opens."""
+        return self._op.Where(self.ready, value, value)

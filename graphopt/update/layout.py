@@ -6,6 +6,9 @@ Small parameters are therefore carried as one flat tensor, as are their gradient
 their states; a large one has a bucket to itself. For caches, a bucket is cut into chunks, which are
 the rows of a matrix. (One row costs nothing, and lets ONNX Runtime load many buckets much faster,
 because the nodes of its update then are in a subgraph.)
+
+On CUDA, a kernel updates many tensors wherever they are. Nothing is concatenated, then: the
+parameters keep their tensors, and one node updates all that have the same rule.
 """
 
 import math
@@ -18,8 +21,9 @@ from graphopt import _checks
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import Rule
 
-LayoutName = Literal["auto", "chunks", "buckets", "separate"]
+LayoutName = Literal["auto", "chunks", "buckets", "separate", "foreach"]
 
+_FOR_PROVIDER = {"CPUExecutionProvider": "chunks", "CUDAExecutionProvider": "foreach"}
 # A larger parameter has a bucket to itself: its gradient is worth more than one copy of it.
 _LARGE = 64 * 1024
 # Elements of a bucket of several parameters. ONNX Runtime splits an operator between threads above
@@ -112,16 +116,17 @@ def plan(
     Args:
         rules: The parameters, each with how it is updated.
         layout: "chunks": small parameters in buckets, each bucket in chunks; "buckets": each in
-            one piece; "separate": a bucket for each parameter, which keeps its shape; "auto":
-            chunks for the CPU, whose caches they fit, otherwise buckets.
+            one piece; "separate": a bucket for each parameter, which keeps its shape; "foreach":
+            the same, and one node updates all buckets with the same rule; "auto": chunks for the
+            CPU, whose caches they fit, foreach for CUDA, otherwise buckets.
         provider: The execution provider on which the update shall be fast.
         stored: Parameters that have a value in the model. They are not mixed with others, because
             a graph declares what it starts from one carried tensor at a time.
     """
     if layout == "auto":
-        layout = "chunks" if provider == "CPUExecutionProvider" else "buckets"
+        layout = _FOR_PROVIDER.get(provider, "buckets")
     rules = list(rules)
-    if layout == "separate":
+    if layout in ("separate", "foreach"):
         alone = (Bucket(p.name, (p,), rule, separate=True) for p, rule in rules)
         return Layout(layout, tuple(alone))
     members = _members(rules, stored)

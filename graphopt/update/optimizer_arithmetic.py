@@ -85,16 +85,21 @@ class Arithmetic:
         self,
         op: GraphBuilder,
         variant: Variant,
-        w: ir.Value,
-        g: ir.Value,
-        states: Sequence[ir.Value],
+        tensors: Sequence[ir.Value],
         scalars: Sequence[ir.Value],
     ) -> tuple[ir.Value, ...]:
-        """Call the function of the update; returns the new parameters and states."""
+        """Call the function of the update; returns the new parameters and states.
+
+        Args:
+            op: Appends to the graph or to a branch of it.
+            variant: Which function.
+            tensors: Parameters, gradients and states.
+            scalars: Its other inputs.
+        """
         return op.node(
             variant.name,
-            [w, g, *states, *scalars],
+            [*tensors, *scalars],
             domain=functions.DOMAIN,
-            outputs=1 + len(states),
+            outputs=len(variant.outputs),
             **{name: getattr(self._optimizer, name) for name in variant.attributes},
         )

@@ -116,6 +116,7 @@ IMAGES = {
     "pointwise, padded": conv([2, 3, 5, 4], [4, 3, 1, 1], pads=[1, 0, 1, 2]),
     "padding beyond the kernel": conv([2, 3, 5, 4], [4, 3, 2, 2], pads=[2, 2, 3, 0]),
     "kernel as large as the image": conv([2, 3, 5, 4], [4, 3, 5, 4]),
+    "patches": conv([2, 3, 8, 9], [4, 3, 4, 3], strides=[4, 3]),
     "large kernel": conv([2, 3, 20, 18], [4, 3, 7, 7], pads=[3] * 4, strides=[2, 2]),
     "groups": conv([2, 6, 7, 6], [4, 3, 3, 3], pads=[1] * 4, group=2),
     "groups, stride": conv([2, 6, 8, 7], [4, 3, 3, 3], pads=[1] * 4, group=2, strides=[2, 2]),
@@ -224,12 +225,16 @@ def test_transposed_convolution_of_unknown_size(name):
     check(dataclasses.replace(TRANSPOSES[name], dynamic="all"), dynamic=True)
 
 
-# `by_swapped_roles` is what CUDA gets, `by_band` all depthwise ones.
+# `by_swapped_roles` is what groups get on CUDA, `by_band` all depthwise ones on the CPU.
 POINTWISE = ["pointwise", "pointwise, stride", "1-D, pointwise"]
 FORMULATIONS = {
     _convolution_weight.by_channels_last: ["depthwise, stride", "1-D, depthwise", "pointwise"],
     _convolution_weight.by_product: POINTWISE,
     _convolution_weight.by_product_of_each_example: POINTWISE,
+    _convolution_weight.by_product_of_patches: ["patches", "pointwise", "1-D, pointwise"],
+    _convolution_weight.by_product_of_columns: [
+        name for name, case in CONVOLUTIONS.items() if "group" not in case.node
+    ],
     _convolution_weight.by_product_of_each_tap: [
         name for name, case in CONVOLUTIONS.items() if "group" not in case.node
     ],
@@ -243,6 +248,14 @@ FORMULATIONS = {
 )
 def test_each_formulation_of_the_weight(monkeypatch, formulation, name):
     monkeypatch.setattr(_convolution_weight, "choose", lambda _layer, _provider: formulation)
+    check(CONVOLUTIONS[name], dynamic=False)
+
+
+@pytest.mark.parametrize("name", FORMULATIONS[_convolution_weight.by_product_of_columns])
+def test_columns_axis_by_axis(monkeypatch, name):
+    columns = _convolution_weight.by_product_of_columns
+    monkeypatch.setattr(_convolution_weight, "choose", lambda _layer, _provider: columns)
+    monkeypatch.setattr(_convolution_weight, "_FEW_TAPS", 0)
     check(CONVOLUTIONS[name], dynamic=False)
 
 
@@ -266,8 +279,13 @@ def test_choice_of_formulation():
     assert chosen([2, 8, 19, 19], [4, 8, 1, 1]) == "product_of_each_example"
     assert chosen([2, 8, 9, 9], [8, 1, 3, 3], group=8) == "band"
     assert chosen([2, 8, 9], [8, 1, 3], group=8) == "sum_of_each_tap"
-    assert chosen([2, 8, 9, 9], [4, 8, 3, 3], **CUDA) == "swapped_roles"
-    assert chosen([2, 8, 9, 9], [8, 1, 3, 3], group=8, **CUDA) == "swapped_roles"
+    assert chosen([2, 8, 9, 9], [4, 8, 3, 3], **CUDA) == "product_of_columns"
+    assert chosen([2, 128, 99, 99], [4, 128, 3, 3], **CUDA) == "product_of_each_tap"
+    assert chosen([2, 8, 9, 9], [4, 8, 3, 3], strides=[3, 3], **CUDA) == "product_of_patches"
+    assert chosen([2, 8, 9, 9], [4, 8, 1, 1], **CUDA) == "product_of_patches"
+    assert chosen([2, 8, 19, 19], [4, 8, 1, 1], **CUDA) == "product_of_each_example"
+    assert chosen([2, 8, 9, 9], [8, 1, 3, 3], group=8, **CUDA) == "sum_of_each_tap"
+    assert chosen([2, 8, 9, 9], [4, 4, 3, 3], group=2, **CUDA) == "swapped_roles"
 
 
 # ConvTranspose with the padding that `auto_pad` or `output_shape` stands for.

@@ -210,11 +210,11 @@ def test_separate():
     ("layout", "provider", "expected"),
     [
         ("auto", CPU, "chunks"),
-        ("auto", CUDA, "buckets"),
+        ("auto", CUDA, "foreach"),
         ("auto", "CoreMLExecutionProvider", "buckets"),
         *(
             (layout, provider, layout)
-            for layout in (*PLANS, "separate")
+            for layout in (*PLANS, "separate", "foreach")
             for provider in (CPU, CUDA)
         ),
     ],
@@ -236,7 +236,7 @@ def test_auto_is_what_a_graph_has_by_default():
     assert graph.layout["name"] == "chunks"
 
 
-ALLOWED = "'auto' or 'chunks' or 'buckets' or 'separate'"
+ALLOWED = "'auto' or 'chunks' or 'buckets' or 'separate' or 'foreach'"
 MODEL = """<ir_version: 8, opset_import: ["": 17]>
 net (float[N,2] x) => (float[N,1] y) <float[2,1] w = {1, 2}> { y = MatMul(x, w) }"""
 

@@ -122,6 +122,8 @@ def _same_elements(operation: Operation | None) -> Value | None:
     moves = of(operation.op_type).moves
     if moves is Moves.SHAPE or (moves is Moves.PRECISION and _between_floats(operation)):
         return operation.inputs[0]
+    if operation.op_type == "Where" and operation.inputs[1] is operation.inputs[2]:
+        return operation.inputs[1]  # it only waits for the condition
     return None
 
 

@@ -10,6 +10,7 @@ from onnx_ir import serde
 
 from graphopt.graphs import captured, subgraphs
 from graphopt.in_place import ACCUMULATOR
+from graphopt.update.gate import only_waits
 
 _ANYTHING = "graphopt/anything"
 
@@ -19,7 +20,7 @@ def update_model(
 ) -> onnx.ModelProto:
     """The nodes of a model that compute some values from others, as ONNX Runtime takes them.
 
-    The update waits for gradients and outputs by a chain of Size nodes, which may measure anything.
+    The nodes by which the update waits for gradients and outputs may wait for anything.
     The branch of an If that only writes is part of the graph here.
 
     Args:
@@ -39,8 +40,8 @@ def update_model(
         if node is not None and node not in needed:
             reads = captured(node).keys() | {value for value in node.inputs if value is not None}
             needed[node] = {value for value in reads if value.name not in fed}
-            waiting += () if node.op_type == "Size" else needed[node]
-    read = {v for n, reads in needed.items() if n.op_type != "Size" for v in reads}
+            waiting += () if only_waits(node) else needed[node]
+    read = {v for n, reads in needed.items() if not only_waits(n) for v in reads}
     stored = {value: value.const_value for value in read if value.is_initializer()}
     missing = sorted(str(v.name) for v in read - stored.keys() if v.producer() not in needed)
     if missing:
@@ -55,8 +56,8 @@ def update_model(
     cut.graph.name = "update"
     for node in (node for node in nodes if node in needed):
         cut.graph.node.append(serde.serialize_node(node))
-        if node.op_type == "Size":
-            cut.graph.node[-1].input[0] = _ANYTHING
+        if only_waits(node):
+            cut.graph.node[-1].input[:] = [_ANYTHING] * len(node.inputs)
     cut.graph.initializer.extend(map(serde.serialize_tensor, tensors))
     for name, value in fed.items():
         cut.graph.input.append(serde.serialize_value(value))

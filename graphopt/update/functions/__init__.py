@@ -5,7 +5,8 @@ and the attributes are a contract: a runtime kernel of the same domain and name 
 over the body.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -20,6 +21,10 @@ from graphopt.versions import IR_VERSION
 
 DOMAIN = "graphopt"
 VERSION = 1
+HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
+"""What the ONNX text of a function begins with."""
+
+_READY, _FOREACH = "Ready", "Foreach"
 
 
 def call(op: GraphBuilder, function: str, *operands: ir.Value, **attributes: Any) -> ir.Value:
@@ -37,13 +42,15 @@ def with_stages(
         stages: Names of stages.
         opset: The version of the ONNX operators in the model.
     """
+    called = list(called)
     waiting = [*called, *(parse(stage(name), opset) for name in stages)]
+    given = {function.name for function in called}
     loaded: dict[str, onnx.FunctionProto] = {}
     while waiting:
         function = waiting.pop()
         loaded[function.name] = function
         names = {node.op_type for node in function.node if node.domain == DOMAIN}
-        waiting += [parse(stage(name), opset) for name in names - set(loaded)]
+        waiting += [parse(stage(name), opset) for name in names - set(loaded) - given]
     return [loaded[name] for name in sorted(loaded)]
 
 
@@ -89,7 +96,74 @@ def parse(text: str, opset: int) -> onnx.FunctionProto:
     return function
 
 
+def ready(op: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    """A bool scalar that is True once all values are there, on the device that computes them."""
+    return call(op, f"{_READY}{len(values)}", *values)
+
+
+def is_ready(name: str) -> bool:
+    """Whether this is the name of a function that `ready` calls."""
+    return re.fullmatch(rf"{_READY}[1-9]\d*", name) is not None
+
+
+def moved_averages(
+    op: GraphBuilder,
+    averages: Sequence[ir.Value],
+    values: Sequence[ir.Value],
+    gate: ir.Value,
+    decay: float,
+) -> tuple[ir.Value, ...]:
+    """New moving averages, all computed by one node.
+
+    Args:
+        op: Appends the node.
+        averages: The old ones, float32.
+        values: What each moves to, of the same shape.
+        gate: A bool scalar that they wait for.
+        decay: How much of the old ones is kept.
+    """
+    name = f"{_FOREACH}{len(averages)}MovingAverage"
+    operands = [*averages, *values, gate]
+    return op.node(name, operands, domain=DOMAIN, outputs=len(averages), decay=decay)
+
+
 @cache
 def stage(name: str) -> str:
     """The ONNX text of a stage."""
+    if match := re.fullmatch(rf"{_READY}(\d+)", name):
+        return _ready(name, int(match[1]))
+    if match := re.fullmatch(rf"{_FOREACH}(\d+)MovingAverage", name):
+        return _moved_averages(name, int(match[1]))
     return files(__name__).joinpath(f"{name}.onnxtxt").read_text(encoding="utf-8")
+
+
+def _ready(name: str, count: int) -> str:
+    """That sizes are not negative is found out when the values are there."""
+    values, sizes = _numbered("value", count), _numbered("size", count)
+    lines = [f"{size} = Size ({value})" for value, size in zip(values, sizes, strict=True)]
+    lines += [f"least = Min ({', '.join(sizes)})", "zero = Constant <value_int: int = 0> ()"]
+    lines += ["is_negative = Less (least, zero)", "ready = Not (is_negative)"]
+    return _function(f"{name} ({', '.join(values)}) => (ready)", lines)
+
+
+def _moved_averages(name: str, count: int) -> str:
+    averages, values = _numbered("average", count), _numbered("value", count)
+    moved, held = _numbered("moved", count), _numbered("held", count)
+    lines = []
+    for index in range(count):
+        operands = f"{averages[index]}, {held[index]}"
+        lines.append(f"{held[index]} = Where (gate, {values[index]}, {values[index]})")
+        lines.append(
+            f"{moved[index]} = graphopt.MovingAverage <decay: float = @decay> ({operands})"
+        )
+    inputs = ", ".join([*averages, *values, "gate"])
+    return _function(f"{name} <decay> ({inputs}) => ({', '.join(moved)})", lines)
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}_{index}" for index in range(count)]
+
+
+def _function(signature: str, lines: Iterable[str]) -> str:
+    body = "\n".join(f"  {line}" for line in lines)
+    return f"{HEADER}\n{signature}\n{{\n{body}\n}}\n"

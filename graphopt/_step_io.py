@@ -1,0 +1,162 @@
+"""What a step is fed and what it reports, bound to the memory of the execution provider."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt import _runtime
+from graphopt.feeds import shape_of
+
+
+def step_io(runtime: Any, session: Any, binding: Any, reported: Sequence[str]) -> "StepIO":
+    """For a session of the runtime, whose first provider has the memory.
+
+    Args:
+        runtime: ONNX Runtime.
+        session: Its session.
+        binding: The session's binding, to which all that is carried is bound already.
+        reported: The names of the outputs that are not carried.
+    """
+    kind = CudaIO if session.get_providers()[0] == _runtime.CUDA else StepIO
+    return kind(runtime, session, binding, reported)
+
+
+class StepIO:
+    """On the CPU, and on devices that the runtime itself copies to.
+
+    Attributes:
+        is_new: The last run was the first on a device with feeds of these shapes.
+    """
+
+    is_new = False
+
+    def __init__(self, runtime: Any, session: Any, binding: Any, reported: Sequence[str]) -> None:
+        """Bind nothing yet."""
+        self._runtime, self._session, self._binding = runtime, session, binding
+        self._reported = list(reported)
+        self._bound: dict[str, Any] = {}
+        # To other devices, binding copies: what the array holds later would not be seen.
+        self._shares_feeds = session.get_providers() == [_runtime.CPU]
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Run the graph once, and read outputs.
+
+        Args:
+            feeds: Arrays, or values of the runtime.
+            outputs: The names of those to read.
+        """
+        for name, value in feeds.items():
+            self._feed(name, value)
+        for name in self._reported:
+            self._binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(self._binding)
+        values = self._values() if outputs else {}
+        return {name: np.array(values[name].numpy()) for name in outputs}
+
+    def wait(self) -> None:
+        """Return when the state can be read and written."""
+
+    def take_outputs(self, other: "StepIO") -> None:
+        """Write outputs where another one wrote them, to feeds of the same shapes."""
+        del other
+
+    def _feed(self, name: str, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            if self._bound.get(name) is value and self._shares_feeds:
+                return
+            self._binding.bind_cpu_input(name, value)
+        elif self._bound.get(name) is not value:
+            self._binding.bind_ortvalue_input(name, value)
+        self._bound[name] = value
+
+    def _values(self) -> dict[str, Any]:
+        # A binding lists outputs in the order in which they were first bound: these are last.
+        values = self._binding.get_outputs()[-len(self._reported) :] if self._reported else []
+        return dict(zip(self._reported, values, strict=True))
+
+
+class CudaIO(StepIO):
+    """On CUDA: arrays are copied to the same memory each time, and outputs stay where they are.
+
+    A run from which nothing is read returns before the GPU is done. While the feeds have the same
+    shapes, all addresses stay, so that the runtime can capture the graph and launch it at once.
+    """
+
+    def __init__(self, runtime: Any, session: Any, binding: Any, reported: Sequence[str]) -> None:
+        """Bind nothing yet."""
+        super().__init__(runtime, session, binding, reported)
+        options = session.get_provider_options()[_runtime.CUDA]
+        self._device = int(options.get("device_id", 0))
+        self._captured = options.get("enable_cuda_graph", "0").lower() in ("1", "true")
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._outputs: dict[str, Any] = {}
+        self._fed: Mapping[str, Any] | None = None  # the last feeds
+        self._has_arrays = True
+        self._is_at_work = False
+        self._without_waiting = runtime.RunOptions()
+        self._without_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Run the graph once, and read outputs."""
+        if feeds is self._fed and not self._has_arrays:
+            shapes, changed = self._shapes, False
+        else:
+            shapes = {name: shape_of(value) for name, value in feeds.items()}
+            changed = not self._outputs or shapes != self._shapes
+        if changed and self._captured and self._shapes:
+            raise ValueError(
+                f"feeds: got shapes {shapes}, but the CUDA graph has been captured for "
+                f"{self._shapes}; feed these, or leave enable_cuda_graph out"
+            )
+        if feeds is not self._fed or self._has_arrays:
+            self.wait()  # what is overwritten may still be read
+            for name, value in feeds.items():
+                self._feed(name, value)
+            self._has_arrays = any(isinstance(value, np.ndarray) for value in feeds.values())
+            self._fed = feeds
+        if changed:
+            for name in self._reported:
+                self._binding.bind_output(name, "cuda", self._device)
+        waits = bool(outputs) or changed
+        self.is_new = changed
+        self._is_at_work = not waits
+        self._session.run_with_iobinding(self._binding, None if waits else self._without_waiting)
+        if changed:
+            self._keep(shapes, self._values())
+        return {name: np.array(self._outputs[name].numpy()) for name in outputs}
+
+    def wait(self) -> None:
+        """Return when the state can be read and written."""
+        if self._is_at_work:
+            self._binding.synchronize_outputs()
+            self._is_at_work = False
+
+    def take_outputs(self, other: StepIO) -> None:
+        """Write outputs where another one wrote them, to feeds of the same shapes."""
+        assert isinstance(other, CudaIO)
+        self._keep(other._shapes, other._outputs)  # noqa: SLF001 - its own kind
+
+    def _keep(self, shapes: dict[str, tuple[int, ...]], outputs: dict[str, Any]) -> None:
+        self._shapes, self._outputs = shapes, outputs
+        for name, value in outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+
+    def _feed(self, name: str, value: Any) -> None:
+        if not isinstance(value, np.ndarray):
+            super()._feed(name, value)
+            return
+        bound = self._bound.get(name)
+        if isinstance(bound, _Copied) and bound.shape == value.shape:
+            bound.value.update_inplace(value)
+            return
+        copied = self._runtime.OrtValue.ortvalue_from_numpy(value, "cuda", self._device)
+        self._binding.bind_ortvalue_input(name, copied)
+        self._bound[name] = _Copied(copied, value.shape)
+
+
+class _Copied:
+    """A value of the device that holds the last array of a feed."""
+
+    def __init__(self, value: Any, shape: tuple[int, ...]) -> None:
+        self.value, self.shape = value, shape

@@ -1,0 +1,189 @@
+/* The update on the CPU: one pass over the memory instead of one for each operator of the ONNX
+ * function of the same name, which runs where this does not.
+ */
+#include <string.h>
+
+#include "operator.h"
+
+/* What one call updates. An output may be the memory of its own input. */
+typedef struct {
+  const float *w, *g, *s, *a, *m;
+  float *w1, *s1, *a1, *m1;
+} Tensors;
+
+/* Element i of an output depends on the elements i of the inputs alone, also where it is their
+ * memory; the compiler cannot know. */
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+ALWAYS_INLINE void update_range(const Tensors *t, const Scalars *scalars, size_t n, bool centered,
+                                enum Momentum momentum, bool epsilon_outside, bool rate_outside) {
+  const Tensors p = *t;
+  const Scalars c = *scalars;
+  INDEPENDENT
+  for (size_t i = 0; i < n; i++) {
+    const Element old = {p.w[i], p.s[i], centered ? p.a[i] : 0.0f, momentum ? p.m[i] : 0.0f};
+    const Element new =
+        updated(old, p.g[i], &c, centered, momentum, epsilon_outside, rate_outside);
+    p.s1[i] = new.s;
+    if (centered) p.a1[i] = new.a;
+    if (momentum) p.m1[i] = new.m;
+    p.w1[i] = new.w;
+  }
+}
+
+ALWAYS_INLINE void prepare_gradients(const Tensors *t, float *prepared, const Scalars *scalars,
+                                     size_t n, bool decays, bool unscale) {
+  for (size_t i = 0; i < n; i++)
+    prepared[i] = prepared_gradient(t->w[i], t->g[i], scalars, decays, unscale);
+}
+
+typedef struct {
+  void (*update)(const Variant *, const Tensors *, const Scalars *, size_t n);
+  void (*prepare_gradient)(const Variant *, const Tensors *, const Scalars *, float *, size_t n);
+  void (*decay_parameter)(const Tensors *, const Scalars *, float *, size_t n);
+} Loops;
+
+#define LOOPS(name) name##_baseline
+#define TARGET
+#include "loops.h"
+
+#if defined(__x86_64__)
+#define LOOPS(name) name##_avx2
+#define TARGET __attribute__((target("avx2")))
+#include "loops.h"
+#endif
+
+static const Loops *loops = &loops_baseline;
+
+void choose_loops(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) loops = &loops_avx2;
+#endif
+}
+
+enum {
+  BLOCK = 1024,     /* elements that are prepared and then updated, in the first-level cache */
+  PART = 32 * 1024, /* elements that a thread takes at once; with fewer there is one thread */
+};
+
+typedef struct {
+  const Variant *variant;
+  Tensors tensors;
+  Scalars scalars;
+  size_t size;
+} Work;
+
+static Tensors at(const Tensors *t, size_t i) {
+  Tensors moved = {t->w + i, t->g + i, t->s + i, NULL, NULL, t->w1 + i, t->s1 + i, NULL, NULL};
+  if (t->a) moved.a = t->a + i, moved.a1 = t->a1 + i;
+  if (t->m) moved.m = t->m + i, moved.m1 = t->m1 + i;
+  return moved;
+}
+
+static void update_blocks(const Work *work, size_t begin, size_t end) {
+  const Variant *v = work->variant;
+  float gradient[BLOCK], parameter[BLOCK];
+  for (size_t i = begin; i < end; i += BLOCK) {
+    const size_t n = end - i < BLOCK ? end - i : BLOCK;
+    Tensors t = at(&work->tensors, i);
+    if (v->unscale || v->weight_decay == WEIGHT_DECAY) {
+      loops->prepare_gradient(v, &t, &work->scalars, gradient, n);
+      t.g = gradient;
+    }
+    if (v->weight_decay == DECOUPLED_WEIGHT_DECAY) {
+      loops->decay_parameter(&t, &work->scalars, parameter, n);
+      t.w = parameter;
+    }
+    loops->update(v, &t, &work->scalars, n);
+  }
+}
+
+static void update_part(void *data, size_t index) {
+  const Work *work = data;
+  const size_t begin = index * PART, left = work->size - begin;
+  update_blocks(work, begin, begin + (left < PART ? left : PART));
+}
+
+static OrtStatus *update_all(const OrtApi *api, OrtKernelContext *context, Work *work) {
+  if (work->size < PART) {
+    update_blocks(work, 0, work->size);
+    return NULL;
+  }
+  const size_t parts = (work->size + PART - 1) / PART;
+  return api->KernelContext_ParallelFor(context, update_part, parts, parts, work);
+}
+
+static void keep(const float *old, float *new, size_t n) {
+  if (n && new != old) memcpy(new, old, n * sizeof *old);
+}
+
+static void keep_all(const Tensors *t, size_t n) {
+  keep(t->w, t->w1, n);
+  keep(t->s, t->s1, n);
+  if (t->a) keep(t->a, t->a1, n);
+  if (t->m) keep(t->m, t->m1, n);
+}
+
+static Tensors tensors_of(const Call *call, size_t index) {
+  const Operator *operator = call->kernel->operator;
+  const size_t n = operator->tensors;
+  void **in = call->memory + index, **out = in + input_count(operator);
+  Tensors t = {.w = in[0], .g = in[n], .s = in[2 * n], .w1 = out[0], .s1 = out[n]};
+  size_t next = 3;
+  if (operator->variant.centered) t.a = in[next * n], t.a1 = out[(next - 1) * n], next++;
+  if (operator->variant.momentum) t.m = in[next * n], t.m1 = out[(next - 1) * n];
+  return t;
+}
+
+OrtStatus *compute_on_cpu(void *data, OrtKernelContext *context) {
+  const Kernel *kernel = data;
+  const Operator *operator = kernel->operator;
+  void *memory[input_count(operator) + output_count(operator)];
+  size_t sizes[operator->tensors];
+  const Call call = {kernel, memory, sizes};
+  OrtStatus *status = read_call(&call, context);
+  if (status) return status;
+  const ScalarInputs inputs = scalar_inputs(&call);
+  Work work = {.variant = &operator->variant, .scalars = kernel->attributes};
+  work.scalars.rate = *inputs.rate;
+  if (inputs.weight_decay) work.scalars.weight_decay = *inputs.weight_decay;
+  for (size_t i = 0; !status && i < operator->tensors; i++) {
+    work.tensors = tensors_of(&call, i);
+    work.size = sizes[i];
+    if (inputs.on && !*inputs.on)
+      keep_all(&work.tensors, work.size);
+    else
+      status = update_all(kernel->api, context, &work);
+  }
+  return status;
+}
+
+OrtStatus *average_on_cpu(void *data, OrtKernelContext *context) {
+  const Kernel *kernel = data;
+  const Operator *operator = kernel->operator;
+  const size_t n = operator->tensors;
+  void *memory[input_count(operator) + output_count(operator)];
+  size_t sizes[n];
+  const Call call = {kernel, memory, sizes};
+  OrtStatus *status = read_call(&call, context);
+  if (status) return status;
+  for (size_t i = 0; i < n; i++) {
+    const float *old = memory[i], *value = memory[n + i];
+    float *new = memory[input_count(operator) + i];
+    for (size_t k = 0; k < sizes[i]; k++)
+      new[k] = moved_average(old[k], value[k], kernel->attributes.decay);
+  }
+  return NULL;
+}
+
+OrtStatus *ready_on_cpu(void *data, OrtKernelContext *context) {
+  bool *ready;
+  OrtStatus *status = ready_output(data, context, &ready);
+  if (!status) *ready = true;
+  return status;
+}

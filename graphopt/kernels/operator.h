@@ -1,0 +1,109 @@
+/* An operator for ONNX Runtime, and what the execution providers' files compute for it.
+ */
+#ifndef GRAPHOPT_OPERATOR_H
+#define GRAPHOPT_OPERATOR_H
+
+#include "abi.h"
+#include "update.h"
+
+/* Parts of names: the first begins that of an operator for several tensors of each kind. */
+#define FOREACH "Foreach"
+#define AVERAGE_NAME "MovingAverage"
+#define READY_NAME "Ready"
+
+enum Kind {
+  UPDATE,  /* a function of graphopt.update.core */
+  AVERAGE, /* moving averages, each of its value */
+  READY,   /* true, once all its inputs are there */
+};
+
+enum {
+  MAX_DIMS = 32,
+  MAX_FOREACH = 1024, /* tensors of each kind */
+  MAX_KINDS = 5,   /* w, g, s, a, m */
+  MAX_SCALARS = 4, /* gate, lr, k, on */
+};
+
+/* A function of the update as an operator. Its inputs are all w, then all g and so on, a tensor for
+ * each parameter, then the scalars; its outputs all w1, then all s1 and so on. */
+typedef struct Operator {
+  OrtCustomOp op; /* first: the runtime passes a pointer to it */
+  enum Kind kind;
+  Variant variant; /* of an update */
+  char name[112];
+  const char *kinds[MAX_KINDS], *scalars[MAX_SCALARS];
+  bool foreach;   /* whether the name says for how many tensors of each kind it is */
+  size_t tensors; /* of each kind */
+  size_t kind_count, scalar_count;
+  bool wanted, added; /* to the domain */
+  struct Operator *next;
+} Operator;
+
+static inline size_t tensor_inputs(const Operator *o) { return o->kind_count * o->tensors; }
+
+static inline size_t input_count(const Operator *o) { return tensor_inputs(o) + o->scalar_count; }
+
+enum { GRADIENT = 1 }; /* the place of the kind of input that has no output */
+
+/* The output that is the new value of an input. */
+static inline size_t output_of(const Operator *o, size_t input) {
+  return input < o->tensors ? input : input - o->tensors;
+}
+
+static inline size_t output_count(const Operator *o) {
+  return o->kind == READY ? 1 : (o->kind_count - 1) * o->tensors;
+}
+
+/* An operator in a session. */
+typedef struct {
+  const OrtApi *api;
+  const Operator *operator;
+  Scalars attributes;
+} Kernel;
+
+/* One call: the memory of the inputs, then that of the outputs, and the size of each parameter. */
+typedef struct {
+  const Kernel *kernel;
+  void **memory;
+  size_t *sizes;
+} Call;
+
+OrtStatus *read_call(const Call *call, OrtKernelContext *context);
+
+/* The memory of the output of a `READY`. */
+OrtStatus *ready_output(const Kernel *kernel, OrtKernelContext *context, bool **ready);
+
+/* The memory of the scalar inputs of an update; NULL for one that it has not. */
+typedef struct {
+  const float *rate, *weight_decay;
+  const bool *on;
+} ScalarInputs;
+
+static inline ScalarInputs scalar_inputs(const Call *call) {
+  const Operator *operator = call->kernel->operator;
+  const Variant *v = &operator->variant;
+  const bool decays = v->weight_decay != NO_WEIGHT_DECAY;
+  void **next = call->memory + input_count(operator) - 1 - decays - v->mask;
+  ScalarInputs found = {.rate = *next++};
+  if (decays) found.weight_decay = *next++;
+  if (v->mask) found.on = *next;
+  return found;
+}
+
+/* What is called from outside. */
+EXPORT const char *graphopt_kernel_name(size_t index);
+EXPORT int graphopt_want_kernel(const char *name, int cuda);
+EXPORT int graphopt_has_cuda(void);
+EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
+
+/* cpu.c */
+OrtStatus *compute_on_cpu(void *kernel, OrtKernelContext *context);
+OrtStatus *average_on_cpu(void *kernel, OrtKernelContext *context);
+OrtStatus *ready_on_cpu(void *kernel, OrtKernelContext *context);
+void choose_loops(void);
+
+/* cuda.c */
+OrtStatus *compute_on_cuda(void *kernel, OrtKernelContext *context);
+OrtStatus *ready_on_cuda(void *kernel, OrtKernelContext *context);
+
+#endif

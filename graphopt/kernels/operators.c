@@ -1,0 +1,472 @@
+/* The functions of the update as operators for ONNX Runtime, and their registration.
+ *
+ * abi.h says why no header of ONNX Runtime is needed.
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "operator.h"
+
+static const OrtApi *runtime; /* set when the operators are registered */
+
+/* ---- One call of a kernel ------------------------------------------------------------------- */
+
+static const char *input_name(const Operator *operator, size_t index) {
+  const size_t tensors = tensor_inputs(operator);
+  return index < tensors ? operator->kinds[index / operator->tensors]
+                         : operator->scalars[index - tensors];
+}
+
+static OrtStatus *wrong(const Operator *operator, size_t index, const char *what) {
+  char message[320];
+  snprintf(message, sizeof message, "graphopt.%s: input '%s' %s", operator->name,
+           input_name(operator, index), what);
+  return runtime->CreateStatus(ORT_INVALID_ARGUMENT, message);
+}
+
+typedef struct {
+  int64_t dims[MAX_DIMS];
+  size_t count, size;
+} Shape;
+
+static OrtStatus *read_input(const Call *call, const OrtKernelContext *context, size_t index,
+                             Shape *shape) {
+  const OrtApi *api = call->kernel->api;
+  const Operator *operator = call->kernel->operator;
+  const OrtValue *value = NULL;
+  OrtTensorTypeAndShapeInfo *info;
+  OrtStatus *status = api->KernelContext_GetInput(context, index, &value);
+  if (status) return status;
+  if (!value) return wrong(operator, index, "is missing");
+  if ((status = api->GetTensorTypeAndShape(value, &info))) return status;
+  status = api->GetTensorShapeElementCount(info, &shape->size);
+  if (!status) status = api->GetDimensionsCount(info, &shape->count);
+  if (!status && shape->count > MAX_DIMS)
+    status = wrong(operator, index, "has more than 32 dimensions");
+  if (!status) status = api->GetDimensions(info, shape->dims, shape->count);
+  api->ReleaseTensorTypeAndShapeInfo(info);
+  if (status) return status;
+  return api->GetTensorMutableData((OrtValue *)value, &call->memory[index]);
+}
+
+static OrtStatus *check_size(const Call *call, size_t index, size_t got, size_t expected) {
+  const Operator *operator = call->kernel->operator;
+  char message[128];
+  if (got == expected) return NULL;
+  snprintf(message, sizeof message, "has %zu elements, expected %zu%s", got, expected,
+           index < tensor_inputs(operator) ? " as 'w' has" : ", a scalar");
+  return wrong(operator, index, message);
+}
+
+/* Each new tensor has the shape of the old one. */
+static OrtStatus *read_tensor(const Call *call, OrtKernelContext *context, size_t index) {
+  const Operator *operator = call->kernel->operator;
+  const OrtApi *api = call->kernel->api;
+  const size_t n = operator->tensors;
+  Shape shape;
+  OrtValue *value;
+  OrtStatus *status = read_input(call, context, index, &shape);
+  if (!status && index < n) call->sizes[index] = shape.size;
+  if (!status) status = check_size(call, index, shape.size, call->sizes[index % n]);
+  if (status || index / n == GRADIENT) return status;
+  const size_t output = output_of(operator, index);
+  status = api->KernelContext_GetOutput(context, output, shape.dims, shape.count, &value);
+  if (status) return status;
+  return api->GetTensorMutableData(value, &call->memory[input_count(operator) + output]);
+}
+
+OrtStatus *read_call(const Call *call, OrtKernelContext *context) {
+  const Operator *operator = call->kernel->operator;
+  OrtStatus *status = NULL;
+  Shape shape;
+  for (size_t i = 0; !status && i < tensor_inputs(operator); i++)
+    status = read_tensor(call, context, i);
+  for (size_t i = tensor_inputs(operator); !status && i < input_count(operator); i++) {
+    status = read_input(call, context, i, &shape);
+    if (!status) status = check_size(call, i, shape.size, 1);
+  }
+  return status;
+}
+
+OrtStatus *ready_output(const Kernel *kernel, OrtKernelContext *context, bool **ready) {
+  OrtValue *value;
+  OrtStatus *status = kernel->api->KernelContext_GetOutput(context, 0, NULL, 0, &value);
+  return status ? status : kernel->api->GetTensorMutableData(value, (void **)ready);
+}
+
+/* ---- Operators ------------------------------------------------------------------------------ */
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                         void **out) {
+  const Operator *operator = (const Operator *)op;
+  Kernel *kernel = calloc(1, sizeof *kernel);
+  if (!kernel) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
+  kernel->api = api;
+  kernel->operator = operator;
+  Scalars *a = &kernel->attributes;
+  OrtStatus *status = NULL;
+  if (operator->kind != READY)
+    status = api->KernelInfoGetAttribute_float(info, "decay", &a->decay);
+  if (!status && operator->kind == UPDATE)
+    status = api->KernelInfoGetAttribute_float(info, "epsilon", &a->epsilon);
+  if (!status && operator->variant.momentum)
+    status = api->KernelInfoGetAttribute_float(info, "momentum", &a->momentum);
+  if (!status && operator->variant.unscale)
+    status = api->KernelInfoGetAttribute_float(info, "loss_scale", &a->loss_scale);
+  if (status)
+    free(kernel);
+  else
+    *out = kernel;
+  return status;
+}
+
+/* Whether each dimension is a number or has a name. The runtime shows an unknown shape as that of
+ * a scalar. */
+static OrtStatus *is_known(const OrtTensorTypeAndShapeInfo *info, bool *known) {
+  int64_t dims[MAX_DIMS];
+  const char *names[MAX_DIMS];
+  size_t count;
+  *known = false;
+  OrtStatus *status = runtime->GetDimensionsCount(info, &count);
+  if (status || !count || count > MAX_DIMS) return status;
+  status = runtime->GetDimensions(info, dims, count);
+  if (!status) status = runtime->GetSymbolicDimensions(info, names, count);
+  if (status) return status;
+  *known = true;
+  for (size_t i = 0; i < count; i++) *known &= dims[i] >= 0 || names[i][0];
+  return NULL;
+}
+
+/* Each output has the shape of its input. One that is not known must not be set: the runtime would
+ * take all its unknown dimensions for the same, and share memory between tensors of different
+ * sizes. */
+static OrtStatus *infer_shapes(const OrtCustomOp *op, OrtShapeInferContext *context) {
+  const Operator *operator = (const Operator *)op;
+  OrtStatus *status = NULL;
+  if (operator->kind == READY) return NULL;
+  for (size_t i = 0; !status && i < tensor_inputs(operator); i++) {
+    OrtTensorTypeAndShapeInfo *info;
+    bool known = false;
+    if (i / operator->tensors == GRADIENT) continue;
+    status = runtime->ShapeInferContext_GetInputTypeShape(context, i, &info);
+    if (!status) status = is_known(info, &known);
+    if (!status && known)
+      status = runtime->ShapeInferContext_SetOutputTypeShape(context, output_of(operator, i), info);
+  }
+  return status;
+}
+
+static const char *get_name(const OrtCustomOp *op) { return ((const Operator *)op)->name; }
+
+static bool is_bool(const char *scalar) { return !strcmp(scalar, "on") || !strcmp(scalar, "gate"); }
+
+static size_t get_input_count(const OrtCustomOp *op) { return input_count((const Operator *)op); }
+
+static size_t get_output_count(const OrtCustomOp *op) { return output_count((const Operator *)op); }
+
+static int get_input_type(const OrtCustomOp *op, size_t index) {
+  const Operator *operator = (const Operator *)op;
+  if (operator->kind == READY) return ORT_ANY;
+  return index < tensor_inputs(operator) || !is_bool(input_name(operator, index)) ? ORT_FLOAT
+                                                                                  : ORT_BOOL;
+}
+
+static int get_output_type(const OrtCustomOp *op, size_t index) {
+  (void)index;
+  return ((const Operator *)op)->kind == READY ? ORT_BOOL : ORT_FLOAT;
+}
+
+static const char *on_cpu(const OrtCustomOp *op) {
+  (void)op;
+  return "CPUExecutionProvider";
+}
+
+static const char *on_cuda(const OrtCustomOp *op) {
+  (void)op;
+  return "CUDAExecutionProvider";
+}
+
+/* Also: a required input or output, and memory of the execution provider. */
+static int zero(const OrtCustomOp *op, size_t index) {
+  (void)op, (void)index;
+  return 0;
+}
+
+static int one(const OrtCustomOp *op) {
+  (void)op;
+  return 1;
+}
+
+static int last_version(const OrtCustomOp *op) {
+  (void)op;
+  return INT32_MAX;
+}
+
+/* Each output may take the memory of its own input: w1 of w, s1 of s, and so on. */
+static size_t in_place(int **inputs, int **outputs, int count) {
+  *inputs = malloc(2 * (size_t)count * sizeof(int));
+  if (!*inputs) return 0;
+  *outputs = *inputs + count;
+  for (int i = 0; i < count; i++) {
+    (*inputs)[i] = i ? i + 1 : 0;
+    (*outputs)[i] = i;
+  }
+  return (size_t)count;
+}
+
+static size_t two_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 2); }
+
+static size_t three_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 3); }
+
+static size_t four_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 4); }
+
+static void release_in_place(int *inputs, int *outputs) {
+  (void)outputs;
+  free(inputs);
+}
+
+static size_t no_alias(int **inputs, int **outputs) {
+  *inputs = *outputs = NULL;
+  return 0;
+}
+
+/* ---- Registration --------------------------------------------------------------------------- */
+
+static void name_operator(Operator *operator) {
+  static const char *const momentum[] = {"", "Momentum", "Nesterov"};
+  static const char *const decay[] = {"", "WeightDecay", "DecoupledWeightDecay"};
+  const Variant *v = &operator->variant;
+  char foreach[32] = "";
+  if (operator->foreach) snprintf(foreach, sizeof foreach, FOREACH "%zu", operator->tensors);
+  if (operator->kind == READY)
+    snprintf(operator->name, sizeof operator->name, READY_NAME "%zu", operator->tensors);
+  else if (operator->kind == AVERAGE)
+    snprintf(operator->name, sizeof operator->name, "%s" AVERAGE_NAME, foreach);
+  else
+    snprintf(operator->name, sizeof operator->name, "%s%s%sRMSProp%s%s%s%s%s%s", foreach,
+             v->chunked ? "Chunked" : "", v->centered ? "Centered" : "", momentum[v->momentum],
+             v->epsilon_outside ? "EpsilonOutside" : "", v->rate_outside ? "RateOutside" : "",
+             decay[v->weight_decay], v->unscale ? "Unscale" : "", v->mask ? "Mask" : "");
+}
+
+static void name_tensors(Operator *operator) {
+  const Variant *v = &operator->variant;
+  size_t n = 0;
+  if (operator->kind == READY) {
+    operator->kinds[n++] = "value";
+  } else if (operator->kind == AVERAGE) {
+    operator->kinds[n++] = "average";
+    operator->kinds[n++] = "value";
+  } else {
+    operator->kinds[n++] = "w";
+    operator->kinds[n++] = "g";
+    operator->kinds[n++] = "s";
+    if (v->centered) operator->kinds[n++] = "a";
+    if (v->momentum) operator->kinds[n++] = "m";
+  }
+  operator->kind_count = n;
+}
+
+static void name_scalars(Operator *operator) {
+  const Variant *v = &operator->variant;
+  size_t n = 0;
+  if (operator->foreach && operator->kind != READY) operator->scalars[n++] = "gate";
+  if (operator->kind == UPDATE) {
+    operator->scalars[n++] = "lr";
+    if (v->weight_decay) operator->scalars[n++] = "k";
+    if (v->mask) operator->scalars[n++] = "on";
+  }
+  operator->scalar_count = n;
+}
+
+typedef OrtStatus *(*Compute)(void *kernel, OrtKernelContext *context);
+
+static Compute compute_of(enum Kind kind, bool cuda) {
+  static const Compute computes[][2] = {
+      [UPDATE] = {compute_on_cpu, compute_on_cuda},
+      [AVERAGE] = {average_on_cpu, compute_on_cuda},
+      [READY] = {ready_on_cpu, ready_on_cuda},
+  };
+  return computes[kind][cuda];
+}
+
+/* Tensors are 0 for an operator whose name does not say how many there are: it has one. */
+static void make_operator(Operator *operator, enum Kind kind, Variant variant, size_t tensors,
+                          bool cuda) {
+  static size_t (*const may_inplace[])(int **, int **) = {two_in_place, three_in_place,
+                                                          four_in_place};
+  operator->kind = kind;
+  operator->variant = variant;
+  operator->foreach = tensors > 0;
+  operator->tensors = tensors ? tensors : 1;
+  name_operator(operator);
+  name_tensors(operator);
+  name_scalars(operator);
+  operator->op = (OrtCustomOp){
+      .version = ORT_API_VERSION,
+      .GetName = get_name,
+      .GetExecutionProviderType = cuda ? on_cuda : on_cpu,
+      .GetInputType = get_input_type,
+      .GetInputTypeCount = get_input_count,
+      .GetOutputType = get_output_type,
+      .GetOutputTypeCount = get_output_count,
+      .KernelDestroy = free,
+      .GetInputCharacteristic = zero,
+      .GetOutputCharacteristic = zero,
+      .GetInputMemoryType = zero,
+      .GetVariadicInputMinArity = one,
+      .GetVariadicInputHomogeneity = one,
+      .GetVariadicOutputMinArity = one,
+      .GetVariadicOutputHomogeneity = one,
+      .CreateKernelV2 = create,
+      .KernelComputeV2 = compute_of(kind, cuda),
+      .InferOutputShapeFn = infer_shapes,
+      .GetStartVersion = one,
+      .GetEndVersion = last_version,
+      /* The runtime asks without saying for which operator. */
+      .GetMayInplace = tensors ? no_alias : may_inplace[output_count(operator) - 2],
+      .ReleaseMayInplace = release_in_place,
+      .GetAliasMap = no_alias,
+      .ReleaseAliasMap = release_in_place,
+  };
+}
+
+/* The flags of a variant are the digits of its index; false where the digits are no variant. */
+static bool variant_of(int digits, Variant *v) {
+  *v = (Variant){.momentum = digits % 3, .weight_decay = digits / 3 % 3};
+  digits /= 9;
+  v->centered = digits & 1;
+  v->epsilon_outside = digits >> 1 & 1;
+  v->rate_outside = digits >> 2 & 1;
+  v->unscale = digits >> 3 & 1;
+  v->mask = digits >> 4 & 1;
+  v->chunked = digits >> 5 & 1;
+  return v->momentum || !v->rate_outside;
+}
+
+/* The operators of an execution provider. The domain lives as long as the process, and all options
+ * share it, so that one who has it already gets what is added later. */
+typedef struct {
+  const char *key; /* what is left in the options */
+  Operator *first;
+  OrtCustomOpDomain *domain;
+} Provider;
+
+static Provider providers[] = {{.key = "graphopt.kernels"}, {.key = "graphopt.kernels.cuda"}};
+
+static void add_operator(Operator *operator, enum Kind kind, Variant variant, size_t tensors,
+                         bool cuda) {
+  make_operator(operator, kind, variant, tensors, cuda);
+  operator->next = providers[cuda].first;
+  providers[cuda].first = operator;
+}
+
+__attribute__((constructor)) static void make_operators(void) {
+  static Operator operators[2 * VARIANTS];
+  size_t count = 0;
+  Variant variant;
+  choose_loops();
+  for (int digits = (9 << 6) - 1; digits >= 0; digits--) {
+    if (!variant_of(digits, &variant)) continue;
+    add_operator(&operators[count++], UPDATE, variant, 0, false);
+    add_operator(&operators[count++], UPDATE, variant, 0, true);
+  }
+}
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static Operator *find(const char *name, bool cuda) {
+  Operator *operator = providers[cuda].first;
+  while (operator && strcmp(operator->name, name)) operator = operator->next;
+  return operator;
+}
+
+/* The operator whose name says for how many tensors it is. */
+static Operator *make_named(const char *name, bool cuda) {
+  const bool is_ready = !strncmp(name, READY_NAME, sizeof READY_NAME - 1);
+  if (!is_ready && strncmp(name, FOREACH, sizeof FOREACH - 1)) return NULL;
+  char *row;
+  const size_t prefix = is_ready ? sizeof READY_NAME : sizeof FOREACH;
+  const size_t tensors = strtoul(name + prefix - 1, &row, 10);
+  const bool is_average = !strcmp(row, AVERAGE_NAME);
+  const Operator *of_row = is_ready || is_average ? NULL : find(row, cuda);
+  if (!tensors || (is_ready ? *row : tensors > MAX_FOREACH)) return NULL;
+  if (!is_ready && !is_average && !of_row) return NULL;
+  Operator *operator = calloc(1, sizeof *operator);
+  if (!operator) return NULL;
+  const enum Kind kind = is_ready ? READY : is_average ? AVERAGE : UPDATE;
+  add_operator(operator, kind, of_row ? of_row->variant : (Variant){0}, tensors, cuda);
+  return operator;
+}
+
+static OrtStatus *add_operators(const OrtApi *api, const Provider *provider) {
+  bool all = true;
+  for (Operator *o = provider->first; o; o = o->next) all &= !o->wanted;
+  for (Operator *o = provider->first; o; o = o->next) {
+    if (o->added || !(all || o->wanted)) continue;
+    OrtStatus *status = api->CustomOpDomain_Add(provider->domain, &o->op);
+    if (status) return status;
+    o->added = true;
+  }
+  return NULL;
+}
+
+static OrtStatus *prepare_domain(const OrtApi *api, Provider *provider) {
+  if (runtime && runtime != api)
+    return api->CreateStatus(ORT_NOT_IMPLEMENTED,
+                             "graphopt: another ONNX Runtime of this process has the kernels");
+  runtime = api;
+  OrtStatus *status =
+      provider->domain ? NULL : api->CreateCustomOpDomain("graphopt", &provider->domain);
+  return status ? status : add_operators(api, provider);
+}
+
+/* With the entry "graphopt.cuda", the kernels are those for CUDA. */
+static OrtStatus *register_kernels(const OrtApi *api, OrtSessionOptions *options) {
+  int cuda = 0, has = 0, has_others = 0;
+  OrtStatus *status = api->HasSessionConfigEntry(options, "graphopt.cuda", &cuda);
+  Provider *provider = &providers[cuda];
+  if (!status) status = prepare_domain(api, provider);
+  if (!status) status = api->HasSessionConfigEntry(options, provider->key, &has);
+  if (!status) status = api->HasSessionConfigEntry(options, providers[!cuda].key, &has_others);
+  if (!status && has_others)
+    status = api->CreateStatus(ORT_NOT_IMPLEMENTED,
+                               "graphopt: the options have the kernels of another provider");
+  if (status || has) return status; /* a session refuses a domain that its options have twice */
+  status = api->AddCustomOpDomain(options, provider->domain);
+  if (!status) status = api->AddSessionConfigEntry(options, provider->key, "1");
+  return status;
+}
+
+/* The name of a kernel for one tensor of each kind by index, NULL after the last. */
+EXPORT const char *graphopt_kernel_name(size_t index) {
+  const Operator *operator = providers[0].first;
+  while (operator && (operator->foreach || index--)) operator = operator->next;
+  return operator ? operator->name : NULL;
+}
+
+/* Says that the next registration for the provider shall have this kernel; if nobody says so, it
+ * has all those for one tensor of each kind. Whenever ONNX Runtime creates a session, it takes a
+ * tenth of a millisecond for each. Returns whether there is such a kernel. */
+EXPORT int graphopt_want_kernel(const char *name, int cuda) {
+  pthread_mutex_lock(&mutex);
+  Operator *operator = find(name, cuda);
+  if (!operator) operator = make_named(name, cuda);
+  if (operator) operator->wanted = true;
+  pthread_mutex_unlock(&mutex);
+  return operator != NULL;
+}
+
+/* What ONNX Runtime calls when the library is registered with options of sessions. */
+EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+  const OrtApi *api = base->GetApi(ORT_API_VERSION);
+  if (!api)
+    return base->GetApi(1)->CreateStatus(
+        ORT_NOT_IMPLEMENTED, "graphopt: the kernels need ONNX Runtime 1.18 or newer");
+  pthread_mutex_lock(&mutex);
+  OrtStatus *status = register_kernels(api, options);
+  pthread_mutex_unlock(&mutex);
+  return status;
+}

@@ -1,0 +1,1 @@
+"""What CUDA does with graphopt's graphs, proved and measured: ``python -m tools.gpu``."""
