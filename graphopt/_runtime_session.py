@@ -88,9 +88,9 @@ def _options(runtime: Any, providers: Sequence[Any], sizes: Mapping[str, int]) -
     """Options for a session of these providers, and of these sizes of symbolic dimensions."""
     options = _runtime.session_options(runtime)
     if _runtime.CUDA in _runtime.provider_names(providers):
-        # Twice the memory and no faster. Memory on the CPU that nodes of the GPU still read must
-        # not be used again: sizes of shapes were seen to change.
-        options.enable_mem_pattern = options.enable_mem_reuse = False
+        # Memory on the CPU that a node of the GPU still reads must not be used again: once, the
+        # size that it read was another one's.
+        options.enable_mem_reuse = False
     for name, size in sizes.items():
         options.add_free_dimension_override_by_name(name, size)
     return options

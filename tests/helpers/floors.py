@@ -23,7 +23,7 @@ FLOORS = [
     ["update", "kernels"],
     ["gradients"],
     ["graph", "build", "checkpoint", "samples"],
-    ["_runtime_session", "session", "on_device"],
+    ["_runtime_session", "_step_io", "session", "on_device"],
     ["profiling", "torch"],
     ["inspection.facts", "inspection.words"],
     ["inspection.opening"],
