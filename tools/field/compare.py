@@ -21,9 +21,10 @@ from tools.field.gradients import Values, gradients, probe
 from tools.field.networks import BATCH, Network, networks, without_dropout
 
 STEPS = 5
-_RATE = 1e-3
+_RATE = 1e-5  # of which the first step of RMSprop moves every element by 10, whatever its gradient
 _DECAY = 0.99
 _EPSILON = 1e-3  # as recipes for networks of images have it
+_OTHERS = 3  # runs of PyTorch with other roundings
 _ROUNDING = 2.0**-24  # no error of PyTorch's is taken to be smaller than a rounding
 
 
@@ -42,7 +43,8 @@ class Comparison:
             the kink of a ReLU, here or there.
         gradient_error: The error itself: ``|g - g64| / |g64|``.
         worst: The parameter whose error is largest against PyTorch's, and that ratio.
-        steps: The error of what five steps have moved, and that of PyTorch in float32.
+        steps: The error of what five steps have moved; the smallest and the largest of PyTorch's
+            in float32, of runs that differ in nothing but the last bits of the first inputs.
         loss: The largest relative difference of the five losses from those in float64.
         seconds: What it took.
     """
@@ -55,7 +57,7 @@ class Comparison:
     gradient: float | None = None
     gradient_error: float | None = None
     worst: tuple[str, float] | None = None
-    steps: tuple[float, float] | None = None
+    steps: tuple[float, float, float] | None = None
     loss: float | None = None
     seconds: float = 0.0
 
@@ -79,6 +81,8 @@ def compare(network: Network) -> Comparison:
     if missing := trained ^ ours.gradients[0].keys():
         refused = f"WRONG: trained in one of the two only: {sorted(missing)}"
         return replace(named, refused=refused, seconds=time.perf_counter() - start)
+    others = [_torch(module, _rounded(batches, i), torch.float32) for i in range(_OTHERS)]
+    spread = [_error(run.moved, double.moved) for run in (single, *others)]
     own, of_torch = (_least(_error, run, double) for run in (ours, single))
     floor = max(of_torch, _ROUNDING)
     whole = _norm(double.gradients[0])
@@ -95,7 +99,7 @@ def compare(network: Network) -> Comparison:
         gradient=own / floor,
         gradient_error=own,
         worst=(worst, ratios[worst]),
-        steps=(_error(ours.moved, double.moved), _error(single.moved, double.moved)),
+        steps=(_error(ours.moved, double.moved), min(spread), max(spread)),
         loss=max(abs(a / b - 1) for a, b in zip(ours.losses, double.losses, strict=True)),
         seconds=time.perf_counter() - start,
     )
@@ -115,6 +119,19 @@ def _batch(module: nn.Module, network: Network) -> tuple[tuple[torch.Tensor, ...
     with torch.no_grad():
         shape = copy.deepcopy(module)(*inputs).shape
     return inputs, torch.randint(0, shape[1], (shape[0], *shape[2:]))
+
+
+def _rounded(batches: Any, seed: int) -> Any:
+    """The same batches, each float moved to one of its two neighbors or left as it is."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def neighbor(x: torch.Tensor) -> torch.Tensor:
+        if not x.is_floating_point():
+            return x
+        away = torch.randint(-1, 2, x.shape, generator=rng)
+        return torch.nextafter(x, x + away)
+
+    return [(tuple(map(neighbor, inputs)), labels) for inputs, labels in batches]
 
 
 def _onnx(model: Any, names: list[str], batches: Any) -> _Run:
