@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from graphopt._files import PathLike, existing_file
 from graphopt.dtypes import BITS
-from graphopt.graphs import subgraphs
+from graphopt.graphs import proto_graphs, subgraphs
 
 ForwardModel = PathLike | onnx.ModelProto | ir.Model
 
@@ -121,13 +122,14 @@ def _location(tensor: onnx.TensorProto) -> str:
 
 
 def with_weights(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """The model in which the nodes Constant that have these names are initializers.
+    """The model in which the constants that have these names are initializers of its graph.
 
-    So are the running statistics of batch normalization, which training may move.
+    These are nodes Constant, and constants in the branches of If and the bodies of loops. So are
+    the running statistics of batch normalization, which training may move.
 
     Args:
         proto: The model, which is left as it is.
-        names: Those of trained parameters.
+        names: Those of trained parameters. Where several graphs in nodes have the name, all stay.
     """
     statistics = {
         name
@@ -135,26 +137,48 @@ def with_weights(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelPr
         if node.op_type == "BatchNormalization" and not node.domain
         for name in node.input[3:5]
     }
-    names = statistics.union(names)
-    weights = {
-        node.output[0]: attribute.t
-        for node in proto.graph.node
-        if node.op_type == "Constant" and not node.domain and node.output[0] in names
-        for attribute in node.attribute
-        if attribute.name == "value"
-    }
-    if not weights:
+    graphs = list(proto_graphs(proto.graph))
+    counted = Counter(name for graph in graphs for name in _constants(graph, names))
+    once = {name for name, count in counted.items() if count == 1}
+    moved = _constants(proto.graph, statistics.union(names))
+    outer = moved.keys() - {tensor.name for tensor in proto.graph.initializer}
+    if not outer and not any(_constants(graph, once) for graph in graphs[1:]):
         return proto
     own = onnx.ModelProto()
     own.CopyFrom(proto)
-    kept = [node for node in own.graph.node if node.output[0] not in weights]
-    del own.graph.node[:]
-    own.graph.node.extend(kept)
+    weights: dict[str, onnx.TensorProto] = {}
+    for index, graph in enumerate(proto_graphs(own.graph)):
+        weights |= _taken(graph, once if index else outer)
     for name, tensor in weights.items():
         initializer = own.graph.initializer.add()
         initializer.CopyFrom(tensor)
         initializer.name = name
     return own
+
+
+def _constants(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, onnx.TensorProto]:
+    """The initializers and the nodes Constant of a graph that have these names."""
+    found = {tensor.name: tensor for tensor in graph.initializer if tensor.name in names}
+    for node in graph.node:
+        if node.op_type == "Constant" and not node.domain and node.output[0] in names:
+            tensors = [entry.t for entry in node.attribute if entry.name == "value"]
+            found |= zip(node.output, tensors, strict=False)
+    return found
+
+
+def _taken(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, onnx.TensorProto]:
+    """Take these constants out of a graph."""
+    found = {}
+    for name, tensor in _constants(graph, names).items():
+        found[name] = onnx.TensorProto()
+        found[name].CopyFrom(tensor)
+    if found:
+        nodes = [node for node in graph.node if found.keys().isdisjoint(node.output)]
+        tensors = [tensor for tensor in graph.initializer if tensor.name not in found]
+        for field, kept in ((graph.node, nodes), (graph.initializer, tensors)):
+            del field[:]
+            field.extend(kept)
+    return found
 
 
 def _check_size(path: Path, tensor: onnx.TensorProto) -> None:

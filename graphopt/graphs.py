@@ -1,5 +1,6 @@
 """What nodes read, also in the graphs inside them, and the functions that they call."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, MutableSequence
 
 import onnx
@@ -64,6 +65,21 @@ def needed_for(values: Iterable[ir.Value], graph: ir.Graph) -> set[ir.Value]:
         if not needed.isdisjoint(node.outputs):
             needed.update(node.outputs, operands(node))
     return needed
+
+
+def named_once(graph: ir.Graph) -> set[str]:
+    """The names that one value has, in a graph and all graphs in its nodes."""
+    graphs = (graph, *graph.subgraphs())
+    counted = Counter(
+        value.name
+        for inner in graphs
+        for values in (
+            {*inner.inputs, *inner.initializers.values()},
+            (value for node in inner for value in node.outputs),
+        )
+        for value in values
+    )
+    return {name for name, count in counted.items() if name and count == 1}
 
 
 def put_last(values: MutableSequence[ir.Value], names: Iterable[str]) -> None:

@@ -8,7 +8,13 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from graphopt.forward import ForwardModel, read_forward
+from graphopt.graphs import named_once
 from graphopt.weights import Weights, inlined, tensor_of
+
+_NOT_LIFTED = (
+    "it stands in a function, or in a branch or loop under a name that another value has too; "
+    "write functions out (onnx.inliner), and give it a name of its own"
+)
 
 
 @dataclass(frozen=True)
@@ -166,10 +172,12 @@ def parameters(model: ForwardModel) -> Parameters:
     """The trainable tensors of a forward model, in graph order.
 
     These are its floating-point initializers that are weights, and weights that stand in nodes
-    Constant. Left out is what is none: the running mean and variance of batch normalization, which
-    a training graph carries along, settings such as the ratio of Dropout or the bounds of Clip,
-    numbers of formulas, tables of sines or of two values, what inputs are normalized by, and what
-    is marked as frozen or what PyTorch's exporter notes as a buffer or a constant. Where the model
+    Constant, also in the branches of If and the bodies of loops; a training graph has those as
+    initializers of its own graph. Left out is what is none: the running mean and variance of batch
+    normalization, which a training graph carries along, settings such as the ratio of Dropout or
+    the bounds of Clip, numbers of formulas, tables of sines or of two values, what inputs are
+    normalized by, and what is marked as frozen or what PyTorch's exporter notes as a buffer or a
+    constant. Where the model
     does not tell for certain, the reason stands in `Parameter.why`; what was left out, with the
     reasons, in `Parameters.left_out`.
 
@@ -192,7 +200,7 @@ def parameters(model: ForwardModel) -> Parameters:
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
     opened = read_forward(model)
-    outermost = {value.name for node in opened.graph for value in node.outputs}
+    liftable = named_once(opened.graph)
     opened = inlined(opened)
     weights = Weights(opened)
     initializers = set(opened.graph.initializers.values())
@@ -200,16 +208,18 @@ def parameters(model: ForwardModel) -> Parameters:
     for value, verdict in weights.verdicts().items():
         tensor = tensor_of(value)
         assert tensor is not None
-        is_parameter = verdict.is_weight
+        is_parameter, why = verdict.is_weight, verdict.why
         if value not in initializers:  # then only what is one for certain, and can be lifted
-            is_parameter &= verdict.why is None and value.name in outermost
+            if is_parameter and value.name not in liftable:
+                why = _NOT_LIFTED
+            is_parameter &= why is None
         (found if is_parameter else left_out).append(
             Parameter(
                 str(value.name),
                 tuple(tensor.shape.numpy()),
                 tensor.dtype.numpy().name,
                 verdict.op_type,
-                verdict.why,
+                why,
             )
         )
     if not found:

@@ -251,18 +251,25 @@ def inlined(model: ir.Model) -> ir.Model:
 def constants(graph: ir.Graph) -> Iterable[ir.Value]:
     """The floating-point initializers of a graph, then its nodes Constant of several elements.
 
-    Of a node Constant, one of equal elements is none: it stands for a scale or bias that a layer
-    does not have.
+    Then those of the graphs in its nodes. Of a node Constant, one of equal elements is none: it
+    stands for a scale or bias that a layer does not have.
     """
-    for value in graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype in FLOATING:
-            yield value
-    for node in graph:
-        if node.op_type == "Constant" and not node.domain:
-            tensor, array = tensor_of(node.outputs[0]), _array(node.outputs[0])
-            is_large = tensor is not None and tensor.dtype in FLOATING and tensor.size > _LARGEST
-            if is_large or (array is not None and np.ptp(array) > 0):
-                yield node.outputs[0]
+    for inner in (graph, *graph.subgraphs()):
+        for value in inner.initializers.values():
+            if value.const_value is not None and value.const_value.dtype in FLOATING:
+                yield value
+        yield from filter(_is_several, _outputs_of_constants(inner))
+
+
+def _outputs_of_constants(graph: ir.Graph) -> Iterable[ir.Value]:
+    return (node.outputs[0] for node in graph if node.op_type == "Constant" and not node.domain)
+
+
+def _is_several(value: ir.Value) -> bool:
+    """Whether a node Constant holds floating-point numbers that differ."""
+    tensor, array = tensor_of(value), _array(value)
+    is_large = tensor is not None and tensor.dtype in FLOATING and tensor.size > _LARGEST
+    return is_large or (array is not None and bool(np.ptp(array) > 0))
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol | None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.graphs import named_once
 from graphopt.inspection.facts import ParameterFacts
+from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.stage import Stage
-from graphopt.weights import Weights, constants, inlined
+from graphopt.weights import Weights, constants, inlined, tensor_of
 
 _FORWARD = {"forward", "loss"}
 
@@ -50,6 +52,7 @@ def could_be_trained(
     """
     known = {parameter.name for parameter in reading.merged.parameters}
     read = _read_values(weights.graph, stages) if reading.carried else None
+    outer, liftable = {*weights.graph.initializers.values()}, named_once(weights.graph)
     trains = reading.carried or set(stages) != {"forward"}
     verdicts = (
         {value: weights.of(value) for value in constants(weights.graph)}
@@ -62,7 +65,10 @@ def could_be_trained(
         if value.name not in known
         and not value.is_graph_input()
         and verdict.is_weight
-        and (value.is_initializer() or (not reading.carried and verdict.why is None))
+        and (
+            value in outer
+            or (not reading.carried and verdict.why is None and value.name in liftable)
+        )
         and (read is None or value in read)
     )
 
@@ -84,7 +90,8 @@ def parameters_of(
         could_be: Those that could be trained, which are taken where there are no such either.
     """
     flow, buffers = reading.flow, reading.buffers
-    named = ir.convenience.create_value_mapping(weights.graph, include_subgraphs=False)
+    named = ir.convenience.create_value_mapping(weights.graph)
+    inside = {value.name: tensor_of(value) for value in constants(weights.graph)}
 
     def weight_of(name: str) -> str | None:
         values = (named.get(name), named.get(f"{name}/shaped"))
@@ -104,7 +111,7 @@ def parameters_of(
             gradient=buffers[name].name if name in buffers else None,
         )
         for name in buffers or could_be
-        if name in flow.values
-        for shape in [flow.values[name].static_shape or ()]
-        for dtype in [flow.values[name].dtype or "float32"]
+        for value in [flow.values.get(name) or Value(name, tensor=inside.get(name))]
+        for shape in [value.static_shape or ()]
+        for dtype in [value.dtype or "float32"]
     )
