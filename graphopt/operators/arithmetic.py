@@ -1,5 +1,6 @@
 """Sums, products, powers and choices of tensors, with broadcasting."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -15,6 +16,9 @@ from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements, indexing
 
 arithmetic = partial(operator, broadcasts=ALL, flops=joining, shape=elements.joined)
+_NAMESPACE = "namespace"  # where PyTorch's exporter notes what a node is made of
+_BOUNDS = re.compile(r"aten\.clamp(_min|_max)?\.(default|Tensor)$")
+_OPEN = re.compile(r"aten\.(hardtanh|relu6)\.default$")
 linear = partial(arithmetic, flat_at_infinity=False)
 
 
@@ -117,9 +121,15 @@ def mean(b: Backward) -> Sequence[ir.Value]:
 
 @arithmetic("Max", "Min", selects=True, is_commutative=True, writes_in_step=True)
 def extremum(b: Backward) -> Iterable[ir.Value]:
-    """The operands that are equal to the result share its gradient."""
+    """The operands that are equal to the result share its gradient.
+
+    Where PyTorch's exporter notes that the others are bounds of a range, the first gets all of it.
+    """
     if len(b.inputs) == 1:
         return [b.dy]
+    if _BOUNDS.search(b.node.metadata_props.get(_NAMESPACE, "")) and len(b.inputs) == 2:
+        is_within = b.op.Equal(b.x, b.y)
+        return [b.masked(b.dy, is_within), b.masked(b.dy, b.op.Not(is_within))]
     chosen = [b.op.Equal(value, b.y) for value in b.inputs]
     count = b.op.Sum(*(b.op.CastLike(equal, b.dy) for equal in chosen))
     share = b.op.Div(b.dy, count)
@@ -135,12 +145,18 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
     shape=elements.same,
 )
 def clip(b: Backward) -> Sequence[ir.Value | None]:
-    """Passes where min <= x <= max. Where the bounds are in disorder, y is max."""
+    """Passes where min <= x <= max. Where the bounds are in disorder, y is max.
+
+    Between the bounds only, where PyTorch's exporter notes that it was ReLU6 or Hardtanh.
+    """
     op, dy, x = b.op, b.dy, b.x
     low, high = b.optional(1), b.optional(2)
+    is_open = _OPEN.search(b.node.metadata_props.get(_NAMESPACE, ""))
+    above_low = op.Greater if is_open else op.GreaterOrEqual
+    below_high = op.Less if is_open else op.LessOrEqual
     inside = [
-        *([] if low is None else [op.GreaterOrEqual(x, low)]),
-        *([] if high is None else [op.LessOrEqual(x, high)]),
+        *([] if low is None else [above_low(x, low)]),
+        *([] if high is None else [below_high(x, high)]),
     ]
     if not inside:
         return [dy]

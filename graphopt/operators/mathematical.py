@@ -10,7 +10,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators._roots import nonzero_root
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise
-from graphopt.operators.record import operator
+from graphopt.operators.record import name_of, operator
 from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements
 
@@ -22,11 +22,36 @@ function("Exp", gradient=lambda b: b.op.Mul(b.dy, b.y))
 
 
 def rewrite_log(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
-    """Write that of a Sigmoid as -softplus(-x), which is finite where the Sigmoid is 0."""
-    del trained
+    """Write that of s = Sigmoid(x) as -softplus(-x), of 1 - s as -softplus(x): they are finite."""
     producer = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if producer is not None and producer.op_type == "Sigmoid" and not producer.domain:
-        replace(op, node, op.Neg(op.Softplus(op.Neg(producer.inputs[0]))))
+    x, is_rest = _logit(node.inputs[0]), False
+    if x is None and producer is not None and name_of(producer) == "Sub":
+        x, is_rest = _logit(producer.inputs[1]), True
+        if x is None or not _is_one(producer.inputs[0], x, trained):
+            return
+    if x is None:
+        return
+    if node.outputs[0].dtype == ir.DataType.DOUBLE:  # of which ONNX Runtime has no Softplus
+        bounded = op.Neg(op.Max(x, 0.0)) if is_rest else op.Min(x, 0.0)
+        rest = op.Log(op.Add(op.Exp(op.Neg(op.Abs(x))), 1.0))
+        replace(op, node, op.Sub(bounded, rest))
+    else:
+        replace(op, node, op.Neg(op.Softplus(x if is_rest else op.Neg(x))))
+
+
+def _is_one(value: ir.Value | None, beside: ir.Value, trained: Collection[str]) -> bool:
+    """Whether a value is the number 1, which leaves another its shape."""
+    known = None if value is None else ir.convenience.get_const_tensor(value)
+    if known is None or value is None or value.name in trained or known.size != 1:
+        return False
+    rank = 0 if beside.shape is None else len(beside.shape)
+    return len(known.shape) <= rank and float(known.numpy().item()) == 1
+
+
+def _logit(value: ir.Value | None) -> ir.Value | None:
+    """Of which a value is the Sigmoid; None if it is none."""
+    node = None if value is None else value.producer()
+    return node.inputs[0] if node is not None and name_of(node) == "Sigmoid" else None
 
 
 @function("Log", steep=(0,), pole=0, rewrite=rewrite_log)

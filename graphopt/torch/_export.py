@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 
 from graphopt import _checks
-from graphopt.torch import _attention, _batch_norm, _cross_entropy, _no_gradient, _settle
+from graphopt.torch import _attention, _batch_norm, _cross_entropy, _no_gradient, _settle, _special
 from graphopt.torch._capture import capture
 from graphopt.torch._changed import check_changed
 from graphopt.torch._custom_gradients import check_hooks
@@ -40,6 +40,7 @@ def export(
     _batch_norm.settle(program)
     _cross_entropy.settle(program)
     _settle.settle(program)
+    _special.settle(program)
     model, changed = translate(program)
     put_names(model, module, input_names, output_names, captured.sizes)
     tidy(model)

@@ -13,10 +13,11 @@ pytestmark = pytest.mark.any_runtime
 DOCUMENT = (DOCS / "operators.md").read_text("utf-8")
 
 
-def test_the_snippet_runs_and_prints_what_its_comment_says(capsys):
-    (snippet,) = blocks("python", DOCUMENT)
-    exec(compile(snippet, "operators.md", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == printed(snippet)
+def test_the_snippets_run_and_print_what_their_comments_say(capsys):
+    names = {}
+    for snippet in blocks("python", DOCUMENT):
+        exec(compile(snippet, "operators.md", "exec"), names)
+        assert capsys.readouterr().out.splitlines() == printed(snippet)
 
 
 def test_there_are_as_many_gradients_as_it_says():

@@ -3,6 +3,9 @@
 import re
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional
@@ -140,13 +143,39 @@ def test_zero_that_comes_from_an_infinite_operand_is_no_selection():
     np.testing.assert_array_equal(np.isfinite(got[1:]), True)
 
 
-def test_log_of_sigmoid_is_finite_throughout():
+@pytest.mark.parametrize(
+    ("node", "compute"),
+    [
+        ("s = Sigmoid(x) y = Log(s)", functional.logsigmoid),
+        ("s = Sigmoid(x) r = Sub(one, s) y = Log(r)", lambda x: functional.logsigmoid(-x)),
+        (
+            "s = Sigmoid(x) o = Reshape(one, rank) r = Sub(o, s) y = Log(r)",
+            lambda x: functional.logsigmoid(-x),
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_of_sigmoid_is_finite_throughout(node, compute, dtype):
     x = np.array([-1e4, -200, -104, -90, -1, 0, 1, 90, 200, 1e4], np.float32)
-    logits = Case("s = Sigmoid(x) y = Log(s)", {"x": x}, functional.logsigmoid)
-    expected = torch_gradients(logits, ["x"])["x"]
-    for dynamic in (False, True):
-        got = onnx_gradients(logits, ["x"], dynamic=dynamic)["x"]
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+    shape = {"rank": np.array([1])} if "rank" in node else {}
+    given = case(node, lambda x, *_: compute(x), x=x, **shape)
+    expected = torch_gradients(given, ["x"])["x"]
+    model = onnx_model(given, ["x"], dynamic=False)
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(dtype), tensor.name))
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    prepared, statistics = prepare(model, ["x"])
+    built = differentiate(prepared, ["x"], prepared.graph.outputs[0], statistics)
+    prepared.graph.outputs.extend(built.gradients.values())
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(prepared).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    loss, got = session.run(None, {"x": x.astype(dtype)})
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+    assert np.isfinite(loss)
 
 
 def backward_nodes(node, x=X, **inputs):
