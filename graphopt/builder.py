@@ -46,14 +46,16 @@ class GraphBuilder:
         self.graph = graph
         self._outermost = graph
         self._names = {value.name for value in graph.inputs} | set(graph.initializers)
-        self._names.update(value.name for node in graph.all_nodes() for value in node.outputs)
+        self._node_names: set[str | None] = set()
+        for node in graph.all_nodes():
+            self._node_names.add(node.name)
+            self._names.update(value.name for value in node.outputs)
         for subgraph in graph.subgraphs():
             self._names.update(value.name for value in subgraph.inputs)
             self._names.update(subgraph.initializers)
         self._last_number: Counter[str] = Counter()
         self._prefix = ""
         self._before: ir.Node | None = None
-        self._node_names = {node.name for node in graph.all_nodes()}
         self._last_node_number: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], dict[str | None, ir.Value]] = {}
 

@@ -95,7 +95,7 @@ def test_digits_network_trains_as_in_pytorch(settings, batch):
     values = tensors(model)
     peer = TorchRMSProp(optimizer, values)
     data, rng = digits.load().train, np.random.default_rng(0)
-    for _ in range(50):
+    for _ in range(25):
         rows = rng.integers(0, len(data.x), 32)
         x, labels = data.x[rows], data.labels[rows]
         loss = functional.cross_entropy(

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.any_runtime
 
 STEPS = 24
 EPOCHS = prepare.EPOCHS
-EPOCHS_IN_NODE = 3  # the pages train to the end
+EPOCHS_IN_NODE = 2  # the pages train to the end
 RUNTIMES = ["onnxruntime-node", "onnxruntime-web"]
 # Each runtime adds in an order of its own. The example's learning rate keeps that small: an initial
 # change of 1e-7 of each parameter is one of 1e-5 after its 450 steps.

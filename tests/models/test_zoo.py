@@ -118,7 +118,7 @@ def test_loss_and_every_gradient(name, batch):
 @pytest.mark.quick
 @pytest.mark.any_runtime  # tests/test_two_runtimes.py has the same losses in both
 @every_model
-def test_twenty_steps(name):
+def test_ten_steps(name):
     twin = Peer(name)
     session = graphopt.Session(zoo_graph(name))
     oracle = graphopt.reference.ReferenceRMSProp(
@@ -126,7 +126,7 @@ def test_twenty_steps(name):
         {p: session.state[p].astype(np.float64) for p in twin.names},
     )
     rng = np.random.default_rng(5)
-    for _ in range(20):
+    for _ in range(10):
         feeds = ZOO[name].feeds(rng, BATCH)
         loss, gradients = twin(feeds)
         assert abs(float(session.step(feeds)["loss"]) - loss) <= 2e-4 * abs(loss)

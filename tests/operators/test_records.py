@@ -19,6 +19,8 @@ from graphopt.operators import (
     record,
 )
 
+pytestmark = pytest.mark.any_runtime
+
 # ONNX Runtime has these in ONNX's own domain, where its optimizer puts them.
 OF_THE_RUNTIME = {"AveragePoolGrad", "MaxPoolGrad", "SimplifiedLayerNormalization"}
 STANDARD = [operator for name, operator in OPERATORS.items()
