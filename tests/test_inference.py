@@ -1,8 +1,6 @@
 """What is exported after training: what PyTorch computes in evaluation mode."""
 
 import copy
-import logging
-import warnings
 
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ from onnx import parser
 from torch import nn
 
 import graphopt
+from tests.helpers import exporter
 from tests.helpers.gradient_oracle import normal
 
 SHAPE = (6, 4, 3, 3)
@@ -68,40 +67,19 @@ NETWORKS = {
 }
 
 
-def legacy(module, path):
-    torch.onnx.export(
-        module,
-        (torch.from_numpy(normal(*SHAPE)),),
-        path,
-        input_names=["x"],
-        output_names=["y"],
-        dynamo=False,
-        opset_version=17,
-        training=torch.onnx.TrainingMode.TRAINING,
-        do_constant_folding=False,
-    )
+NAMED = {"input_names": ["x"], "output_names": ["y"]}
 
 
-def dynamo(module, path):
-    torch.onnx.export(
-        module,
-        (torch.from_numpy(normal(*SHAPE)),),
-        path,
-        input_names=["x"],
-        output_names=["y"],
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-        external_data=False,
-    )
+def legacy(module, args, path):
+    exporter.legacy(module, args, path, **NAMED)
 
 
-def exported(module, path, exporter):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        exporter(copy.deepcopy(module), path)
-        logging.disable(logging.NOTSET)
+def dynamo(module, args, path):
+    onnx.save(exporter.dynamo(module, args, optimize=False, **NAMED), path)
+
+
+def exported(module, path, way):
+    way(copy.deepcopy(module), (torch.from_numpy(normal(*SHAPE)),), path)
     return path
 
 
@@ -118,13 +96,13 @@ def run(path, x):
 
 
 @pytest.mark.usefixtures("one_registry")
-@pytest.mark.parametrize("exporter", [legacy, pytest.param(dynamo, marks=pytest.mark.any_runtime)])
+@pytest.mark.parametrize("way", [legacy, pytest.param(dynamo, marks=pytest.mark.any_runtime)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_exported_model_computes_what_pytorch_does_in_evaluation(name, exporter, tmp_path):
-    if exporter is legacy and name == "channels":
+def test_an_exported_model_computes_what_pytorch_does_in_evaluation(name, way, tmp_path):
+    if way is legacy and name == "channels":
         pytest.skip("PyTorch does not export it")
     module = NETWORKS[name]()
-    session = trained(exported(module, tmp_path / "net.onnx", exporter))
+    session = trained(exported(module, tmp_path / "net.onnx", way))
     session.export(tmp_path / "trained.onnx")
     values = {key: torch.from_numpy(value) for key, value in session.state.items()}
     missing = module.load_state_dict(values, strict=False).missing_keys

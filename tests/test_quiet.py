@@ -1,8 +1,5 @@
 """ONNX Runtime's own warnings do not reach the user: what it would remove is not in the graphs."""
 
-import logging
-import warnings
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,6 +10,7 @@ from torch import nn
 
 import graphopt
 from graphopt.profiling import profile
+from tests.helpers import exporter
 from tests.helpers.environments import HAS_TRAINING_PACKAGE
 
 if HAS_TRAINING_PACKAGE:
@@ -48,17 +46,11 @@ def exported(way, path):
     options = {"input_names": ["tokens"], "output_names": ["logits"]}
     if way == "graphopt.torch":
         return graphopt.torch.export(module, tokens, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        if way == "legacy":
-            training = {"training": torch.onnx.TrainingMode.TRAINING, "do_constant_folding": False}
-            torch.onnx.export(module, tokens, path, dynamo=False, **training, **options)
-        else:
-            dynamo = {"dynamo": True, "optimize": False, "external_data": False, "verbose": False}
-            torch.onnx.export(module, tokens, path, opset_version=18, **dynamo, **options)
-        logging.disable(logging.NOTSET)
-    model = onnx.load(path)
+    if way == "legacy":
+        exporter.legacy(module, tokens, path, **options)
+        model = onnx.load(path)
+    else:
+        model = exporter.dynamo(module, tokens, optimize=False, opset_version=18, **options)
     for name, shape in {"unread": (3, 3), "unread.number": ()}.items():
         array = np.ones(shape, np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, name))

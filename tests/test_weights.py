@@ -1,7 +1,5 @@
 """What a parameter is: one answer of `parameters` and `inspect`, and the reasons."""
 
-import warnings
-
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +9,7 @@ from torch import nn
 
 import graphopt
 from graphopt.marks import TRAINED
+from tests.helpers.exporter import legacy
 from tests.helpers.gradient_oracle import normal
 
 pytestmark = pytest.mark.any_runtime
@@ -158,17 +157,7 @@ class Legacy(nn.Module):
 
 
 def test_an_exporter_that_does_not_tell_buffers(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Legacy().train(),
-            (torch.ones(4, 3),),
-            tmp_path / "net.onnx",
-            dynamo=False,
-            opset_version=17,
-            training=torch.onnx.TrainingMode.TRAINING,
-            do_constant_folding=False,
-        )
+    legacy(Legacy().train(), (torch.ones(4, 3),), tmp_path / "net.onnx")
     found = graphopt.parameters(tmp_path / "net.onnx")
     assert {p.name for p in found} == {"dense.weight", "dense.bias", "scale", "offset"}
     doubtful = {p.name: p.why for p in found if p.why}

@@ -1,7 +1,6 @@
 """What PyTorch's exporter does to a model, and what is said about it."""
 
 import re
-import warnings
 
 import numpy as np
 import onnx
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 import graphopt
+from tests.helpers.exporter import dynamo
 
 pytestmark = [pytest.mark.any_runtime, pytest.mark.usefixtures("one_registry")]
 
@@ -33,13 +33,7 @@ class Network(nn.Module):
 
 
 def export(module, shape=(3, 8, 8), **options):
-    module = module.train()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of training mode, and on its own account
-        program = torch.onnx.export(
-            module, (torch.randn(4, *shape),), dynamo=True, verbose=False, **options
-        )
-    return program.model_proto
+    return dynamo(module.train(), (torch.randn(4, *shape),), **options)
 
 
 def build(model, names=None):

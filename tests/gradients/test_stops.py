@@ -1,8 +1,5 @@
 """Where no gradient flows: marked nodes, and detached tensors of exported networks."""
 
-import logging
-import warnings
-
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +9,7 @@ from torch import nn
 
 import graphopt
 from graphopt.marks import FROZEN, STOP_GRADIENT
+from tests.helpers import exporter
 from tests.helpers.gradient_oracle import normal
 
 # The gradient stops at Relu and in the function; opset 11 is converted, which drops metadata.
@@ -158,20 +156,8 @@ class Input(nn.Module):
 
 def export(module, *, optimize):
     example = torch.from_numpy(normal(5, 3)), torch.from_numpy(normal(5, 1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        program = torch.onnx.export(
-            module,
-            example,
-            dynamo=True,
-            verbose=False,
-            optimize=optimize,
-            input_names=["observed", "reward"],
-            output_names=["loss"],
-        )
-        logging.disable(logging.NOTSET)
-    return program.model_proto, example
+    names = {"input_names": ["observed", "reward"], "output_names": ["loss"]}
+    return exporter.dynamo(module, example, optimize=optimize, **names), example
 
 
 def assert_gradients(module, model, example):

@@ -1,7 +1,5 @@
 """Training through quantization, against PyTorch's fake quantization."""
 
-import warnings
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -13,6 +11,7 @@ from torch import nn
 
 import graphopt
 from graphopt.gradients import differentiate, prepare, with_straight_through
+from tests.helpers.exporter import legacy
 from tests.helpers.gradient_oracle import normal
 
 X = 2 * normal(3, 4, seed=1)
@@ -208,12 +207,7 @@ def test_exported_by_pytorch(tmp_path):
     torch.manual_seed(0)
     network, path = Aware(), str(tmp_path / "aware.onnx")
     x, labels = torch.randn(5, 3), torch.randn(5, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network, (x,), path, dynamo=False, opset_version=17, do_constant_folding=False,
-            training=torch.onnx.TrainingMode.TRAINING, input_names=["x"],
-        )  # fmt: skip
+    legacy(network, (x,), path, input_names=["x"])
     trained = graphopt.parameters(path).matching("*.weight", "*.bias")
     rmsprop = graphopt.RMSProp(trained, learning_rate=0.01, decay=0.9, epsilon=1e-8,
                                epsilon_inside_root=False, initial_mean_square=0.0)  # fmt: skip

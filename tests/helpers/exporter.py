@@ -1,17 +1,57 @@
-"""PyTorch's exporter, as tests use it."""
+"""PyTorch's own exporters, as tests use them: in silence."""
 
 import copy
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from os import PathLike
 
+import onnx
 import pytest
-from torch.onnx._internal.exporter._registration import ONNXRegistry
+import torch
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """They warn of the mode of training, and on their own account."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def legacy(module: torch.nn.Module, args: tuple, path: PathLike, **options) -> None:
+    """Write a module as the older exporter does, in the mode of training and not folded."""
+    options = {"opset_version": 17} | options
+    with silence():
+        torch.onnx.export(
+            module,
+            args,
+            path,
+            dynamo=False,
+            training=torch.onnx.TrainingMode.TRAINING,
+            do_constant_folding=False,
+            **options,
+        )
+
+
+def dynamo(module: torch.nn.Module, args: tuple, **options) -> onnx.ModelProto:
+    """A module as the newer exporter gives it; ``optimize`` is True, as by default there."""
+    with silence():
+        program = torch.onnx.export(module, args, dynamo=True, verbose=False, **options)
+    return program.model_proto
 
 
 @contextmanager
 def one_registry() -> Iterator[None]:
-    """Let the exporter read the source of its 500 functions once, not once for each export."""
+    """Let the newer one read the source of its 500 functions once, not once for each export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry  # slow to import
+
     read = cache(ONNXRegistry.from_torchlib)
 
     def from_torchlib(opset_version: int) -> ONNXRegistry:

@@ -1,7 +1,5 @@
 """Gradients of Fourier transforms, against PyTorch's."""
 
-import warnings
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -13,6 +11,7 @@ from torch import nn
 import graphopt
 from graphopt.gradients import differentiate, prepare
 from graphopt.shapes.engine import Shapes
+from tests.helpers.exporter import dynamo
 from tests.helpers.gradient_oracle import Case, cases, check, normal, onnx_model, torch_gradients
 
 
@@ -225,22 +224,19 @@ class Spectrum(nn.Module):
 @pytest.mark.any_runtime
 @pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize("short", [False, True])
-def test_exported_by_pytorch(short, tmp_path):
+def test_exported_by_pytorch(short):
     torch.manual_seed(0)
     network, x = Spectrum(short), torch.randn(2, 8)
-    path = str(tmp_path / "spectrum.onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(network, (x,), path, dynamo=True, optimize=False, verbose=False)
+    model = dynamo(network, (x,), optimize=False)
     optimizer = graphopt.RMSProp(
-        graphopt.parameters(path),
+        graphopt.parameters(model),
         learning_rate=0.01,
         decay=0.9,
         epsilon=1e-8,
         epsilon_inside_root=False,
         initial_mean_square=0.0,
     )
-    session = graphopt.Session(graphopt.training_graph(path, "mse", optimizer))
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
     labels = torch.rand_like(network(x))
     session.step({session.inputs[0].name: x.numpy(), "labels": labels.numpy()})
     peer = torch.optim.RMSprop(network.parameters(), lr=0.01, alpha=0.9, eps=1e-8)

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 import graphopt
+from tests.helpers.exporter import legacy
 from tests.helpers.gradient_oracle import Case, cases, check, normal, onnx_gradients
 
 FUNCTIONS = {"Softmax": torch.softmax, "LogSoftmax": torch.log_softmax}
@@ -140,7 +141,6 @@ class SelfAttention(torch.nn.Module):
         )[:, -1]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_steps_with_a_padded_row(tmp_path):
     """The row's own loss is not even read; the parameters are those of PyTorch."""
     torch.manual_seed(0)
@@ -148,15 +148,7 @@ def test_steps_with_a_padded_row(tmp_path):
     x, mask = torch.randn(3, 4, 4), torch.ones(3, 4, 4, dtype=torch.bool).tril()
     mask[2, 0] = False
     path = tmp_path / "attention.onnx"
-    torch.onnx.export(
-        network,
-        (x, mask),
-        path,
-        input_names=["x", "mask"],
-        training=torch.onnx.TrainingMode.TRAINING,
-        do_constant_folding=False,
-        dynamo=False,
-    )
+    legacy(network, (x, mask), path, input_names=["x", "mask"])
     optimizer = graphopt.RMSProp(
         graphopt.parameters(path),
         learning_rate=0.01,

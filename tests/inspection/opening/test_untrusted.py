@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import random
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import graphopt
 from graphopt.inspection.opening.soundness import nodes, wire
 from graphopt.inspection.opening.untrusted import opened
 from models.zoo import ZOO
+from tests.helpers.exporter import silence
 
 pytestmark = pytest.mark.any_runtime
 
@@ -670,8 +670,7 @@ def test_exports_of_pytorch_open_as_they_are(optimize, tmp_path):
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GELU(), torch.nn.Flatten(),
         torch.nn.Linear(144, 8), torch.nn.LayerNorm(8),
     ).train()  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of training mode, and on its own account
+    with silence():
         program = torch.onnx.export(
             network, (torch.randn(2, 3, 8, 8),), dynamo=True, verbose=False, optimize=optimize
         )
