@@ -11,23 +11,12 @@ import onnx.parser
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from typer.testing import CliRunner
 
 import graphopt
-from graphopt.cli import app
 from models import digits, digits_cnn
+from tests.helpers.command_line import run, succeed
 
 pytestmark = pytest.mark.any_runtime
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def load(path):

@@ -7,28 +7,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from typer.testing import CliRunner
 
 import graphopt
 from graphopt import RMSProp
-from graphopt.cli import app
 from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
 from models import digits_cnn
+from tests.helpers.command_line import run, succeed
 
 MODEL = digits_cnn.build()
 PARAMETERS = graphopt.parameters(MODEL)
 CONV = PARAMETERS.matching("conv*")
 GROUPS = [{"params": CONV, "lr": 0.02}, {"params": PARAMETERS.without(CONV)}]
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refused(*arguments):

@@ -25,7 +25,7 @@ from graphopt.schedules import (
     WarmUpLR,
 )
 from models import zoo
-from tests.helpers.configurations import ROOT, WARM_UP
+from tests.helpers.configurations import ROOT, WARM_UP, without_metadata
 from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
 from tests.helpers.random_configurations import configurations
 from tests.helpers.zoo import zoo_graph
@@ -122,14 +122,8 @@ def copied(model):
     return copy
 
 
-def stripped(model):
-    model = copied(model)
-    del model.metadata_props[:]
-    return model
-
-
 def inlined(model):
-    return inliner.inline_local_functions(stripped(model))
+    return inliner.inline_local_functions(without_metadata(model))
 
 
 def check(found, steps=5):
@@ -146,7 +140,7 @@ class TestVerified:
         check(graphopt.verify(configured(name)))
 
     @pytest.mark.any_runtime
-    @pytest.mark.parametrize("change", [stripped, inlined])
+    @pytest.mark.parametrize("change", [without_metadata, inlined])
     @pytest.mark.parametrize("name", CONFIGURATIONS)
     def test_nodes_alone(self, name, change):
         check(graphopt.verify(change(configured(name))))
@@ -197,7 +191,7 @@ class TestVerified:
         if "falling" not in repr(settings) and not isinstance(
             settings.get("weight_decay"), ExponentialDecayLR
         ):
-            check(graphopt.verify(stripped(model)))
+            check(graphopt.verify(without_metadata(model)))
 
     @pytest.mark.parametrize("settings", [{}, {"decoupled_weight_decay": True, "momentum": 0.9}])
     def test_on_device_optimizer_model_with_groups(self, settings, tmp_path):
@@ -208,7 +202,7 @@ class TestVerified:
         ]
         model = optimizer_model(RMSProp(groups, 0.002, **settings), tmp_path)
         check(graphopt.verify(model))
-        found = graphopt.verify(stripped(model))
+        found = graphopt.verify(without_metadata(model))
         assert not found.verified
         assert "tells parameters apart by their shapes" in found.differences[0]
 
@@ -497,7 +491,7 @@ CHANGES = [
 
 @pytest.mark.any_runtime
 @pytest.mark.quick
-@pytest.mark.parametrize("strip", [False, True], ids=["", "stripped"])
+@pytest.mark.parametrize("strip", [False, True], ids=["", "without_metadata"])
 @pytest.mark.parametrize(
     ("change", "optimizer", "graph", "told"),
     CHANGES,
@@ -512,7 +506,7 @@ def test_graphs_that_compute_something_else(change, optimizer, graph, told, stri
     if strip:
         if change is other_group:
             pytest.skip("NOT RUN: without metadata this is another valid optimizer")
-        model = stripped(model)
+        model = without_metadata(model)
     found = graphopt.verify(model)
     assert not found.verified
     assert any(told in line for line in found.differences), found
@@ -625,7 +619,7 @@ class TestNotRun:
         for other in model.graph.node:
             other.input[:] = ["rate.odd" if name == "rate" else name for name in other.input]
         model.graph.node.insert(0, node)
-        found = graphopt.verify(stripped(model))
+        found = graphopt.verify(without_metadata(model))
         assert not found.verified
         assert "not computed by arithmetic on the step alone" in found.differences[-1]
 
@@ -646,7 +640,7 @@ class TestNotRun:
             for dim in value.type.tensor_type.shape.dim:
                 dim.dim_value *= 2**22
                 break
-        found = graphopt.verify(stripped(model))
+        found = graphopt.verify(without_metadata(model))
         assert not found.verified
         assert "more than the 8.0 GiB" in found.differences[-1]
 
