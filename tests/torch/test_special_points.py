@@ -29,7 +29,7 @@ FLOATS = torch.where(MASK, 0.0, -torch.inf)
 LOWEST = torch.where(MASK, 0.0, torch.finfo(torch.float32).min)
 
 
-pytestmark = pytest.mark.any_runtime
+pytestmark = [pytest.mark.any_runtime, pytest.mark.usefixtures("one_registry")]
 
 
 def attention(x, mask):
