@@ -34,6 +34,11 @@ def remove_written_dropout(graph: ir.Graph) -> bool:
     return bool(masks)
 
 
+def random_masks(graph: ir.Graph) -> list[ir.Value]:
+    """The masks of zeros and ones that a graph draws, those of Dropout nodes left aside."""
+    return [mask for node in graph.all_nodes() if (found := _mask(node)) for mask in found[1:2]]
+
+
 def _refusal(node: ir.Node) -> str:
     return (
         f"{describe(node)} draws a random mask that is no Dropout as far as the graph tells, so "

@@ -4,6 +4,7 @@ from graphopt.inspection.facts import Hazard, worst_first
 from graphopt.inspection.hazards import (
     hyperparameters,
     metadata,
+    mode,
     parameters,
     rounding,
     schedules,
@@ -12,7 +13,7 @@ from graphopt.inspection.hazards import (
 )
 from graphopt.inspection.hazards.hazard import Declared, Subject
 
-_SUBJECTS = (metadata, parameters, state, hyperparameters, schedules, target, rounding)
+_SUBJECTS = (metadata, parameters, state, hyperparameters, schedules, target, rounding, mode)
 
 DECLARED = tuple(
     declared

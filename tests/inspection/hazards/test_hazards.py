@@ -494,3 +494,80 @@ def test_the_worst_comes_first():
     model = update(loss_scale=2.0, epsilon=1e-46, learning_rate=CosineDecayLR(0.0, 0.1, 10))
     levels = [hazard.level for hazard in graphopt.inspect(model, steps=20).hazards]
     assert levels == ["error", "warning", "note"]
+
+
+BATCH_NORMALIZATION = """<ir_version: 8, opset_import: ["": {opset}]>
+m (float[4,2] x) => (float[4,2] y) <float[2] s = {{1, 2}}, float[2] b = {{0, 1}},
+ float[2] mean = {{0.5, 0}}, float[2] var = {{1, 2}}>
+{{ {given} = BatchNormalization {attributes} (x, s, b, mean, var) }}"""
+
+DROPOUT = """<ir_version: 8, opset_import: ["": {opset}]>
+m (float[4,2] x) => (float[4,2] y) <float[2,2] w = {{1, 2, 3, 4}}, float p = {{0.5}},
+ bool yes = {{1}}, bool no = {{0}}, float[4,2] like = {{1, 1, 1, 1, 1, 1, 1, 1}}>
+{{ z = MatMul(x, w) {nodes} }}"""
+
+WRITTEN = (
+    """u = RandomUniformLike(like) c = Less(u, p) m = Cast<to = 1>(c) k = Div(m, p) y = Mul(z, k)"""
+)
+
+
+def normalization(opset, attributes="", given="y"):
+    text = BATCH_NORMALIZATION.format(opset=opset, attributes=attributes, given=given)
+    return onnx.parser.parse_model(text)
+
+
+def dropout(nodes, opset=17):
+    return onnx.parser.parse_model(DROPOUT.format(opset=opset, nodes=nodes))
+
+
+class TestTrainingMode:
+    @pytest.mark.parametrize(
+        ("model", "where"),
+        [
+            (normalization(17, "<training_mode = 1>", "y, m2, v2"), "y"),
+            (normalization(13, given="y, m2, v2"), "y"),
+            (normalization(6), "y"),
+            (dropout("y = Dropout(z, p, yes)"), "y"),
+            (dropout("y = Dropout(z)", opset=6), "y"),
+            (dropout(WRITTEN), "c"),
+        ],
+        ids=[
+            "normalization",
+            "normalization 13",
+            "normalization 6",
+            "dropout",
+            "dropout 6",
+            "mask",
+        ],
+    )
+    def test_found(self, model, where):
+        hazard = only(model)
+        assert (hazard.kind, hazard.level, hazard.where) == ("training-mode", "warning", (where,))
+        assert "session.export" in hazard.fix
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            normalization(17),
+            normalization(13),
+            normalization(6, "<is_test = 1>"),
+            dropout("y = Dropout(z, p, no)"),
+            dropout("y = Dropout(z, p)"),
+            dropout("y = Dropout(z)", opset=10),
+        ],
+        ids=["normalization", "13", "6", "dropout", "without a mode", "10"],
+    )
+    def test_inference(self, model):
+        assert kinds(model) == []
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_exported(self, tmp_path, training):
+        """What a session exports is clean, unless the mode of training was asked for."""
+        model = dropout("y = Dropout(z, p, yes)")
+        graph = trained(model, "mse", graphopt.parameters(model).matching("w"))
+        session = graphopt.Session(graph)
+        path = tmp_path / "trained.onnx"
+        session.export(path, training=training)
+        found = [("training-mode", "warning")] if training else []
+        assert kinds(path) == found
+        assert "training-mode" not in dict(kinds(graph))
