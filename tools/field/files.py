@@ -44,8 +44,11 @@ class File:
         path: Where the file lies in it.
         producer: What wrote it.
         inputs: Gives its inputs.
-        output: The output that the loss reads.
+        output: The value that the loss reads.
         rate: The learning rate.
+        only: A pattern of the names that are trained.
+        fixed: Whether the shapes of what is fed are declared.
+        keeps_signs: Whether weights keep their signs when they are disturbed.
     """
 
     package: str
@@ -54,6 +57,9 @@ class File:
     inputs: Callable[[np.random.Generator], Values]
     output: str
     rate: float = 3e-4
+    only: str = "*"
+    fixed: bool = False
+    keeps_signs: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ FILES = (
         "tf2onnx",
         lambda rng: {"bytes": rng.integers(0, 256, (4, 2048)).astype(np.int32)},
         "target_label",
+        rate=1e-5,
     ),
     File(
         "nudenet==3.4.2", "nudenet/320n.onnx", "PyTorch", _floats(images=(1, 3, 96, 96)), "output0"
@@ -122,15 +129,17 @@ FILES = (
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
         "PaddlePaddle",
-        _floats(x=(1, 3, 64, 64)),
-        "sigmoid_0.tmp_0",
+        _floats(x=(1, 3, 32, 32)),
+        "p2o.Add.281",  # before the sigmoid, which is 0 or 1 for noise
+        rate=1e-5,
     ),
     File(
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
         "PaddlePaddle",
-        _floats(x=(2, 3, 48, 64)),
-        "softmax_11.tmp_0",
+        _floats(x=(2, 3, 48, 32)),
+        "p2o.Add.277",  # before the softmax
+        rate=1e-5,
     ),
     File(
         "rapidocr-onnxruntime==1.4.4",
@@ -138,6 +147,7 @@ FILES = (
         "PaddlePaddle",
         _floats(x=(2, 3, 48, 96)),
         "save_infer_model/scale_0.tmp_1",
+        rate=1e-5,
     ),
     File(
         "ddddocr==1.6.1",
@@ -160,10 +170,20 @@ FILES = (
     ),
     File(
         "silero-vad==6.2.3",
+        "silero_vad/data/silero_vad.onnx",
+        "PyTorch",
+        _silero,
+        "output",
+        only="If_0_then*",
+        fixed=True,
+    ),
+    File(
+        "silero-vad==6.2.3",
         "silero_vad/data/silero_vad_16k_op15.onnx",
         "PyTorch",
         _silero,
         "output",
+        fixed=True,
     ),
     File(
         "silero-vad==6.2.3",
@@ -171,6 +191,7 @@ FILES = (
         "PyTorch",
         _silero,
         "output",
+        only="model.*",
     ),
     File(
         "onnx-asr==0.12.0",
@@ -181,6 +202,8 @@ FILES = (
             "waveforms_lens": np.array([4000, 3600]),
         },
         "features",
+        rate=1e-6,
+        keeps_signs=True,
     ),
 )
 
@@ -192,15 +215,21 @@ def fine_tune(file: File, trained: str) -> FineTuned:
     rng = np.random.default_rng(0)
     model = onnx.load(_downloaded(file))
     feeds = file.inputs(rng)
+    if file.fixed:
+        _fix(model, feeds)
+    if all(value.name != file.output for value in model.graph.output):
+        shaped = onnx.shape_inference.infer_shapes(model).graph.value_info
+        model.graph.output.extend(value for value in shaped if value.name == file.output)
     target = _run(model, feeds, file.output)
     labelled = {**feeds, "labels": target}
     try:
-        chosen = _without_norms(model, graphopt.parameters(model))
+        chosen = _without_norms(model, graphopt.parameters(model).matching(file.only))
         if trained == "last layers":
             chosen = _last(model, chosen)
         graph = _graph(model, file, probe(chosen))
         state = graphopt.Session(graph).state
-        values = {p.name: _disturbed(state[p.name], rng) for p in chosen}
+        disturb = _scaled if file.keeps_signs else _disturbed
+        values = {p.name: disturb(state[p.name], rng) for p in chosen}
         session = graphopt.Session(graph, parameters=values)
         outputs, found = gradients(session, labelled)
         optimizer = graphopt.RMSProp(
@@ -258,6 +287,15 @@ def _without_norms(model: onnx.ModelProto, parameters: graphopt.Parameters) -> g
     return graphopt.Parameters(p for p in parameters if p.name not in read)
 
 
+def _fix(model: onnx.ModelProto, feeds: Values) -> None:
+    """Declare the shapes of what is fed, which a file may leave open."""
+    for value in model.graph.input:
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        for size in feeds[value.name].shape:
+            shape.dim.add().dim_value = size
+
+
 def _last(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.Parameters:
     """Those that are read last."""
     order: dict[str | None, int] = {}
@@ -272,6 +310,10 @@ def _last(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.P
 def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(value.shape) * (value.std() if value.size > 1 else abs(value))
     return np.asarray(value + _NOISE * noise, value.dtype)
+
+
+def _scaled(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.asarray(value * (1 + _NOISE * rng.uniform(-1, 1, value.shape)), value.dtype)
 
 
 def _with(model: onnx.ModelProto, values: Values) -> onnx.ModelProto:
@@ -315,7 +357,15 @@ def _derivative(
         return float(np.square(_run(_with(model, moved), feeds, output) - target, dtype="d").mean())
 
     best = np.inf
-    for part in (0.3, 0.1, 0.03, 0.01, 0.003):  # of the loss: between the curve and the roundings
+    for part in (
+        0.3,
+        0.1,
+        0.03,
+        0.01,
+        0.003,
+        1e-3,
+        3e-4,
+    ):  # of the loss: between the curve and the roundings
         step = part * loss(0.0) / length
         slope = (8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))) / (12 * step)
         best = min(best, abs(slope / length - 1))
@@ -328,15 +378,15 @@ def main() -> None:
     words = sys.argv[1:]
     known = json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else []
     found = {(entry["file"], entry["trained"]): entry for entry in known}
+    order = [(Path(file.path).name, trained) for file in FILES for trained in _TRAINED]
     for file in FILES:
         for trained in _TRAINED:
             key = (Path(file.path).name, trained)
             if not words or any(word in file.path for word in words):
                 found[key] = asdict(fine_tune(file, trained))
                 print(found[key], flush=True)
-    order = [(Path(file.path).name, trained) for file in FILES for trained in _TRAINED]
-    text = json.dumps([found[key] for key in order if key in found], indent=1)
-    _RESULTS.write_text(text + "\n", encoding="utf-8")
+                text = json.dumps([found[key] for key in order if key in found], indent=1)
+                _RESULTS.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
