@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.operators.backward import Backward
 from graphopt.operators.mathematical import function
+from graphopt.operators.rewriting import rewrite_in_float32
 
 function("Swish")  # which is written out
 function("Sigmoid", gradient=lambda b: b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y)))
@@ -73,7 +74,7 @@ def selu(b: Backward) -> ir.Value:
     return _exponential(b, gamma, gamma * alpha)
 
 
-@function("Celu")
+@function("Celu", rewrite=rewrite_in_float32)
 def celu(b: Backward) -> ir.Value:
     """dx = dy min(1, exp(x / alpha)), the second being y / alpha + 1."""
     below = b.op.Min(b.y, 0.0)

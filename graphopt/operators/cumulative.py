@@ -8,7 +8,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import NoGradient, operator
-from graphopt.operators.rewriting import describe, replace
+from graphopt.operators.rewriting import describe, replace, rewrite_in_float32
 from graphopt.shapes import elements, filling
 
 
@@ -66,7 +66,13 @@ def rewrite_cum_prod(op: GraphBuilder, node: ir.Node, trained: Collection[str]) 
 operator("CumProd", rewrite=rewrite_cum_prod, shape=elements.same, flops=1)
 
 
-@operator("Range", settings=(0, 1, 2), flops=0, shape=filling.arithmetic_sequence)
+@operator(
+    "Range",
+    rewrite=rewrite_in_float32,
+    settings=(0, 1, 2),
+    flops=0,
+    shape=filling.arithmetic_sequence,
+)
 def range_(b: Backward) -> Sequence[ir.Value | NoGradient]:
     """With y[i] = start + i delta; the limit only says how many there are."""
     op = b.op

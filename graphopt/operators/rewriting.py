@@ -1,6 +1,6 @@
 """What rewrites of the forward model have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,18 @@ def mean_over(op: GraphBuilder, x: ir.Value, axes: list[int], *, keepdims: bool)
     if op.opset >= 18:
         return op.ReduceMean(x, axes, keepdims=int(keepdims))
     return op.ReduceMean(x, axes=axes, keepdims=int(keepdims))
+
+
+def rewrite_in_float32(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Of numbers of 16 bits, in float32: only newer opsets and few runtimes have it of them."""
+    del trained
+    dtype = node.outputs[0].dtype
+    if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return
+    operands = [op.Cast(value, to=int(ir.DataType.FLOAT)) for value in node.inputs]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    (result,) = op.node(node.op_type, operands, outputs=1, **attributes)
+    replace(op, node, op.Cast(result, to=int(dtype)))
 
 
 # Sizes: vectors of one, constants where they are known
