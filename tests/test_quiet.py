@@ -63,7 +63,9 @@ def plain(path):
 
 
 @pytest.mark.usefixtures("one_registry")
-@pytest.mark.parametrize("way", ["legacy", "dynamo", "graphopt.torch"])
+@pytest.mark.parametrize(
+    "way", ["legacy", "dynamo", pytest.param("graphopt.torch", marks=pytest.mark.any_runtime)]
+)
 def test_the_runtime_has_nothing_to_say(way, tmp_path, capfd):
     model = exported(way, tmp_path / "net.onnx")
     trained = [p for p in graphopt.parameters(model) if "un" not in p.name]

@@ -38,6 +38,7 @@ def prepare_for_builder(
     undefined = any(node.op_type in _WITHOUT_GRADIENT for node in proto.graph.node)
     model = open_model(proto, known, trained, outputs, least=18 if undefined else MIN_OPSET)
     _check_trained(model.graph, trained)
+    _replace_casts(model.graph)
     for node in model.graph.all_nodes():
         # Also one that no parameter lies before: the runtime makes it part of a product.
         if name_of(node) == "Transpose" and node.inputs[0] is not None and node.inputs[0].shape:
@@ -48,6 +49,17 @@ def prepare_for_builder(
                 f"({node.metadata_props[STOP_GRADIENT]}); leave portable out"
             )
     return rewritten(model, trained, outputs, _rewrite)
+
+
+def _replace_casts(graph: ir.Graph) -> None:
+    """Write numbers that a CastLike casts as what they are then."""
+    op = GraphBuilder(graph)
+    for node in list(graph):
+        value = node.outputs[0]
+        known = value.const_value
+        if name_of(node) == "CastLike" and known is not None and not value.is_graph_output():
+            value.replace_all_uses_with(op.constant(known.numpy()))
+            graph.remove(node, safe=True)
 
 
 def _check_trained(graph: ir.Graph, trained: Collection[str]) -> None:
