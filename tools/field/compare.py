@@ -46,6 +46,7 @@ class Comparison:
         steps: The error of what five steps have moved; the smallest and the largest of PyTorch's
             in float32, of runs that differ in nothing but the last bits of the first inputs.
         loss: The largest relative difference of the five losses from those in float64.
+        rate: The learning rate of the steps.
         seconds: What it took.
     """
 
@@ -59,6 +60,7 @@ class Comparison:
     worst: tuple[str, float] | None = None
     steps: tuple[float, float, float] | None = None
     loss: float | None = None
+    rate: float = _RATE
     seconds: float = 0.0
 
 

@@ -29,18 +29,22 @@ def _networks(found: list[dict[str, Any]]) -> str:
             f"no worse than {_WORST:.0f} times PyTorch's own; {len(found) - len(trained)} refused."
         ),
         "",
-        "| network | from | tensors | gradient | worst tensor | five steps | PyTorch's | losses |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        (
+            "| network | from | tensors | gradient | worst tensor | rate | five steps | PyTorch's "
+            "| losses |"
+        ),
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for entry in found:
         start = f"| {entry['name']} | {entry['package']} |"
         if entry["refused"]:
-            rows.append(f"{start} | refused: {_short(entry['refused'])} | | | | |")
+            rows.append(f"{start} | refused: {_short(entry['refused'])} | | | | | |")
         else:
+            ours, *theirs = (f"{error:.0e}" for error in entry["steps"])
             rows.append(
                 f"{start} {entry['parameters']} | {entry['gradient']:.2f} | "
-                f"{entry['worst'][1]:.2f} | {entry['steps'][0]:.0e} | {entry['steps'][1]:.0e} | "
-                f"{entry['loss']:.0e} |"
+                f"{entry['worst'][1]:.2f} | {entry['rate']:.0e} | {ours} | "
+                f"{' to '.join(dict.fromkeys(theirs))} | {entry['loss']:.0e} |"
             )
     return "\n".join(rows) + "\n"
 
