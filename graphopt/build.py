@@ -15,7 +15,9 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, check_loaded, read_proto, to_ir, with_weights
 from graphopt.gradients import (
+    MEMORY,
     GradientGraph,
+    Memory,
     check_rounding,
     convert_opset,
     differentiate,
@@ -49,6 +51,7 @@ def training_graph(
     provider: str = "CPUExecutionProvider",
     layout: LayoutName = "auto",
     straight_through: bool = False,
+    memory: Memory = "fast",
     output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
@@ -92,6 +95,12 @@ def training_graph(
         straight_through: Train through QuantizeLinear and DynamicQuantizeLinear as if they did not
             round: a gradient passes where the integer is within its range, and none flows to the
             scale, as with PyTorch's ``fake_quantize_per_tensor_affine``.
+        memory: What the backward pass keeps of the forward pass. "fast": all that it reads.
+            "balanced": what elementwise operators and those that only move elements gave is
+            computed again from the rest, where it is needed. "low": whole blocks are computed
+            again, from a few values between them, in about the memory of the square root of the
+            number of layers, for nearly one more forward pass. The results are the same but for
+            rounding; `inspect` shows what a step holds.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -115,6 +124,7 @@ def training_graph(
     _checks.boolean("portable", portable)
     _checks.boolean("straight_through", straight_through)
     _check_options(group_mask, provider, layout)
+    _checks.one_of("memory", memory, MEMORY)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     if gradients is None:
         built = differentiated(
@@ -126,6 +136,7 @@ def training_graph(
             portable=portable,
             provider=provider,
             straight_through=straight_through,
+            memory=memory,
         )
     else:
         _check_unused(
@@ -134,6 +145,7 @@ def training_graph(
             labels=labels != LABELS,
             portable=not portable,
             straight_through=straight_through,
+            memory=memory != "fast",
         )
         built = _given(model, loss, optimizer, gradients)
     return _updated(built, optimizer, group_mask, provider, layout)
@@ -174,6 +186,7 @@ def differentiated(
     portable: bool = True,
     provider: str = "CPUExecutionProvider",
     straight_through: bool = False,
+    memory: Memory = "fast",
 ) -> Differentiated:
     """Append the loss, times the loss scale, and the gradients; see `training_graph`."""
     if loss is None:
@@ -184,7 +197,7 @@ def differentiated(
     if not labels:
         raise ValueError("labels: got an empty string, expected the name of an input")
     if not portable:
-        _check_unused("portable=False", straight_through=straight_through)
+        _check_unused("portable=False", straight_through=straight_through, memory=memory != "fast")
     names = [parameter.name for parameter in optimizer.params]
     forward = with_weights(read_proto(model), names)
     check_loaded(forward)
@@ -201,7 +214,7 @@ def differentiated(
     if optimizer.loss_scale != 1:
         value = op.Mul(value, _loss_scale(optimizer, value))
     if portable:
-        gradients = differentiate(prepared, names, value, statistics, provider)
+        gradients = differentiate(prepared, names, value, statistics, provider, memory)
     else:
         gradients = build_gradients(prepared, names, value, statistics)
     return Differentiated(gradients, forward, remembered(prepared.graph))

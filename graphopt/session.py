@@ -36,8 +36,9 @@ class Session:
             of threads or with profiling switched on. Where kernels are used, they are registered
             with it, once; a later session of the same options may still do without them. Without
             options, quantized operators are computed as they are written, and not in integers
-            (the entry ``session.disable_quant_qdq``), and no memory is planned ahead
-            (``enable_mem_pattern`` is off), which takes much less of it.
+            (the entry ``session.disable_quant_qdq``), no memory is planned ahead
+            (``enable_mem_pattern`` is off), and nodes run in the order of the file as soon as
+            they can (``execution_order`` is PRIORITY_BASED): a step takes much less memory so.
         kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
             bodies.
 

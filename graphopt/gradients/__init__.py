@@ -6,12 +6,15 @@ from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._prepare import prepare
+from graphopt.gradients._recompute import MEMORY, Memory
 from graphopt.gradients._sequences import write_tensors
 from graphopt.gradients._straight_through import check_rounding, with_straight_through
 from graphopt.operators.rewriting import RunningStatistic
 
 __all__ = [
+    "MEMORY",
     "GradientGraph",
+    "Memory",
     "RunningStatistic",
     "avoid_fusions",
     "check_rounding",

@@ -15,6 +15,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients._for_device import suit_device
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
+from graphopt.gradients._recompute import Memory, recompute
 from graphopt.gradients._steep import selected_infinities, steep_values
 from graphopt.graphs import captured
 from graphopt.operators import NoGradient, of
@@ -30,6 +31,7 @@ def differentiate(
     loss: ir.Value,
     statistics: Collection[RunningStatistic],
     provider: str = "CPUExecutionProvider",
+    memory: Memory = "fast",
 ) -> GradientGraph:
     """Append the gradients of ``loss`` with respect to the initializers called ``names``.
 
@@ -39,6 +41,7 @@ def differentiate(
         loss: A floating-point scalar of the graph.
         statistics: The running statistics of the graph, which become inputs too.
         provider: The execution provider for which formulations are chosen.
+        memory: What the backward pass computes again; see `recompute`.
 
     Raises:
         ValueError: No gradient reaches a parameter, or operators have none.
@@ -71,6 +74,7 @@ def differentiate(
     graph.sort()
     passes.RemoveUnusedNodesPass()(model)
     graph.outputs[:] = kept
+    recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory)
     return GradientGraph(model, parameters, named, batch)
 
 
