@@ -58,15 +58,21 @@ def session_options(runtime: Any) -> Any:
 
     Nothing is planned ahead for the sizes of a step (``enable_mem_pattern``): a plan keeps apart
     what is never held at the same time, which took up to half as much memory again, and saved no
-    time that could be measured. Nodes run as soon as they can, in the order of the file: the
-    default order puts gradients of parameters off to the end, and keeps what they read.
+    time that could be measured.
     """
     options = runtime.SessionOptions()
     options.log_severity_level = _ERROR
     options.enable_mem_pattern = False
-    options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
+
+
+def run_in_order_of_file(options: Any) -> None:
+    """Let nodes run in the order of the file, as soon as they can.
+
+    The default order puts gradients of parameters off to the end, and keeps what they read.
+    """
+    options.execution_order = onnxruntime().ExecutionOrder.PRIORITY_BASED
 
 
 def give_back_memory() -> None:

@@ -37,8 +37,9 @@ class Session:
             with it, once; a later session of the same options may still do without them. Without
             options, quantized operators are computed as they are written, and not in integers
             (the entry ``session.disable_quant_qdq``), no memory is planned ahead
-            (``enable_mem_pattern`` is off), and nodes run in the order of the file as soon as
-            they can (``execution_order`` is PRIORITY_BASED): a step takes much less memory so.
+            (``enable_mem_pattern`` is off), and where the backward pass computes something again,
+            nodes run in the order of the file (``execution_order`` is PRIORITY_BASED): a step
+            takes much less memory so.
         kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
             bodies.
 

@@ -8,5 +8,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 BACKWARD_PREFIX = "backward/"
 """Then comes the forward node whose gradient a node computes."""
+AGAIN_PREFIX = f"{BACKWARD_PREFIX}again/"
+"""Nodes that let what is computed again wait for the backward pass."""
 UPDATE_PREFIX = "update/"
 """Then comes the bucket, where a node updates one."""

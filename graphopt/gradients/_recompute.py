@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.graphs import captured, needed_for, operands, subgraphs
 from graphopt.operators import Moves, of
+from graphopt.stage import AGAIN_PREFIX, BACKWARD_PREFIX
 
 Memory = Literal["fast", "balanced", "low"]
 """How much of the forward pass is kept for the backward pass."""
@@ -246,7 +247,7 @@ class _Copies:
             moving = [i for i, v in enumerate(inputs) if v is not None and self._moves(v)]
             index = max(moving, key=lambda i: _bytes(node.inputs[i]))
             inputs[index] = self._after_gate(node.inputs[index])
-        with self._op.named(f"backward/{node.name or node.outputs[0].name}/again"):
+        with self._op.named(f"{BACKWARD_PREFIX}{node.name or node.outputs[0].name}/again"):
             made = self._op.node(
                 node.op_type, inputs, outputs=len(node.outputs), **dict[str, Any](node.attributes)
             )
@@ -262,7 +263,7 @@ class _Copies:
     def _after_gate(self, value: ir.Value | None) -> ir.Value:
         assert value is not None
         if value not in self._waiting:
-            with self._op.named("backward/again"):
+            with self._op.named(AGAIN_PREFIX.rstrip("/")):
                 if self._zero is None:
                     self._zero = self._op.Min(self._op.Size(self._gate), [0])
                 shape = self._op.Add(self._op.Shape(value), self._zero)

@@ -73,8 +73,6 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="graphopt-profile-") as folder:
             options = self._options()
             options.enable_profiling = True
-            # That of the saved graph, by which nodes without a name are told apart.
-            options.execution_order = _runtime.onnxruntime().ExecutionOrder.DEFAULT
             options.profile_file_prefix = str(Path(folder) / "profile")
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
             session = _ProfiledSession(graph, session_options=options, **self.settings)
