@@ -181,7 +181,7 @@ def _torch(network: str, _: Path, __: str) -> None:
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(module(x), labels)
+        loss: Any = torch.nn.functional.cross_entropy(module(x), labels)
         loss.backward()
         optimizer.step()
         return float(loss.item())
@@ -229,13 +229,14 @@ def _worker(
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    answers = process.stdout
 
     def run() -> float:
         print("go", file=process.stdin, flush=True)
-        return float(json.loads(process.stdout.readline()))
+        return float(json.loads(answers.readline()))
 
     try:
-        yield json.loads(process.stdout.readline()), run
+        yield json.loads(answers.readline()), run
     finally:
         process.communicate()
 
