@@ -48,7 +48,6 @@ class File:
         rate: The learning rate.
         only: A pattern of the names that are trained.
         fixed: Whether the shapes of what is fed are declared.
-        keeps_signs: Whether weights keep their signs when they are disturbed.
     """
 
     package: str
@@ -59,7 +58,6 @@ class File:
     rate: float = 3e-4
     only: str = "*"
     fixed: bool = False
-    keeps_signs: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,8 +200,8 @@ FILES = (
             "waveforms_lens": np.array([4000, 3600]),
         },
         "features",
-        rate=1e-6,
-        keeps_signs=True,
+        rate=1e-5,
+        only="stft*",  # filters below 0 have no logarithm
     ),
 )
 
@@ -228,8 +226,7 @@ def fine_tune(file: File, trained: str) -> FineTuned:
             chosen = _last(model, chosen)
         graph = _graph(model, file, probe(chosen))
         state = graphopt.Session(graph).state
-        disturb = _scaled if file.keeps_signs else _disturbed
-        values = {p.name: disturb(state[p.name], rng) for p in chosen}
+        values = {p.name: _disturbed(state[p.name], rng) for p in chosen}
         session = graphopt.Session(graph, parameters=values)
         outputs, found = gradients(session, labelled)
         optimizer = graphopt.RMSProp(
@@ -310,10 +307,6 @@ def _last(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.P
 def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(value.shape) * (value.std() if value.size > 1 else abs(value))
     return np.asarray(value + _NOISE * noise, value.dtype)
-
-
-def _scaled(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.asarray(value * (1 + _NOISE * rng.uniform(-1, 1, value.shape)), value.dtype)
 
 
 def _with(model: onnx.ModelProto, values: Values) -> onnx.ModelProto:
