@@ -118,14 +118,17 @@ class _Appender:
         together = layout.name == "foreach"
         append = self._append_together if together else self._append_buckets
         carried, gate = append(layout.buckets, first)
+        step = self.global_step
         if isinstance(gate, DeviceGate):
             updated = op.output(gate.ready, "updated")
+            new_step = op.Squeeze(op.Add(gate.flatten(step), [1]))
         else:
-            updated = op.output(op.Squeeze(gate.flatten(op.constant([True]))), "updated")
+            passed = op.Squeeze(gate.shape)  # -1
+            updated = op.output(op.Less(passed, 0), "updated")
+            new_step = op.Sub(step, passed)
         updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
         carried += self._update_statistics(list(statistics), gate)
-        step = op.Squeeze(op.Add(gate.flatten(self.global_step), [1]))
-        carried.append(self._carry(self.global_step, step, initial=0))
+        carried.append(self._carry(step, new_step, initial=0))
         variants = tuple(self.variants[bucket.name] for bucket in layout.buckets)
         return AppendedUpdate(tuple(carried), layout, variants)
 
