@@ -25,9 +25,6 @@ from graphopt.update.layout import Bucket, Layout, plan
 from graphopt.update.optimizer_arithmetic import Arithmetic
 from graphopt.update.statistics import moved_statistic, moved_together
 
-# Parameters that a node updates. Their tensors are its inputs, of which the kernels read as many.
-_MAX_TOGETHER = 1024
-
 
 @dataclass(frozen=True)
 class AppendedUpdate:
@@ -160,7 +157,7 @@ class _Appender:
         for number, bucket in enumerate(buckets):
             with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 gradients[bucket.name] = self._gradient(next(iter(bucket)), bucket.rule)
-            together.setdefault((number // _MAX_TOGETHER, bucket.rule), []).append(bucket)
+            together.setdefault((number // functions.MOST_TOGETHER, bucket.rule), []).append(bucket)
         gate = DeviceGate(self.op, [*first, *gradients.values()])
         made: dict[str, list[Carried]] = {}
         for number, several in enumerate(together.values()):

@@ -51,9 +51,11 @@ def moved_together(
         The new values, by name.
     """
     alike: dict[Hashable, list[tuple[RunningStatistic, ir.Value, ir.Value]]] = {}
-    for entry in statistics:
+    for number, entry in enumerate(statistics):
         statistic, old, _ = entry
-        key = statistic.name if _is_narrow(old) else statistic.momentum
+        key: Hashable = (number // functions.MOST_TOGETHER, statistic.momentum)
+        if _is_narrow(old):
+            key = statistic.name
         alike.setdefault(key, []).append(entry)
     moved = {}
     for several in alike.values():

@@ -24,6 +24,9 @@ VERSION = 1
 HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
 """What the ONNX text of a function begins with."""
 
+MOST_TOGETHER = 1024
+"""For how many parameters, or running statistics, a node may be; the kernels take no more."""
+
 _READY, _FOREACH = "Ready", "Foreach"
 
 
