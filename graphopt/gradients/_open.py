@@ -87,11 +87,11 @@ def open_model(
 
 
 def _open_sizes(proto: onnx.ModelProto) -> None:
-    """Leave out sizes that are none: older exporters write -1, or "?" for each."""
+    """Leave out sizes that are none: older exporters write -1, or "?" or "" for each."""
     graph = proto.graph
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0 or dim.dim_param == "?":
+            if dim.dim_value < 0 or (dim.HasField("dim_param") and dim.dim_param in ("", "?")):
                 dim.Clear()
 
 

@@ -210,7 +210,7 @@ class Backward:
         """The size of an axis, counted on the device; once for all axes of one name."""
         op, name = self.op, self.shape(value)[axis]
         counts: dict[object, ir.Value] = op.graph.meta.setdefault(_COUNTS, {})
-        key = name if name is not None else (value, axis)
+        key = name or (value, axis)
         if key not in counts:
             size = op.Shape(value, start=axis, end=axis + 1)
             ones = op.ConstantOfShape(size, value=ir.tensor(np.ones(1, np.float32)))

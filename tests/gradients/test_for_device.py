@@ -6,6 +6,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+import graphopt
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._for_device import suit_device
 from graphopt.operators.backward import Backward
@@ -127,3 +128,32 @@ def test_counts(provider, axes, dtype):
     assert any(node.op_type == "Size" for node in proto.graph.node) == (
         provider == "CPUExecutionProvider" and len(axes) == 3
     )
+
+
+@pytest.mark.parametrize("name", ["?", "", None, "N"])
+def test_sizes_of_one_name_or_none(name):
+    """Only a real name says that two sizes are the same."""
+    other = "M" if name == "N" else name
+    shape = [name, other, 3]
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [*shape[:2], 2])
+    w = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(3, 2), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [w]
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    rng = np.random.default_rng(0)
+    feeds = {
+        "x": rng.standard_normal((5, 7, 3)).astype(np.float32),
+        "labels": rng.standard_normal((5, 7, 2)).astype(np.float32),
+    }
+    states = []
+    for provider in ("CPUExecutionProvider", "CUDAExecutionProvider"):
+        optimizer = graphopt.RMSProp(graphopt.parameters(proto), learning_rate=0.1)
+        session = graphopt.Session(
+            graphopt.training_graph(proto, "mse", optimizer, provider=provider)
+        )
+        session.step(feeds)
+        states.append(session.state["w"])
+    np.testing.assert_allclose(states[0], states[1], rtol=1e-6)
