@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from graphopt import _runtime
+from graphopt._runtime_session import captures
 from graphopt.feeds import shape_of
 
 
@@ -88,7 +89,7 @@ class CudaIO(StepIO):
         super().__init__(runtime, session, binding, reported)
         options = session.get_provider_options()[_runtime.CUDA]
         self._device = int(options.get("device_id", 0))
-        self._captured = options.get("enable_cuda_graph", "0").lower() in ("1", "true")
+        self._captured = captures((_runtime.CUDA, options))
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._outputs: dict[str, Any] = {}
         self._fed: Mapping[str, Any] | None = None  # the last feeds
@@ -99,17 +100,15 @@ class CudaIO(StepIO):
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """Run the graph once, and read outputs."""
-        if feeds is self._fed and not self._has_arrays:
-            shapes, changed = self._shapes, False
-        else:
-            shapes = {name: shape_of(value) for name, value in feeds.items()}
-            changed = not self._outputs or shapes != self._shapes
+        is_fed = feeds is self._fed and not self._has_arrays
+        shapes = self._shapes if is_fed else {n: shape_of(v) for n, v in feeds.items()}
+        changed = not self._outputs or shapes != self._shapes
         if changed and self._captured and self._shapes:
             raise ValueError(
                 f"feeds: got shapes {shapes}, but the CUDA graph has been captured for "
                 f"{self._shapes}; feed these, or leave enable_cuda_graph out"
             )
-        if feeds is not self._fed or self._has_arrays:
+        if not is_fed:
             self.wait()  # what is overwritten may still be read
             for name, value in feeds.items():
                 self._feed(name, value)

@@ -180,11 +180,10 @@ def _as_array(feed: Feed, value: Any) -> np.ndarray:
 
 def _checked_value(feed: Feed, value: Any, symbols: dict[str, tuple[int, str]]) -> Any:
     """A value of the runtime, which may be on a device."""
-    tensor_type = value.data_type()
     expected = helper.np_dtype_to_tensor_dtype(np.dtype(feed.dtype))
     if value.element_type() != expected:
-        raise TypeError(f"feed '{feed.name}': got {tensor_type}, expected {feed.dtype}")
-    _check_shape(feed, tuple(value.shape()), symbols)
+        raise TypeError(f"feed '{feed.name}': got {value.data_type()}, expected {feed.dtype}")
+    _check_shape(feed, shape_of(value), symbols)
     return value
 
 

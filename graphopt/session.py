@@ -224,7 +224,7 @@ class Session:
             self._io.wait()
             self._step = step
             for value in self.graph.carried:
-                self._place(value, joined(value, state))
+                self._write(value, joined(value, state))
 
     def export(self, path: PathLike, *, training: bool = False) -> None:
         """Write the forward model with the trained parameters and running statistics, atomically.
@@ -313,8 +313,8 @@ class Session:
                 self._bind(value, self._values[value.input], self._values[value.input])
             self._io.run(values, self._reported)
         finally:
-            for name, array in kept.items():
-                self._values[name].update_inplace(array)
+            for value in self.graph.carried:
+                self._write(value, kept[value.input])
         self._captures = False
 
     def _place(self, value: Carried, array: np.ndarray) -> None:
@@ -326,6 +326,10 @@ class Session:
         else:
             self._next[value.input] = self._ort_value(array)
             self._bind(value, new, self._next[value.input])
+
+    def _write(self, value: Carried, array: np.ndarray) -> None:
+        """Put a value where the old one is: a captured graph knows no other place."""
+        self._values[value.input].update_inplace(np.array(array, order="C"))
 
     def _ort_value(self, array: np.ndarray) -> Any:
         # On the CPU the OrtValue may share the array's memory, which must then be its own.
@@ -345,6 +349,7 @@ class Session:
                 if got.data_ptr() != self._new(value).data_ptr() and 0 not in value.shape
             ]
         if self._elsewhere:
+            self._io.wait()
             outputs = self._binding.get_outputs()
             for index in self._elsewhere:
                 self._new(self.graph.carried[index]).update_inplace(outputs[index].numpy())

@@ -1,7 +1,6 @@
 """Training on CUDA: the state stays on the GPU, and nothing but shape arithmetic on the CPU."""
 
 import functools
-import json
 
 import numpy as np
 import onnxruntime
@@ -10,6 +9,7 @@ import pytest
 import graphopt
 from models.zoo import ZOO
 from tests.helpers.environments import needs_cuda, needs_kernels
+from tools.gpu.placement import floats_on_cpu, profiled_nodes
 
 # Without TF32, which rounds the operands of products to 10 bits.
 CUDA = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
@@ -109,6 +109,17 @@ def test_a_captured_graph_takes_one_batch_size():
 
 
 @needs_cuda
+def test_a_captured_graph_goes_on_from_a_checkpoint(tmp_path):
+    captured = [("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), "CPUExecutionProvider"]
+    session = graphopt.Session(graph("mlp"), providers=captured)
+    before = steps(session, "mlp", 3)
+    session.save_checkpoint(tmp_path / "three.safetensors")
+    expected = steps(session, "mlp", 3)
+    session.load_checkpoint(tmp_path / "three.safetensors")
+    assert steps(session, "mlp", 3) == expected != before
+
+
+@needs_cuda
 def test_steps_of_which_nothing_is_read():
     session = graphopt.Session(graph("resnet"), providers=CUDA)
     on_cpu = graphopt.Session(graph("resnet"))
@@ -147,9 +158,10 @@ OPTIMIZERS = {
 
 @needs_cuda
 @needs_kernels
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "bodies"])
 @pytest.mark.parametrize("layout", ["foreach", "buckets", "chunks", "separate"])
 @pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_the_kernels_compute_the_bits_of_the_cpu(options, layout):
+def test_updates_have_the_bits_of_the_cpu(options, layout, kernels):
     rng = np.random.default_rng(0)
     shapes = [(3, 5), (1000,), (257, 33), (1,), (4, 4), (300, 700)]
     parameters = [graphopt.Parameter(f"p{i}", shape) for i, shape in enumerate(shapes)]
@@ -162,13 +174,13 @@ def test_the_kernels_compute_the_bits_of_the_cpu(options, layout):
         [{"params": parameters[:4], "lr": 0.1}, {"params": parameters[4:]}], 0.01, **options
     )
     update = graphopt.update_graph(optimizer, layout=layout, group_mask=True)
-    on_cuda = graphopt.Session(update, initial, providers=CUDA)
+    on_cuda = graphopt.Session(update, initial, providers=CUDA, kernels=kernels)
     on_cpu = graphopt.Session(update, initial)
     for number, feeds in enumerate(gradients):
         mask = np.array([True, number != 2])
         for session in (on_cuda, on_cpu):
             session.step({**feeds, "group_mask": mask})
-    assert on_cuda.kernels == on_cpu.kernels
+    assert on_cuda.kernels == (on_cpu.kernels if kernels else ())
     state = on_cuda.state
     for name, value in on_cpu.state.items():
         np.testing.assert_array_equal(state[name], value, err_msg=name)
@@ -184,28 +196,13 @@ def test_state_stays_on_the_gpu(name):
 
 @needs_cuda
 @pytest.mark.parametrize("name", ZOO)
-def test_only_shape_arithmetic_runs_on_the_cpu(name, tmp_path):
+def test_only_shape_arithmetic_runs_on_the_cpu(name):
     """From the runtime's own profile: which provider ran each node, and what came out."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    options.profile_file_prefix = str(tmp_path / "profile")
-    session = graphopt.Session(graph(name), providers=CUDA, session_options=options)
-    steps(session, name, 2)
-    events = json.loads((tmp_path / session._session.end_profiling()).read_text())
-    nodes = [
-        event["args"]
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    ]
+    rng = np.random.default_rng(0)
+    batches = [ZOO[name].feeds(rng, BATCH) for _ in range(2)]
+    _, nodes = profiled_nodes(graph(name), CUDA, batches)
     assert any(node["provider"] == "CUDAExecutionProvider" for node in nodes)
-    on_cpu = [node for node in nodes if node["provider"] == "CPUExecutionProvider"]
-    floats = [
-        (node["op_name"], node["output_type_shape"])
-        for node in on_cpu
-        if any(kind.startswith("float") for output in node["output_type_shape"] for kind in output)
-    ]
-    assert floats == []
+    assert floats_on_cpu(nodes) == []
 
 
 @pytest.mark.quick

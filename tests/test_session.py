@@ -484,6 +484,21 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, settings):
     assert_same_state(whole.state, resumed.state)
 
 
+def test_a_checkpoint_is_loaded_in_its_place(tmp_path):
+    """Where a captured graph reads the state; nothing is bound anew."""
+    session = graphopt.Session(digits_graph())
+    first, *others = batches(3)
+    session.step(first)
+    session.save_checkpoint(tmp_path / "one.safetensors")
+    kept = session.state
+    places = {name: value.data_ptr() for name, value in session._values.items()}
+    for batch in others:
+        session.step(batch)
+    session.load_checkpoint(tmp_path / "one.safetensors")
+    assert_same_state(session.state, kept)
+    assert {name: value.data_ptr() for name, value in session._values.items()} == places
+
+
 def test_a_checkpoint_belongs_to_its_graph(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     graphopt.Session(digits_graph(momentum=0.0)).save_checkpoint(path)

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime
 
 import graphopt
+from graphopt._runtime import CPU, CUDA
 from graphopt.graph import TrainingGraph
 from models.zoo import ZOO
 from tools.gpu.networks import NETWORKS
-
-CUDA = "CUDAExecutionProvider"
+from tools.gpu.records import print_records
 
 
 def measure() -> Iterator[dict[str, Any]]:
@@ -37,30 +37,40 @@ def _trained(model: Any, loss: str) -> TrainingGraph:
     return graphopt.training_graph(model, loss, optimizer, provider=CUDA)
 
 
-def _placed(graph: TrainingGraph, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+def profiled_nodes(
+    graph: TrainingGraph, providers: Sequence[Any], steps: Iterable[Mapping[str, Any]]
+) -> tuple[graphopt.Session, list[dict[str, Any]]]:
+    """The session of some steps, and what the runtime's profile says of each node that ran."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = graphopt.Session(
-            graph, providers=[CUDA, "CPUExecutionProvider"], session_options=options
-        )
-        for _ in range(2):
+        session = graphopt.Session(graph, providers=providers, session_options=options)
+        for feeds in steps:
             session.step(feeds)
         events = json.loads(Path(session._session.end_profiling()).read_text())  # noqa: SLF001
-    nodes = [
+    return session, [
         event["args"]
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     ]
-    on_cpu = [node for node in nodes if node["provider"] == "CPUExecutionProvider"]
-    copies = [node for node in nodes if node["op_name"].startswith("Memcpy")]
-    floats = [
-        node["op_name"]
-        for node in on_cpu
-        if any(kind.startswith("float") for out in node["output_type_shape"] for kind in out)
+
+
+def floats_on_cpu(nodes: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """The operators that gave floating-point numbers on the CPU, and what they gave."""
+    return [
+        (node["op_name"], node["output_type_shape"])
+        for node in nodes
+        if node["provider"] == CPU
+        and any(kind.startswith("float") for output in node["output_type_shape"] for kind in output)
     ]
+
+
+def _placed(graph: TrainingGraph, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    session, nodes = profiled_nodes(graph, [CUDA, CPU], [feeds, feeds])
+    on_cpu = [node for node in nodes if node["provider"] == CPU]
+    copies = [node for node in nodes if node["op_name"].startswith("Memcpy")]
     return {
         "kernels": list(session.kernels),
         "nodes": len(nodes) // 2,
@@ -68,11 +78,9 @@ def _placed(graph: TrainingGraph, feeds: dict[str, np.ndarray]) -> dict[str, Any
         "copies": [
             f"{node['op_name']} {node['output_type_shape']}" for node in copies[: len(copies) // 2]
         ],
-        "floats_on_cpu": Counter(floats),
+        "floats_on_cpu": Counter(name for name, _ in floats_on_cpu(nodes)),
     }
 
 
 if __name__ == "__main__":
-    from tools.gpu.records import print_records
-
     print_records(measure())

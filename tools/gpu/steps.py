@@ -8,10 +8,11 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from graphopt._runtime import CPU, CUDA
 from tools.gpu.networks import CLASSES, GRAPHS, NETWORKS
+from tools.gpu.records import print_records
 from tools.gpu.timing import Steps, milliseconds
 
-CUDA = "CUDAExecutionProvider"
 _RATE = 1e-5
 
 
@@ -83,7 +84,7 @@ def _graphopt(
         "use_tf32": str(int(tf32)),
         **options,
     }
-    session = graphopt.Session(graph, providers=[(CUDA, provider), "CPUExecutionProvider"])
+    session = graphopt.Session(graph, providers=[(CUDA, provider), CPU])
     x, labels = _batch(name)
     feeds = {
         "x": onnxruntime.OrtValue.ortvalue_from_numpy(x.numpy(), "cuda", 0),
@@ -130,6 +131,4 @@ CONTENDERS: dict[str, Callable[[str], tuple[Steps, list[float]]]] = {
 }
 
 if __name__ == "__main__":
-    from tools.gpu.records import print_records
-
     print_records(measure(sys.argv[1:]))

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tools.bench.cases import DECAY, EPSILON, UpdateCase, update_case
+from graphopt._runtime import CPU, CUDA
+from tools.bench.cases import UpdateCase, update_case
+from tools.gpu.records import print_records
 from tools.gpu.timing import Steps, milliseconds
 
 CASES = [
@@ -17,7 +19,6 @@ CASES = [
     "update/one_tensor/momentum",
     "update/efficientnet_b0/centered",
 ]
-CUDA = "CUDAExecutionProvider"
 
 
 def measure() -> Iterator[dict[str, Any]]:
@@ -61,7 +62,7 @@ def _graphopt(case: UpdateCase, *, layout: Any, kernels: bool, captured: bool) -
     session = graphopt.Session(
         graph,
         parameters=dict(zip(names, case.parameters(), strict=True)),
-        providers=[(CUDA, {"enable_cuda_graph": str(int(captured))}), "CPUExecutionProvider"],
+        providers=[(CUDA, {"enable_cuda_graph": str(int(captured))}), CPU],
         kernels=kernels,
     )
     if kernels and not session.kernels:
@@ -76,19 +77,9 @@ def _graphopt(case: UpdateCase, *, layout: Any, kernels: bool, captured: bool) -
 def _torch(case: UpdateCase, *, compiled: bool) -> Steps:
     import torch
 
-    tensors = [
-        torch.nn.Parameter(torch.tensor(array, device="cuda")) for array in case.parameters()
-    ]
-    for tensor, gradient in zip(tensors, case.gradients(), strict=True):
-        tensor.grad = torch.tensor(gradient, device="cuda")
-    optimizer = torch.optim.RMSprop(
-        case.grouped(tensors),
-        alpha=DECAY,
-        eps=EPSILON,
-        momentum=case.variant.momentum,
-        centered=case.variant.centered,
-        foreach=True,
-    )
+    from tools.bench.contenders.pytorch import optimizer_of
+
+    tensors, optimizer = optimizer_of(case, "cuda", foreach=True)
     step: Callable[[], Any] = optimizer.step
     if compiled:
         if len(tensors) > 500:
@@ -116,6 +107,4 @@ CONTENDERS: dict[str, Callable[[UpdateCase], Steps]] = {
 }
 
 if __name__ == "__main__":
-    from tools.gpu.records import print_records
-
     print_records(measure())
