@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.operators.rewriting import reduced
 
 
 def suit_device(op: GraphBuilder, model: ir.Model) -> None:
@@ -40,14 +41,12 @@ def _reduce_run_by_run(op: GraphBuilder, node: ir.Node) -> None:
     runs = list(_runs(sorted(axes)))
     if len(runs) < 2:
         return
-    keepdims = node.attributes.get_int("keepdims", 1)
+    keepdims = bool(node.attributes.get_int("keepdims", 1))
     value = node.inputs[0]
     first, *others = runs
+    assert value is not None
     for run in reversed(others):
-        if "axes" in node.attributes:
-            (value,) = op.node(node.op_type, [value], axes=run, keepdims=keepdims)
-        else:
-            (value,) = op.node(node.op_type, [value, run], keepdims=keepdims)
+        value = reduced(op, node.op_type, value, run, keepdims=keepdims)
     node.replace_input_with(0, value)
     if "axes" in node.attributes:
         node.attributes["axes"] = ir.AttrInt64s("axes", first)

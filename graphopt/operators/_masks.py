@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.operators.rewriting import reduced
 
 _MASKED = {ir.DataType.FLOAT16: -3e4}
 _MASKED_OTHERWISE = -1e30  # as good as minus infinity beside scores, and finite
@@ -130,7 +131,7 @@ def _write(op: GraphBuilder, node: ir.Node, product: ir.Node, scores: ir.Node, i
         finite = op.Max(mask, lowest)
         other = scores.inputs[1 - index]
         node.replace_input_with(0, _typed(op.Add(other, finite), scores.outputs[0]))
-        highest = op.ReduceMax(mask, [-1]) if op.opset >= 18 else op.ReduceMax(mask, axes=[-1])
+        highest = reduced(op, "ReduceMax", mask, [-1])
         sees = op.CastLike(op.Greater(highest, -math.inf), product.inputs[1])
         result = product.outputs[0]
         kept = op.Mul(result, sees)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.graphs import captured
-from graphopt.operators.rewriting import concat, describe, mean_over, size_of
+from graphopt.operators.rewriting import concat, describe, mean_over, reduced, size_of
 
 Dim = int | str | None
 _COUNTS = "graphopt.counts"  # in the metadata of a graph while it is built
@@ -201,10 +201,7 @@ class Backward:
         if self.provider == "CPUExecutionProvider":
             return op.Reshape(op.Size(value), [1])
         # ONNX Runtime knows a shape before the value is there, but no size.
-        sizes = op.Shape(value)
-        if op.opset >= 18:
-            return op.ReduceProd(sizes, [0], keepdims=1)
-        return op.ReduceProd(sizes, axes=[0], keepdims=1)
+        return reduced(op, "ReduceProd", op.Shape(value), [0])
 
     def _counted(self, value: ir.Value, axis: int) -> ir.Value:
         """The size of an axis, counted on the device; once for all axes of one name."""

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators.record import ZERO, operator
-from graphopt.operators.rewriting import describe, known_rank, replace
+from graphopt.operators.rewriting import describe, known_rank, reduced, replace
 from graphopt.shapes import preprocessing as shapes
 
 _DOMAIN = "ai.onnx.ml"
@@ -59,9 +59,8 @@ def normalizer(op: GraphBuilder, node: ir.Node) -> ir.Value:
     axis = min(known_rank(node, node.inputs[0]) - 1, 1)
     kinds = {"MAX": "ReduceMax", "L1": "ReduceL1", "L2": "ReduceL2"}
     norm = kinds[node.attributes.get_string("norm", "MAX")]
-    reduce = getattr(op, norm)
-    size = reduce(x, [axis]) if op.opset >= 18 else reduce(x, axes=[axis])
-    size.dtype = x.dtype
+    size = reduced(op, norm, x, [axis])
+    size.type = x.type
     return op.Div(x, op.Where(op.Equal(size, 0.0), 1.0, size))
 
 

@@ -11,6 +11,7 @@ from graphopt.builder import Operand
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import reducing
 from graphopt.operators.record import operator
+from graphopt.operators.rewriting import reduced
 from graphopt.shapes import products
 
 _reduction = partial(operator, shape=products.reduce)
@@ -155,9 +156,7 @@ def _reduced(b: Backward, op_type: str, value: ir.Value) -> ir.Value:
     if axes is None:
         noop = b.node.attributes.get_int("noop_with_empty_axes", 0)
         return reduce(value, b.input(1), noop_with_empty_axes=noop)
-    if op_type == "ReduceSum" or b.op.opset >= 18:
-        return reduce(value, axes)
-    return reduce(value, axes=axes)
+    return reduced(b.op, op_type, value, axes)
 
 
 def _refuse_none(b: Backward) -> None:

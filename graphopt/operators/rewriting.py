@@ -1,6 +1,6 @@
 """What rewrites of the forward model have in common."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,10 +94,18 @@ def stand_for(result: ir.Value, source: ir.Value) -> None:
 
 
 def mean_over(op: GraphBuilder, x: ir.Value, axes: list[int], *, keepdims: bool) -> ir.Value:
-    """The mean over these axes, which are an input of the operator from opset 18 on."""
-    if op.opset >= 18:
-        return op.ReduceMean(x, axes, keepdims=int(keepdims))
-    return op.ReduceMean(x, axes=axes, keepdims=int(keepdims))
+    """The mean over these axes."""
+    return reduced(op, "ReduceMean", x, axes, keepdims=keepdims)
+
+
+def reduced(
+    op: GraphBuilder, op_type: str, x: ir.Value, axes: list[int], *, keepdims: bool = True
+) -> ir.Value:
+    """A reduction over these axes; of all but ReduceSum, they are an input from opset 18 on."""
+    reduce: Callable[..., ir.Value] = getattr(op, op_type)
+    if op_type == "ReduceSum" or op.opset >= 18:
+        return reduce(x, axes, keepdims=int(keepdims))
+    return reduce(x, axes=axes, keepdims=int(keepdims))
 
 
 def rewrite_in_float32(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
