@@ -1,5 +1,7 @@
 """Functions for several parameters: the kernels against the bodies, and these against one each."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,24 +12,11 @@ import graphopt
 from graphopt import kernels
 from graphopt.update import core, functions
 from tests.helpers.environments import needs_kernels
+from tests.kernels.test_kernels import ATTRIBUTES, SCALARS as ONE_SCALARS, TYPICAL
 
 SHAPES = [(3, 5), (), (7,), (40, 1000), (0,), (1,)]
-VARIANTS = [
-    core.Variant(tensors=len(SHAPES)),
-    core.Variant(momentum="Momentum", weight_decay="WeightDecay", tensors=len(SHAPES)),
-    core.Variant(
-        centered=True,
-        momentum="Nesterov",
-        epsilon_outside=True,
-        rate_outside=True,
-        weight_decay="DecoupledWeightDecay",
-        unscale=True,
-        mask=True,
-        tensors=len(SHAPES),
-    ),
-]
-ATTRIBUTES = {"decay": 0.9, "epsilon": 1e-3, "momentum": 0.8, "loss_scale": 3.0}
-SCALARS = {"lr": np.float32(0.07), "k": np.float32(0.03), "on": True, "gate": True}
+VARIANTS = [replace(variant, tensors=len(SHAPES)) for variant in TYPICAL if not variant.chunked]
+SCALARS = ONE_SCALARS | {"gate": np.array(True)}
 
 
 def ids(variant):
@@ -39,7 +28,7 @@ def arrays(variant, seed):
     made = {}
     for name in variant.inputs:
         if name in SCALARS:
-            made[name] = np.array(SCALARS[name])
+            made[name] = SCALARS[name]
             continue
         kind, index = name.split("_")
         shape = SHAPES[int(index)]

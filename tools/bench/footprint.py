@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from tools.bench.memory import resident
+
 _ROOT = Path(__file__).parents[2]
 _STEPS = 5
 _ROUNDS = 7
@@ -139,7 +141,7 @@ def _build(_: str, folder: Path, memory: Any) -> None:
     optimizer = graphopt.RMSProp(graphopt.parameters(path), 1e-4, epsilon=1e-3)
     graph = graphopt.training_graph(path, "cross_entropy", optimizer, memory=memory)
     graph.save(folder / "train.onnx")
-    peak = _resident("VmHWM") - before
+    peak = _mebibytes("VmHWM") - before
     state = sum(
         int(np.prod(value.shape, dtype=np.int64)) * np.dtype(value.dtype).itemsize
         for value in graph.carried
@@ -161,7 +163,7 @@ def _graphopt(_: str, folder: Path, __: str) -> None:
     options = _runtime.session_options(onnxruntime)
     options.intra_op_num_threads = _THREADS
     session = graphopt.Session(folder / "train.onnx", session_options=options)
-    sizes = {"load_peak": _resident("VmHWM") - before, "held": _resident("VmRSS") - before}
+    sizes = {"load_peak": _mebibytes("VmHWM") - before, "held": _mebibytes("VmRSS") - before}
     _serve(lambda: session.step(feeds)["loss"], before, sizes)
 
 
@@ -195,7 +197,7 @@ def _serve(step: Callable[[], Any], before: float, sizes: dict[str, float]) -> N
     for _ in range(_STEPS):
         loss = float(step())
     print(f"loss after {_STEPS} steps: {loss:.6f}", file=sys.stderr)
-    print(json.dumps({**sizes, "peak": _resident("VmHWM") - before}), flush=True)
+    print(json.dumps({**sizes, "peak": _mebibytes("VmHWM") - before}), flush=True)
     for _ in sys.stdin:
         begin = time.perf_counter()
         for _ in range(_STEPS):
@@ -265,15 +267,11 @@ def _environment() -> dict[str, str]:
 def _from_here() -> float:
     """What is resident, in MiB, from which the peak starts anew."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
+    return _mebibytes("VmRSS")
 
 
-def _resident(field: str) -> float:
-    """A field of this process's status in MiB: VmRSS, what is resident, or VmHWM, its peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+def _mebibytes(field: str) -> float:
+    return resident(field) / 2**20
 
 
 _ROLES = {"export": _export, "build": _build, "graphopt": _graphopt, "torch": _torch}

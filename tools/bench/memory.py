@@ -36,15 +36,15 @@ def memory(case: str) -> dict[str, float]:
     names, optimizer = optimizer_of(update)
     graph = graphopt.update_graph(optimizer)
     _load_runtime()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     session = graphopt.Session(graph, parameters=dict(zip(names, update.parameters(), strict=True)))
     feeds = {f"{n}_grad": g for n, g in zip(names, update.gradients(), strict=True)}
-    held = _resident("VmRSS")
+    held = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident
     for _ in range(_STEPS):
         session.step(feeds)
     needed = sum(g.nbytes for g in feeds.values()) * (2 + len(optimizer.states))
-    return {"needed": needed, "held": held - before, "extra": _resident("VmHWM") - held}
+    return {"needed": needed, "held": held - before, "extra": resident("VmHWM") - held}
 
 
 def load(case: str) -> dict[str, float]:
@@ -115,7 +115,7 @@ def _measured(environment: str, what: str, case: str) -> dict[str, float]:
     return answer
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """A field of this process's status in bytes: VmRSS, what is resident, or VmHWM, its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

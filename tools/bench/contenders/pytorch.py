@@ -15,9 +15,17 @@ def update(case: UpdateCase, threads: int, *, foreach: bool = False) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(array)) for array in case.parameters()]
+    tensors, optimizer = optimizer_of(case, "cpu", foreach=foreach)
+    return Run(optimizer.step, lambda: [tensor.detach().numpy().copy() for tensor in tensors])
+
+
+def optimizer_of(case: UpdateCase, device: str, *, foreach: bool) -> tuple[list[Any], Any]:
+    """The case's tensors with their gradients, and the ``torch.optim.RMSprop`` of them."""
+    import torch
+
+    tensors = [torch.nn.Parameter(torch.from_numpy(a).to(device)) for a in case.parameters()]
     for tensor, gradient in zip(tensors, case.gradients(), strict=True):
-        tensor.grad = torch.from_numpy(gradient)
+        tensor.grad = torch.from_numpy(gradient).to(device)
     optimizer = torch.optim.RMSprop(
         case.grouped(tensors),
         alpha=DECAY,
@@ -28,7 +36,7 @@ def update(case: UpdateCase, threads: int, *, foreach: bool = False) -> Run:
     )
     for tensor in tensors:
         optimizer.state[tensor] = _state(tensor, case)
-    return Run(optimizer.step, lambda: [tensor.detach().numpy().copy() for tensor in tensors])
+    return tensors, optimizer
 
 
 def _state(tensor: Any, case: UpdateCase) -> dict[str, Any]:
