@@ -10,6 +10,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from graphopt._files import write_atomically
+from graphopt._words import shown
 from graphopt.graph import load
 from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
@@ -24,7 +25,7 @@ from graphopt.inspection.show.difference_tables import (
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.inspection.verification.verdict import Verification, verify as verified
-from graphopt.inspection.words import for_json, shown
+from graphopt.inspection.words import for_json
 from graphopt.samples import first_batch
 
 _WIDTH = 100  # where it is not known

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from onnx import AttributeProto, TensorProto, TypeProto
 
 from graphopt.forward import to_ir
-from graphopt.inspection.opening.soundness.nodes import attributes, places, types
 from graphopt.inspection.opening.untrusted import opened
+from graphopt.soundness.nodes import attributes, places, types
 
 _KIND = "graphopt.kind"
 _SPARSE = {AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS}

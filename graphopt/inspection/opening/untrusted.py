@@ -11,14 +11,14 @@ import onnx_ir as ir
 from onnx import TensorProto
 
 from graphopt._files import existing_file
+from graphopt._words import shown, size
 from graphopt.forward import ForwardModel
-from graphopt.inspection.opening.soundness.functions import check_functions
-from graphopt.inspection.opening.soundness.names import check_name
-from graphopt.inspection.opening.soundness.nodes import Place, check_place, places, tensors, types
-from graphopt.inspection.opening.soundness.scopes import check_scopes, sort_nodes
-from graphopt.inspection.opening.soundness.tensors import open_dimensions
-from graphopt.inspection.opening.soundness.wire import check_bytes
-from graphopt.inspection.words import shown, size
+from graphopt.soundness.functions import check_functions
+from graphopt.soundness.names import check_name
+from graphopt.soundness.nodes import Place, check_place, places, tensors, types
+from graphopt.soundness.scopes import check_scopes, sort_nodes
+from graphopt.soundness.tensors import open_dimensions
+from graphopt.soundness.wire import check_bytes
 
 _TWO_GIB = 2**31
 _BEGIN = 512  # bytes of a file that tell what it is, if it is no model

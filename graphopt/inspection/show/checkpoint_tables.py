@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from graphopt._words import shown
 from graphopt.inspection.checkpoints import (
     BINS,
     CheckpointInspection,
@@ -19,7 +20,6 @@ from graphopt.inspection.checkpoints import (
 )
 from graphopt.inspection.facts import Hazard
 from graphopt.inspection.show.parts import cut_table, short, short_number, tensor_type
-from graphopt.inspection.words import shown
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"

@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphopt import _words
 from graphopt.inspection import words
 from graphopt.inspection.checkpoints import CheckpointDifference, TensorDifference
 from graphopt.inspection.comparison.differences import Change, Difference
@@ -25,7 +26,7 @@ def graph_difference_tables(
         difference: What was found.
         rows: How many changes of a part to show.
     """
-    yield Text(words.shown(title, _LONGEST_TEXT))
+    yield Text(_words.shown(title, _LONGEST_TEXT))
     if not difference.changes:
         yield Text("no difference")
         return
@@ -34,13 +35,13 @@ def graph_difference_tables(
         parts.setdefault(change.part, []).append(change)
     for part, changes in parts.items():
         cells = [
-            [*map(words.shown, (c.where, c.what)), *map(_shown, (c.before, c.after))]
+            [*map(_words.shown, (c.where, c.what)), *map(_shown, (c.before, c.after))]
             for c in changes[:rows]
         ]
         columns = ["", "fact", "before", "after"]
-        yield cut_table(words.shown(part), columns, cells, len(changes) - rows)
+        yield cut_table(_words.shown(part), columns, cells, len(changes) - rows)
     if difference.same:
-        yield Text(f"the same: {', '.join(map(words.shown, difference.same))}")
+        yield Text(f"the same: {', '.join(map(_words.shown, difference.same))}")
 
 
 def _shown(value: Any) -> str:
@@ -49,7 +50,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return short(words.schedule(value))
     if isinstance(value, int | float):
-        return words.number(value)
+        return _words.number(value)
     if isinstance(value, tuple | list):
         return short(f"[{', '.join(map(str, value))}]")
     return short(value)
@@ -74,7 +75,7 @@ def checkpoint_difference_tables(
         "only in the first": totals.only_first,
         "only in the second": totals.only_second,
     }
-    name = words.shown(title, _LONGEST_TEXT)
+    name = _words.shown(title, _LONGEST_TEXT)
     text = (
         f"{name}: steps {first} and {second}, {totals.tensors:,} tensors\n"
         f"{', '.join(f'{count:,} {what}' for what, count in counts.items() if count) or 'empty'}\n"

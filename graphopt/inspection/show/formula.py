@@ -5,6 +5,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from graphopt import _words
 from graphopt.inspection import words
 from graphopt.inspection.facts import OptimizerFacts, ParameterFacts, Schedule
 
@@ -64,7 +65,7 @@ def update_lines(optimizer: OptimizerFacts, parameter: ParameterFacts) -> list[L
     rate, decay = words.schedule(parameter.learning_rate), words.schedule(parameter.weight_decay)
     if optimizer.name != "RMSProp":
         numbers = {"learning rate": rate, "weight decay": decay}
-        numbers |= {words.shown(name): words.number(n) for name, n in optimizer.others.items()}
+        numbers |= {_words.shown(name): _words.number(n) for name, n in optimizer.others.items()}
         lines = [*optimizer.formula, *(f"{name} = {value}" for name, value in numbers.items())]
         return [(line, "") for line in lines]
     rest = None if optimizer.decay is None else 1 - optimizer.decay
@@ -96,7 +97,7 @@ def update_lines(optimizer: OptimizerFacts, parameter: ParameterFacts) -> list[L
 
 def _term(value: Schedule, letter: str) -> str:
     """A number as text, or the letter that stands for what is none."""
-    return letter if value is None or isinstance(value, Mapping) else words.number(value)
+    return letter if value is None or isinstance(value, Mapping) else _words.number(value)
 
 
 def _update(
@@ -114,7 +115,7 @@ def _update(
     if scales:
         yield f"g ← g / {terms.loss_scale}", "loss scale"
     start = optimizer.initial_mean_square
-    starts = "" if start is None else f", starts at {words.number(start)}"
+    starts = "" if start is None else f", starts at {_words.number(start)}"
     yield f"s ← {terms.decay} · s + {terms.rest} · g²", f"mean square{starts}"
     if optimizer.centered:
         yield f"a ← {terms.decay} · a + {terms.rest} · g", "mean gradient, starts at 0"

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from rich.console import RenderableType
 from rich.text import Text
 
+from graphopt._words import count, shown, size
 from graphopt.inspection.facts import (
     Hazard,
     Inspection,
@@ -32,7 +33,7 @@ from graphopt.inspection.show.parts import (
     spaced,
     titled_table,
 )
-from graphopt.inspection.words import count, shape, shown, size
+from graphopt.inspection.words import shape
 
 Sort = Literal["order", "name", "size", "bytes"]
 """The order of the optimizer, or by name, or the largest first."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 
+from graphopt._words import UNKNOWN, number, shown, size
 from graphopt.inspection.facts import (
     Inspection,
     OptimizerFacts,
@@ -22,7 +23,7 @@ from graphopt.inspection.show.parts import (
     short,
     titled_table,
 )
-from graphopt.inspection.words import UNKNOWN, number, schedule, schedule_name, shape, shown, size
+from graphopt.inspection.words import schedule, schedule_name, shape
 
 _MOST_KINDS = 8
 _LONGEST_LINE = 1000

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt._tables import table
-from graphopt.inspection.words import shown
+from graphopt._words import shown
 
 _T = TypeVar("_T")
 

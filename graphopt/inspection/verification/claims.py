@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from graphopt._words import shown
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.structure.state import state_facts
-from graphopt.inspection.words import shown
 from graphopt.states import OF_PARAMETERS
 
 

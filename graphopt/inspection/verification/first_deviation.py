@@ -6,6 +6,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from graphopt._words import shown
 from graphopt.inspection.verification.interpreter import Interpreter, as_double
 from graphopt.inspection.verification.rounding import worst
 from graphopt.inspection.verification.runnable import NotRunError
@@ -14,7 +15,6 @@ from graphopt.inspection.verification.training_part import (
     run,
     session_without_optimizations,
 )
-from graphopt.inspection.words import shown
 
 
 def first_deviation(

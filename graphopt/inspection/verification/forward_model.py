@@ -6,12 +6,12 @@ from typing import Any
 import onnx_ir as ir
 from onnx import inliner
 
+from graphopt._words import shown
 from graphopt.carried import parts
 from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
 from graphopt.inspection.verification.runnable import NotRunError
-from graphopt.inspection.words import shown
 from graphopt.manifest import Manifest
 from graphopt.operators import of
 

@@ -9,6 +9,7 @@ from itertools import cycle
 import numpy as np
 import onnx_ir as ir
 
+from graphopt._words import shown, size
 from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
@@ -17,7 +18,6 @@ from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
-from graphopt.inspection.words import shown, size
 
 # What is fed where the caller gives learning rates; each input gets another one.
 _FED_RATES = (0.01, 0.02, 0.005, 0.03)

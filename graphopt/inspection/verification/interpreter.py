@@ -11,11 +11,11 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from graphopt import _runtime
+from graphopt._words import shown
 from graphopt.graphs import captured, subgraphs
 from graphopt.inspection.verification.batches import Array
 from graphopt.inspection.verification.float64_kernels import KERNELS
 from graphopt.inspection.verification.runnable import NotRunError
-from graphopt.inspection.words import shown
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _FATAL = 4  # ONNX Runtime's level of severity

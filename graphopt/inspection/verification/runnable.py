@@ -7,10 +7,10 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import _runtime
+from graphopt._words import shown
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.verification.batches import Array, Updated
 from graphopt.inspection.verification.update_model import update_model
-from graphopt.inspection.words import shown
 
 _FATAL = 4  # ONNX Runtime's level of severity
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from graphopt._words import shown
 from graphopt.inspection.verification.interpreter import Interpreter, as_double
 from graphopt.inspection.verification.made_feeds import KINDS, SIZES, Maker
 from graphopt.inspection.verification.rounding import worst_by_name
 from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.inspection.verification.training_part import TrainingPart
-from graphopt.inspection.words import shown
 
 _NOISES = (0.1, 0.01, 0.0)
 

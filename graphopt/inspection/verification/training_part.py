@@ -13,6 +13,7 @@ from onnx_ir.passes import common as passes
 
 from graphopt import _runtime
 from graphopt._runtime_session import runtime_session
+from graphopt._words import shown
 from graphopt.builder import GraphBuilder
 from graphopt.carried import filled
 from graphopt.feeds import feed_of
@@ -25,7 +26,6 @@ from graphopt.inspection.verification.batches import PARAMETER, Array
 from graphopt.inspection.verification.graph_update import gradient_of, slots
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
 from graphopt.inspection.verification.runnable import NotRunError
-from graphopt.inspection.words import shown
 from graphopt.operators import of
 from graphopt.shapes.in_place import infer_shapes
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts, Schedule
 from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Value
@@ -14,7 +15,6 @@ from graphopt.inspection.reading.recovered import Recovered, Trained
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
-from graphopt.inspection.words import shown
 from graphopt.states import MEAN_GRAD, MEAN_SQUARE, NAMES
 
 # Elements whose mean gradient is too large for their mean square, so that the guard keeps them.

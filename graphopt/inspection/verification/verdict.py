@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphopt import _checks
+from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import read
@@ -19,7 +20,6 @@ from graphopt.inspection.verification.verified_part import (
     GradientCheck,
     checked_part,
 )
-from graphopt.inspection.words import shown
 
 _MOST_DIFFERENCES = 4  # of a kind
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt._words import shown
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.derivatives import Derivatives
@@ -16,7 +17,6 @@ from graphopt.inspection.verification.interpreter import as_double
 from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.inspection.verification.sample import Sample, Sampler
 from graphopt.inspection.verification.training_part import Trained, TrainingPart
-from graphopt.inspection.words import shown
 
 SECONDS = 30.0
 """After so many, no other sample is taken."""

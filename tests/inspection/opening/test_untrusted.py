@@ -18,8 +18,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.inspection.opening.soundness import nodes, wire
 from graphopt.inspection.opening.untrusted import opened
+from graphopt.soundness import nodes, wire
 from models.zoo import ZOO
 from tests.helpers.exporter import silence
 

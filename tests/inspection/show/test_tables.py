@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from graphopt import _words
 from graphopt.inspection import words
 from graphopt.inspection.facts import (
     BucketFacts,
@@ -406,12 +407,12 @@ COUNTS = [(0, "0"), (999, "999"), (1000, "1.0 k"), (999_949, "999.9 k"), (999_95
 
 @pytest.mark.parametrize(("value", "expected"), SIZES)
 def test_bytes_in_units(value, expected):
-    assert words.size(value) == expected
+    assert _words.size(value) == expected
 
 
 @pytest.mark.parametrize(("value", "expected"), COUNTS)
 def test_counts_in_units(value, expected):
-    assert words.count(value) == expected
+    assert _words.count(value) == expected
 
 
 NAMES_SHOWN = [
@@ -428,8 +429,8 @@ NAMES_SHOWN = [
 
 @pytest.mark.parametrize(("name", "expected"), NAMES_SHOWN)
 def test_names(name, expected):
-    assert words.shown(name) == expected
+    assert _words.shown(name) == expected
 
 
 def test_long_names_lose_their_middle():
-    assert words.shown("a" * 50 + "b" * 50, 20) == "a" * 6 + "..." + "b" * 11
+    assert _words.shown("a" * 50 + "b" * 50, 20) == "a" * 6 + "..." + "b" * 11

@@ -6,8 +6,8 @@ from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-from graphopt.inspection.opening.soundness.nodes import Place, describe, inner, outermost
-from graphopt.inspection.words import shown
+from graphopt._words import shown
+from graphopt.soundness.nodes import Place, describe, inner, outermost
 
 
 def check_scopes(model: onnx.ModelProto) -> bool:

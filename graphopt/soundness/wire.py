@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from graphopt.inspection.words import count, size
+from graphopt._words import count, size
 
 MOST_MESSAGES = 4_000_000
 """Nodes, attributes, tensors, dimensions and so on, together: half a gigabyte in memory."""

@@ -1,6 +1,6 @@
 """Whether the names in an untrusted model are names."""
 
-from graphopt.inspection.words import shown
+from graphopt._words import shown
 
 _LONGEST = 2**16
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphopt.dtypes import BITS
-from graphopt.inspection.opening.soundness.names import check_name
+from graphopt.soundness.names import check_name
 
 MOST_ELEMENTS = 2**40
 """Of one tensor; what is larger is no network."""

@@ -5,9 +5,9 @@ from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
+from graphopt._words import shown
 from graphopt.graphs import proto_subgraphs
-from graphopt.inspection.opening.soundness.nodes import MOST_NODES, Place, describe
-from graphopt.inspection.words import shown
+from graphopt.soundness.nodes import MOST_NODES, Place, describe
 
 _Name = tuple[str, str]
 """Domain and name. The overload is left out: not all that reads a model knows of it."""

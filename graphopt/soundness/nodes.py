@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto
 
+from graphopt._words import shown
 from graphopt.graphs import proto_subgraphs
-from graphopt.inspection.opening.soundness.control_flow import check_control_flow
-from graphopt.inspection.opening.soundness.names import check_name
-from graphopt.inspection.opening.soundness.tensors import check_dimensions, check_tensor, check_type
-from graphopt.inspection.words import shown
+from graphopt.soundness.control_flow import check_control_flow
+from graphopt.soundness.names import check_name
+from graphopt.soundness.tensors import check_dimensions, check_tensor, check_type
 
 MOST_NODES = 2_000_000
 """Of a model, with its functions written out wherever they are called."""
