@@ -1,7 +1,7 @@
 """The files of on-device training."""
 
+import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ import onnx
 from onnx import helper
 
 from graphopt import _checks, _runtime
+from graphopt._file_sets import write_together
 from graphopt._files import PathLike
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
@@ -243,7 +244,7 @@ def _write(
     *,
     ort_format: bool,
 ) -> Artifacts:
-    """Write all files, or none; those that are None are removed."""
+    """Write all files, or none; those that are None are removed, and so are older ones."""
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"cannot write to '{directory}': it is a file")
     if not directory.parent.is_dir():
@@ -252,34 +253,28 @@ def _write(
             "create it first"
         )
     directory.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=directory) as folder:
-        part = Path(folder)
-        in_ort_format = {name: Path(name).with_suffix(".ort").name for name in models}
+    in_ort_format = {name: Path(name).with_suffix(".ort").name for name in models}
+
+    def fill(folder: Path) -> None:
         for name, model in models.items():
             if model is not None:
-                save_model(model, part / name)
+                save_model(model, folder / name)
                 if ort_format:
-                    _runtime.save_in_ort_format(part / name, part / in_ort_format[name])
+                    _runtime.save_in_ort_format(folder / name, folder / in_ort_format[name])
         for name, checkpoint in checkpoints.items():
             if checkpoint is not None:
-                write(part / name, checkpoint)
-        description = _describe(part, models, checkpoints[_CHECKPOINT])
-        (part / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-        paths: dict[str, Path | None] = {}
-        for name in (*models, *in_ort_format.values(), *checkpoints, _DESCRIPTION):
-            target = directory / name
-            if (part / name).exists():
-                (part / name).replace(target)
-                paths[name] = target
-            else:
-                target.unlink(missing_ok=True)
-                paths[name] = None
+                write(folder / name, checkpoint)
+        description = _describe(folder, models, checkpoints[_CHECKPOINT])
+        (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+
+    names = (*models, *in_ort_format.values(), *checkpoints, _DESCRIPTION)
+    write_together(directory, fill, names, last=_TRAINING)
     return Artifacts(
         training_model=directory / _TRAINING,
         eval_model=directory / _EVAL,
-        optimizer_model=paths[_OPTIMIZER],
+        optimizer_model=None if models[_OPTIMIZER] is None else directory / _OPTIMIZER,
         checkpoint=directory / _CHECKPOINT,
-        nominal_checkpoint=paths[_NOMINAL],
+        nominal_checkpoint=None if checkpoints[_NOMINAL] is None else directory / _NOMINAL,
         description=directory / _DESCRIPTION,
     )
 
@@ -291,6 +286,7 @@ def _describe(
 ) -> dict[str, Any]:
     """What is in the files, for programs."""
     assert checkpoint is not None
+    files = sorted(folder.iterdir())
     fed = {*checkpoint.trainable, *checkpoint.frozen, tensor_names.RESET}
     fed.update(tensor_names.gradient_buffer(name) for name in checkpoint.trainable)
     described = {}
@@ -312,8 +308,14 @@ def _describe(
         "models": described,
         "parameters": {name: list(array.shape) for name, array in checkpoint.trainable.items()},
         "state": {name: list(array.shape) for name, array in checkpoint.frozen.items()},
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "bytes": {path.name: path.stat().st_size for path in files},
+        "sha256": {path.name: _digest(path) for path in files},
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:

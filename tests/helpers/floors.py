@@ -3,6 +3,7 @@
 FLOORS = [
     [
         "_checks",
+        "_file_sets",
         "_files",
         "_records",
         "_runtime",
