@@ -10,6 +10,7 @@ from onnx import inliner
 
 from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
+from graphopt.soundness.errors import about
 from graphopt.stage import AGAIN_PREFIX
 
 _CAPTURE = "enable_cuda_graph"  # an option of the CUDA execution provider
@@ -66,9 +67,10 @@ def runtime_session(
             model = inliner.inline_local_functions(model)
         return _created(model, options, providers), ()
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
-        raise ValueError(
-            f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
-        ) from None
+        with about(graph):
+            raise ValueError(
+                f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
+            ) from None
 
 
 def captures(provider: Any) -> bool:

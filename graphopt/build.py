@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from onnx import numpy_helper
 from graphopt import _checks, states
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
-from graphopt.forward import ForwardModel, check_loaded, read_proto, to_ir, with_weights
+from graphopt.forward import ForwardModel, read_with_files, to_ir, with_weights
 from graphopt.gradients import (
     MEMORY,
     GradientGraph,
@@ -31,6 +33,7 @@ from graphopt.losses import LABELS, LossFunction, append_loss, read_by, report_l
 from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
+from graphopt.soundness.errors import about
 from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout
 from graphopt.versions import IR_VERSION, MIN_OPSET
@@ -147,8 +150,10 @@ def training_graph(
             straight_through=straight_through,
             memory=memory != "fast",
         )
-        built = _given(model, loss, optimizer, gradients)
-    return _updated(built, optimizer, group_mask, provider, layout)
+        with about(model):
+            built = _given(model, loss, optimizer, gradients)
+    with about(model):
+        return _updated(built, optimizer, group_mask, provider, layout)
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,13 @@ class Differentiated:
         gradients: The graph.
         forward: The forward model as it was given; None where there is none.
         class_labels: The inputs of the graph that hold class indices.
+        files: The files that the forward model was read from.
     """
 
     gradients: GradientGraph
     forward: onnx.ModelProto | None = None
     class_labels: Sequence[ClassLabels] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def initial(self) -> dict[str, np.ndarray]:
@@ -199,25 +206,29 @@ def differentiated(
     if not portable:
         _check_unused("portable=False", straight_through=straight_through, memory=memory != "fast")
     names = [parameter.name for parameter in optimizer.params]
-    forward = with_weights(read_proto(model), names)
-    check_loaded(forward)
-    _check_parameters(forward, optimizer.params)
-    prepare_forward = prepare if portable else prepare_for_builder
-    read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
-    source = with_straight_through(forward, names) if straight_through else forward
-    prepared, statistics = prepare_forward(source, names, read)
-    op = GraphBuilder(prepared.graph)
-    _free_names(op, {*_NAMES, labels}, names)
-    value = append_loss(op, loss, loss_output, labels)
-    if portable and not straight_through:
-        check_rounding(prepared.graph, names, value)
-    if optimizer.loss_scale != 1:
-        value = op.Mul(value, _loss_scale(optimizer, value))
-    if portable:
-        gradients = differentiate(prepared, names, value, statistics, provider, memory)
-    else:
-        gradients = build_gradients(prepared, names, value, statistics)
-    return Differentiated(gradients, forward, remembered(prepared.graph))
+    proto, files = read_with_files(model)
+    with about(model):
+        forward = with_weights(proto, names)
+        _check_parameters(forward, optimizer.params)
+        prepare_forward = prepare if portable else prepare_for_builder
+        read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
+        source = with_straight_through(forward, names) if straight_through else forward
+        prepared, statistics = prepare_forward(source, names, read)
+        op = GraphBuilder(prepared.graph)
+        _free_names(op, {*_NAMES, labels}, names)
+    # What a function of the user's raises is not about the model.
+    with about(model) if isinstance(loss, str) else nullcontext():
+        value = append_loss(op, loss, loss_output, labels)
+    with about(model):
+        if portable and not straight_through:
+            check_rounding(prepared.graph, names, value)
+        if optimizer.loss_scale != 1:
+            value = op.Mul(value, _loss_scale(optimizer, value))
+        if portable:
+            gradients = differentiate(prepared, names, value, statistics, provider, memory)
+        else:
+            gradients = build_gradients(prepared, names, value, statistics)
+    return Differentiated(gradients, forward, remembered(prepared.graph), files)
 
 
 def update_graph(
@@ -268,8 +279,7 @@ def _given(
     gradients: Mapping[str, str],
 ) -> Differentiated:
     """A model that computes its gradients itself."""
-    forward = read_proto(model)
-    check_loaded(forward)
+    forward, files = read_with_files(model)
     names = [parameter.name for parameter in optimizer.params]
     missing = [name for name in names if name not in gradients]
     unknown = [name for name in gradients if name not in names]
@@ -297,7 +307,7 @@ def _given(
                 f"({', '.join(repr(name) for name in outputs)}), which computes it itself"
             )
         report_loss(op, outputs[loss])
-    return Differentiated(built, forward)
+    return Differentiated(built, forward, files=files)
 
 
 def _updated(
@@ -321,7 +331,9 @@ def _updated(
         group_mask=group_mask,
     )
     forward = built.forward if initial.keys() >= graph.parameters.keys() else None
-    return assemble(graph.model, optimizer, update, forward, built.class_labels, group_mask)
+    return assemble(
+        graph.model, optimizer, update, forward, built.class_labels, group_mask, files=built.files
+    )
 
 
 def checked_optimizer(optimizer: Any) -> RMSProp:

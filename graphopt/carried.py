@@ -7,8 +7,10 @@ parts flat states have stands in the metadata, see `graphopt.manifest`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
+
+from graphopt.dtypes import dtype_of
 
 Array = npt.NDArray[np.generic]
 
@@ -126,7 +130,8 @@ def declared(
         views: What they hold, by input; those that are missing hold themselves.
 
     Raises:
-        ValueError: The model declares none, so graphopt did not make it.
+        ValueError: The model declares none, so graphopt did not make it; or what it declares
+            cannot be.
     """
     if len(model.training_info) != 1 or not model.training_info[0].update_binding:
         raise ValueError(
@@ -144,19 +149,59 @@ def declared(
                 f"the training graph is damaged: it carries '{entry.value}' to '{entry.key}', "
                 "which are not an output and an input of it"
             )
-        tensor = inputs[entry.key].type.tensor_type
-        shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-        carried.append(
-            Carried(
-                entry.key,
-                entry.value,
-                shape,
-                helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
-                views.get(entry.key, (View(entry.key, shape),)),
-                initial.get(entry.key),
-            )
+        shape, dtype = _type_of(inputs[entry.key])
+        value = Carried(
+            entry.key,
+            entry.value,
+            shape,
+            dtype,
+            views.get(entry.key, (View(entry.key, shape),)),
+            initial.get(entry.key),
         )
+        _check(value)
+        carried.append(value)
+    _check_once(value.input for value in carried)
+    _check_once(value.output for value in carried)
+    _check_once(view.name for value in carried for view in value.views)
     return tuple(carried)
+
+
+def _type_of(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], str]:
+    """The shape and the dtype of what is carried, which are fixed."""
+    tensor = value.type.tensor_type
+    sizes = tensor.shape.dim
+    if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in sizes):
+        raise ValueError(f"the training graph is damaged: '{value.name}' has no fixed shape")
+    shape = tuple(dimension.dim_value for dimension in sizes)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"the training graph is damaged: '{value.name}' has shape {list(shape)}")
+    return shape, dtype_of(value)
+
+
+def _check(value: Carried) -> None:
+    """Refuse a carried value whose parts or first value do not fit it."""
+    ends = list(accumulate((view.size for view in value.views), initial=0))
+    if [view.offset for view in value.views] != ends[:-1] or ends[-1] != math.prod(value.shape):
+        raise ValueError(
+            f"the training graph is damaged: '{value.input}' of shape {list(value.shape)} does not "
+            f"hold what the metadata says: parts at {[view.offset for view in value.views][:5]} "
+            f"with {ends[-1]} elements"
+        )
+    array = value.initial
+    if isinstance(array, np.ndarray) and (array.shape, array.dtype.name) != (
+        value.shape,
+        value.dtype,
+    ):
+        raise ValueError(
+            f"the training graph is damaged: '{value.input}' is {value.dtype}{list(value.shape)}, "
+            f"but starts as {array.dtype.name}{list(array.shape)}"
+        )
+
+
+def _check_once(names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"the training graph is damaged: it carries '{name}' twice")
 
 
 def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:
@@ -164,5 +209,12 @@ def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:
         tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
     }
     for node in graph.node:
-        values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t).item()
+        filling = [entry.t for entry in node.attribute if entry.name == "value"]
+        arrays = [numpy_helper.to_array(tensor) for tensor in filling]
+        if node.op_type != "ConstantOfShape" or [array.size for array in arrays] != [1]:
+            raise ValueError(
+                f"the training graph is damaged: '{next(iter(node.output), '')}' starts as what "
+                f"{node.op_type} gives, expected an initializer or a ConstantOfShape"
+            )
+        values[node.output[0]] = arrays[0].item()
     return values

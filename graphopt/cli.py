@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 import graphopt
 from graphopt._files import write_atomically
+from graphopt._outputs import check_outputs
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
 from graphopt.losses import BUILT_IN
@@ -141,6 +142,7 @@ def build(
     ] = False,
 ) -> None:
     """Build the training graph of a forward model."""
+    check_outputs([("--output", output)], [("FORWARD.onnx", forward)])
     parameters = graphopt.parameters(forward)
     trained = parameters.without(parameters.matching(*freeze or ()))
     optimizer = graphopt.RMSProp(
@@ -214,6 +216,10 @@ def train(
     if checkpoint is None and export is None:
         checkpoint = graph.with_suffix(".safetensors")
     _check_folders(checkpoint, export)
+    inputs = [("TRAIN.onnx", graph), ("--data", data)]
+    check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
+    check_outputs([("--export", export)], [*inputs, ("--resume", resume)])
+    check_outputs([("--export", export), ("--checkpoint", checkpoint)], [])
     samples = read_samples(data)
     session = graphopt.Session(graph)
     if resume is not None:
@@ -272,6 +278,7 @@ def export(
     ] = False,
 ) -> None:
     """Write the forward model with the parameters of a checkpoint, for inference."""
+    check_outputs([("--output", output)], [("TRAIN.onnx", graph), ("--checkpoint", checkpoint)])
     session = graphopt.Session(graph)
     session.load_checkpoint(checkpoint)
     session.export(output, training=training)
@@ -323,6 +330,7 @@ def profile(
     profiler's own work counts as runtime, and makes small nodes look slow.
     """
     _check_folders(json_path)
+    check_outputs([("--json", json_path)], [("TRAIN.onnx", graph), ("--data", data)])
     loaded = graphopt.load(graph)
     feeds = None if data is None else first_batch(loaded, data, batch_size)
     measured = graphopt.profile(

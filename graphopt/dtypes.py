@@ -1,6 +1,8 @@
 """Element types, by their number in ``onnx.TensorProto.DataType``."""
 
+import onnx
 import onnx_ir as ir
+from onnx import helper
 
 BITS: dict[int, int] = {
     int(kind): kind.bitwidth
@@ -8,3 +10,15 @@ BITS: dict[int, int] = {
     if kind not in {ir.DataType.UNDEFINED, ir.DataType.STRING}
 }
 """The size of an element in bits; text has none."""
+
+
+def dtype_of(value: onnx.ValueInfoProto) -> str:
+    """NumPy's name of the element type of an input or output of a graph, which is a tensor.
+
+    Raises:
+        ValueError: It is none, or one without an element type that is known.
+    """
+    kind = value.type.tensor_type.elem_type
+    if kind not in BITS and kind != onnx.TensorProto.STRING:
+        raise ValueError(f"'{value.name}' is no tensor whose element type is known (got {kind})")
+    return helper.tensor_dtype_to_np_dtype(kind).name

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from graphopt.dtypes import dtype_of
 from graphopt.operators.labels import ClassLabels
 
 
@@ -34,7 +35,7 @@ def feed_of(value: onnx.ValueInfoProto) -> Feed:
     shape = None
     if tensor.HasField("shape"):
         shape = tuple(map(_size, tensor.shape.dim))
-    return Feed(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+    return Feed(value.name, shape, dtype_of(value))
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

@@ -1,6 +1,5 @@
 """Reading the forward model that a user hands over."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -8,11 +7,12 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from graphopt._files import PathLike, existing_file
-from graphopt.dtypes import BITS
+from graphopt.external_data import check_values, checked_file, load_values
 from graphopt.graphs import proto_graphs, subgraphs
+from graphopt.soundness.errors import about
+from graphopt.soundness.file import read_model
 
 ForwardModel = PathLike | onnx.ModelProto | ir.Model
 
@@ -20,8 +20,11 @@ ForwardModel = PathLike | onnx.ModelProto | ir.Model
 def read_forward(model: ForwardModel) -> ir.Model:
     """The model as `onnx_ir.Model`; what is handed over is never changed."""
     if isinstance(model, ir.Model):
+        _check_files(model)
         return model
-    return to_ir(read_proto(model))
+    proto = read_proto(model)
+    with about(model):
+        return to_ir(proto)
 
 
 def to_ir(proto: onnx.ModelProto) -> ir.Model:
@@ -60,65 +63,71 @@ def _own_outputs(graph: ir.Graph, around: Sequence[ir.Graph]) -> None:
 
 
 def read_proto(model: ForwardModel) -> onnx.ModelProto:
-    """The model as ``onnx.ModelProto``.
+    """The model as ``onnx.ModelProto``; see `read_with_files`."""
+    return read_with_files(model)[0]
+
+
+def read_with_files(model: ForwardModel) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
+    """The model as ``onnx.ModelProto``, whose tensors have the values that their shapes need.
+
+    Returns:
+        The model, and the files that it was read from: its own first, then those that have values
+        of it; none where it was in memory.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not an ONNX model.
+        FileNotFoundError: There is no such file, or none beside it that holds values of it.
+        ValueError: The file is not an ONNX model, or a tensor of it is damaged.
         TypeError: ``model`` is neither a path nor a model.
     """
-    if isinstance(model, onnx.ModelProto):
-        return model
-    if isinstance(model, ir.Model):
-        return ir.to_proto(ir.external_data.load_to_model(model.clone()))
     if isinstance(model, str | os.PathLike):
-        path = existing_file(model)
-        try:
-            proto = onnx.load(path, format="protobuf", load_external_data=False)
-            _check_data_files(path, proto)
-            load_external_data_for_model(proto, str(path.parent))
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # noqa: BLE001 - protobuf's, onnx's and the file system's
-            raise ValueError(f"'{path}' is not an ONNX model: {error}") from None
+        return _read(existing_file(model))
+    if isinstance(model, ir.Model):
+        proto = _loaded(model)
+    elif isinstance(model, onnx.ModelProto):
+        proto = model
+    else:
+        raise TypeError(
+            f"model: got {type(model).__name__}, "
+            "expected a path, an onnx.ModelProto or an onnx_ir.Model"
+        )
+    check_values(proto)
+    return proto, ()
+
+
+def _read(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
+    try:
+        proto = read_model(path)
         if not proto.graph.node or not proto.opset_import:
-            raise ValueError(f"'{path}' is not an ONNX model: it holds no graph")
-        for tensor in proto.graph.initializer:
-            _check_size(path, tensor)
-        return proto
-    raise TypeError(
-        f"model: got {type(model).__name__}, "
-        "expected a path, an onnx.ModelProto or an onnx_ir.Model"
-    )
+            raise ValueError("it holds no graph")
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not an ONNX model: {error}") from None
+    try:
+        files = load_values(proto, path)
+        check_values(proto)
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged: {error}") from None
+    return proto, (path, *files)
 
 
-def check_loaded(proto: onnx.ModelProto) -> None:
-    """Refuse a model in memory whose values have been left in files.
-
-    Raises:
-        ValueError: It has such an initializer.
-    """
-    for tensor in proto.graph.initializer:
-        if uses_external_data(tensor):
-            raise ValueError(
-                f"initializer '{tensor.name}' has its values in the file '{_location(tensor)}', "
-                "which was not loaded; give the path of the model, or load it with "
-                "onnx.load(path), which reads them"
-            )
+def _loaded(model: ir.Model) -> onnx.ModelProto:
+    """A model in memory with the values that it has left in files."""
+    _check_files(model)
+    try:
+        return ir.to_proto(ir.external_data.load_to_model(model.clone()))
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever onnx-ir finds wrong
+        raise ValueError(f"the model is damaged: {error}") from None
 
 
-def _check_data_files(path: Path, proto: onnx.ModelProto) -> None:
-    """Refuse a model without the files that hold its values."""
-    for tensor in proto.graph.initializer:
-        if uses_external_data(tensor) and not (path.parent / _location(tensor)).exists():
-            raise FileNotFoundError(
-                f"'{path}': no file '{path.parent / _location(tensor)}', which holds the values of "
-                f"initializer '{tensor.name}'; put it beside the model"
-            )
-
-
-def _location(tensor: onnx.TensorProto) -> str:
-    return next((e.value for e in tensor.external_data if e.key == "location"), "")
+def _check_files(model: ir.Model) -> None:
+    """Refuse a model whose files are not beside it."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for inner in (graph, *graph.subgraphs()):
+            for value in inner.initializers.values():
+                if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                    path = Path(tensor.base_dir, "model")
+                    checked_file(str(tensor.location), f"initializer '{value.name}'", path)
 
 
 def with_weights(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
@@ -179,15 +188,3 @@ def _taken(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, onnx.Ten
             del field[:]
             field.extend(kept)
     return found
-
-
-def _check_size(path: Path, tensor: onnx.TensorProto) -> None:
-    """Refuse a tensor that has not the bytes of its shape, before something reads past its end."""
-    if not tensor.HasField("raw_data") or tensor.data_type not in BITS:
-        return
-    expected = math.ceil(math.prod(tensor.dims) * BITS[tensor.data_type] / 8)
-    if len(tensor.raw_data) != expected:
-        raise ValueError(
-            f"'{path}' is damaged: initializer '{tensor.name}' of shape {list(tensor.dims)} has "
-            f"{len(tensor.raw_data)} bytes, expected {expected}"
-        )

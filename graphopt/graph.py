@@ -1,5 +1,6 @@
 """A graph that trains: an ONNX model, and what it declares about itself."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +15,19 @@ from onnx import helper
 from onnx_ir.passes import common as passes
 
 from graphopt._files import PathLike, write_atomically
+from graphopt._outputs import check_outputs, same_file
 from graphopt._records import plain
 from graphopt.carried import Carried, declare, declared, initial_values
-from graphopt.forward import read_proto
+from graphopt.external_data import check_values
+from graphopt.forward import read_with_files
 from graphopt.graphs import put_last
+from graphopt.limits import check_memory
 from graphopt.manifest import BucketEntry, LayoutEntry, Manifest, OptimizerEntry, packed, unpacked
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import local_functions
+from graphopt.soundness.errors import about
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
 from graphopt.update.emit import AppendedUpdate
@@ -42,21 +47,33 @@ class TrainingGraph:
             (``initialization``); its ``metadata_props`` repeat the binding and describe the
             optimizer, the parameters and the layout of the state, as JSON.
         carried: The values that one step hands to the next.
+        files: The files that it was read from, or the forward model that it was built from: the
+            model first, then those that have values of it. Nothing is written to these.
     """
 
-    def __init__(self, model: onnx.ModelProto, carried: Sequence[Carried] | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        carried: Sequence[Carried] | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
         """Wrap a model.
 
         Args:
             model: The model.
-            carried: What it declares that it carries; read from it by default.
+            carried: What it declares that it carries; read from it, which is checked, by default.
+            files: The files that it was read from.
 
         Raises:
-            ValueError: The model does not declare what it carries from step to step.
+            ValueError: The model does not declare what it carries from step to step, or is damaged.
         """
         self.model = model
+        self.files = tuple(files)
+        self._is_whole_file = carried is None
         if carried is None:
-            carried = declared(model, Manifest.read(model, "views").views or {})
+            with about(self):
+                check_values(model)
+                carried = declared(model, Manifest.read(model).views or {})
         self.carried = tuple(carried)
 
     @property
@@ -100,9 +117,21 @@ class TrainingGraph:
 
         Raises:
             FileNotFoundError: The folder does not exist.
-            ValueError: The model is larger than 2 GiB, which an ONNX file cannot hold.
+            ValueError: The model is larger than 2 GiB, which an ONNX file cannot hold; or the file
+                is one that the forward model was read from.
         """
+        if not (self._is_whole_file and self.files and same_file(Path(path), self.files[0])):
+            self.check_output(path)
         save_model(self.model, path)
+
+    def check_output(self, path: PathLike) -> None:
+        """Refuse to write to a file that the graph, or the model it was built from, was read from.
+
+        Raises:
+            ValueError: It is one.
+        """
+        inputs = [("the file that the graph comes from", file) for file in self.files]
+        check_outputs([("path", path)], inputs)
 
     def forward(self, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         """The forward model that this graph was made from, with these values in it.
@@ -117,7 +146,8 @@ class TrainingGraph:
         if text is None:
             raise ValueError("this graph is an update alone, it holds no forward model to export")
         stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        return unpacked(text, {**initial_values(self.carried), **values}, stored)
+        with about(self):
+            return unpacked(text, {**initial_values(self.carried), **values}, stored)
 
     def without_initial_values(self) -> "TrainingGraph":
         """The same graph in memory of its own, without the values that parameters start from."""
@@ -133,7 +163,7 @@ class TrainingGraph:
             for value in self.carried
         )
         declare(model, carried)
-        return TrainingGraph(model, carried)
+        return TrainingGraph(model, carried, self.files)
 
     def __repr__(self) -> str:
         """The optimizer and the size of the graph."""
@@ -162,11 +192,8 @@ def load(path: PathLike) -> TrainingGraph:
         >>> graph = load("train.onnx")  # doctest: +SKIP
         >>> Session(graph).step({"x": x, "labels": labels})  # doctest: +SKIP
     """
-    model = read_proto(path)
-    try:
-        return TrainingGraph(model)
-    except ValueError as error:
-        raise ValueError(f"'{path}': {error}") from None
+    model, files = read_with_files(path)
+    return TrainingGraph(model, files=files)
 
 
 def as_training_graph(graph: TrainingGraph | onnx.ModelProto | PathLike) -> TrainingGraph:
@@ -189,6 +216,17 @@ def as_training_graph(graph: TrainingGraph | onnx.ModelProto | PathLike) -> Trai
     )
 
 
+def check_state(graph: TrainingGraph) -> None:
+    """Refuse a graph whose state takes more memory than is allowed.
+
+    Raises:
+        ValueError: It does.
+    """
+    needed = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in graph.carried)
+    with about(graph):
+        check_memory(needed, "the state of the training graph")
+
+
 def assemble(
     model: ir.Model,
     optimizer: RMSProp,
@@ -196,6 +234,8 @@ def assemble(
     forward: onnx.ModelProto | None = None,
     labels: Sequence[ClassLabels] = (),
     group_mask: bool = False,
+    *,
+    files: Sequence[Path] = (),
 ) -> TrainingGraph:
     """Finish a graph to which the update has been appended."""
     carried = update.carried
@@ -210,7 +250,7 @@ def assemble(
     )
     proto = finished(model, update.variants, manifest)
     declare(proto, carried)
-    return TrainingGraph(proto, carried)
+    return TrainingGraph(proto, carried, files)
 
 
 def manifest_of(

@@ -5,6 +5,7 @@ names and the order of the fields. Programs in other languages read it.
 """
 
 import base64
+import binascii
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,10 +16,13 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from graphopt._records import Schedule, plain, reader
 from graphopt.carried import Array, View
+from graphopt.external_data import check_values
+from graphopt.limits import memory_limit, too_large
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import Requirements
 from graphopt.rmsprop import RMSProp
@@ -29,6 +33,8 @@ VERSION = 1
 
 _PREFIX = "graphopt."
 _LONGEST = 2**26  # characters of JSON
+_UNPACKED = 2**28  # bytes of a forward model, packed as small as it may be
+_RATIO = 20  # of these bytes to the packed ones; a model that is larger has few zeros
 
 
 @dataclass(frozen=True)
@@ -265,15 +271,39 @@ def unpacked(
         text: What `packed` returned.
         values: What its initializers shall hold, by name; the others keep their values.
         stored: The initializers of the training graph, by name.
+
+    Raises:
+        ValueError: It is damaged, or takes more memory than is allowed.
     """
-    model = onnx.load_model_from_string(zlib.decompress(base64.b64decode(text)))
+    try:
+        model = onnx.load_model_from_string(_decompressed(text))
+    except (binascii.Error, zlib.error, DecodeError, UnicodeError) as error:
+        raise ValueError(f"the metadata is damaged: '{_PREFIX}forward': {error}") from None
     for tensor in model.graph.initializer:
         array = values.get(tensor.name)
         if array is not None:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         elif _is_stripped(tensor):
+            if tensor.name not in stored:
+                raise ValueError(
+                    f"the metadata is damaged: '{_PREFIX}forward' has no value of '{tensor.name}'"
+                )
             tensor.CopyFrom(stored[tensor.name])
+    check_values(model)
     return model
+
+
+def _decompressed(text: str) -> bytes:
+    """What a text holds, of which no more is taken than the limit."""
+    data = base64.b64decode(text, validate=True)
+    most = memory_limit(max(_UNPACKED, _RATIO * len(data)))
+    stream = zlib.decompressobj()
+    found = stream.decompress(data, most)
+    if stream.unconsumed_tail:
+        raise ValueError(f"the forward model in '{_PREFIX}forward' {too_large(most)}")
+    if not stream.eof:
+        raise zlib.error("it is truncated")
+    return found
 
 
 def _is_stripped(tensor: onnx.TensorProto) -> bool:

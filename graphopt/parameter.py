@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt.forward import ForwardModel, read_forward
 from graphopt.graphs import named_once
+from graphopt.soundness.errors import about
 from graphopt.weights import Weights, inlined, tensor_of
 
 _NOT_LIFTED = (
@@ -200,6 +202,12 @@ def parameters(model: ForwardModel) -> Parameters:
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
     opened = read_forward(model)
+    with about(model):
+        return _parameters(opened)
+
+
+def _parameters(opened: ir.Model) -> Parameters:
+    """The trainable tensors of a model."""
     liftable = named_once(opened.graph)
     opened = inlined(opened)
     weights = Weights(opened)

@@ -14,9 +14,10 @@ from graphopt._runtime_session import captures, runtime_session, without_capture
 from graphopt._step_io import step_io
 from graphopt.carried import Carried, View, filled, initial_values, joined, parts
 from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order, sizes_of
-from graphopt.graph import TrainingGraph, as_training_graph, save_model
+from graphopt.graph import TrainingGraph, as_training_graph, check_state, save_model
 from graphopt.inference import inference_model
 from graphopt.on_device import read_state
+from graphopt.soundness.errors import about
 from graphopt.states import GLOBAL_STEP
 
 
@@ -82,6 +83,7 @@ class Session:
         """See the class."""
         _checks.boolean("kernels", kernels)
         given = as_training_graph(graph)
+        check_state(given)
         start = _Start(given.carried, parameters)
         self.graph = given.without_initial_values()
         self._runtime = _runtime.onnxruntime()
@@ -103,7 +105,8 @@ class Session:
         self._reported = [v.name for v in model.output if v.name not in carried_outputs]
         self._in_place: set[str] = set()
         if _runtime.keeps_order(self._runtime):
-            self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
+            with about(self.graph):
+                self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
         self._values: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
         # A CUDA graph is captured at the first step, when all sizes are known.
@@ -201,7 +204,9 @@ class Session:
 
         Raises:
             FileNotFoundError: The folder does not exist.
+            ValueError: It is a file that the graph was read from.
         """
+        self.graph.check_output(path)
         checkpoint.save(path, self.state)
 
     def load_checkpoint(self, path: PathLike) -> None:
@@ -238,9 +243,11 @@ class Session:
             FileNotFoundError: The folder does not exist.
             TypeError: ``training`` is not a bool.
             ValueError: The graph is an update alone; or the model draws a random mask that is no
-                Dropout, so that what it is for inference is not known.
+                Dropout, so that what it is for inference is not known; or the file is one that the
+                graph was read from.
         """
         _checks.boolean("training", training)
+        self.graph.check_output(path)
         model = self.graph.forward(self.state)
         save_model(model if training else inference_model(model), path)
 

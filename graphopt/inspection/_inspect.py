@@ -10,7 +10,6 @@ from graphopt.inspection.costs.operations import stage_facts
 from graphopt.inspection.facts import Inspection, ModelFacts, OptimizerFacts
 from graphopt.inspection.hazards import hazards
 from graphopt.inspection.hazards.hazard import Subject
-from graphopt.inspection.opening.sound_model import naming
 from graphopt.inspection.reading.read_model import Reading, read
 from graphopt.inspection.show.formula import formula
 from graphopt.inspection.structure.buckets import bucket_facts, layout_of
@@ -23,6 +22,7 @@ from graphopt.inspection.structure.untrained import could_be_trained, parameters
 from graphopt.inspection.targets import Target, exceeds, parse_target, targets
 from graphopt.requirement import requirements
 from graphopt.shapes.engine import infer, open_dimensions
+from graphopt.soundness.errors import about
 
 
 def inspect(
@@ -67,7 +67,7 @@ def inspect(
     _check(steps, batch_size, dims)
     wanted = None if target is None else parse_target(target)
     reading = read(model, steps)
-    with naming(model):
+    with about(model):
         return _inspected(reading, steps, wanted, batch_size, dims or {})
 
 

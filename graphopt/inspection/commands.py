@@ -10,6 +10,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from graphopt._files import write_atomically
+from graphopt._outputs import check_outputs
 from graphopt._words import shown
 from graphopt.graph import load
 from graphopt.inspection import checkpoints
@@ -86,6 +87,7 @@ def inspect(
     The optimizer, its groups and parameters, what each stage costs, what the runtime must support,
     and what may go wrong: read in the file alone, which is not run.
     """
+    check_outputs([("--html", html)], [("FILE", file), ("--graph", graph)])
     if as_json:
         _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--json prints everything")
     elif html is not None:

@@ -13,9 +13,10 @@ from onnx import helper
 from graphopt import _checks, _runtime
 from graphopt._file_sets import write_together
 from graphopt._files import PathLike
+from graphopt._outputs import check_outputs
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
-from graphopt.forward import ForwardModel, read_proto, with_weights
+from graphopt.forward import ForwardModel, read_with_files, with_weights
 from graphopt.graph import save_model
 from graphopt.losses import LABELS, LossFunction
 from graphopt.on_device import tensor_names
@@ -36,6 +37,14 @@ _OPTIMIZER = "optimizer_model.onnx"
 _CHECKPOINT = "checkpoint"
 _NOMINAL = "nominal_checkpoint"
 _DESCRIPTION = "graphopt.json"
+_MODELS = (_TRAINING, _EVAL, _OPTIMIZER)
+_NAMES = (
+    *_MODELS,
+    *(str(Path(name).with_suffix(".ort")) for name in _MODELS),
+    _CHECKPOINT,
+    _NOMINAL,
+    _DESCRIPTION,
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,12 @@ def export_on_device(
             )
     if ort_format:
         _runtime.training_package("ort_format=True", "for models in ONNX")
-    forward = with_weights(read_proto(model), [p.name for p in optimizer.params])
+    proto, files = read_with_files(model)
+    check_outputs(
+        [("directory", Path(directory, name)) for name in _NAMES],
+        [("the file of the model", file) for file in files],
+    )
+    forward = with_weights(proto, [p.name for p in optimizer.params])
     _check_outputs(forward, outputs)
     _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
     update = native_update(optimizer) if optimizer_model else None

@@ -5,8 +5,6 @@ Until it has been checked, a model is its proto: what is not sound may not even 
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from onnx import AttributeProto, TensorProto, TypeProto
 
 from graphopt.forward import to_ir
 from graphopt.inspection.opening.untrusted import opened
+from graphopt.soundness.errors import about
 from graphopt.soundness.nodes import attributes, places, types
 
 _KIND = "graphopt.kind"
@@ -49,24 +48,13 @@ def sound_model(model: Any) -> SoundModel:
         ValueError: It is damaged, or no ONNX model; the error names the file.
     """
     proto = opened(model)
-    with naming(model):
+    with about(model):
         in_memory = _in_memory(proto)
     if isinstance(model, str | os.PathLike):
         name, size = os.fspath(model), Path(model).stat().st_size
     else:
         name, size = proto.graph.name, proto.ByteSize()
     return SoundModel(in_memory, tuple(proto.training_info), name, size)
-
-
-@contextmanager
-def naming(model: Any) -> Iterator[None]:
-    """Let errors about a model say which file it is, if it is one."""
-    try:
-        yield
-    except ValueError as error:
-        if isinstance(model, str | os.PathLike):
-            raise ValueError(f"'{os.fspath(model)}': {error}") from None
-        raise
 
 
 def kind_of(value: ir.Value) -> str:

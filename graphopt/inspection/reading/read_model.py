@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.inspection.opening.sound_model import SoundModel, naming, sound_model
+from graphopt.inspection.opening.sound_model import SoundModel, sound_model
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.merged import Merged, merged
 from graphopt.inspection.reading.metadata import Described, described
 from graphopt.inspection.reading.recovered import Recovered, recovered
 from graphopt.inspection.reading.writes import Write, gradient_buffers, writes
+from graphopt.soundness.errors import about
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read(model: Any, steps: int | None = None) -> Reading:
     if isinstance(model, Reading):
         return model
     file = sound_model(model)
-    with naming(model):
+    with about(model):
         flow = Dataflow(file.model)
         carried = writes(file.model, file.training, flow)
         said, damage = _metadata(file)

@@ -1,0 +1,66 @@
+"""One kind of error about a model: a ValueError that names its file and says what is wrong."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from graphopt.soundness.file import read_model
+from graphopt.soundness.model import check_model
+
+
+@contextmanager
+def about(model: Any) -> Iterator[None]:
+    """Let errors about a model name its file, and be a ValueError whatever a damage has led to.
+
+    Files that cannot be read or written, and packages that are missing, are other errors, and stay
+    as they are.
+
+    Args:
+        model: A path, a model in memory, or what has paths as its ``files``.
+
+    Example:
+        >>> with about("net.onnx"):
+        ...     {}["x"]
+        Traceback (most recent call last):
+        ...
+        ValueError: 'net.onnx': the model is damaged, or does not fit: KeyError: 'x'
+    """
+    name = _name(model)
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except ValueError as error:
+        if not name or name in str(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error.__cause__
+    except MemoryError as error:
+        raise MemoryError(f"{name or 'the model'}: {error or 'it takes too much memory'}") from None
+    except Exception as error:
+        cause = _diagnosis(model) or (
+            f"the model is damaged, or does not fit: {type(error).__name__}: {error}"
+        )
+        raise ValueError(f"{name}: {cause}" if name else cause) from error
+
+
+def _name(model: Any) -> str:
+    file = next(iter(getattr(model, "files", ())), model)
+    return f"'{os.fspath(file)}'" if isinstance(file, str | os.PathLike) else ""
+
+
+def _diagnosis(model: Any) -> str | None:
+    """What is wrong with a model, looked for where something has failed."""
+    proto = getattr(model, "model", model)
+    try:
+        if isinstance(model, str | os.PathLike):
+            proto = read_model(Path(model))
+        if isinstance(proto, onnx.ModelProto):
+            check_model(proto)
+            onnx.checker.check_model(proto)
+    except Exception as error:  # noqa: BLE001 - onnx's and protobuf's have no common base
+        return f"the model is damaged: {error}"
+    return None
