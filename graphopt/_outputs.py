@@ -27,7 +27,7 @@ def check_outputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
         >>> check_outputs([("--export", "train.onnx")], [("TRAIN.onnx", "./train.onnx")])
         Traceback (most recent call last):
         ...
-        ValueError: --export: 'train.onnx' is TRAIN.onnx itself ('train.onnx'), which is read; write to another file
+        ValueError: --export: 'train.onnx' is TRAIN.onnx itself ('train.onnx'), which is read; ...
     """
     taken = [(name, Path(path), "is read") for name, path in inputs if path is not None]
     for name, given in outputs:

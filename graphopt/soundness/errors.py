@@ -61,6 +61,8 @@ def _diagnosis(model: Any) -> str | None:
         if isinstance(proto, onnx.ModelProto):
             check_model(proto)
             onnx.checker.check_model(proto)
+    except OSError:
+        return None
     except Exception as error:  # noqa: BLE001 - onnx's and protobuf's have no common base
         return f"the model is damaged: {error}"
     return None
