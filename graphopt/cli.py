@@ -1,6 +1,7 @@
 """The command line: build a training graph, train it, export the trained model, look into it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,15 @@ class _ErrorsInOneLine(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):  # these are RuntimeErrors too
             raise
-        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            FloatingPointError,
+            ImportError,
+            MemoryError,
+            OSError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from error
 
@@ -246,6 +255,7 @@ def train(
                 progress.update(task, advance=1, loss=losses[-1])
             if checkpoint is not None:
                 session.save_checkpoint(checkpoint)
+            _check_loss(session, losses)
     typer.echo(f"mean loss of the last epoch: {np.mean(losses):.6f}")
     if checkpoint is not None:
         typer.echo(f"checkpoint: {checkpoint}")
@@ -357,6 +367,20 @@ app.command(epilog="Example:\n\ngraphopt inspect train.onnx --steps 10000 --html
 )
 app.command(epilog="Example:\n\ngraphopt verify train.onnx")(commands.verify)
 app.command(epilog="Example:\n\ngraphopt diff before.onnx after.onnx")(commands.diff)
+
+
+def _check_loss(session: graphopt.Session, losses: Sequence[float]) -> None:
+    """End a run whose losses are no numbers any more.
+
+    Raises:
+        FloatingPointError: They are not.
+    """
+    if not np.isfinite(losses).all():
+        session.check()
+        raise FloatingPointError(
+            f"the loss is {next(loss for loss in losses if not np.isfinite(loss))}; the state is "
+            "sound: look for such numbers in the samples"
+        )
 
 
 def _check_folders(*paths: Path | None) -> None:

@@ -112,6 +112,11 @@ class TrainingGraph:
         """The inputs that hold class indices."""
         return Manifest.read(self.model, "class_labels").class_labels or ()
 
+    @property
+    def fed_rates(self) -> tuple[str, ...]:
+        """The inputs from which learning rates and weight decays are fed."""
+        return Manifest.read(self.model, "parameters").fed_rates()
+
     def save(self, path: PathLike) -> None:
         """Write the model to a file, atomically.
 

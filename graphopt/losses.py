@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.operators.labels import checked_labels
+from graphopt.operators.labels import checked_labels, with_shape
 from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import IR_VERSION
 
@@ -29,7 +29,8 @@ def cross_entropy(op: GraphBuilder, logits: ir.Value, labels: str = LABELS) -> i
             f"cross_entropy: output '{logits.name}' has shape {shape}, "
             "expected [batch, classes] or [batch, classes, ...]"
         )
-    target = checked_labels(op, logits, op.input(labels, ir.DataType.INT64, [shape[0], *shape[2:]]))
+    target = op.input(labels, ir.DataType.INT64, [shape[0], *shape[2:]])
+    target = with_shape(op, checked_labels(op, logits, target), logits, without=1)
     logits = _float32(op, logits)
     if len(shape) > 2:  # the runtime's gradient takes rows of classes only
         last = len(shape) - 1
@@ -224,7 +225,7 @@ def _with_target(
         raise ValueError(
             f"{loss}: output '{value.name}' has dtype {value.dtype}, expected a floating-point one"
         )
-    target = op.input(labels, value.dtype, shape)
+    target = with_shape(op, op.input(labels, value.dtype, shape), value)
     return _float32(op, value), _float32(op, target)
 
 

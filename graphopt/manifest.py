@@ -8,7 +8,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
@@ -26,6 +26,7 @@ from graphopt.limits import memory_limit, too_large
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import Requirements
 from graphopt.rmsprop import RMSProp
+from graphopt.schedules import FromCaller
 from graphopt.schedules.base import Fixed, LearningRateSchedule, Listed
 
 VERSION = 1
@@ -210,6 +211,15 @@ class Manifest:
             )
         return cls(**found)
 
+    def fed_rates(self) -> tuple[str, ...]:
+        """The inputs from which learning rates and weight decays are fed, each once."""
+        schedules = [
+            schedule
+            for parameter in self.parameters or ()
+            for schedule in (parameter.learning_rate, parameter.weight_decay)
+        ]
+        return tuple(dict.fromkeys(name for schedule in schedules for name in _fed(schedule)))
+
     def entries(self) -> dict[str, str]:
         """The entries of ``metadata_props``, by key."""
         said = {name: value for name, value in vars(self).items() if value is not None}
@@ -236,6 +246,18 @@ def _parsed(name: str, text: str, read: Callable[[Any, str], Any]) -> Any:
         raise ValueError(f"the metadata is damaged: '{key}' is not JSON: {error}") from None
     except (KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"the metadata is damaged: {type(error).__name__} {error}") from None
+
+
+def _fed(schedule: Any) -> Iterator[str]:
+    """The inputs that a schedule, or one in it, is fed from."""
+    if isinstance(schedule, list | tuple):
+        for inner in schedule:
+            yield from _fed(inner)
+    elif isinstance(schedule, Mapping):
+        name = schedule.get("input")
+        if schedule.get("schedule") == FromCaller.__name__ and isinstance(name, str):
+            yield name
+        yield from _fed(list(schedule.values()))
 
 
 def _described(schedule: LearningRateSchedule) -> Schedule:

@@ -13,7 +13,8 @@ from graphopt._files import PathLike
 from graphopt._runtime_session import captures, runtime_session, without_capture
 from graphopt._step_io import step_io
 from graphopt.carried import Carried, View, filled, initial_values, joined, parts
-from graphopt.feeds import Feeds, check_labels, feed_of, in_native_byte_order, sizes_of
+from graphopt.feeds import Feeds, check_labels, check_rate, feed_of, in_native_byte_order, sizes_of
+from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state, save_model
 from graphopt.inference import inference_model
 from graphopt.on_device import read_state
@@ -92,7 +93,7 @@ class Session:
         self._device = _device(self._providers)
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
-        self._class_labels = self.graph.class_labels
+        self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
         self._steps, self._step = self.graph.steps, 0
         self.inputs = [feed_of(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
@@ -141,7 +142,7 @@ class Session:
 
         Raises:
             ValueError: A feed is missing, unknown, of the wrong shape or empty, a label is not a
-                class, or there is no such output.
+                class, a learning rate is NaN, infinite or below zero, or there is no such output.
             TypeError: A feed has the wrong dtype.
             RuntimeError: There is no learning rate for this step; the runtime failed, for example
                 on an index out of range; or another thread is using the session (see the class).
@@ -159,6 +160,9 @@ class Session:
         for labels in self._class_labels:
             if isinstance(array := values[labels.name], np.ndarray):
                 check_labels(labels, array)
+        for rate in self._rates:
+            if isinstance(array := values[rate], np.ndarray):
+                check_rate(rate, array)
         names = self._reported if outputs is None else self._checked_outputs(outputs)
         with self._exclusively():
             self._check_steps()
@@ -199,15 +203,31 @@ class Session:
         with self._exclusively():
             self._io.wait()
 
-    def save_checkpoint(self, path: PathLike) -> None:
-        """Write the state to a safetensors file, atomically.
+    def check(self) -> None:
+        """Look for numbers in the state that are NaN or infinite: training is lost with them.
+
+        `save_checkpoint` and `export` do it; between them, do it every so many steps. It takes as
+        long as reading the state.
 
         Raises:
+            FloatingPointError: There are some.
+        """
+        check_finite(self.state)
+
+    def save_checkpoint(self, path: PathLike, *, force: bool = False) -> None:
+        """Write the state to a safetensors file, atomically.
+
+        Args:
+            path: Of the file.
+            force: Write also a state with NaN or infinite numbers.
+
+        Raises:
+            FloatingPointError: The state has NaN or infinite numbers.
             FileNotFoundError: The folder does not exist.
             ValueError: It is a file that the graph was read from.
         """
         self.graph.check_output(path)
-        checkpoint.save(path, self.state)
+        checkpoint.save(path, self._sound_state(force=force))
 
     def load_checkpoint(self, path: PathLike) -> None:
         """Continue from a checkpoint, bit for bit; if it does not fit, nothing changes.
@@ -231,15 +251,17 @@ class Session:
             for value in self.graph.carried:
                 self._write(value, joined(value, state))
 
-    def export(self, path: PathLike, *, training: bool = False) -> None:
+    def export(self, path: PathLike, *, training: bool = False, force: bool = False) -> None:
         """Write the forward model with the trained parameters and running statistics, atomically.
 
         Args:
             path: Of the file.
             training: Write it in the mode in which it was given. By default it is written for
                 inference: batch normalization uses its running statistics, and nothing is dropped.
+            force: Write also a model with NaN or infinite numbers.
 
         Raises:
+            FloatingPointError: The state has NaN or infinite numbers.
             FileNotFoundError: The folder does not exist.
             TypeError: ``training`` is not a bool.
             ValueError: The graph is an update alone; or the model draws a random mask that is no
@@ -248,8 +270,16 @@ class Session:
         """
         _checks.boolean("training", training)
         self.graph.check_output(path)
-        model = self.graph.forward(self.state)
+        model = self.graph.forward(self._sound_state(force=force))
         save_model(model if training else inference_model(model), path)
+
+    def _sound_state(self, *, force: bool) -> dict[str, np.ndarray]:
+        """The state, if its numbers are numbers."""
+        _checks.boolean("force", force)
+        state = self.state
+        if not force:
+            check_finite(state)
+        return state
 
     def __repr__(self) -> str:
         """The graph, the provider and the kernels."""

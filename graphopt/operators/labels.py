@@ -6,6 +6,7 @@ its indices; and `Session` does first, to say which label it was.
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -54,6 +55,46 @@ def checked_labels(
     checked = op.Gather(op.Range(op.constant(0), classes, op.constant(1)), checked, axis=0)
     if ignored is not None:
         checked = op.Where(is_ignored, indices, checked)
+    return checked
+
+
+def with_shape(
+    op: GraphBuilder, labels: ir.Value, output: ir.Value, without: int | None = None
+) -> ir.Value:
+    """The same labels; computing them fails where they have not the shape of an output.
+
+    Where only a run tells a size, labels of another one could be broadcast to the output, and what
+    is trained would not be what was meant. Where all sizes are numbers, or those of an input of
+    the graph by name, what is fed is compared before, and nothing is added.
+
+    Two reshapes compare: the first to the larger sizes, which has as many elements only where none
+    of the output's is larger, the second to the smaller ones.
+
+    Args:
+        op: Appends the nodes.
+        labels: Of the same rank.
+        output: The output, whose rank is known.
+        without: An axis of the output that the labels do not have.
+    """
+    assert output.shape is not None
+    fed = {
+        size.value
+        for value in op.graph.inputs
+        if value is not labels and value.shape is not None
+        for size in value.shape
+        if not isinstance(size, int)
+    }
+    axes = [axis for axis in range(len(output.shape)) if axis != without]
+    sizes = [output.shape[axis] for axis in axes]
+    if all(isinstance(s, int) or (s.value is not None and s.value in fed) for s in sizes):
+        return labels
+    with op.named("labels/shape"):
+        of_labels, of_output = op.Shape(labels), op.Shape(output)
+        if without is not None:
+            of_output = op.Gather(of_output, np.array(axes), axis=0)
+        checked = op.Reshape(labels, op.Max(of_labels, of_output))
+        checked = op.Reshape(checked, op.Min(of_labels, of_output))
+    checked.shape = labels.shape
     return checked
 
 

@@ -11,6 +11,7 @@ FLOORS = [
         "_tables",
         "_words",
         "dtypes",
+        "finite",
         "graphs",
         "limits",
         "marks",
