@@ -5,7 +5,7 @@ Here are the verbs and what users construct. What the verbs return stands where 
 `profiling.Profile` and `inspection.Inspection`.
 """
 
-from graphopt import inspection, reference, schedules, torch
+from graphopt import inspection, reference, schedules, torch, versions
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.graph import load
@@ -18,7 +18,7 @@ from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
 
-__version__ = "0.1.0"
+__version__ = versions.GRAPHOPT
 
 __all__ = [
     "GraphBuilder",

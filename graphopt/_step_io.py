@@ -37,23 +37,57 @@ class StepIO:
         self._runtime, self._session, self._binding = runtime, session, binding
         self._reported = list(reported)
         self._bound: dict[str, Any] = {}
+        self._known: dict[str, np.ndarray] = {}  # of the dtypes and shapes of outputs
         # To other devices, binding copies: what the array holds later would not be seen.
         self._shares_feeds = session.get_providers() == [_runtime.CPU]
 
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        """Run the graph once, and read outputs.
+    def reserve(self, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Memory for outputs, of the shapes that they had the last time.
+
+        Raises:
+            MemoryError: There is not enough.
+        """
+        known = self._known
+        return {name: np.empty_like(known[name], subok=False) for name in outputs if name in known}
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
+        """Run the graph once.
 
         Args:
             feeds: Arrays, or values of the runtime.
-            outputs: The names of those to read.
+            outputs: The names of those that will be read.
         """
+        del outputs
         for name, value in feeds.items():
             self._feed(name, value)
         for name in self._reported:
             self._binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(self._binding)
+
+    def read(
+        self, outputs: Sequence[str], reserved: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Copies of outputs of the last run.
+
+        Args:
+            outputs: Their names.
+            reserved: Memory for them, which is used where it fits.
+
+        Raises:
+            MemoryError: There is not enough.
+        """
         values = self._values() if outputs else {}
-        return {name: np.array(values[name].numpy()) for name in outputs}
+        return {name: self._copied(name, values[name], reserved.get(name)) for name in outputs}
+
+    def _copied(self, name: str, value: Any, reserved: np.ndarray | None) -> np.ndarray:
+        array = value.numpy()
+        if reserved is None or (reserved.shape, reserved.dtype) != (array.shape, array.dtype):
+            reserved = np.array(array)
+            # As large as this, but of one element.
+            self._known[name] = np.broadcast_to(np.empty((), array.dtype), array.shape)
+            return reserved
+        np.copyto(reserved, array)
+        return reserved
 
     def wait(self) -> None:
         """Return when the state can be read and written."""
@@ -98,8 +132,8 @@ class CudaIO(StepIO):
         self._without_waiting = runtime.RunOptions()
         self._without_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        """Run the graph once, and read outputs."""
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
+        """Run the graph once; it waits for the GPU if outputs will be read."""
         is_fed = feeds is self._fed and not self._has_arrays
         shapes = self._shapes if is_fed else {n: shape_of(v) for n, v in feeds.items()}
         changed = not self._outputs or shapes != self._shapes
@@ -122,8 +156,10 @@ class CudaIO(StepIO):
         self._is_at_work = not waits
         self._session.run_with_iobinding(self._binding, None if waits else self._without_waiting)
         if changed:
-            self._keep(shapes, self._values())
-        return {name: np.array(self._outputs[name].numpy()) for name in outputs}
+            self._keep(shapes, super()._values())
+
+    def _values(self) -> dict[str, Any]:
+        return self._outputs
 
     def wait(self) -> None:
         """Return when the state can be read and written."""

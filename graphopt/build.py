@@ -28,8 +28,9 @@ from graphopt.gradients import (
     with_straight_through,
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
-from graphopt.graph import TrainingGraph, assemble
-from graphopt.losses import LABELS, LossFunction, append_loss, read_by, report_loss
+from graphopt.graph import TrainingGraph, assemble, manifest_of
+from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
+from graphopt.manifest import LossEntry
 from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
@@ -165,12 +166,14 @@ class Differentiated:
         forward: The forward model as it was given; None where there is none.
         class_labels: The inputs of the graph that hold class indices.
         files: The files that the forward model was read from.
+        loss: What the loss is, where there is one.
     """
 
     gradients: GradientGraph
     forward: onnx.ModelProto | None = None
     class_labels: Sequence[ClassLabels] = ()
     files: tuple[Path, ...] = ()
+    loss: LossEntry | None = None
 
     @property
     def initial(self) -> dict[str, np.ndarray]:
@@ -218,7 +221,9 @@ def differentiated(
         _free_names(op, {*_NAMES, labels}, names)
     # What a function of the user's raises is not about the model.
     with about(model) if isinstance(loss, str) else nullcontext():
+        before = len(prepared.graph)
         value = append_loss(op, loss, loss_output, labels)
+        entry = loss_entry(loss, loss_output, prepared.graph[before:], straight_through)
     with about(model):
         if portable and not straight_through:
             check_rounding(prepared.graph, names, value)
@@ -228,7 +233,7 @@ def differentiated(
             gradients = differentiate(prepared, names, value, statistics, provider, memory)
         else:
             gradients = build_gradients(prepared, names, value, statistics)
-    return Differentiated(gradients, forward, remembered(prepared.graph), files)
+    return Differentiated(gradients, forward, remembered(prepared.graph), files, entry)
 
 
 def update_graph(
@@ -307,7 +312,8 @@ def _given(
                 f"({', '.join(repr(name) for name in outputs)}), which computes it itself"
             )
         report_loss(op, outputs[loss])
-    return Differentiated(built, forward, files=files)
+    entry = LossEntry(loss) if loss else None
+    return Differentiated(built, forward, files=files, loss=entry)
 
 
 def _updated(
@@ -331,9 +337,8 @@ def _updated(
         group_mask=group_mask,
     )
     forward = built.forward if initial.keys() >= graph.parameters.keys() else None
-    return assemble(
-        graph.model, optimizer, update, forward, built.class_labels, group_mask, files=built.files
-    )
+    manifest = manifest_of(optimizer, update, built.class_labels, group_mask, built.loss)
+    return assemble(graph.model, update, manifest, forward, files=built.files)
 
 
 def checked_optimizer(optimizer: Any) -> RMSProp:

@@ -1,29 +1,107 @@
-"""Checkpoints: the state of a session in a safetensors file."""
+"""Checkpoints: the state of a session in a safetensors file, which knows whether it is whole.
 
+The metadata of the file has a checksum of each tensor, of its name, dtype and shape too, and one of
+itself; the fingerprint of the graph; and the versions of what wrote it.
+"""
+
+import json
+import sys
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from graphopt._files import PathLike, existing_file, write_atomically
+from graphopt.fingerprint import shortened
+from graphopt.finite import lost_in
+from graphopt.states import COUNTERS, NOT_NEGATIVE, split
+from graphopt.versions import GRAPHOPT
 
-_FORMAT = {"format": "graphopt", "version": "1"}
+_FORMAT, _VERSION = "graphopt", "2"
+_WITHOUT_CHECKSUMS = "1"
+_ALIGNMENT = 8
+_LARGEST_COUNT = 2**53  # schedules compute in float64, which counts to there
+
+_CODES = {
+    dtype: code + bits
+    for kind, code in (("float", "F"), ("int", "I"), ("uint", "U"))
+    for bits in ("8", "16", "32", "64")
+    if (dtype := kind + bits) != "float8"
+} | {"bfloat16": "BF16", "bool": "BOOL", "complex64": "C64"}
+
+State = Mapping[str, np.ndarray]
 
 
-def save(path: PathLike, state: Mapping[str, np.ndarray]) -> None:
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint holds.
+
+    Attributes:
+        state: The arrays, by name.
+        graph: The entry of the fingerprint of its graph, which may be any JSON; None where there
+            is none.
+        note: What the one who saved it has noted.
+        has_checksums: Whether it is known to be whole, as far as it can be.
+    """
+
+    state: dict[str, np.ndarray]
+    graph: Any = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+    has_checksums: bool = True
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded of a checkpoint.
+
+    Attributes:
+        loaded: The names of the values that were loaded.
+        kept: Those that the session kept, because the checkpoint has none that fits.
+        ignored: Those of the checkpoint that the session does not have.
+        differences: What is different about the graph and its hyperparameters, in words.
+    """
+
+    loaded: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+
+def save(
+    path: PathLike,
+    state: State,
+    graph: Mapping[str, Any] | None = None,
+    note: Mapping[str, Any] | None = None,
+) -> None:
     """Write a state to a file, atomically.
+
+    Args:
+        path: Of the file.
+        state: The arrays, by name.
+        graph: The entry of the fingerprint of its graph.
+        note: What is to be noted with it, as JSON has it.
 
     Raises:
         FileNotFoundError: The folder does not exist.
+        TypeError: An array has a dtype that such a file does not know.
     """
-    tensors = {
-        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in state.items()
-    }
-    write_atomically(path, lambda part: save_file(tensors, part, metadata=_FORMAT))
+    tensors = dict(sorted(state.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    arrays = {n: np.ascontiguousarray(array).reshape(array.shape) for n, array in tensors.items()}
+    header = _header(arrays, _metadata(arrays, graph, note or {}))
+
+    def fill(part: Path) -> None:
+        with part.open("wb") as file:
+            file.write(header)
+            for array in arrays.values():
+                file.write(_content(array))
+
+    write_atomically(path, fill)
 
 
 def read(path: PathLike) -> dict[str, np.ndarray]:
@@ -31,20 +109,31 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a checkpoint, or has a tensor that NumPy cannot hold.
+        ValueError: The file is not a checkpoint, is damaged, or has a tensor that NumPy cannot
+            hold.
+    """
+    return read_stored(path).state
+
+
+def read_stored(path: PathLike) -> Stored:
+    """Read a checkpoint, with what it says of itself.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As in `read`.
     """
     with opened(path) as tensors:
-        return dict(tensors)
+        return Stored(dict(tensors), tensors.graph, tensors.note, tensors.has_checksums)
 
 
 @contextmanager
-def opened(path: PathLike) -> Iterator[Mapping[str, np.ndarray]]:
+def opened(path: PathLike) -> Iterator["Tensors"]:
     """Open a checkpoint whose tensors are read one by one, each when it is asked for.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a checkpoint. Asking for a tensor that NumPy cannot hold, of
-            float8 for example, raises it too.
+            float8 for example, or that is damaged, raises it too.
 
     Example:
         >>> save("state.safetensors", {"w": np.zeros(3, np.float32)})
@@ -61,16 +150,46 @@ def opened(path: PathLike) -> Iterator[Mapping[str, np.ndarray]]:
             f"file, or one of on-device training: {error}"
         ) from None
     with file:
-        _check_format(path, file.metadata() or {})
-        yield _Tensors(path, file)
+        yield Tensors(path, file)
 
 
-class _Tensors(Mapping[str, np.ndarray]):
-    """The tensors of an open file, which are not kept."""
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of an open file, which are not kept.
+
+    Attributes:
+        graph: The entry of the fingerprint of the graph, which may be any JSON.
+        note: What was noted.
+    """
 
     def __init__(self, path: Path, file: Any) -> None:
+        """Read what the file says of itself.
+
+        Raises:
+            ValueError: It is damaged, or no checkpoint of graphopt.
+        """
         self._path, self._file = path, file
         self._names = dict.fromkeys(file.keys())
+        metadata = file.metadata() or {}
+        version = _checked_version(path, metadata)
+        self._checksums: Mapping[str, Any] | None = None
+        self.graph: Any = None
+        self.note: Mapping[str, Any] = {}
+        if version == _WITHOUT_CHECKSUMS:
+            return
+        try:
+            if metadata["checksum"] != _checksum_of(metadata):
+                raise ValueError("its metadata is not what was written")
+            said = {key: json.loads(metadata[key]) for key in ("checksums", "graph", "note")}
+            if said["checksums"].keys() != self._names.keys():
+                raise ValueError("it does not have the tensors that were written")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"checkpoint '{path}' is damaged: {error}") from None
+        self._checksums, self.graph, self.note = said["checksums"], said["graph"], said["note"]
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether what is read can be compared with what was written."""
+        return self._checksums is not None
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
@@ -83,6 +202,11 @@ class _Tensors(Mapping[str, np.ndarray]):
                 f"checkpoint '{self._path}' is damaged: its tensor '{name}' is not one that NumPy "
                 f"can hold: {error}"
             ) from None
+        if self._checksums is not None and self._checksums[name] != checksum(name, array):
+            raise ValueError(
+                f"checkpoint '{self._path}' is damaged: its tensor '{name}' is not what was "
+                "written; take another copy, or an earlier checkpoint"
+            )
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -95,31 +219,124 @@ class _Tensors(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != _FORMAT["format"]:
-        raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
-    if metadata.get("version") != _FORMAT["version"]:
-        raise ValueError(
-            f"checkpoint '{path}' has version {metadata.get('version')!r}, "
-            f"expected {_FORMAT['version']!r}; a newer graphopt wrote it"
-        )
+def checksum(name: str, array: np.ndarray) -> str:
+    """The CRC-32 of a tensor with its name, dtype and shape, in hexadecimal digits.
+
+    Example:
+        >>> checksum("w", np.zeros(3, np.float32))
+        '7e805b6b'
+    """
+    described = f"{name}\n{_code(name, array)}\n{','.join(map(str, array.shape))}\n"
+    return f"{zlib.crc32(_content(array), zlib.crc32(described.encode())):08x}"
 
 
-def misfits(
-    state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[tuple[int, ...], str]]
-) -> str:
-    """How a state differs from the names, shapes and dtypes that it should have; empty if not."""
+def impossible(state: State) -> list[str]:
+    """What no training leaves behind: numbers that are none, negative squares, wild counters."""
+    problems = []
+    for name, array in state.items():
+        kind = split(name)[0] or name
+        if count := lost_in(array):
+            verb = "is" if count == 1 else "are"
+            problems.append(f"{count} of {array.size} numbers of '{name}' {verb} NaN or infinite")
+        elif kind in NOT_NEGATIVE and array.size and array.min() < 0:
+            problems.append(f"'{name}' has the value {array.min()}, expected 0 or more")
+        elif name in COUNTERS and array.size and array.max() > _LARGEST_COUNT:
+            problems.append(f"'{name}' is {array.max()}, expected {_LARGEST_COUNT} at most")
+    return problems
+
+
+def misfits(state: State, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> list[str]:
+    """How a state differs from the names, shapes and dtypes that it should have."""
     problems = [f"it lacks '{name}'" for name in expected if name not in state]
     problems += [
         f"it has '{name}', which the graph does not" for name in state if name not in expected
     ]
     for name, array in state.items():
-        if name in expected:
+        if name in expected and not fits(array, expected[name]):
             shape, dtype = expected[name]
-            if array.shape != shape or array.dtype.name != dtype:
-                problems.append(
-                    f"'{name}' is {array.dtype.name}{list(array.shape)} in it, "
-                    f"but {dtype}{list(shape)} in the graph"
-                )
-    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return "; ".join(problems[:5]) + more
+            problems.append(
+                f"'{name}' is {array.dtype.name}{list(array.shape)} in it, "
+                f"but {dtype}{list(shape)} in the graph"
+            )
+    return problems
+
+
+def fits(array: np.ndarray, expected: tuple[tuple[int, ...], str]) -> bool:
+    """Whether an array has this shape and dtype."""
+    return (array.shape, array.dtype.name) == expected
+
+
+def refuse(path: PathLike, whose: str, problems: list[str]) -> None:
+    """Raise ValueError if there are problems with a checkpoint."""
+    if problems:
+        raise ValueError(f"checkpoint '{path}' {whose}: {shortened(problems)}")
+
+
+def note_without_checksums(path: PathLike) -> None:
+    """Warn that nobody can tell whether a checkpoint is damaged."""
+    warnings.warn(
+        f"checkpoint '{path}' has no checksums, because an older graphopt wrote it: whether it is "
+        "damaged cannot be told; save it again to have them",
+        stacklevel=4,
+    )
+
+
+def _checked_version(path: Path, metadata: Mapping[str, str]) -> str:
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
+    version = metadata.get("version", "")
+    if version not in (_WITHOUT_CHECKSUMS, _VERSION):
+        raise ValueError(
+            f"checkpoint '{path}' has version {version!r}, "
+            f"expected {_VERSION!r} at most; a newer graphopt wrote it"
+        )
+    return version
+
+
+def _metadata(arrays: State, graph: Any, note: Mapping[str, Any]) -> dict[str, str]:
+    runtime = sys.modules.get("onnxruntime")
+    versions = {"graphopt": GRAPHOPT, "numpy": np.__version__}
+    versions |= {"onnxruntime": runtime.__version__} if runtime else {}
+    said = {
+        "checksums": {name: checksum(name, array) for name, array in arrays.items()},
+        "graph": graph,
+        "note": note,
+        "versions": versions,
+    }
+    metadata = {key: json.dumps(value) for key, value in said.items()}
+    metadata |= {"format": _FORMAT, "version": _VERSION}
+    return metadata | {"checksum": _checksum_of(metadata)}
+
+
+def _checksum_of(metadata: Mapping[str, str]) -> str:
+    lines = [f"{key}={metadata[key]}\n" for key in sorted(metadata) if key != "checksum"]
+    return f"{zlib.crc32(''.join(lines).encode()):08x}"
+
+
+def _header(arrays: State, metadata: Mapping[str, str]) -> bytes:
+    """The beginning of a safetensors file."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        code, shape = _code(name, array), list(array.shape)
+        entries[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _code(name: str, array: np.ndarray) -> str:
+    try:
+        return _CODES[array.dtype.name]
+    except KeyError:
+        raise TypeError(
+            f"'{name}' has dtype {array.dtype.name}, which a checkpoint cannot hold"
+        ) from None
+
+
+def _content(array: np.ndarray) -> memoryview:
+    """The bytes of an array as a file has them."""
+    if sys.byteorder == "big":
+        array = array.byteswap()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -30,7 +30,7 @@ def check_finite(state: Mapping[str, Array]) -> None:
         ...
         FloatingPointError: after step 7 the state is lost: 1 of 2 numbers of ...
     """
-    lost = {name: count for name, array in state.items() if (count := _lost(array))}
+    lost = {name: count for name, array in state.items() if (count := lost_in(array))}
     if not lost:
         return
     parts = [f"{lost[name]} of {state[name].size} numbers of '{name}'" for name in lost][:_SHOWN]
@@ -44,8 +44,8 @@ def check_finite(state: Mapping[str, Array]) -> None:
     )
 
 
-def _lost(array: Array) -> int:
-    """How many numbers are none."""
+def lost_in(array: Array) -> int:
+    """How many numbers are NaN or infinite."""
     if array.dtype.kind not in "fc" and array.dtype.name != "bfloat16":
         return 0
     flat = array.reshape(-1)

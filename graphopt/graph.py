@@ -22,7 +22,15 @@ from graphopt.external_data import check_values
 from graphopt.forward import read_with_files
 from graphopt.graphs import put_last
 from graphopt.limits import check_memory
-from graphopt.manifest import BucketEntry, LayoutEntry, Manifest, OptimizerEntry, packed, unpacked
+from graphopt.manifest import (
+    BucketEntry,
+    LayoutEntry,
+    LossEntry,
+    Manifest,
+    OptimizerEntry,
+    packed,
+    unpacked,
+)
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
@@ -234,21 +242,19 @@ def check_state(graph: TrainingGraph) -> None:
 
 def assemble(
     model: ir.Model,
-    optimizer: RMSProp,
     update: AppendedUpdate,
+    manifest: Manifest,
     forward: onnx.ModelProto | None = None,
-    labels: Sequence[ClassLabels] = (),
-    group_mask: bool = False,
     *,
     files: Sequence[Path] = (),
 ) -> TrainingGraph:
-    """Finish a graph to which the update has been appended."""
+    """Finish a graph to which the update has been appended; see `manifest_of`."""
     carried = update.carried
     _check_names(carried)
     put_last(model.graph.inputs, [value.input for value in carried])
     put_last(model.graph.outputs, [value.output for value in carried])
     manifest = replace(
-        manifest_of(optimizer, update, labels, group_mask),
+        manifest,
         forward=None if forward is None else packed(forward, _stored(model.graph, carried)),
         update_binding={value.input: value.output for value in carried},
         views={value.input: value.views for value in carried},
@@ -263,8 +269,9 @@ def manifest_of(
     update: AppendedUpdate,
     labels: Sequence[ClassLabels] = (),
     group_mask: bool = False,
+    loss: LossEntry | None = None,
 ) -> Manifest:
-    """What a graph says of its optimizer, of what is updated together, and of its labels."""
+    """What a graph says of its optimizer, of what is updated together, its labels and its loss."""
     buckets = tuple(
         BucketEntry(
             bucket.name,
@@ -279,6 +286,7 @@ def manifest_of(
         Manifest.of(optimizer, group_mask=group_mask),
         layout=LayoutEntry(update.layout.name, buckets),
         class_labels=tuple(labels) or None,
+        loss=loss,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.manifest import LossEntry
 from graphopt.operators.labels import checked_labels, with_shape
 from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import IR_VERSION
@@ -143,6 +144,27 @@ def append_loss(
     else:
         raise TypeError(f"loss: got {type(loss).__name__}, expected a string or a function")
     return report_loss(op, value)
+
+
+def loss_entry(
+    loss: str | LossFunction,
+    loss_output: str | None,
+    nodes: Iterable[ir.Node],
+    straight_through: bool,
+) -> LossEntry:
+    """What a loss is, for the metadata.
+
+    Args:
+        loss: As `append_loss` has it.
+        loss_output: The same.
+        nodes: Those that it has appended.
+        straight_through: Whether gradients go through quantization.
+    """
+    if isinstance(loss, str):
+        return LossEntry(loss, loss_output, straight_through)
+    name = getattr(loss, "__qualname__", type(loss).__name__)
+    operators = tuple(node.op_type for node in nodes)
+    return LossEntry(name, loss_output, straight_through, operators)
 
 
 def read_by(

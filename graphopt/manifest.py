@@ -65,6 +65,23 @@ class OptimizerEntry:
 
 
 @dataclass(frozen=True)
+class LossEntry:
+    """What is minimized.
+
+    Attributes:
+        name: A built-in loss, a scalar output of the model, or the name of a function.
+        output: The output that it applies to, where that was said.
+        straight_through: Whether gradients go through quantization.
+        operators: Of a function: the operators that it appends.
+    """
+
+    name: str
+    output: str | None = None
+    straight_through: bool = False
+    operators: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class GroupEntry:
     """A parameter group; its parameters by name."""
 
@@ -125,6 +142,7 @@ class Manifest:
         groups: Its groups.
         parameters: Its parameters, in its order.
         layout: What is updated together.
+        loss: What is minimized.
         class_labels: The inputs that hold class indices.
         momentums: Of an on-device optimizer model: which of ONNX Runtime's two states of a
             parameter is which kind of ours.
@@ -139,6 +157,7 @@ class Manifest:
     groups: tuple[GroupEntry, ...] | None = None
     parameters: tuple[ParameterEntry, ...] | None = None
     layout: LayoutEntry | None = None
+    loss: LossEntry | None = None
     class_labels: tuple[ClassLabels, ...] | None = None
     momentums: dict[str, str] | None = None
     requirements: Requirements | None = None
@@ -297,15 +316,12 @@ def unpacked(
     Raises:
         ValueError: It is damaged, or takes more memory than is allowed.
     """
-    try:
-        model = onnx.load_model_from_string(_decompressed(text))
-    except (binascii.Error, zlib.error, DecodeError, UnicodeError) as error:
-        raise ValueError(f"the metadata is damaged: '{_PREFIX}forward': {error}") from None
+    model = stripped(text)
     for tensor in model.graph.initializer:
         array = values.get(tensor.name)
         if array is not None:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-        elif _is_stripped(tensor):
+        elif is_stripped(tensor):
             if tensor.name not in stored:
                 raise ValueError(
                     f"the metadata is damaged: '{_PREFIX}forward' has no value of '{tensor.name}'"
@@ -313,6 +329,18 @@ def unpacked(
             tensor.CopyFrom(stored[tensor.name])
     check_values(model)
     return model
+
+
+def stripped(text: str) -> onnx.ModelProto:
+    """The forward model as `packed` left it, where initializers may have no values.
+
+    Raises:
+        ValueError: It is damaged, or takes more memory than is allowed.
+    """
+    try:
+        return onnx.load_model_from_string(_decompressed(text))
+    except (binascii.Error, zlib.error, DecodeError, UnicodeError) as error:
+        raise ValueError(f"the metadata is damaged: '{_PREFIX}forward': {error}") from None
 
 
 def _decompressed(text: str) -> bytes:
@@ -328,6 +356,7 @@ def _decompressed(text: str) -> bytes:
     return found
 
 
-def _is_stripped(tensor: onnx.TensorProto) -> bool:
+def is_stripped(tensor: onnx.TensorProto) -> bool:
+    """Whether an initializer has elements, but no values."""
     kept = {"name", "dims", "data_type"}
     return bool(np.prod(tensor.dims)) and all(f.name in kept for f, _ in tensor.ListFields())

@@ -1,25 +1,27 @@
 """Runs a training graph, and owns its state between the steps."""
 
+import os
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
 from graphopt import _checks, _runtime, checkpoint, in_place
+from graphopt._bound_state import BoundState
 from graphopt._files import PathLike
 from graphopt._runtime_session import captures, runtime_session, without_capture
+from graphopt._start import Start
 from graphopt._step_io import step_io
-from graphopt.carried import Carried, View, filled, initial_values, joined, parts
-from graphopt.feeds import Feeds, check_labels, check_rate, feed_of, in_native_byte_order, sizes_of
+from graphopt.checkpoint import LoadReport
+from graphopt.feeds import Feeds, check_labels, check_rate, feed_of, sizes_of
+from graphopt.fingerprint import Fingerprint, of_model
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state, save_model
 from graphopt.inference import inference_model
-from graphopt.on_device import read_state
+from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about
-from graphopt.states import GLOBAL_STEP
 
 
 class Session:
@@ -27,7 +29,8 @@ class Session:
 
     The state stays in ONNX Runtime's memory, on the device of the execution provider. A new value
     overwrites the old one where that is proven safe, otherwise the two take turns. A step that
-    fails leaves the state as it was.
+    fails leaves the state as it was, and one that is interrupted, by Ctrl-C for example, is done
+    or not: the state is always that of a whole step.
 
     Args:
         graph: A `TrainingGraph`, an ``onnx.ModelProto`` of one, or the path of one.
@@ -64,7 +67,8 @@ class Session:
 
     Threads: a graph that was built with ``use_locking=True`` may be used from several threads;
     steps and reads of the state then run one after the other. Without it, use from a second
-    thread while the first is at work raises RuntimeError.
+    thread while the first is at work raises RuntimeError. A session works in the process that
+    made it: in one that was forked from it, use raises RuntimeError too.
 
     Example:
         >>> session = Session("train.onnx")  # doctest: +SKIP
@@ -85,7 +89,7 @@ class Session:
         _checks.boolean("kernels", kernels)
         given = as_training_graph(graph)
         check_state(given)
-        start = _Start(given.carried, parameters)
+        start = Start(given.carried, parameters)
         self.graph = given.without_initial_values()
         self._runtime = _runtime.onnxruntime()
         self._providers = _runtime.checked_providers(providers)
@@ -94,7 +98,7 @@ class Session:
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
-        self._steps, self._step = self.graph.steps, 0
+        self._steps = self.graph.steps
         self.inputs = [feed_of(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
         defaults = {
@@ -108,19 +112,18 @@ class Session:
         if _runtime.keeps_order(self._runtime):
             with about(self.graph):
                 self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
-        self._values: dict[str, Any] = {}
-        self._next: dict[str, Any] = {}
+        self._state = BoundState(self.graph.carried, self._in_place, self._ort_value)
+        self._values, self._next = self._state.values, self._state.next
+        self._fingerprint: Fingerprint | None = None
         # A CUDA graph is captured at the first step, when all sizes are known.
         self._captures = any(map(captures, self._providers))
-        # What the runtime computes elsewhere than where it is bound, by its place in the binding.
-        self._elsewhere: list[int] = []
         self._open([without_capture(provider) for provider in self._providers])
         for value in self.graph.carried:
-            self._place(value, start.of(value))
+            self._state.place(value, start.of(value), self._binding)
         del given, start
         _runtime.give_back_memory()
         self._check_captures()
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._blocking = self.graph.use_locking
 
     def step(
@@ -145,8 +148,10 @@ class Session:
                 class, a learning rate is NaN, infinite or below zero, or there is no such output.
             TypeError: A feed has the wrong dtype.
             RuntimeError: There is no learning rate for this step; the runtime failed, for example
-                on an index out of range; or another thread is using the session (see the class).
-                The state is as it was.
+                on an index out of range; or another thread is using the session, or a process that
+                was forked (see the class). The state is as it was.
+            MemoryError: There is no memory for the outputs. The state is as it was, or, where
+                their sizes were not known before, the message says that the step is done.
 
         Example:
             >>> graph = update_graph(RMSProp([Parameter("w", ())], learning_rate=1.0, decay=0.0))
@@ -165,19 +170,26 @@ class Session:
                 check_rate(rate, array)
         names = self._reported if outputs is None else self._checked_outputs(outputs)
         with self._exclusively():
+            self._settle()
             self._check_steps()
+            reserved = self._io.reserve(names)
             try:
                 if self._captures:
                     self._capture(values)
-                reported = self._io.run(values, names)
-                self._bring_home()
+                self._state.begin(self._binding)
+                self._io.run(values, names)
+                self._settle()
             except ValueError:
                 raise
             except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
                 raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
-            self._step += 1
-            self._take_turns()
-            return reported
+            try:
+                return self._io.read(names, reserved)
+            except MemoryError as error:
+                raise MemoryError(
+                    "the step is done, and only its outputs are lost: there is no memory for a "
+                    f"copy of them: {error}"
+                ) from None
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -188,11 +200,12 @@ class Session:
         and ``global_step`` (int64 scalar), however the graph lays them out.
         """
         with self._exclusively():
+            self._settle()
             self._io.wait()
             return {
-                view.name: part.copy()
+                name: part.copy()
                 for value in self.graph.carried
-                for view, part in parts(value, self._values[value.input].numpy())
+                for name, part in self._state.parts(value)
             }
 
     def wait(self) -> None:
@@ -201,7 +214,13 @@ class Session:
         Reading outputs or the state waits too.
         """
         with self._exclusively():
+            self._settle()
             self._io.wait()
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What checkpoints say of the graph: its model, its loss and its hyperparameters."""
+        return self._graph_itself().entry
 
     def check(self) -> None:
         """Look for numbers in the state that are NaN or infinite: training is lost with them.
@@ -214,12 +233,16 @@ class Session:
         """
         check_finite(self.state)
 
-    def save_checkpoint(self, path: PathLike, *, force: bool = False) -> None:
+    def save_checkpoint(
+        self, path: PathLike, *, note: Mapping[str, Any] | None = None, force: bool = False
+    ) -> None:
         """Write the state to a safetensors file, atomically.
 
         Args:
             path: Of the file.
-            force: Write also a state with NaN or infinite numbers.
+            note: What is to be noted in it, as JSON has it.
+            force: Write also a state with NaN or infinite numbers; no session loads it, but
+                `inspect` shows it.
 
         Raises:
             FloatingPointError: The state has NaN or infinite numbers.
@@ -227,29 +250,53 @@ class Session:
             ValueError: It is a file that the graph was read from.
         """
         self.graph.check_output(path)
-        checkpoint.save(path, self._sound_state(force=force))
+        checkpoint.save(path, self._sound_state(force=force), self.fingerprint, note)
 
-    def load_checkpoint(self, path: PathLike) -> None:
+    def load_checkpoint(self, path: PathLike, *, strict: bool = True) -> LoadReport:
         """Continue from a checkpoint, bit for bit; if it does not fit, nothing changes.
 
-        It may also be one of on-device training, with files of `export_on_device`.
+        It may also be one of on-device training, with files of `export_on_device`. One that an
+        older graphopt wrote has no checksums, of which a warning tells.
+
+        Args:
+            path: Of the file.
+            strict: Refuse a checkpoint of another model, loss or optimizer. False loads the
+                values whose name, shape and dtype fit, and keeps the others.
+
+        Returns:
+            What was loaded, and what is different.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is not a checkpoint, or one of another graph.
+            TypeError: ``strict`` is not a bool.
+            ValueError: It is not a checkpoint; it is damaged, or has values that no training
+                leaves behind, such as NaN; or it is one of another graph.
         """
-        state = read_state(path)
+        _checks.boolean("strict", strict)
+        stored = read_stored(path)
+        differences = self._graph_itself().differences(stored.graph)
         expected = {v.name: (v.shape, c.dtype) for c in self.graph.carried for v in c.views}
-        if problems := checkpoint.misfits(state, expected):
-            raise ValueError(f"checkpoint '{path}' does not belong to this graph: {problems}")
-        step = int(state[GLOBAL_STEP.name])
-        if step < 0:
-            raise ValueError(f"checkpoint '{path}' is damaged: its global_step is {step}")
+        if strict:
+            problems = checkpoint.misfits(stored.state, expected) + differences
+            checkpoint.refuse(path, "does not belong to this graph", problems)
+        fitting = {
+            name: array
+            for name, array in stored.state.items()
+            if name in expected and checkpoint.fits(array, expected[name])
+        }
+        report = LoadReport(
+            loaded=tuple(fitting),
+            kept=tuple(name for name in expected if name not in fitting),
+            ignored=tuple(name for name in stored.state if name not in expected),
+            differences=tuple(differences),
+        )
+        del stored
         with self._exclusively():
+            self._settle()
             self._io.wait()
-            self._step = step
-            for value in self.graph.carried:
-                self._write(value, joined(value, state))
+            self._state.load(fitting)
+            self._settle()
+        return report
 
     def export(self, path: PathLike, *, training: bool = False, force: bool = False) -> None:
         """Write the forward model with the trained parameters and running statistics, atomically.
@@ -286,17 +333,27 @@ class Session:
         used = f", kernels={list(self.kernels)}" if self.kernels else ""
         return f"Session({self.graph!r}, providers={self._session.get_providers()}{used})"
 
-    @contextmanager
-    def _exclusively(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=self._blocking):
+    def _exclusively(self) -> threading.Lock:
+        """The lock, which ``with`` takes and gives back whatever comes between."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"this session belongs to process {self._process}, from which this one was forked "
+                "without its threads; make a session in the process that uses it"
+            )
+        if not self._blocking and self._lock.locked():
             raise RuntimeError(
                 "another thread is using this session; build the optimizer with use_locking=True "
                 "to share a session between threads"
             )
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return self._lock
+
+    @property
+    def _step(self) -> int:
+        """The number of steps that have been taken, as the state has it."""
+        return self._state.step
+
+    def _settle(self) -> None:
+        self._state.settle(self._io, self._binding)
 
     def _check_steps(self) -> None:
         if self._steps is not None and self._step >= self._steps:
@@ -304,6 +361,11 @@ class Session:
                 f"step {self._step}: the learning rate has values for steps 0 to "
                 f"{self._steps - 1} only; nothing was updated"
             )
+
+    def _graph_itself(self) -> Fingerprint:
+        if self._fingerprint is None:
+            self._fingerprint = of_model(self.graph.model, self.graph.carried)
+        return self._fingerprint
 
     def _checked_outputs(self, outputs: Collection[str]) -> list[str]:
         if isinstance(outputs, str):
@@ -340,67 +402,19 @@ class Session:
 
     def _capture(self, values: Mapping[str, Any]) -> None:
         """Let the runtime capture the graph, which runs it more often, and put the state back."""
-        kept = {name: held.numpy() for name, held in self._values.items()}
-        try:
-            self._io.run(values, self._reported)  # to find out what its outputs need
-            before = self._io
-            self._open(self._providers, sizes_of(self.inputs, values))
-            self._io.take_outputs(before)
-            for value in self.graph.carried:
-                self._bind(value, self._values[value.input], self._values[value.input])
-            self._io.run(values, self._reported)
-        finally:
-            for value in self.graph.carried:
-                self._write(value, kept[value.input])
+        self._state.keep()
+        self._io.run(values, self._reported)  # to find out what its outputs need
+        before = self._io
+        self._open(self._providers, sizes_of(self.inputs, values))
+        self._io.take_outputs(before)
+        self._state.bind(self._binding)
+        self._io.run(values, self._reported)
+        self._settle()
         self._captures = False
-
-    def _place(self, value: Carried, array: np.ndarray) -> None:
-        """Put a value into the runtime's memory and bind it to its input and output."""
-        new = self._ort_value(array)
-        self._values[value.input] = new
-        if value.input in self._in_place:
-            self._bind(value, new, new)
-        else:
-            self._next[value.input] = self._ort_value(array)
-            self._bind(value, new, self._next[value.input])
-
-    def _write(self, value: Carried, array: np.ndarray) -> None:
-        """Put a value where the old one is: a captured graph knows no other place."""
-        self._values[value.input].update_inplace(np.array(array, order="C"))
 
     def _ort_value(self, array: np.ndarray) -> Any:
         # On the CPU the OrtValue may share the array's memory, which must then be its own.
         return self._runtime.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)
-
-    def _bind(self, value: Carried, old: Any, new: Any) -> None:
-        self._binding.bind_ortvalue_input(value.input, old)
-        self._binding.bind_ortvalue_output(value.output, new)
-
-    def _bring_home(self) -> None:
-        """Copy to its place what the runtime has put elsewhere: on a GPU, what the CPU computed."""
-        if self._io.is_new:
-            outputs = zip(self.graph.carried, self._binding.get_outputs(), strict=False)
-            self._elsewhere = [
-                index
-                for index, (value, got) in enumerate(outputs)
-                if got.data_ptr() != self._new(value).data_ptr() and 0 not in value.shape
-            ]
-        if self._elsewhere:
-            self._io.wait()
-            outputs = self._binding.get_outputs()
-            for index in self._elsewhere:
-                self._new(self.graph.carried[index]).update_inplace(outputs[index].numpy())
-
-    def _new(self, value: Carried) -> Any:
-        """What holds the new value after a step."""
-        return self._next.get(value.input, self._values[value.input])
-
-    def _take_turns(self) -> None:
-        for value in self.graph.carried:
-            if value.input in self._next:
-                old, new = self._values[value.input], self._next[value.input]
-                self._values[value.input], self._next[value.input] = new, old
-                self._bind(value, new, old)
 
 
 def _device(providers: Sequence[Any]) -> tuple[str, int]:
@@ -408,62 +422,3 @@ def _device(providers: Sequence[Any]) -> tuple[str, int]:
     first = providers[0]
     name, options = first if isinstance(first, tuple) else (first, {})
     return ("cuda", int(options.get("device_id", 0))) if name.startswith("CUDA") else ("cpu", 0)
-
-
-class _Start:
-    """What the carried values are before the first step, made one by one: they may be large."""
-
-    def __init__(self, carried: Sequence[Carried], parameters: Mapping[str, Any] | None) -> None:
-        """Check what is given.
-
-        Raises:
-            TypeError: It is no dict, or an array of it has the wrong dtype.
-            ValueError: A name is unknown, an array has the wrong shape, or one is missing.
-        """
-        if not isinstance(parameters, Mapping | None):
-            raise TypeError(
-                f"parameters: got {type(parameters).__name__}, expected a dict of arrays by name"
-            )
-        given = dict(parameters or {})
-        # Parameters and running statistics; a state of the optimizer starts as one number.
-        own = [value for value in carried if not isinstance(value.initial, int | float)]
-        names = dict.fromkeys(view.name for value in own for view in value.views)
-        unknown = [name for name in given if name not in names]
-        if unknown:
-            raise ValueError(
-                f"parameters: {', '.join(repr(name) for name in unknown)} "
-                f"{'is' if len(unknown) == 1 else 'are'} not trained by this graph; "
-                f"it has {', '.join(repr(name) for name in names)}"
-            )
-        self._arrays = initial_values(carried)
-        missing = [name for name in names if name not in given and name not in self._arrays]
-        if missing:
-            raise ValueError(
-                f"parameters: no value for {', '.join(repr(name) for name in missing)}; neither an "
-                "update graph nor the graph of a session holds any, give them with "
-                "Session(graph, parameters={name: array})"
-            )
-        for value in own:
-            for view in value.views:
-                if view.name in given:
-                    array = in_native_byte_order(np.asarray(given[view.name]))
-                    self._arrays[view.name] = _checked_parameter(view, value.dtype, array)
-
-    def of(self, value: Carried) -> np.ndarray:
-        """The array of a carried value."""
-        if isinstance(value.initial, int | float):
-            return filled(value)
-        return joined(value, self._arrays)
-
-
-def _checked_parameter(view: View, dtype: str, array: np.ndarray) -> np.ndarray:
-    if array.shape != view.shape:
-        raise ValueError(
-            f"parameter '{view.name}': got shape {list(array.shape)}, expected {list(view.shape)}"
-        )
-    if array.dtype.name != dtype:
-        raise TypeError(
-            f"parameter '{view.name}': got dtype {array.dtype.name}, expected {dtype}; "
-            f"convert it, for example with .astype('{dtype}')"
-        )
-    return array

@@ -81,6 +81,8 @@ OF_GRAPHS = tuple(state for state in STATES if state.per == "graph")
 """The kinds of which a graph has one, a scalar."""
 COUNTERS = frozenset(state.name for state in OF_GRAPHS if state.dtype == "int64")
 """What those are called that count."""
+NOT_NEGATIVE = COUNTERS | {MEAN_SQUARE.name}
+"""What those are called that are never below zero."""
 
 
 def kept_by(optimizer: object) -> tuple[State, ...]:

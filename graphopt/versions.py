@@ -1,4 +1,7 @@
-"""The versions of the file format and of ONNX's operators that graphs have."""
+"""The version of graphopt, and those of the file format and of the operators that graphs have."""
+
+GRAPHOPT = "0.1.0"
+"""That of this package."""
 
 IR_VERSION = 8
 """That of a file: the first that has functions."""

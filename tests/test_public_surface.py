@@ -49,7 +49,9 @@ def test_one_version():
     root = Path(__file__).parent.parent
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "graphopt.__version__"}}
+    assert project["tool"]["setuptools"]["dynamic"] == {
+        "version": {"attr": "graphopt.versions.GRAPHOPT"}
+    }
     assert importlib.metadata.version("graphopt") == graphopt.__version__
 
 

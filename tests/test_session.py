@@ -16,7 +16,7 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import _runtime, _runtime_session, in_place
 from graphopt.builder import GraphBuilder
-from graphopt.graph import assemble
+from graphopt.graph import assemble, manifest_of
 from graphopt.update import emit, layout as layouts
 from models import digits, digits_cnn
 from models.zoo import ZOO
@@ -61,7 +61,7 @@ def two_readers(order, layout="separate"):
             op.output(op.Gemm(dy, w, transB=1), "dx")
         else:
             update = emit.append_update(op, optimizer, {"w": w}, {"w": gradient}, layout=layout)
-    return assemble(ir.Model(graph, ir_version=8), optimizer, update)
+    return assemble(ir.Model(graph, ir_version=8), update, manifest_of(optimizer, update))
 
 
 def run_in_place(graph, feeds, state):
@@ -526,7 +526,7 @@ NO_CHECKPOINTS = {
     "float8": (safetensors_file("F8_E4M3", [2], 2), "its tensor 'w' is not one that NumPy"),
     "a shape beyond NumPy": (safetensors_file("F32", [0, 2**63], 0), "its tensor 'w' is not one"),
     "65 dimensions": (safetensors_file("F32", [1] * 65, 4), "its tensor 'w' is not one"),
-    "another version": (safetensors_file("F32", [1], 4, "2"), "has version '2', expected '1'"),
+    "another version": (safetensors_file("F32", [1], 4, "3"), "has version '3', expected '2'"),
 }
 
 
@@ -555,7 +555,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("graphopt.checkpoint.save_file", fail)
+        patch.setattr("graphopt.checkpoint.checksum", fail)
         with pytest.raises(OSError, match="no space left"):
             session.save_checkpoint(path)
     assert path.read_bytes() == old

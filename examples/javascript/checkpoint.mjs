@@ -12,10 +12,39 @@ const ARRAYS = {
   I32: Int32Array,
 };
 const ALIGNMENT = 8;
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let value = byte;
+  for (let bit = 0; bit < 8; bit++) value = value & 1 ? (value >>> 1) ^ 0xedb88320 : value >>> 1;
+  return value;
+});
+
+/** The CRC-32 of texts and bytes, one after the other, in hexadecimal digits. */
+function checksum(...parts) {
+  let value = 0xffffffff;
+  for (const part of parts) {
+    const bytes = typeof part === "string" ? new TextEncoder().encode(part) : part;
+    for (const byte of bytes) value = CRC_TABLE[(value ^ byte) & 0xff] ^ (value >>> 8);
+  }
+  return ((value ^ 0xffffffff) >>> 0).toString(16).padStart(8, "0");
+}
+
+/** What the file says of itself: the checksum of each tensor, and one of all of this. */
+function described(checksums) {
+  const metadata = {
+    checksums: JSON.stringify(checksums),
+    format: "graphopt",
+    graph: "null",
+    note: "{}",
+    version: "2",
+  };
+  const lines = Object.keys(metadata).map((key) => `${key}=${metadata[key]}\n`); // sorted by key
+  return { ...metadata, checksum: checksum(...lines) };
+}
 
 /** A state, as `Trainer.state()` gives it, as the bytes of a file. */
 export function encode(state) {
-  const header = { __metadata__: { format: "graphopt", version: "1" } };
+  const header = {};
+  const checksums = {};
   const parts = [];
   let size = 0;
   // Large elements first, so that every tensor begins at a multiple of its element's size.
@@ -28,9 +57,12 @@ export function encode(state) {
       shape: dims,
       data_offsets: [size, size + data.byteLength],
     };
-    parts.push(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    checksums[name] = checksum(`${name}\n${DTYPES[type]}\n${dims.join(",")}\n`, bytes);
+    parts.push(bytes);
     size += data.byteLength;
   }
+  header.__metadata__ = described(checksums);
   const text = JSON.stringify(header);
   const encoded = new TextEncoder().encode(text);
   const padding = -encoded.length & (ALIGNMENT - 1);

@@ -1,6 +1,6 @@
 """Training on devices: the files that ONNX Runtime's on-device training API takes."""
 
 from graphopt.on_device._export import Artifacts, export_on_device
-from graphopt.on_device.session_state import read_state
+from graphopt.on_device.session_state import read_state, read_stored
 
-__all__ = ["Artifacts", "export_on_device", "read_state"]
+__all__ = ["Artifacts", "export_on_device", "read_state", "read_stored"]

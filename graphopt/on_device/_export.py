@@ -16,16 +16,18 @@ from graphopt._files import PathLike
 from graphopt._outputs import check_outputs
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
+from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights
 from graphopt.graph import save_model
 from graphopt.losses import LABELS, LossFunction
+from graphopt.manifest import Manifest
 from graphopt.on_device import tensor_names
 from graphopt.on_device._eval_model import eval_model
 from graphopt.on_device._fitting import momentums
 from graphopt.on_device._optimizer_model import optimizer_model as native_update
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, write
-from graphopt.on_device.session_state import Arrangement, from_state, read_state
+from graphopt.on_device.session_state import GRAPH, Arrangement, from_state, read_stored
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import Fixed
@@ -200,8 +202,11 @@ def export_on_device(
         outputs=outputs,
     )
     checkpoint = _checkpoint(training, optimizer, own_optimizer=update is not None)
+    manifest = replace(Manifest.of(optimizer), loss=built.loss)
+    graph = Fingerprint.of(manifest, forward, frozenset(built.initial), {}).entry
+    checkpoint = replace(checkpoint, properties={**checkpoint.properties, GRAPH: json.dumps(graph)})
     if state is not None:
-        values = state if isinstance(state, Mapping) else read_state(state)
+        values = state if isinstance(state, Mapping) else read_stored(state).state
         checkpoint = from_state(values, checkpoint)
     models = {_TRAINING: training.model, _EVAL: evaluation, _OPTIMIZER: update}
     checkpoints = {

@@ -205,7 +205,7 @@ def _training_model(
     put_last(model.graph.inputs, [*trainable, *initial, *buffers, RESET])
     model.graph.sort()
     passes.RemoveUnusedNodesPass()(model)
-    manifest = manifest_of(optimizer, update, built.class_labels, group_mask)
+    manifest = manifest_of(optimizer, update, built.class_labels, group_mask, built.loss)
     proto = finished(model, update.variants, manifest)
     early = in_place.early_writes(proto)
     assert not early, f"{', '.join(early)} may be overwritten too early"

@@ -1,9 +1,11 @@
 """The checkpoints of ONNX Runtime's on-device training, read and written without it.
 
 Such a file is one FlatBuffer of the schema ``ort_training_checkpoint.fbs``, whose tables are
-written and read here, slot by slot.
+written and read here, slot by slot. After it graphopt writes the digest of all before; ONNX Runtime
+does not look there, and what it writes itself ends with the FlatBuffer.
 """
 
+import hashlib
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +22,8 @@ from graphopt.on_device._flatbuffer import Buffer, DamagedError, Numbers, Table,
 Tensors = Mapping[str, np.ndarray]
 
 _IDENTIFIER = b"ODTC"
+_MARK = b"graphopt.sha256."  # before and after the digest
+_END = len(_MARK) + hashlib.sha256().digest_size + len(_MARK)
 _VERSION = 2
 _GROUP = "group0"  # the only one that ONNX Runtime's optimizer uses
 _LARGEST_RANK = 64  # NumPy's limit
@@ -135,11 +139,28 @@ def write(path: PathLike, checkpoint: OnDeviceCheckpoint) -> None:
     _check(checkpoint)
     chunks = laid_out(_IDENTIFIER, _root(checkpoint))
 
+    digest = hashlib.sha256()
+
     def fill(part: Path) -> None:
         with part.open("wb") as file:
-            file.writelines(chunks)
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+            file.write(_MARK + digest.digest() + _MARK)
 
     write_atomically(path, fill)
+
+
+def has_digest(path: PathLike) -> bool:
+    """Whether graphopt wrote a checkpoint, so that damage to it is found when it is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    size = existing_file(path).stat().st_size
+    with existing_file(path).open("rb") as file:
+        file.seek(max(0, size - _END))
+        return _is_marked(file.read())
 
 
 # Writing
@@ -247,8 +268,24 @@ def _code(name: str, dtype: np.dtype) -> int:
 # Reading
 
 
+def _is_marked(end: bytes) -> bool:
+    """Whether what a file ends with is a digest; also if a part of it is damaged."""
+    return _MARK in end
+
+
+def _without_digest(content: np.ndarray) -> np.ndarray:
+    """The FlatBuffer of a file, compared with the digest after it, if there is one."""
+    end = content[-_END:].tobytes()
+    if not _is_marked(end):
+        return content
+    content = content[:-_END]
+    if end != _MARK + hashlib.sha256(content.data).digest() + _MARK:
+        raise DamagedError("it is not what graphopt wrote")
+    return content
+
+
 def _read_checkpoint(path: Path) -> OnDeviceCheckpoint:
-    buffer = Buffer(np.fromfile(path, np.uint8))
+    buffer = Buffer(_without_digest(np.fromfile(path, np.uint8)))
     root = Table(buffer, buffer.number("<I", 0))
     version = root.number(0, "<i")
     if version != _VERSION:

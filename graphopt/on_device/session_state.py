@@ -13,7 +13,14 @@ import numpy as np
 from graphopt import _checks, checkpoint as session_checkpoint
 from graphopt._files import PathLike
 from graphopt.carried import Array
-from graphopt.checkpoint import misfits
+from graphopt.checkpoint import (
+    Stored,
+    impossible,
+    misfits,
+    note_without_checksums,
+    refuse,
+)
+from graphopt.fingerprint import shortened
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
 from graphopt.on_device.tensor_names import ACCUMULATED, MOMENTUMS, STEP
@@ -21,6 +28,8 @@ from graphopt.states import COUNTERS, MEAN_SQUARE, NAMES, split
 
 PROPERTY = "graphopt"
 """The property that says how, in files of `export_on_device`."""
+GRAPH = "graphopt.graph"
+"""The property that has the fingerprint of the graph, as JSON."""
 
 _VERSION = 1
 
@@ -96,15 +105,45 @@ def read_state(path: PathLike) -> dict[str, Array]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not such a checkpoint.
+        ValueError: The file is not such a checkpoint, or is damaged.
     """
+    return _stored(path).state
+
+
+def read_stored(path: PathLike) -> Stored:
+    """The same to go on from, with what the checkpoint says of the graph.
+
+    A warning says that a session's checkpoint has no checksums, because it is an old one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a checkpoint, is damaged, or has values that no training
+            leaves behind.
+    """
+    stored = _stored(path)
+    refuse(path, "is damaged", impossible(stored.state))
+    if not stored.has_checksums:
+        note_without_checksums(path)
+    return stored
+
+
+def _stored(path: PathLike) -> Stored:
     if not is_on_device(path):
-        return session_checkpoint.read(path)
+        return session_checkpoint.read_stored(path)
     checkpoint = read(path)
     try:
-        return to_state(checkpoint)
+        return Stored(to_state(checkpoint), _graph(checkpoint))
     except ValueError as error:
         raise ValueError(f"checkpoint '{path}': {error}") from None
+
+
+def _graph(checkpoint: OnDeviceCheckpoint) -> Any:
+    """The entry of the fingerprint, which may be any JSON."""
+    text = checkpoint.properties.get(GRAPH)
+    try:
+        return None if text is None else json.loads(str(text))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"its property '{GRAPH}' is damaged: {error}") from None
 
 
 def to_state(checkpoint: OnDeviceCheckpoint) -> dict[str, Array]:
@@ -138,7 +177,7 @@ def from_state(state: Mapping[str, Array], like: OnDeviceCheckpoint) -> OnDevice
     arrangement = Arrangement.of(like)
     expected = {name: (array.shape, array.dtype.name) for name, array in to_state(like).items()}
     if problems := misfits(state, expected):
-        raise ValueError(f"the state does not belong to these files: {problems}")
+        raise ValueError(f"the state does not belong to these files: {shortened(problems)}")
     trainable = {name: state[name] for name in like.trainable}
     frozen = {
         name: np.zeros(1, np.float32)

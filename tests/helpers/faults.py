@@ -2,10 +2,12 @@
 
 import errno
 import os
+import random
 from contextlib import contextmanager
 
 import pytest
 
+FLIPS = 1000
 OPERATIONS = ("open", "replace", "unlink", "link", "fsync", "mkdir", "rmdir")
 
 
@@ -37,3 +39,28 @@ def failing(at, *, for_ever=False, fail=None):
         for name in OPERATIONS:
             patch.setattr(os, name, watched(name, getattr(os, name)))
         yield done
+
+
+def flips_that_are_found(path, read, flips=FLIPS):
+    """Flip bits of a file, one at a time: every one is refused, by an error that names the file.
+
+    Args:
+        path: The file, which is whole again in the end.
+        read: Is called with its path.
+        flips: How many bits, which are drawn at random.
+    """
+    whole, rng, missed = path.read_bytes(), random.Random(0), []
+    read(path)
+    for _ in range(flips):
+        at, bit = rng.randrange(len(whole)), rng.randrange(8)
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            read(path)
+            missed.append((at, bit))
+        except ValueError as error:
+            if str(path) not in str(error):
+                missed.append((at, bit, error))
+    path.write_bytes(whole)
+    assert missed == []

@@ -316,7 +316,7 @@ def test_a_damaged_step_is_refused(tmp_path):
     session = graphopt.Session(graphopt.update_graph(optimizer), {"w": np.zeros(2, "f")})
     state = session.state | {"global_step": np.array(-1)}
     graphopt.checkpoint.save(tmp_path / "c", state)
-    with pytest.raises(ValueError, match="global_step is -1"):
+    with pytest.raises(ValueError, match="'global_step' has the value -1"):
         session.load_checkpoint(tmp_path / "c")
 
 
