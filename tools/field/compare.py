@@ -17,13 +17,17 @@ import torch
 from torch import nn
 
 import graphopt
+from graphopt.inspection.verification.runnable import NotRunError
+from tools.field.exact import exact_steps
 from tools.field.gradients import Values, gradients, probe
 from tools.field.networks import BATCH, Network, networks, without_dropout
 
 STEPS = 5
-_RATE = 1e-5  # of which the first step of RMSprop moves every element by 10, whatever its gradient
-_DECAY = 0.99
-_EPSILON = 1e-3  # as recipes for networks of images have it
+# Numbers that float32 has exactly. The first step moves every element by some ten times the rate,
+# whatever its gradient.
+_RATE = 2.0**-17
+_DECAY = 1 - 2.0**-7
+_EPSILON = 2.0**-10  # as recipes for networks of images have it
 _OTHERS = 3  # runs of PyTorch with other roundings
 _ROUNDING = 2.0**-24  # no error of PyTorch's is taken to be smaller than a rounding
 
@@ -45,6 +49,8 @@ class Comparison:
         worst: The parameter whose error is largest against PyTorch's, and that ratio.
         steps: The error of what five steps have moved; the smallest and the largest of PyTorch's
             in float32, of runs that differ in nothing but the last bits of the first inputs.
+        exact: The error of what five steps have moved, where the nodes of the same training graph
+            compute in float64; None if one has no kernel for it.
         loss: The largest relative difference of the five losses from those in float64.
         rate: The learning rate of the steps.
         seconds: What it took.
@@ -59,6 +65,7 @@ class Comparison:
     gradient_error: float | None = None
     worst: tuple[str, float] | None = None
     steps: tuple[float, float, float] | None = None
+    exact: float | None = None
     loss: float | None = None
     rate: float = _RATE
     seconds: float = 0.0
@@ -102,6 +109,7 @@ def compare(network: Network) -> Comparison:
         gradient_error=own,
         worst=(worst, ratios[worst]),
         steps=(_error(ours.moved, double.moved), min(spread), max(spread)),
+        exact=None if ours.exact is None else _error(ours.exact, double.moved),
         loss=max(abs(a / b - 1) for a, b in zip(ours.losses, double.losses, strict=True)),
         seconds=time.perf_counter() - start,
     )
@@ -114,6 +122,7 @@ class _Run:
     gradients: list[Values]
     moved: Values
     losses: list[float]
+    exact: Values | None = None
 
 
 def _batch(module: nn.Module, network: Network) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
@@ -154,13 +163,20 @@ def _onnx(model: Any, names: list[str], batches: Any) -> _Run:
         initial_mean_square=0.0,
         learning_rate_inside_moment=False,
     )
-    session = graphopt.Session(graphopt.training_graph(model, "cross_entropy", optimizer))
+    graph = graphopt.training_graph(model, "cross_entropy", optimizer)
+    session = graphopt.Session(graph)
     before = session.state
     losses = [float(session.step(feed)["loss"]) for feed in feeds]
-    after = session.state
-    return _Run(
-        found, {p.name: after[p.name].astype("d") - before[p.name] for p in parameters}, losses
-    )
+
+    def moved(after: Values) -> Values:
+        return {p.name: after[p.name].astype("d") - before[p.name] for p in parameters}
+
+    try:
+        exact = moved(exact_steps(graph, feeds))
+    except NotRunError as error:
+        print(error, file=sys.stderr)
+        exact = None
+    return _Run(found, moved(session.state), losses, exact)
 
 
 def _torch(module: nn.Module, batches: Any, dtype: torch.dtype) -> _Run:

@@ -1,0 +1,51 @@
+"""The steps of a training graph whose nodes compute in float64, so that rounding hides nothing."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from onnx import inliner
+
+from graphopt.carried import Carried, filled, parts
+from graphopt.forward import to_ir
+from graphopt.graph import TrainingGraph
+from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
+from tools.field.gradients import Values
+
+_SECONDS = 300.0
+
+
+def exact_steps(graph: TrainingGraph, feeds: Iterable[Mapping[str, Any]]) -> Values:
+    """What is carried after so many steps, by the names in `Session.state`.
+
+    Each node runs by itself, on a kernel in float64; no runtime optimizes anything.
+
+    Args:
+        graph: The training graph.
+        feeds: What each step is fed.
+
+    Raises:
+        NotRunError: A node has no kernel in float64, or it takes too long.
+    """
+    proto = inliner.inline_local_functions(graph.model)
+    del proto.training_info[:]
+    model = to_ir(proto)
+    model.functions.clear()
+    in_double(model)
+    interpreter = Interpreter(model, time.monotonic() + _SECONDS)
+    nodes = interpreter.needed(value.output for value in graph.carried)
+    state = {value.input: as_double(_start(value)) for value in graph.carried}
+    for fed in feeds:
+        doubled = {name: as_double(array) for name, array in fed.items()}
+        values = interpreter.run(nodes, {**state, **doubled})
+        state = {value.input: values[value.output] for value in graph.carried}
+    return {
+        view.name: part
+        for value in graph.carried
+        for view, part in parts(value, state[value.input])
+    }
+
+
+def _start(value: Carried) -> np.ndarray:
+    return value.initial if isinstance(value.initial, np.ndarray) else filled(value)
