@@ -14,6 +14,7 @@ _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
 _BY_BATCH = re.compile(
     r"native_batch_norm_legit(_functional)?\.\w+\]\(args = \(.*, True, [^,]+, [^,)]+\), kwargs"
 )
+_MEAN = re.compile(r"\.scatter_reduce\.\w+\]\(args = \([^)]*, mean\), kwargs")
 _REMEDY = (
     "export the module with graphopt.torch.export, or with torch.onnx.export(..., optimize=False)"
 )
@@ -24,8 +25,9 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
 
     Raises:
         ValueError: Batch normalization was folded into a layer that is trained, parameters have
-            been removed or made constants, or a tensor is no longer detached.
+            been removed or made constants, a tensor is no longer detached, or a mean is none.
     """
+    _check_means(proto)
     for node in proto.graph.node:
         rules = [entry.value for entry in node.metadata_props if entry.key == _RULE]
         if any("FuseBatchNorm" in rule for rule in rules) and not trained.isdisjoint(node.input):
@@ -43,6 +45,22 @@ def check_export(proto: onnx.ModelProto, trained: AbstractSet[str]) -> None:
             f"{reader}: it reads a detached tensor, and the exporter has removed the node that "
             f"detaches it, so a gradient would flow where PyTorch has none; {_REMEDY}"
         )
+
+
+def _check_means(proto: onnx.ModelProto) -> None:
+    """PyTorch's exporter writes a scatter of means as one in which the last element stays."""
+    for graph in (proto.graph, *proto.functions):
+        for node in graph.node:
+            notes = (entry.value for entry in node.metadata_props if entry.key == FX_NODE)
+            reductions = [a.s for a in node.attribute if a.name == "reduction"]
+            is_none = node.op_type == "ScatterElements" and reductions in ([], [b"none"])
+            if is_none and any(_MEAN.search(note) for note in notes):
+                raise ValueError(
+                    f"ScatterElements '{node.name or node.output[0]}': the exporter has written "
+                    'scatter_reduce(..., "mean") as a scatter without a mean, which computes '
+                    "something else than PyTorch; export the module with graphopt.torch.export. To "
+                    f"train the file as it is, remove '{FX_NODE}' from the metadata of the node"
+                )
 
 
 def restore_training_mode(proto: onnx.ModelProto) -> None:

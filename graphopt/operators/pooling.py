@@ -1,27 +1,66 @@
 """Pooling."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.builder import Operand
+from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
-from graphopt.operators.window import Window, from_windows, known, window_of
+from graphopt.operators.window import Window, along, from_windows, known, padding, window_of
 from graphopt.shapes import windows
 from graphopt.shapes.values import Node
+
+
+def rewrite_ceiled(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
+    """Leave out windows that would begin behind the input, as ``ceil_mode`` is defined.
+
+    ONNX Runtime 1.19 has them, of the lowest number, 0 or NaN. Where sizes are known, the padding
+    becomes what the other windows need, and no window is counted up.
+    """
+    del op, trained
+    x = node.inputs[0]
+    sizes = None if x is None or x.shape is None else known(x.shape[2:])
+    kernel = list(node.attributes.get_ints("kernel_shape"))
+    if sizes is None or not node.attributes.get_int("ceil_mode", 0):
+        return
+    pads = padding(node, kernel, sizes)
+    if pads is None or node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME"):
+        return
+    strides, dilations = (along(node, name, kernel) for name in ("strides", "dilations"))
+    window = Window(kernel, strides, dilations, *pads)
+    rests = window.rest(sizes, [1] * len(sizes))
+    starts = [size + begin for size, begin in zip(sizes, window.begin, strict=True)]
+    counts = [-(-rest // stride) + 1 for rest, stride in zip(rests, strides, strict=True)]
+    inside = [
+        count - ((count - 1) * stride >= start)
+        for count, stride, start in zip(counts, strides, starts, strict=True)
+    ]
+    if inside == counts:
+        return
+    ends = [
+        max(end - rest, 0) for end, rest in zip(window.end, window.rest(sizes, inside), strict=True)
+    ]
+    counts_padding = node.attributes.get_int("count_include_pad", 0)
+    if any(end >= width for end, width in zip(ends, kernel, strict=True)) or (
+        counts_padding and any(end > given for end, given in zip(ends, window.end, strict=True))
+    ):
+        return  # `_window` refuses it
+    node.attributes.pop("auto_pad", None)
+    node.attributes["pads"] = ir.AttrInt64s("pads", [*window.begin, *ends])
+    node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
 
 
 def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(outputs[0].elements, *(node.attributes.integers("kernel_shape") or (None,)))
 
 
-@operator("MaxPool", flops=_flops, shape=windows.pool)
+@operator("MaxPool", rewrite=rewrite_ceiled, flops=_flops, shape=windows.pool)
 def max_pool(b: Backward) -> ir.Value:
     """To the first of the largest elements of a window."""
     if b.has_gradient(1):
@@ -90,14 +129,14 @@ def max_unpool(b: Backward) -> ir.Value:
     return b.op.Gather(b.op.Reshape(b.dy, [-1]), b.input(1), axis=0)
 
 
-@operator("AveragePool", flops=_flops, shape=windows.pool)
+@operator("AveragePool", rewrite=rewrite_ceiled, flops=_flops, shape=windows.pool)
 def average_pool(b: Backward) -> ir.Value:
     """To each element of a window dy / the number of elements that were counted."""
     window = _window(b)
     return _sum_of_windows(b, b.op.Div(b.dy, _counted(b, window)), window)
 
 
-@operator("LpPool", flops=_flops, shape=windows.pool)
+@operator("LpPool", rewrite=rewrite_ceiled, flops=_flops, shape=windows.pool)
 def lp_pool(b: Backward) -> ir.Value:
     """See `_norm_gradient`."""
     window = _window(b)

@@ -98,7 +98,7 @@ def window_of(b: Backward, kernel: Sequence[int], sizes: Sequence[Dim]) -> Windo
     """
     dilations = [
         dilation if width > 1 else 1
-        for dilation, width in zip(_along(b.node, "dilations", kernel), kernel, strict=True)
+        for dilation, width in zip(along(b.node, "dilations", kernel), kernel, strict=True)
     ]
     pads = padding(b.node, kernel, sizes)
     if pads is None:
@@ -106,7 +106,7 @@ def window_of(b: Backward, kernel: Sequence[int], sizes: Sequence[Dim]) -> Windo
             "its gradient needs the padding that auto_pad stands for, which depends on a "
             "size that is not known; export the model with explicit pads or static sizes"
         )
-    return Window(list(kernel), _along(b.node, "strides", kernel), dilations, *pads)
+    return Window(list(kernel), along(b.node, "strides", kernel), dilations, *pads)
 
 
 def padding(
@@ -130,7 +130,7 @@ def padding(
         pads = pads or [0] * (2 * len(kernel))
         return pads[: len(kernel)], pads[len(kernel) :]
     smaller, larger = [], []
-    strides, dilations = (_along(node, name, kernel) for name in ("strides", "dilations"))
+    strides, dilations = (along(node, name, kernel) for name in ("strides", "dilations"))
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         total = dilation * (width - 1)
         if stride > 1:
@@ -142,7 +142,7 @@ def padding(
     return (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
 
 
-def _along(node: ir.Node, name: str, kernel: Sequence[int]) -> list[int]:
+def along(node: ir.Node, name: str, kernel: Sequence[int]) -> list[int]:
     """An attribute with a number for each spatial axis, by default 1."""
     return list(node.attributes.get_ints(name, [1] * len(kernel)))
 

@@ -224,3 +224,25 @@ def test_a_network_in_which_only_buffers_became_constants_trains():
 def test_layers_on_three_axes_are_refused():
     with pytest.raises(ValueError, match=r"'weight'.*graphopt\.torch\.export"):
         build(export(nn.Linear(3, 4), shape=(5, 3)))
+
+
+class Scattered(nn.Module):
+    """The rows of a layer, put together by a reduction."""
+
+    def __init__(self, reduce):
+        super().__init__()
+        self.dense, self.reduce = nn.Linear(3, 2), reduce
+
+    def forward(self, x):
+        rows = torch.tensor([[0, 0], [1, 1], [0, 1], [0, 1]])
+        return x.new_zeros(2, 2).scatter_reduce(0, rows, self.dense(x), self.reduce)
+
+
+def test_a_scatter_of_means_is_refused():
+    model = export(Scattered("mean"), shape=(3,))
+    with pytest.raises(ValueError, match=r'scatter_reduce\(..., "mean"\).*graphopt.torch.export'):
+        build(model)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    assert build(model)
+    assert build(export(Scattered("amax"), shape=(3,)))

@@ -64,7 +64,8 @@ def _line(entry: dict[str, Any]) -> str:
     return (
         f"{entry['package']} {entry['name']}: gradient {entry['gradient']:.2f} "
         f"({entry['gradient_error']:.1e}), worst {entry['worst'][1]:.1f} {entry['worst'][0]}, "
-        f"steps {entry['steps'][0]:.0e} ({entry['steps'][1]:.0e}), in float64 {_exact(entry)}, loss {entry['loss']:.0e}, "
+        f"steps {entry['steps'][0]:.0e} ({entry['steps'][1]:.0e}), "
+        f"in float64 {_exact(entry)}, loss {entry['loss']:.0e}, "
         f"{entry['seconds']:.0f} s"
     )
 

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,8 @@ import graphopt
 from graphopt.forward import read_forward
 from graphopt.graph import TrainingGraph
 from graphopt.graphs import proto_graphs
+from graphopt.inspection.verification.runnable import NotRunError
+from tools.field.exact import exact_output
 from tools.field.gradients import Values, gradients, probe
 
 _ROOT = Path(__file__).parents[2]
@@ -33,6 +35,8 @@ STEPS = 30
 _LAST = 4
 _NOISE = 0.3
 _TRAINED = ("last layers", "all")
+_IN_DOUBLE = (1e-4, 1e-6, 1e-8)  # the steps of differences, as parts of the loss
+_IN_SINGLE = (0.3, 0.1, 0.03, 0.01, 0.003, 1e-3, 3e-4)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class File:
         output: The value that the loss reads.
         rate: The learning rate.
         only: A pattern of the names that are trained.
-        fixed: Whether the shapes of what is fed are declared.
+        fixed: Whether the shapes of what is fed are declared, and whole numbers are constants.
     """
 
     package: str
@@ -74,6 +78,7 @@ class FineTuned:
         forward: The largest difference of the graph's output from the file's, over its largest.
         derivative: The relative difference of the gradient, along itself, from differences of
             the file's own loss.
+        double: Whether the nodes of the file computed these in float64.
         before: The loss of the first step.
         after: That of the last one.
         seconds: What it took.
@@ -87,6 +92,7 @@ class FineTuned:
     refused: str | None = None
     forward: float | None = None
     derivative: float | None = None
+    double: bool = False
     before: float | None = None
     after: float | None = None
     seconds: float = 0.0
@@ -214,7 +220,7 @@ def fine_tune(file: File, trained: str) -> FineTuned:
     model = onnx.load(_downloaded(file))
     feeds = file.inputs(rng)
     if file.fixed:
-        _fix(model, feeds)
+        feeds = _fixed(model, feeds)
     if all(value.name != file.output for value in model.graph.output):
         shaped = onnx.shape_inference.infer_shapes(model).graph.value_info
         model.graph.output.extend(value for value in shaped if value.name == file.output)
@@ -243,11 +249,13 @@ def fine_tune(file: File, trained: str) -> FineTuned:
         refused = f"{type(error).__name__}: {error}"
         return replace(named, refused=refused, seconds=time.perf_counter() - start)
     started = _run(_with(model, values), feeds, file.output)
+    derivative, double = _derivative(model, values, found, feeds, target, file.output)
     return replace(
         named,
         parameters=len(chosen),
         forward=float(abs(outputs[file.output] - started).max() / abs(started).max()),
-        derivative=_derivative(model, values, found, feeds, target, file.output),
+        derivative=derivative,
+        double=double,
         before=losses[0],
         after=losses[-1],
         seconds=time.perf_counter() - start,
@@ -284,13 +292,25 @@ def _without_norms(model: onnx.ModelProto, parameters: graphopt.Parameters) -> g
     return graphopt.Parameters(p for p in parameters if p.name not in read)
 
 
-def _fix(model: onnx.ModelProto, feeds: Values) -> None:
-    """Declare the shapes of what is fed, which a file may leave open."""
-    for value in model.graph.input:
+def _fixed(model: onnx.ModelProto, feeds: Values) -> Values:
+    """Declare the shapes of what is fed, which a file may leave open; what remains to be fed.
+
+    A whole number, such as a rate, becomes a constant, so that the branch is known that it takes.
+    """
+    graph, numbers = (
+        model.graph,
+        [n for n, v in feeds.items() if not v.ndim and v.dtype.kind == "i"],
+    )
+    kept = [value for value in graph.input if value.name not in numbers]
+    for value in kept:
         shape = value.type.tensor_type.shape
         del shape.dim[:]
         for size in feeds[value.name].shape:
             shape.dim.add().dim_value = size
+    del graph.input[:]
+    graph.input.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(feeds[name], name) for name in numbers)
+    return {value.name: feeds[value.name] for value in kept}
 
 
 def _last(model: onnx.ModelProto, parameters: graphopt.Parameters) -> graphopt.Parameters:
@@ -341,28 +361,36 @@ def _derivative(
     feeds: Values,
     target: np.ndarray,
     output: str,
-) -> float:
-    """How far the loss rises along the gradient, against the gradient's own length."""
+) -> tuple[float, bool]:
+    """How far the loss rises along the gradient, against the gradient's own length.
+
+    Returns:
+        The relative difference, the smallest of several steps: between what the loss is curved and
+        its roundings, and between the kinks of a network of ReLUs. Whether it is in float64, as
+        it is unless an operator has no kernel for that.
+    """
     length = float(np.sqrt(sum(np.square(g, dtype="d").sum() for g in gradients.values())))
 
-    def loss(step: float) -> float:
-        moved = {k: (v + step / length * gradients[k]).astype("f") for k, v in values.items()}
-        return float(np.square(_run(_with(model, moved), feeds, output) - target, dtype="d").mean())
+    def slopes(run: Callable[[Values], np.ndarray], parts: tuple[float, ...]) -> Iterator[float]:
+        def loss(step: float) -> float:
+            moved = {k: v + step / length * gradients[k].astype("d") for k, v in values.items()}
+            return float(np.square(run(moved) - target, dtype="d").mean())
 
-    best = np.inf
-    for part in (
-        0.3,
-        0.1,
-        0.03,
-        0.01,
-        0.003,
-        1e-3,
-        3e-4,
-    ):  # of the loss: between the curve and the roundings
-        step = part * loss(0.0) / length
-        slope = (8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))) / (12 * step)
-        best = min(best, abs(slope / length - 1))
-    return float(best)
+        start = loss(0.0)
+        for part in parts:
+            h = part * start / length
+            yield (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
+
+    def rounded(moved: Values) -> np.ndarray:
+        single = {name: value.astype("f") for name, value in moved.items()}
+        return _run(_with(model, single), feeds, output)
+
+    try:
+        found, double = list(slopes(exact_output(model, feeds, output), _IN_DOUBLE)), True
+    except NotRunError as error:
+        print(error, file=sys.stderr)
+        found, double = list(slopes(rounded, _IN_SINGLE)), False
+    return min(abs(slope / length - 1) for slope in found), double
 
 
 def main() -> None:
