@@ -11,6 +11,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.graph import load
 from graphopt.inspection import inspect, verify
 from graphopt.kernels import register_kernels
+from graphopt.loss_scale import DynamicLossScale
 from graphopt.on_device import export_on_device
 from graphopt.parameter import Parameter, Parameters, parameters
 from graphopt.profiling import profile
@@ -21,6 +22,7 @@ from graphopt.session import Session
 __version__ = versions.GRAPHOPT
 
 __all__ = [
+    "DynamicLossScale",
     "GraphBuilder",
     "Parameter",
     "Parameters",

@@ -29,6 +29,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble, manifest_of
+from graphopt.loss_scale import scaled
 from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
 from graphopt.manifest import LossEntry
 from graphopt.operators.labels import ClassLabels, remembered
@@ -39,7 +40,13 @@ from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout
 from graphopt.versions import IR_VERSION, MIN_OPSET
 
-_NAMES = {"loss", "updated", "group_mask", *(state.name for state in states.OF_GRAPHS)}
+_NAMES = {
+    "loss",
+    "updated",
+    "gradient_norm",
+    "group_mask",
+    *(state.name for state in states.OF_GRAPHS),
+}
 
 
 def training_graph(
@@ -227,8 +234,7 @@ def differentiated(
     with about(model):
         if portable and not straight_through:
             check_rounding(prepared.graph, names, value)
-        if optimizer.loss_scale != 1:
-            value = op.Mul(value, _loss_scale(optimizer, value))
+        value = scaled(op, value, optimizer.loss_scale)
         if portable:
             gradients = differentiate(prepared, names, value, statistics, provider, memory)
         else:
@@ -409,18 +415,6 @@ def _hint(graph: onnx.GraphProto, name: str) -> str:
             return f", but the output of {node.op_type}{source}, which may be what is to be trained"
     close = difflib.get_close_matches(name, [tensor.name for tensor in graph.initializer], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _loss_scale(optimizer: RMSProp, loss: ir.Value) -> np.ndarray:
-    dtype = loss.dtype.numpy() if loss.dtype is not None else np.dtype(np.float32)
-    with np.errstate(over="ignore"):
-        scale = np.array(optimizer.loss_scale, dtype)
-    if not np.isfinite(scale):
-        raise ValueError(
-            f"loss_scale: got {optimizer.loss_scale}, which is infinite in {dtype.name}, "
-            "the dtype of the loss; expected a smaller one, or a loss in float32"
-        )
-    return scale
 
 
 def _free_names(

@@ -2,7 +2,8 @@
 
 ONNX Runtime runs nodes in any order that respects their inputs. An output may share the memory of
 an input if every node that reads the input is bound to run before the node that writes the output,
-that is, if the writer depends on each reader. A reader may also be the writer itself where it
+that is, if the writer depends on each reader. Where the output is a view, the writer is what
+computes the memory that it shows. A reader may also be the writer itself where it
 works element by element. An input that is reported as an output is read after the run.
 """
 
@@ -156,9 +157,12 @@ def _written(steps: _Steps) -> dict[int, int]:
 def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) -> set[int]:
     """The inputs that the outputs of these pairs may overwrite."""
     writer: dict[int, int] = {}
+    source: dict[int, int] = {}  # of a value that may be a view of another
     readers: dict[int, list[int]] = {}
     for index, step in enumerate(steps.all):
         writer.update(dict.fromkeys(step.outputs, index))
+        if of(step.node).moves < Moves.NOT and step.inputs and step.inputs[0] is not None:
+            source.update(dict.fromkeys(step.outputs, step.inputs[0]))
         for value in step.reads():
             readers.setdefault(value, []).append(index)
 
@@ -172,12 +176,16 @@ def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) ->
     depends_on = _dependencies(steps, writer, bit)
     proven = set()
     for value, output in pairs.items():
-        last = writer.get(output)
+        # The runtime may let what a view is of be written to the output's memory already.
+        computed = output
+        while source.get(computed) in writer:
+            computed = source[computed]
+        last = writer.get(computed)
         if last is None or (memory_of[value] & reported and not copied):
             continue
         if all(
             depends_on[last] & bit[index]
-            or (index == last and _in_step(steps, steps.all[index], memory_of[value], output))
+            or (index == last and _in_step(steps, steps.all[index], memory_of[value], computed))
             for index in read_by[value]
         ):
             proven.add(value)

@@ -53,13 +53,17 @@ class OptimizerEntry:
     momentum: float
     epsilon: float
     centered: bool
-    loss_scale: float
+    loss_scale: Schedule
     use_locking: bool
     epsilon_inside_root: bool
     initial_mean_square: float
     learning_rate_inside_moment: bool
     decoupled_weight_decay: bool
     nesterov: bool
+    skip_on_overflow: bool = False
+    clip_norm: float | None = None
+    clip_norm_per: str = "all"
+    clip_value: float | None = None
     steps: int | None = None
     group_mask: bool = False
 
@@ -172,6 +176,8 @@ class Manifest:
         steps = [len(rate.values) for rate in rates if isinstance(rate, Listed)]
         names = (field.name for field in fields(OptimizerEntry))
         own: dict[str, Any] = {name: getattr(optimizer, name, None) for name in names}
+        if not isinstance(optimizer.loss_scale, float):
+            own["loss_scale"] = dict(optimizer.loss_scale.describe())
         own |= {"name": "RMSProp", "steps": min(steps, default=None), "group_mask": group_mask}
         groups = tuple(
             GroupEntry(

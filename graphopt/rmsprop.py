@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks, states
+from graphopt.clipping import ClipNormPer, check_clipping
 from graphopt.groups import as_weight_decay, read_groups
+from graphopt.loss_scale import DynamicLossScale, LossScale, checked_loss_scale
 from graphopt.parameter import Parameter
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules.base import Fixed
 from graphopt.schedules.parse import learning_rate as as_learning_rate
 
-_SMALLEST_LOSS_SCALE = 1.1754943508222875e-38  # the smallest normal float32
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
@@ -78,8 +79,9 @@ class RMSProp:
         use_locking: Serialise steps and reads of the state from several threads. Without it a
             `Session` that is in use by one thread refuses a second one.
         centered: Subtract the square of the mean gradient under the root.
-        loss_scale: The number > 0 by which the loss was multiplied before the backward pass; the
-            gradients are divided by it.
+        loss_scale: What the loss is multiplied by before the backward pass, and the gradients
+            divided by: a number > 0; a `DynamicLossScale`, which is state of the graph; or a
+            ``schedules.FromCaller("loss_scale")``, an input of the graph of that name.
         weight_decay: A number >= 0 or a schedule. Without groups, parameters whose name contains
             "beta" or "gamma" are excluded.
         epsilon_inside_root: Divide by :math:`\sqrt{s + \epsilon}`; False:
@@ -90,6 +92,18 @@ class RMSProp:
         decoupled_weight_decay: Multiply the weight by ``1 - learning_rate * weight_decay`` before
             the update, instead of adding to the gradient.
         nesterov: Move by what the next moment would be at the same gradient; needs momentum.
+        skip_on_overflow: A step in which a gradient is infinite or NaN changes no parameter, no
+            state, no running statistic and not ``global_step``; ``updated`` is False, and
+            ``skipped_steps`` counts it. A dynamic loss scale implies it.
+        clip_norm: A number > 0, at most which the norm of the gradients shall be: they are
+            multiplied by :math:`\min(1, \mathit{clip\_norm} / (\lVert g \rVert_2 + 10^{-6}))`,
+            without the loss scale, before weight decay. The graph then has the output
+            ``gradient_norm``, that of all gradients before clipping, which is all that a large
+            number does.
+        clip_norm_per: What each norm is over: "all" gradients of the groups that are updated,
+            each "group", or each "parameter".
+        clip_value: A number > 0: elements of the gradients, without the loss scale and before
+            weight decay, are limited to it on both sides. Not beside ``clip_norm``.
 
     Attributes:
         params: All parameters, in the order of the optimizer.
@@ -123,7 +137,7 @@ class RMSProp:
         epsilon: float = 1e-10,
         use_locking: bool = False,
         centered: bool = False,
-        loss_scale: float = 1.0,
+        loss_scale: LossScale = 1.0,
         weight_decay: float | LearningRateSchedule = 0.0,
         *,
         epsilon_inside_root: bool = True,
@@ -131,6 +145,10 @@ class RMSProp:
         learning_rate_inside_moment: bool = True,
         decoupled_weight_decay: bool = False,
         nesterov: bool = False,
+        skip_on_overflow: bool = False,
+        clip_norm: float | None = None,
+        clip_norm_per: ClipNormPer = "all",
+        clip_value: float | None = None,
     ) -> None:
         """See the class."""
         self.decay = _checks.rate("decay", decay, allow_zero=True)
@@ -138,7 +156,15 @@ class RMSProp:
         self.epsilon = _checks.rate("epsilon", epsilon)
         self.use_locking = _checks.boolean("use_locking", use_locking)
         self.centered = _checks.boolean("centered", centered)
-        self.loss_scale = _checks.above_zero("loss_scale", loss_scale)
+        self.loss_scale = checked_loss_scale(loss_scale)
+        self.skip_on_overflow = (
+            _checks.boolean("skip_on_overflow", skip_on_overflow)
+            or self.dynamic_loss_scale is not None
+        )
+        check_clipping(clip_norm, clip_norm_per, clip_value)
+        self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.clip_norm_per = clip_norm_per
+        self.clip_value = None if clip_value is None else float(clip_value)
         self.epsilon_inside_root = _checks.boolean("epsilon_inside_root", epsilon_inside_root)
         self.initial_mean_square = _checks.at_least_zero("initial_mean_square", initial_mean_square)
         self.learning_rate_inside_moment = _checks.boolean(
@@ -150,11 +176,6 @@ class RMSProp:
         self.nesterov = _checks.boolean("nesterov", nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: got True with momentum=0.0, expected a momentum > 0")
-        if self.loss_scale < _SMALLEST_LOSS_SCALE:
-            raise ValueError(
-                f"loss_scale: got {self.loss_scale}, expected at least {_SMALLEST_LOSS_SCALE}, "
-                "below which float32 loses digits"
-            )
         self.groups, self.params, grouped = read_groups(
             params,
             as_learning_rate("learning_rate", learning_rate),
@@ -172,7 +193,7 @@ class RMSProp:
         }
         for rule in rules.values():
             if isinstance(rule.weight_decay, Fixed):
-                factor = rule.weight_decay.constant * self.loss_scale
+                factor = rule.weight_decay.constant * self.carried_loss_scale
                 _checks.in_float32("weight_decay * loss_scale", factor)
         self.rules = tuple(rules[parameter.name] for parameter in self.params)
 
@@ -180,6 +201,34 @@ class RMSProp:
     def states(self) -> tuple[str, ...]:
         """The kinds of state that each parameter has, in the order of the update."""
         return tuple(state.name for state in states.kept_by(self))
+
+    @property
+    def dynamic_loss_scale(self) -> DynamicLossScale | None:
+        """The rule of the loss scale, where that is state of the graph."""
+        return self.loss_scale if isinstance(self.loss_scale, DynamicLossScale) else None
+
+    @property
+    def initial_loss_scale(self) -> float:
+        """What a dynamic loss scale starts at."""
+        return 1.0 if self.dynamic_loss_scale is None else self.dynamic_loss_scale.initial
+
+    @property
+    def unscales_first(self) -> bool:
+        """Whether gradients are multiplied by a factor of the step before anything else.
+
+        Otherwise they carry a constant loss scale through weight decay, and are divided by it
+        then, as MindSpore does.
+        """
+        constant = isinstance(self.loss_scale, float)
+        clips_scaled = self.clip_value is not None and self.loss_scale != 1
+        return not constant or self.clip_norm is not None or clips_scaled
+
+    @property
+    def carried_loss_scale(self) -> float:
+        """The loss scale that gradients carry through weight decay."""
+        if isinstance(self.loss_scale, float) and not self.unscales_first:
+            return self.loss_scale
+        return 1.0
 
     def __repr__(self) -> str:
         """The hyperparameters, without the list of parameters."""

@@ -62,7 +62,28 @@ MEAN_GRAD = State(
     "mean_grad", "the moving average of the gradient", symbol="a", kept_with="centered"
 )
 MOMENT = State("moment", "what the last steps add up to", symbol="m", kept_with="momentum")
-GLOBAL_STEP = State("global_step", "the number of steps taken", "graph", dtype="int64")
+GLOBAL_STEP = State("global_step", "the number of updates", "graph", dtype="int64")
+LOSS_SCALE = State(
+    "loss_scale",
+    "what the loss is multiplied by",
+    "graph",
+    initial="initial_loss_scale",
+    kept_with="dynamic_loss_scale",
+)
+LOSS_SCALE_STEPS = State(
+    "loss_scale_steps",
+    "the number of steps since the loss scale last changed",
+    "graph",
+    dtype="int64",
+    kept_with="dynamic_loss_scale",
+)
+SKIPPED_STEPS = State(
+    "skipped_steps",
+    "the number of steps without an update, because a gradient was infinite or NaN",
+    "graph",
+    dtype="int64",
+    kept_with="skip_on_overflow",
+)
 STATISTIC = State(
     "statistic",
     "a running mean or variance",
@@ -71,7 +92,11 @@ STATISTIC = State(
     initial=None,
 )
 
-STATES = (MEAN_SQUARE, MEAN_GRAD, MOMENT, GLOBAL_STEP, STATISTIC)
+STATES = (
+    *(MEAN_SQUARE, MEAN_GRAD, MOMENT),
+    *(GLOBAL_STEP, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
+    STATISTIC,
+)
 """All kinds, those of a parameter in the order of the update."""
 OF_PARAMETERS = tuple(state for state in STATES if state.per == "parameter")
 """The kinds of which each parameter has one."""

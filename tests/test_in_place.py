@@ -58,6 +58,12 @@ REFUSED = {
     "reader that waits for the writer": "w_next = Sub(w, g) y = MatMul(w_next, w)",
     "one of two readers": "y = MatMul(x, w) z = MatMul(w, x) w_next = Sub(w, z)",
     "elementwise, but independent": "y = Add(x, w) w_next = Sub(w, g)",
+    "only a view of what is written waits": (
+        "y = MatMul(x, w) n = Sub(w, g) k = Shape(y) w_next = Reshape(n, k)"
+    ),
+    "a view of a view waits": (
+        "y = MatMul(x, w) n = Sub(w, g) v = Identity(n) k = Shape(y) w_next = Reshape(v, k)"
+    ),
     "common source is no wait": "a = Relu(x) y = MatMul(a, w) d = Mul(a, g) w_next = Sub(w, d)",
     "writer is not elementwise": "y = Neg(x) w_next = MatMul(w, g)",
     "writer multiplies with itself": "y = Neg(x) w_next = MatMul(w, w)",

@@ -67,6 +67,10 @@ def test_keys_and_their_json():
         "learning_rate_inside_moment": True,
         "decoupled_weight_decay": False,
         "nesterov": False,
+        "skip_on_overflow": False,
+        "clip_norm": None,
+        "clip_norm_per": "all",
+        "clip_value": None,
         "steps": None,
         "group_mask": False,
     }

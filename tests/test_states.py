@@ -33,6 +33,8 @@ def test_split_is_the_inverse_of_of():
         ({"momentum": 0.9}, (MEAN_SQUARE, MOMENT)),
         ({"centered": True}, (MEAN_SQUARE, MEAN_GRAD)),
         ({"momentum": 0.9, "centered": True}, (MEAN_SQUARE, MEAN_GRAD, MOMENT)),
+        ({"skip_on_overflow": True}, (MEAN_SQUARE,)),
+        ({"loss_scale": graphopt.DynamicLossScale(8.0)}, (MEAN_SQUARE,)),
     ],
 )
 def test_what_a_session_has(settings, kept):
@@ -41,13 +43,15 @@ def test_what_a_session_has(settings, kept):
     assert opt.states == tuple(state.name for state in kept)
     weights = {"w": np.ones(3, np.float32)}
     found = graphopt.Session(graphopt.update_graph(opt), parameters=weights, kernels=False).state
-    own = (state.name for state in states.OF_GRAPHS)
-    assert list(found) == ["w", *(state.of("w") for state in kept), *own]
+    own = [state for state in states.OF_GRAPHS if state.is_kept(opt)]
+    assert list(found) == ["w", *(state.of("w") for state in kept), *(state.name for state in own)]
+    for state in own:
+        array = found[state.name]
+        assert (array.dtype.name, array.item()) == (state.dtype, state.start(opt))
     for state in kept:
         array = found[state.of("w")]
         assert array.dtype.name == state.dtype
         assert (array == state.start(opt)).all()
-    assert found["global_step"].dtype.name == states.GLOBAL_STEP.dtype
 
 
 def test_anything_with_the_hyperparameters_says_what_is_kept():

@@ -69,13 +69,19 @@ class OptimizerFacts:
         momentum: 0.0 without.
         epsilon: Added to the mean square.
         centered: Whether the square of the mean gradient is subtracted.
-        loss_scale: What gradients are divided by.
+        loss_scale: What gradients are divided by; a dict where it is state of the graph, or an
+            input of it. Only the metadata says it where it is no number, or gradients are clipped.
         use_locking: Only the metadata says it.
         epsilon_inside_root: False: it is added to the root.
         initial_mean_square: What the mean square starts at.
         learning_rate_inside_moment: False: the moment is multiplied by it.
         decoupled_weight_decay: Taken off the parameter, not added to the gradient.
         nesterov: Whether the step looks ahead.
+        skip_on_overflow: Whether a step whose gradients are not all finite changes nothing; only
+            the metadata says it, as of clipping.
+        clip_norm: What the norm of gradients is limited to.
+        clip_norm_per: What each norm is over.
+        clip_value: What the elements of gradients are limited to.
         group_mask: Whether an input says which groups are updated.
         guarded: Centered: whether an element whose radicand is not positive stays as it is.
         steps: For how many steps there is a learning rate, if a list gives it.
@@ -89,18 +95,27 @@ class OptimizerFacts:
     momentum: float | None = None
     epsilon: float | None = None
     centered: bool | None = None
-    loss_scale: float | None = None
+    loss_scale: Schedule | None = None
     use_locking: bool | None = None
     epsilon_inside_root: bool | None = None
     initial_mean_square: float | None = None
     learning_rate_inside_moment: bool | None = None
     decoupled_weight_decay: bool | None = None
     nesterov: bool | None = None
+    skip_on_overflow: bool | None = None
+    clip_norm: float | None = None
+    clip_norm_per: str | None = None
+    clip_value: float | None = None
     group_mask: bool | None = None
     guarded: bool | None = None
     steps: int | None = None
     formula: tuple[str, ...] = ()
     others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def constant_loss_scale(self) -> float:
+        """The loss scale where it is a number; 1 where it is none, or not known."""
+        return self.loss_scale if isinstance(self.loss_scale, int | float) else 1.0
 
 
 @dataclass(frozen=True)

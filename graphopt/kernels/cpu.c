@@ -1,6 +1,7 @@
 /* The update on the CPU: one pass over the memory instead of one for each operator of the ONNX
  * function of the same name, which runs where this does not.
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "operator.h"
@@ -35,6 +36,27 @@ ALWAYS_INLINE void update_range(const Tensors *t, const Scalars *scalars, size_t
   }
 }
 
+/* The gradient times the factor of the step, and limited; NaN stays NaN. */
+ALWAYS_INLINE void limit_gradients(const float *g, float *limited, float factor, float limit,
+                                   size_t n, bool scale, bool clip_value) {
+  for (size_t i = 0; i < n; i++) {
+    const float x = scale ? g[i] * factor : g[i];
+    const float low = x < -limit ? -limit : x;
+    limited[i] = clip_value ? (low > limit ? limit : low) : x;
+  }
+}
+
+/* Whether all exponents are those of numbers. */
+ALWAYS_INLINE bool are_finite(const float *values, size_t n) {
+  uint32_t others = 0;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t bits;
+    memcpy(&bits, values + i, sizeof bits);
+    others |= (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  return !others;
+}
+
 ALWAYS_INLINE void prepare_gradients(const Tensors *t, float *prepared, const Scalars *scalars,
                                      size_t n, bool decays, bool unscale) {
   for (size_t i = 0; i < n; i++)
@@ -43,6 +65,9 @@ ALWAYS_INLINE void prepare_gradients(const Tensors *t, float *prepared, const Sc
 
 typedef struct {
   void (*update)(const Variant *, const Tensors *, const Scalars *, size_t n);
+  void (*limit_gradient)(const float *, float *, float factor, float limit, size_t n, bool scale,
+                         bool clip_value);
+  bool (*all_finite)(const float *, size_t n);
   void (*prepare_gradient)(const Variant *, const Tensors *, const Scalars *, float *, size_t n);
   void (*decay_parameter)(const Tensors *, const Scalars *, float *, size_t n);
 } Loops;
@@ -72,9 +97,10 @@ enum {
 };
 
 typedef struct {
-  const Variant *variant;
+  const Operator *operator;
   Tensors tensors;
   Scalars scalars;
+  float factor, clip_value;
   size_t size;
 } Work;
 
@@ -86,11 +112,17 @@ static Tensors at(const Tensors *t, size_t i) {
 }
 
 static void update_blocks(const Work *work, size_t begin, size_t end) {
-  const Variant *v = work->variant;
-  float gradient[BLOCK], parameter[BLOCK];
+  const Operator *operator = work->operator;
+  const Variant *v = &operator->variant;
+  float limited[BLOCK], gradient[BLOCK], parameter[BLOCK];
   for (size_t i = begin; i < end; i += BLOCK) {
     const size_t n = end - i < BLOCK ? end - i : BLOCK;
     Tensors t = at(&work->tensors, i);
+    if (operator->scale || operator->clip_value) {
+      loops->limit_gradient(t.g, limited, work->factor, work->clip_value, n, operator->scale,
+                            operator->clip_value);
+      t.g = limited;
+    }
     if (v->unscale || v->weight_decay == WEIGHT_DECAY) {
       loops->prepare_gradient(v, &t, &work->scalars, gradient, n);
       t.g = gradient;
@@ -149,8 +181,10 @@ OrtStatus *compute_on_cpu(void *data, OrtKernelContext *context) {
   OrtStatus *status = read_call(&call, context);
   if (status) return status;
   const ScalarInputs inputs = scalar_inputs(&call);
-  Work work = {.variant = &operator->variant, .scalars = kernel->attributes};
+  Work work = {
+      .operator = operator, .scalars = kernel->attributes, .clip_value = kernel->clip_value};
   work.scalars.rate = *inputs.rate;
+  if (inputs.factor) work.factor = *inputs.factor;
   if (inputs.weight_decay) work.scalars.weight_decay = *inputs.weight_decay;
   for (size_t i = 0; !status && i < operator->tensors; i++) {
     work.tensors = tensors_of(&call, i);
@@ -183,7 +217,48 @@ OrtStatus *average_on_cpu(void *data, OrtKernelContext *context) {
 
 OrtStatus *ready_on_cpu(void *data, OrtKernelContext *context) {
   bool *ready;
-  OrtStatus *status = ready_output(data, context, &ready);
+  OrtStatus *status = flag_output(data, context, &ready);
   if (!status) *ready = true;
+  return status;
+}
+
+/* What several threads look at. */
+typedef struct {
+  const float *values;
+  size_t size;
+  atomic_bool finite;
+} Values;
+
+static void look_at_part(void *data, size_t index) {
+  Values *values = data;
+  const size_t begin = index * PART, left = values->size - begin;
+  const size_t end = begin + (left < PART ? left : PART);
+  for (size_t i = begin; i < end; i += BLOCK)
+    if (!loops->all_finite(values->values + i, end - i < BLOCK ? end - i : BLOCK)) {
+      atomic_store(&values->finite, false);
+      return;
+    }
+}
+
+OrtStatus *finite_on_cpu(void *data, OrtKernelContext *context) {
+  const Kernel *kernel = data;
+  const size_t n = kernel->operator->tensors;
+  void *memory[n];
+  size_t sizes[n];
+  bool *finite;
+  const Call call = {kernel, memory, sizes};
+  OrtStatus *status = read_values(&call, context);
+  if (!status) status = flag_output(kernel, context, &finite);
+  if (status) return status;
+  *finite = true;
+  for (size_t i = 0; !status && *finite && i < n; i++) {
+    Values values = {memory[i], sizes[i], true};
+    const size_t parts = (values.size + PART - 1) / PART;
+    if (parts == 1)
+      look_at_part(&values, 0);
+    else if (parts)
+      status = kernel->api->KernelContext_ParallelFor(context, look_at_part, parts, parts, &values);
+    *finite = atomic_load(&values.finite);
+  }
   return status;
 }

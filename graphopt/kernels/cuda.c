@@ -169,7 +169,7 @@ OrtStatus *compute_on_cuda(void *data, OrtKernelContext *context) {
   Result result = find_function(operator, &function);
   if (result) return failure(kernel, "cannot load the device code", result);
   const ScalarInputs inputs =
-      operator->kind == UPDATE ? scalar_inputs(&call) : (ScalarInputs){NULL, NULL, NULL};
+      operator->kind == UPDATE ? scalar_inputs(&call) : (ScalarInputs){0};
   Launch launch = {
       .rate = inputs.rate,
       .weight_decay = inputs.weight_decay,
@@ -192,7 +192,7 @@ OrtStatus *ready_on_cuda(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   bool *ready;
   void *stream;
-  OrtStatus *status = ready_output(kernel, context, &ready);
+  OrtStatus *status = flag_output(kernel, context, &ready);
   if (!status) status = kernel->api->KernelContext_GetGPUComputeStream(context, &stream);
   if (status) return status;
   const Result result = driver.set_memory((uintptr_t)ready, 1, sizeof *ready, stream);

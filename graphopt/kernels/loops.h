@@ -30,12 +30,27 @@ TARGET static void LOOPS(prepare_gradient)(const Variant *v, const Tensors *t, c
     prepare_gradients(t, prepared, s, n, true, false);
 }
 
+TARGET static void LOOPS(limit_gradient)(const float *g, float *limited, float factor, float limit,
+                                         size_t n, bool scale, bool clip_value) {
+  if (!clip_value)
+    limit_gradients(g, limited, factor, limit, n, true, false);
+  else if (scale)
+    limit_gradients(g, limited, factor, limit, n, true, true);
+  else
+    limit_gradients(g, limited, factor, limit, n, false, true);
+}
+
+TARGET static bool LOOPS(all_finite)(const float *values, size_t n) {
+  return are_finite(values, n);
+}
+
 TARGET static void LOOPS(decay_parameter)(const Tensors *t, const Scalars *s, float *decayed,
                                           size_t n) {
   for (size_t i = 0; i < n; i++) decayed[i] = decayed_parameter(t->w[i], s);
 }
 
-static const Loops LOOPS(loops) = {LOOPS(update), LOOPS(prepare_gradient), LOOPS(decay_parameter)};
+static const Loops LOOPS(loops) = {LOOPS(update), LOOPS(limit_gradient), LOOPS(all_finite),
+                                   LOOPS(prepare_gradient), LOOPS(decay_parameter)};
 
 #undef CORE
 #undef CORES

@@ -10,18 +10,20 @@
 #define FOREACH "Foreach"
 #define AVERAGE_NAME "MovingAverage"
 #define READY_NAME "Ready"
+#define FINITE_NAME "AllFinite"
 
 enum Kind {
   UPDATE,  /* a function of graphopt.update.core */
   AVERAGE, /* moving averages, each of its value */
   READY,   /* true, once all its inputs are there */
+  FINITE,  /* whether no element of any input is infinite or NaN */
 };
 
 enum {
   MAX_DIMS = 32,
   MAX_FOREACH = 1024, /* tensors of each kind */
   MAX_KINDS = 5,   /* w, g, s, a, m */
-  MAX_SCALARS = 4, /* gate, lr, k, on */
+  MAX_SCALARS = 5, /* gate, lr, f, k, on */
 };
 
 /* A function of the update as an operator. Its inputs are all w, then all g and so on, a tensor for
@@ -30,7 +32,8 @@ typedef struct Operator {
   OrtCustomOp op; /* first: the runtime passes a pointer to it */
   enum Kind kind;
   Variant variant; /* of an update */
-  char name[112];
+  bool scale, clip_value; /* what it does with gradients first; on the CPU only */
+  char name[128];
   const char *kinds[MAX_KINDS], *scalars[MAX_SCALARS];
   bool foreach;   /* whether the name says for how many tensors of each kind it is */
   size_t tensors; /* of each kind */
@@ -38,6 +41,9 @@ typedef struct Operator {
   bool wanted, added; /* to the domain */
   struct Operator *next;
 } Operator;
+
+/* Whether the output is a bool scalar, and the inputs are values alone. */
+static inline bool gives_flag(const Operator *o) { return o->kind == READY || o->kind == FINITE; }
 
 static inline size_t tensor_inputs(const Operator *o) { return o->kind_count * o->tensors; }
 
@@ -51,7 +57,7 @@ static inline size_t output_of(const Operator *o, size_t input) {
 }
 
 static inline size_t output_count(const Operator *o) {
-  return o->kind == READY ? 1 : (o->kind_count - 1) * o->tensors;
+  return gives_flag(o) ? 1 : (o->kind_count - 1) * o->tensors;
 }
 
 /* An operator in a session. */
@@ -59,6 +65,7 @@ typedef struct {
   const OrtApi *api;
   const Operator *operator;
   Scalars attributes;
+  float clip_value; /* an attribute too */
 } Kernel;
 
 /* One call: the memory of the inputs, then that of the outputs, and the size of each parameter. */
@@ -68,14 +75,17 @@ typedef struct {
   size_t *sizes;
 } Call;
 
+/* Reads the memory and the sizes of the inputs of a `FINITE`. */
+OrtStatus *read_values(const Call *call, OrtKernelContext *context);
+
 OrtStatus *read_call(const Call *call, OrtKernelContext *context);
 
-/* The memory of the output of a `READY`. */
-OrtStatus *ready_output(const Kernel *kernel, OrtKernelContext *context, bool **ready);
+/* The memory of the output that is a flag. */
+OrtStatus *flag_output(const Kernel *kernel, OrtKernelContext *context, bool **flag);
 
 /* The memory of the scalar inputs of an update; NULL for one that it has not. */
 typedef struct {
-  const float *rate, *weight_decay;
+  const float *rate, *factor, *weight_decay;
   const bool *on;
 } ScalarInputs;
 
@@ -83,8 +93,9 @@ static inline ScalarInputs scalar_inputs(const Call *call) {
   const Operator *operator = call->kernel->operator;
   const Variant *v = &operator->variant;
   const bool decays = v->weight_decay != NO_WEIGHT_DECAY;
-  void **next = call->memory + input_count(operator) - 1 - decays - v->mask;
+  void **next = call->memory + input_count(operator) - 1 - operator->scale - decays - v->mask;
   ScalarInputs found = {.rate = *next++};
+  if (operator->scale) found.factor = *next++;
   if (decays) found.weight_decay = *next++;
   if (v->mask) found.on = *next;
   return found;
@@ -100,6 +111,7 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
 OrtStatus *compute_on_cpu(void *kernel, OrtKernelContext *context);
 OrtStatus *average_on_cpu(void *kernel, OrtKernelContext *context);
 OrtStatus *ready_on_cpu(void *kernel, OrtKernelContext *context);
+OrtStatus *finite_on_cpu(void *kernel, OrtKernelContext *context);
 void choose_loops(void);
 
 /* cuda.c */

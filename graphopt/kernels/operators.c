@@ -90,10 +90,20 @@ OrtStatus *read_call(const Call *call, OrtKernelContext *context) {
   return status;
 }
 
-OrtStatus *ready_output(const Kernel *kernel, OrtKernelContext *context, bool **ready) {
+OrtStatus *read_values(const Call *call, OrtKernelContext *context) {
+  OrtStatus *status = NULL;
+  Shape shape;
+  for (size_t i = 0; !status && i < call->kernel->operator->tensors; i++) {
+    status = read_input(call, context, i, &shape);
+    if (!status) call->sizes[i] = shape.size;
+  }
+  return status;
+}
+
+OrtStatus *flag_output(const Kernel *kernel, OrtKernelContext *context, bool **flag) {
   OrtValue *value;
   OrtStatus *status = kernel->api->KernelContext_GetOutput(context, 0, NULL, 0, &value);
-  return status ? status : kernel->api->GetTensorMutableData(value, (void **)ready);
+  return status ? status : kernel->api->GetTensorMutableData(value, (void **)flag);
 }
 
 /* ---- Operators ------------------------------------------------------------------------------ */
@@ -107,7 +117,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   kernel->operator = operator;
   Scalars *a = &kernel->attributes;
   OrtStatus *status = NULL;
-  if (operator->kind != READY)
+  if (!gives_flag(operator))
     status = api->KernelInfoGetAttribute_float(info, "decay", &a->decay);
   if (!status && operator->kind == UPDATE)
     status = api->KernelInfoGetAttribute_float(info, "epsilon", &a->epsilon);
@@ -115,6 +125,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
     status = api->KernelInfoGetAttribute_float(info, "momentum", &a->momentum);
   if (!status && operator->variant.unscale)
     status = api->KernelInfoGetAttribute_float(info, "loss_scale", &a->loss_scale);
+  if (!status && operator->clip_value)
+    status = api->KernelInfoGetAttribute_float(info, "clip_value", &kernel->clip_value);
   if (status)
     free(kernel);
   else
@@ -145,7 +157,7 @@ static OrtStatus *is_known(const OrtTensorTypeAndShapeInfo *info, bool *known) {
 static OrtStatus *infer_shapes(const OrtCustomOp *op, OrtShapeInferContext *context) {
   const Operator *operator = (const Operator *)op;
   OrtStatus *status = NULL;
-  if (operator->kind == READY) return NULL;
+  if (gives_flag(operator)) return NULL;
   for (size_t i = 0; !status && i < tensor_inputs(operator); i++) {
     OrtTensorTypeAndShapeInfo *info;
     bool known = false;
@@ -175,7 +187,7 @@ static int get_input_type(const OrtCustomOp *op, size_t index) {
 
 static int get_output_type(const OrtCustomOp *op, size_t index) {
   (void)index;
-  return ((const Operator *)op)->kind == READY ? ORT_BOOL : ORT_FLOAT;
+  return gives_flag((const Operator *)op) ? ORT_BOOL : ORT_FLOAT;
 }
 
 static const char *on_cpu(const OrtCustomOp *op) {
@@ -242,19 +254,22 @@ static void name_operator(Operator *operator) {
   if (operator->foreach) snprintf(foreach, sizeof foreach, FOREACH "%zu", operator->tensors);
   if (operator->kind == READY)
     snprintf(operator->name, sizeof operator->name, READY_NAME "%zu", operator->tensors);
+  else if (operator->kind == FINITE)
+    snprintf(operator->name, sizeof operator->name, FINITE_NAME "%zu", operator->tensors);
   else if (operator->kind == AVERAGE)
     snprintf(operator->name, sizeof operator->name, "%s" AVERAGE_NAME, foreach);
   else
-    snprintf(operator->name, sizeof operator->name, "%s%s%sRMSProp%s%s%s%s%s%s", foreach,
+    snprintf(operator->name, sizeof operator->name, "%s%s%sRMSProp%s%s%s%s%s%s%s%s", foreach,
              v->chunked ? "Chunked" : "", v->centered ? "Centered" : "", momentum[v->momentum],
              v->epsilon_outside ? "EpsilonOutside" : "", v->rate_outside ? "RateOutside" : "",
+             operator->scale ? "Scale" : "", operator->clip_value ? "ClipValue" : "",
              decay[v->weight_decay], v->unscale ? "Unscale" : "", v->mask ? "Mask" : "");
 }
 
 static void name_tensors(Operator *operator) {
   const Variant *v = &operator->variant;
   size_t n = 0;
-  if (operator->kind == READY) {
+  if (gives_flag(operator)) {
     operator->kinds[n++] = "value";
   } else if (operator->kind == AVERAGE) {
     operator->kinds[n++] = "average";
@@ -272,9 +287,10 @@ static void name_tensors(Operator *operator) {
 static void name_scalars(Operator *operator) {
   const Variant *v = &operator->variant;
   size_t n = 0;
-  if (operator->foreach && operator->kind != READY) operator->scalars[n++] = "gate";
+  if (operator->foreach && !gives_flag(operator)) operator->scalars[n++] = "gate";
   if (operator->kind == UPDATE) {
     operator->scalars[n++] = "lr";
+    if (operator->scale) operator->scalars[n++] = "f";
     if (v->weight_decay) operator->scalars[n++] = "k";
     if (v->mask) operator->scalars[n++] = "on";
   }
@@ -288,17 +304,16 @@ static Compute compute_of(enum Kind kind, bool cuda) {
       [UPDATE] = {compute_on_cpu, compute_on_cuda},
       [AVERAGE] = {average_on_cpu, compute_on_cuda},
       [READY] = {ready_on_cpu, ready_on_cuda},
+      [FINITE] = {finite_on_cpu, NULL},
   };
   return computes[kind][cuda];
 }
 
-/* Tensors are 0 for an operator whose name does not say how many there are: it has one. */
-static void make_operator(Operator *operator, enum Kind kind, Variant variant, size_t tensors,
-                          bool cuda) {
+/* What it is of is set. Tensors are 0 where its name does not say how many there are: it has
+ * one. */
+static void make_operator(Operator *operator, size_t tensors, bool cuda) {
   static size_t (*const may_inplace[])(int **, int **) = {two_in_place, three_in_place,
                                                           four_in_place};
-  operator->kind = kind;
-  operator->variant = variant;
   operator->foreach = tensors > 0;
   operator->tensors = tensors ? tensors : 1;
   name_operator(operator);
@@ -321,7 +336,7 @@ static void make_operator(Operator *operator, enum Kind kind, Variant variant, s
       .GetVariadicOutputMinArity = one,
       .GetVariadicOutputHomogeneity = one,
       .CreateKernelV2 = create,
-      .KernelComputeV2 = compute_of(kind, cuda),
+      .KernelComputeV2 = compute_of(operator->kind, cuda),
       .InferOutputShapeFn = infer_shapes,
       .GetStartVersion = one,
       .GetEndVersion = last_version,
@@ -334,7 +349,8 @@ static void make_operator(Operator *operator, enum Kind kind, Variant variant, s
 }
 
 /* The flags of a variant are the digits of its index; false where the digits are no variant. */
-static bool variant_of(int digits, Variant *v) {
+static bool variant_of(int digits, Operator *operator) {
+  Variant *v = &operator->variant;
   *v = (Variant){.momentum = digits % 3, .weight_decay = digits / 3 % 3};
   digits /= 9;
   v->centered = digits & 1;
@@ -343,7 +359,11 @@ static bool variant_of(int digits, Variant *v) {
   v->unscale = digits >> 3 & 1;
   v->mask = digits >> 4 & 1;
   v->chunked = digits >> 5 & 1;
-  return v->momentum || !v->rate_outside;
+  operator->scale = digits >> 6 & 1;
+  operator->clip_value = digits >> 7 & 1;
+  /* What comes first has taken the loss scale out. */
+  const bool unscaled = operator->scale || operator->clip_value;
+  return (v->momentum || !v->rate_outside) && !(v->unscale && unscaled);
 }
 
 /* The operators of an execution provider. The domain lives as long as the process, and all options
@@ -356,22 +376,25 @@ typedef struct {
 
 static Provider providers[] = {{.key = "graphopt.kernels"}, {.key = "graphopt.kernels.cuda"}};
 
-static void add_operator(Operator *operator, enum Kind kind, Variant variant, size_t tensors,
-                         bool cuda) {
-  make_operator(operator, kind, variant, tensors, cuda);
+static void add_operator(Operator *operator, size_t tensors, bool cuda) {
+  make_operator(operator, tensors, cuda);
   operator->next = providers[cuda].first;
   providers[cuda].first = operator;
 }
 
 __attribute__((constructor)) static void make_operators(void) {
-  static Operator operators[2 * VARIANTS];
+  /* On the CPU, the half that does not unscale may do two more things first. */
+  static Operator operators[VARIANTS / 2 * 5 + VARIANTS];
   size_t count = 0;
-  Variant variant;
   choose_loops();
-  for (int digits = (9 << 6) - 1; digits >= 0; digits--) {
-    if (!variant_of(digits, &variant)) continue;
-    add_operator(&operators[count++], UPDATE, variant, 0, false);
-    add_operator(&operators[count++], UPDATE, variant, 0, true);
+  for (int digits = (9 << 8) - 1; digits >= 0; digits--) {
+    Operator of = {.kind = UPDATE};
+    if (!variant_of(digits, &of)) continue;
+    operators[count] = of;
+    add_operator(&operators[count++], 0, false);
+    if (of.scale || of.clip_value) continue;
+    operators[count] = of;
+    add_operator(&operators[count++], 0, true);
   }
 }
 
@@ -383,21 +406,41 @@ static Operator *find(const char *name, bool cuda) {
   return operator;
 }
 
+/* The number after the beginning of a name, and what follows it; 0 for another name. */
+static size_t number_after(const char *beginning, const char *name, char **rest) {
+  const size_t length = strlen(beginning);
+  return strncmp(name, beginning, length) ? 0 : strtoul(name + length, rest, 10);
+}
+
 /* The operator whose name says for how many tensors it is. */
 static Operator *make_named(const char *name, bool cuda) {
-  const bool is_ready = !strncmp(name, READY_NAME, sizeof READY_NAME - 1);
-  if (!is_ready && strncmp(name, FOREACH, sizeof FOREACH - 1)) return NULL;
-  char *row;
-  const size_t prefix = is_ready ? sizeof READY_NAME : sizeof FOREACH;
-  const size_t tensors = strtoul(name + prefix - 1, &row, 10);
-  const bool is_average = !strcmp(row, AVERAGE_NAME);
-  const Operator *of_row = is_ready || is_average ? NULL : find(row, cuda);
-  if (!tensors || (is_ready ? *row : tensors > MAX_FOREACH)) return NULL;
-  if (!is_ready && !is_average && !of_row) return NULL;
-  Operator *operator = calloc(1, sizeof *operator);
+  static const struct {
+    const char *name;
+    enum Kind kind;
+  } flags[] = {{READY_NAME, READY}, {FINITE_NAME, FINITE}};
+  Operator of = {0};
+  char *rest = NULL;
+  size_t tensors = number_after(FOREACH, name, &rest);
+  if (tensors > MAX_FOREACH) return NULL;
+  if (tensors && !strcmp(rest, AVERAGE_NAME)) {
+    of.kind = AVERAGE;
+  } else if (tensors) {
+    const Operator *of_row = find(rest, cuda);
+    if (!of_row) return NULL;
+    of.kind = UPDATE;
+    of.variant = of_row->variant;
+    of.scale = of_row->scale;
+    of.clip_value = of_row->clip_value;
+  }
+  for (size_t i = 0; !tensors && i < sizeof flags / sizeof *flags; i++) {
+    of.kind = flags[i].kind;
+    tensors = number_after(flags[i].name, name, &rest);
+  }
+  if (!tensors || (gives_flag(&of) && *rest) || (of.kind == FINITE && cuda)) return NULL;
+  Operator *operator = malloc(sizeof *operator);
   if (!operator) return NULL;
-  const enum Kind kind = is_ready ? READY : is_average ? AVERAGE : UPDATE;
-  add_operator(operator, kind, of_row ? of_row->variant : (Variant){0}, tensors, cuda);
+  *operator = of;
+  add_operator(operator, tensors, cuda);
   return operator;
 }
 

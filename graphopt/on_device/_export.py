@@ -146,7 +146,7 @@ def export_on_device(
         >>> export_on_device(model, "mse", opt, "device").checkpoint
         PosixPath('device/checkpoint')
     """
-    optimizer = checked_optimizer(optimizer)
+    optimizer = _check_optimizer(checked_optimizer(optimizer))
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     flags = {
         "optimizer_model": optimizer_model,
@@ -214,6 +214,21 @@ def export_on_device(
         _NOMINAL: replace(checkpoint, nominal=True) if nominal_checkpoint else None,
     }
     return _write(Path(directory), models, checkpoints, ort_format=ort_format)
+
+
+def _check_optimizer(optimizer: RMSProp) -> RMSProp:
+    """Refuse what the files have no place for."""
+    defaults = {"skip_on_overflow": False, "clip_norm": None, "clip_value": None}
+    chosen = {name: getattr(optimizer, name) for name in defaults}
+    names = [name for name, value in chosen.items() if value != defaults[name]]
+    if not isinstance(optimizer.loss_scale, float):
+        names.insert(0, "loss_scale")
+    if names:
+        raise ValueError(
+            f"{names[0]}: got {getattr(optimizer, names[0])}, which files of export_on_device do "
+            "not have; leave it out, or train with training_graph, whose file any ONNX Runtime runs"
+        )
+    return optimizer
 
 
 def _check_outputs(forward: onnx.ModelProto, outputs: Sequence[str]) -> None:

@@ -172,7 +172,11 @@ class FromCaller(LearningRateSchedule):
             raise ValueError("name: got an empty string, expected the name of an input")
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:  # noqa: ARG002
-        """An input of the graph, the same wherever it is read."""
+        """An input of the graph."""
+        return self.input_of(op)
+
+    def input_of(self, op: GraphBuilder) -> ir.Value:
+        """The input of the graph, the same wherever it is read."""
         for value in op.graph.inputs:
             if value.name == self.name and _FROM_CALLER in value.meta:
                 return value

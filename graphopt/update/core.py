@@ -3,15 +3,18 @@
 Its name says what it is made of, for example ``RMSProp``, ``CenteredRMSPropMomentum`` or
 ``RMSPropWeightDecayUnscale``; a name always has the same inputs, outputs, attributes and body.
 
-    inputs      w, g, s, a (Centered), m (Momentum, Nesterov), lr, k (WeightDecay), on (Mask)
+    inputs      w, g, s, a (Centered), m (Momentum, Nesterov), lr, f (Scale), k (WeightDecay),
+                on (Mask)
     outputs     w1, s1, a1 (Centered), m1 (Momentum, Nesterov)
-    attributes  decay, epsilon, momentum (Momentum, Nesterov), loss_scale (Unscale)
+    attributes  decay, epsilon, momentum (Momentum, Nesterov), loss_scale (Unscale),
+                clip_value (ClipValue)
 
 with the parameters w, the gradients g, the mean square s, the mean gradient a, the moment m, the
-learning rate lr, the factor of weight decay k and the bool on; the last three are scalars, all
-others float32 and of one shape. ``Chunked`` before a name is the same, row by row. ``Foreach3``
-before a name is the same for three parameters: the inputs are w0, w1, w2, g0, and so on, in any
-shapes with the same number of elements, then gate, a bool scalar for which the writes wait.
+learning rate lr, the factor f of the gradient, the factor of weight decay k and the bool on; the
+last four are scalars, all others float32 and of one shape. ``Chunked`` before a name is the same,
+row by row. ``Foreach3`` before a name is the same for three parameters: the inputs are w0, w1, w2,
+g0, and so on, in any shapes with the same number of elements, then gate, a bool scalar for which
+the writes wait.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -42,6 +45,8 @@ class Variant:
         mask: Keep everything as it is where the input ``on`` is False.
         chunked: The tensors are matrices, of which one row after the other is updated.
         tensors: For how many parameters, each with tensors of its own; 0: for a bucket.
+        scale: Multiply the gradient by a factor of the step, before anything else.
+        clip_value: Limit the elements of the gradient, after that.
     """
 
     centered: bool = False
@@ -53,6 +58,8 @@ class Variant:
     mask: bool = False
     chunked: bool = False
     tensors: int = 0
+    scale: bool = False
+    clip_value: bool = False
 
     @property
     def name(self) -> str:
@@ -65,6 +72,8 @@ class Variant:
             self.momentum,
             "EpsilonOutside" if self.epsilon_outside else "",
             "RateOutside" if self.rate_outside else "",
+            "Scale" if self.scale else "",
+            "ClipValue" if self.clip_value else "",
             self.weight_decay,
             "Unscale" if self.unscale else "",
             "Mask" if self.mask else "",
@@ -78,6 +87,7 @@ class Variant:
             *self._of_each(("w", "g", *self._states)),
             *(["gate"] if self.tensors else []),
             "lr",
+            *(["f"] if self.scale else []),
             *(["k"] if self.weight_decay else []),
             *(["on"] if self.mask else []),
         )
@@ -94,6 +104,7 @@ class Variant:
             *("decay", "epsilon"),
             *(["momentum"] if self.momentum else []),
             *(["loss_scale"] if self.unscale else []),
+            *(["clip_value"] if self.clip_value else []),
         )
 
     @property
@@ -171,8 +182,14 @@ class Variant:
 
     def _stages(self) -> Iterator[str]:
         w, g = "w", "g"
+        if self.scale:
+            yield f"factored = graphopt.Scale ({g}, f)"
+            g = "factored"
+        if self.clip_value:
+            yield f"clipped = graphopt.ClipValue <clip_value: float = @clip_value> ({g})"
+            g = "clipped"
         if self.weight_decay == "WeightDecay":
-            yield "decayed = graphopt.WeightDecay (w, g, k)"
+            yield f"decayed = graphopt.WeightDecay (w, {g}, k)"
             g = "decayed"
         elif self.weight_decay:
             yield "decayed = graphopt.DecoupledWeightDecay (w, lr, k)"
@@ -236,8 +253,10 @@ def variant(
 ) -> Variant:
     """What the update of parameters with this rule is made of.
 
-    Weight decay is left out where gradients are centralized, because it comes before that.
+    What comes before weight decay, and that, is left out where gradients are centralized, because
+    all of it comes before that; a factor also where each parameter has one of its own.
     """
+    alone = optimizer.clip_norm_per == "parameter"
     momentum: Momentum = (
         "Nesterov" if optimizer.nesterov else "Momentum" if optimizer.momentum else ""
     )
@@ -252,7 +271,9 @@ def variant(
         epsilon_outside=not optimizer.epsilon_inside_root,
         rate_outside=bool(momentum) and not optimizer.learning_rate_inside_moment,
         weight_decay=weight_decay,
-        unscale=optimizer.loss_scale != 1,
+        scale=optimizer.unscales_first and not (alone or rule.grad_centralization),
+        clip_value=optimizer.clip_value is not None and not rule.grad_centralization,
+        unscale=optimizer.carried_loss_scale != 1,
         mask=mask,
         chunked=chunked,
         tensors=tensors,

@@ -20,7 +20,9 @@ from graphopt.stage import UPDATE_PREFIX
 from graphopt.states import GLOBAL_STEP, State, kept_by
 from graphopt.update import functions
 from graphopt.update.core import Variant, variant
+from graphopt.update.counters import count_step
 from graphopt.update.gate import DeviceGate, Gate
+from graphopt.update.gradient_scale import GradientScale
 from graphopt.update.layout import Bucket, Layout, plan
 from graphopt.update.optimizer_arithmetic import Arithmetic
 from graphopt.update.statistics import moved_statistic, moved_together
@@ -87,7 +89,7 @@ class _Appender:
         self.op = op
         self.optimizer = optimizer
         self.parameters = dict(parameters)
-        self.gradients = gradients
+        self.gradients = dict(gradients)
         self.initial = initial
         self.outputs = list(op.graph.outputs)
         self.gate: Gate | None = None  # of buckets
@@ -101,6 +103,8 @@ class _Appender:
             for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True)
         }
         self.variants: dict[str, Variant] = {}  # by bucket
+        self.on: dict[int | None, ir.Value] = {}  # by group
+        self.scale = self._gradient_scale()
 
     def append(
         self, layout: Layout, statistics: Iterable[tuple[RunningStatistic, ir.Value]]
@@ -112,22 +116,41 @@ class _Appender:
             *self.outputs,
             *(self.arithmetic.value(s) for s in dict.fromkeys(used) if not isinstance(s, Fixed)),
         ]
+        if self.scale.norm is not None:
+            first.append(op.output(self.scale.norm, "gradient_norm"))
+            first[-1].dtype, first[-1].shape = ir.DataType.FLOAT, ir.Shape([])
         together = layout.name == "foreach"
         append = self._append_together if together else self._append_buckets
         carried, gate = append(layout.buckets, first)
-        step = self.global_step
-        if isinstance(gate, DeviceGate):
-            updated = op.output(gate.ready, "updated")
-            new_step = op.Squeeze(op.Add(gate.flatten(step), [1]))
-        else:
-            passed = op.Squeeze(gate.shape)  # -1
-            updated = op.output(op.Less(passed, 0), "updated")
-            new_step = op.Sub(step, passed)
+        finite = self.scale.finite
+        done = gate.opened()
+        updated = op.output(done if finite is None else op.And(done, finite), "updated")
         updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
         carried += self._update_statistics(list(statistics), gate)
-        carried.append(self._carry(step, new_step, initial=0))
+        counted = count_step(
+            op, self.optimizer, gate, self.global_step, updated, may_skip=finite is not None
+        )
+        carried += [
+            self._carry(old, new, initial=state.start(self.optimizer))
+            for state, old, new in counted
+        ]
         variants = tuple(self.variants[bucket.name] for bucket in layout.buckets)
         return AppendedUpdate(tuple(carried), layout, variants)
+
+    def _gradient_scale(self) -> GradientScale:
+        """The scalars that depend on the gradients; each is scaled where it has one of its own."""
+        optimizer, gradients = self.optimizer, dict(self.gradients)
+        if optimizer.unscales_first or optimizer.skip_on_overflow:
+            for p in optimizer.params:
+                gradients[p.name] = self._float32(gradients[p.name], p.dtype)
+        scale = GradientScale(self.op, optimizer, gradients, self.mask)
+        factors = {p.name: scale.factor_of(p.name) for p in optimizer.params}
+        self.gradients = self.gradients | {
+            name: functions.call(self.op, "Scale", gradients[name], factor)
+            for name, factor in factors.items()
+            if factor is not None
+        }
+        return scale
 
     def _append_buckets(
         self, buckets: Sequence[Bucket], first: Sequence[ir.Value]
@@ -179,7 +202,7 @@ class _Appender:
             [op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for bucket in buckets]
             for kind in kinds
         ]
-        made = variant(self.optimizer, rule, mask=self.mask is not None, tensors=len(buckets))
+        made = variant(self.optimizer, rule, mask=self._masks, tensors=len(buckets))
         self.variants |= {bucket.name: made for bucket in buckets}
         new = self.arithmetic.update(
             op,
@@ -204,11 +227,29 @@ class _Appender:
     def _scalars(self, made: Variant, rule: Rule) -> list[ir.Value]:
         """What a call of the update has in common for all its elements."""
         scalars = [self.arithmetic.value(rule.learning_rate)]
+        factor = self.scale.factor(rule.group)
+        if made.scale and factor is not None:
+            scalars.append(factor)
         if made.weight_decay:
             scalars.append(self.arithmetic.decay_factor(rule))
         if made.mask:
-            scalars.append(self.op.Gather(self.mask, rule.group, axis=0))
+            scalars.append(self._is_on(rule.group))
         return scalars
+
+    @property
+    def _masks(self) -> bool:
+        """Whether what is carried may stay as it is."""
+        return self.mask is not None or self.scale.finite is not None
+
+    def _is_on(self, group: int | None) -> ir.Value:
+        """Whether what belongs to a group moves in this step; None: to no group."""
+        if group not in self.on:
+            finite, enabled = self.scale.finite, None
+            if self.mask is not None and group is not None:
+                enabled = self.op.Gather(self.mask, group, axis=0)
+            conditions = [value for value in (enabled, finite) if value is not None]
+            self.on[group] = conditions[0] if len(conditions) == 1 else self.op.And(*conditions)
+        return self.on[group]
 
     def _update_statistics(
         self, statistics: Sequence[tuple[RunningStatistic, ir.Value]], gate: Gate | DeviceGate
@@ -225,9 +266,8 @@ class _Appender:
         carried = []
         for statistic, old, _ in entries:
             new, group = moved[statistic.name], self.group_of.get(statistic.parameter)
-            if self.mask is not None and group is not None:
-                on = self.op.Gather(self.mask, group, axis=0)
-                new = functions.call(self.op, "Mask", on, old, new)
+            if self.scale.finite is not None or (self.mask is not None and group is not None):
+                new = functions.call(self.op, "Mask", self._is_on(group), old, new)
             carried.append(self._carry(old, new, initial=self.initial.get(statistic.name)))
         return carried
 
@@ -277,6 +317,7 @@ class _Appender:
             lambda value: self._float32(
                 self.op.Reshape(value, [parameter.shape[0], -1]), parameter.dtype
             ),
+            self.scale.factor(rule.group),
         )
 
     def _update_bucket(
@@ -290,7 +331,7 @@ class _Appender:
             g = self._float32(g, bucket.dtype)
         kinds = kept_by(optimizer)
         states = [self.op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for kind in kinds]
-        made = variant(optimizer, rule, mask=self.mask is not None, chunked=bucket.rows is not None)
+        made = variant(optimizer, rule, mask=self._masks, chunked=bucket.rows is not None)
         self.variants[bucket.name] = made
         new_w, *new_states = self.arithmetic.update(
             self.op, made, [w, g, *states], self._scalars(made, rule)

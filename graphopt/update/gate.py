@@ -45,6 +45,14 @@ class Gate:
         """The value as a 1-D tensor that is not there before the gate opens."""
         return self._op.Reshape(value, self.shape)
 
+    def opened(self) -> ir.Value:
+        """True, when all that it waits for is there."""
+        return self._op.Less(self._op.Squeeze(self.shape), 0)
+
+    def after(self, counter: ir.Value) -> ir.Value:
+        """An int64 scalar, one larger, that is not there before the gate opens."""
+        return self._op.Sub(counter, self._op.Squeeze(self.shape))
+
     def cut(self, value: ir.Value, rows: int) -> ir.Value:
         """The value as a matrix of so many rows that is not there before the gate opens.
 
@@ -70,6 +78,14 @@ class DeviceGate:
     def flatten(self, value: ir.Value) -> ir.Value:
         """The value as a 1-D tensor that is not there before the gate opens."""
         return self._op.Reshape(self.hold(value), [-1])
+
+    def opened(self) -> ir.Value:
+        """True, when all that it waits for is there."""
+        return self.ready
+
+    def after(self, counter: ir.Value) -> ir.Value:
+        """An int64 scalar, one larger, that is not there before the gate opens."""
+        return self._op.Squeeze(self._op.Add(self.flatten(counter), [1]))
 
     def hold(self, value: ir.Value) -> ir.Value:
         """The value, not there before the gate opens."""

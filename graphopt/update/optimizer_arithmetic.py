@@ -49,7 +49,9 @@ class Arithmetic:
         Where it is added to the gradient, it carries the loss scale as the gradient does.
         """
         decay = rule.weight_decay
-        scale = 1.0 if self._optimizer.decoupled_weight_decay else self._optimizer.loss_scale
+        scale = (
+            1.0 if self._optimizer.decoupled_weight_decay else self._optimizer.carried_loss_scale
+        )
         if isinstance(decay, Fixed):
             return self._op.constant(np.float32(decay.constant * scale), name="weight_decay")
         return self.value(decay, scale)
@@ -65,8 +67,11 @@ class Arithmetic:
         parameter: ir.Value | None,
         gradient: ir.Value,
         as_rows: Callable[[ir.Value], ir.Value],
+        factor: ir.Value | None = None,
     ) -> ir.Value:
         """The gradient less the mean of each row, after weight decay where that is added to it.
+
+        What comes before weight decay, comes before that here too.
 
         Args:
             op: Appends to the graph or to a branch of it.
@@ -74,8 +79,13 @@ class Arithmetic:
             parameter: Its value; may be None where no weight decay is added.
             gradient: Its gradient.
             as_rows: Makes float32 matrices of both, a row for each index of the first axis.
+            factor: What the gradient is multiplied by first.
         """
         g = as_rows(gradient)
+        if factor is not None:
+            g = functions.call(op, "Scale", g, factor)
+        if (limit := self._optimizer.clip_value) is not None:
+            g = functions.call(op, "ClipValue", g, clip_value=limit)
         if self.adds_decay(rule):
             assert parameter is not None
             g = functions.call(op, "WeightDecay", as_rows(parameter), g, self.decay_factor(rule))

@@ -21,8 +21,13 @@ from tests.helpers.documents import blocks
 from tests.helpers.environments import needs_kernels
 
 CPU = ["CPUExecutionProvider"]
-ATTRIBUTES = {"decay": 0.9, "epsilon": 1e-3, "momentum": 0.8, "loss_scale": 3.0}
-SCALARS = {"lr": np.array(0.07, np.float32), "k": np.array(0.03, np.float32), "on": np.array(True)}
+ATTRIBUTES = {"decay": 0.9, "epsilon": 1e-3, "momentum": 0.8, "loss_scale": 3.0, "clip_value": 0.4}
+SCALARS = {
+    "lr": np.array(0.07, np.float32),
+    "f": np.array(0.6, np.float32),
+    "k": np.array(0.03, np.float32),
+    "on": np.array(True),
+}
 # Older runtimes compute quotients and roots with approximate instructions.
 SAME_BITS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (300, 130)]
@@ -41,15 +46,21 @@ CORES = [
     for late in ((False, True) if momentum else (False,))
 ]
 EXTRAS = [
-    {"weight_decay": decay, "unscale": unscale, "mask": mask, "chunked": chunked}
+    {"weight_decay": decay, "mask": mask, "chunked": chunked, **before}
     for decay in ("", "WeightDecay", "DecoupledWeightDecay")
-    for unscale, mask, chunked in itertools.product((False, True), repeat=3)
+    for mask, chunked in itertools.product((False, True), repeat=2)
+    for before in (
+        *({"unscale": unscale} for unscale in (False, True)),
+        *({"scale": scale, "clip_value": not scale} for scale in (False, True)),
+        {"scale": True, "clip_value": True},
+    )
 ]
 # Each way through a kernel: with and without each preparation, each state, and the mask.
 TYPICAL = [
     core.Variant(),
     core.Variant(centered=True, weight_decay="DecoupledWeightDecay", chunked=True),
     core.Variant(momentum="Momentum", weight_decay="WeightDecay", unscale=True),
+    core.Variant(weight_decay="WeightDecay", scale=True, clip_value=True),
     core.Variant(
         centered=True,
         momentum="Nesterov",
@@ -162,7 +173,7 @@ def assert_agree(fused, bodies):
 @needs_kernels
 def test_each_function_has_a_kernel():
     every = {variant.name for extras in EXTRAS for variant in variants(extras)}
-    assert len(every) == 480
+    assert len(every) == 1200
     assert kernels.names() == every
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt import Parameter, RMSProp
+from graphopt import DynamicLossScale, Parameter, RMSProp
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
 from tests.helpers.functions import EXACT_ROOTS, session_of
@@ -17,14 +17,21 @@ from tests.helpers.functions import EXACT_ROOTS, session_of
 MATRIX = (4, 33)
 SHAPES = {"0-d": (), "1-d": (7,), "size 1": (1, 1), "2-d": MATRIX}
 DECAY, EPSILON, MOMENTUM, LOSS_SCALE = 0.8, 1e-2, 0.7, 4.0
+CLIP_VALUE = 0.3
 ATTRIBUTES = {
     "decay": DECAY,
     "epsilon": EPSILON,
     "momentum": MOMENTUM,
     "loss_scale": LOSS_SCALE,
+    "clip_value": CLIP_VALUE,
 }
 TENSORS = ("w", "g", "s", "a", "m")
-SCALARS = {"lr": TensorProto.FLOAT, "k": TensorProto.FLOAT, "on": TensorProto.BOOL}
+SCALARS = {
+    "lr": TensorProto.FLOAT,
+    "f": TensorProto.FLOAT,
+    "k": TensorProto.FLOAT,
+    "on": TensorProto.BOOL,
+}
 MOMENTA = [("", False), *product(("Momentum", "Nesterov"), (False, True))]
 
 VARIANTS = {
@@ -42,6 +49,13 @@ VARIANTS = {
             )
         )
     )
+}
+VARIANTS |= {
+    variant.name: variant
+    for base in VARIANTS.values()
+    if not (base.unscale or base.epsilon_outside or base.rate_outside)
+    for scale, clip_value in ((True, False), (False, True), (True, True))
+    for variant in (replace(base, scale=scale, clip_value=clip_value),)
 }
 CHUNKED = {
     variant.name: variant
@@ -110,6 +124,7 @@ def drawn(shape, seed, on=True):
         "a": sign * np.where(negative, 0.9, rng.uniform(0, 0.5, shape)),
         "m": rng.uniform(-1, 1, shape),
         "lr": 0.3,
+        "f": 0.9,
         "k": 0.1,
         "on": np.array(on),
     }
@@ -120,13 +135,15 @@ def average(old, value, decay):
     return decay * old + (1 - decay) * value
 
 
-def formula(variant, operands, decay, epsilon, momentum, loss_scale):
+def formula(variant, operands, decay, epsilon, momentum, loss_scale, clip_value=np.inf):
     """The formula of a variant in float64, and where it leaves weight and moment alone."""
-    w, g, s, a, m, lr, k = (
-        np.asarray(operands[name], np.float64) for name in ("w", "g", "s", "a", "m", "lr", "k")
-    )
+    w, g, s, a, m, lr, k = (np.asarray(operands[n], np.float64) for n in (*TENSORS, "lr", "k"))
     if variant.mask and not operands["on"]:
         return {"w1": w, "s1": s, "a1": a, "m1": m}, np.ones(w.shape, bool)
+    if variant.scale:
+        g = g * np.float64(operands["f"])
+    if variant.clip_value:
+        g = np.clip(g, -clip_value, clip_value)
     if variant.weight_decay == "WeightDecay":
         g = g + k * w
     if variant.weight_decay == "DecoupledWeightDecay":
@@ -183,9 +200,10 @@ def assert_formula(variant, shape, seed, on):
             np.testing.assert_array_equal(results["w1"][resting], operands["w"][resting], what)
 
 
-def test_there_are_240_variants():
-    assert len(VARIANTS) == len(CHUNKED) == 2 * 5 * 2 * 3 * 2 * 2 == 240
-    assert len(EVERY) == 480
+def test_number_of_variants():
+    """Those that unscale or do not; and of the usual ones, those that limit gradients first."""
+    assert len(VARIANTS) == len(CHUNKED) == 2 * 5 * 2 * 3 * 2 * 2 + 2 * 3 * 3 * 2 * 3
+    assert len(EVERY) == 2 * len(VARIANTS)
 
 
 # Tests of one session each: building one for all variants takes longer than what it is tested for.
@@ -253,7 +271,11 @@ MOVING = {
     "large": {"s": 2**40},
 }
 EDGES = {"decay": 0.5, "epsilon": 0.25, "momentum": 0.5, "loss_scale": 2.0}
-CENTERED = {name: variant for name, variant in EVERY.items() if variant.centered}
+CENTERED = {
+    name: variant
+    for name, variant in EVERY.items()
+    if variant.centered and not (variant.scale or variant.clip_value)
+}
 
 
 # Each with a usual moment, and what is guarded with others too.
@@ -347,7 +369,7 @@ def odd_operands():
     odd = np.array([-0.0, 0.0, 0, np.nan, np.inf, -np.inf, 1e-45, -1e-38, 3e38], np.float32)
     odd[2:3].view(np.uint32)[:] = 0x7FC12345  # a NaN that says something
     tensors = {name: np.resize(np.roll(odd, index), MATRIX) for index, name in enumerate(TENSORS)}
-    return float32(tensors | {"lr": 0.3, "k": 0.1, "on": np.array(False)})
+    return float32(tensors | {"lr": 0.3, "f": 0.9, "k": 0.1, "on": np.array(False)})
 
 
 @cache
@@ -371,9 +393,11 @@ def test_name_says_what_it_is():
             "Momentum": variant.momentum == "Momentum",
             "EpsilonOutside": variant.epsilon_outside,
             "RateOutside": variant.rate_outside,
+            "ClipValue": variant.clip_value,
             "DecoupledWeightDecay": variant.weight_decay == "DecoupledWeightDecay",
             "WeightDecay": variant.weight_decay == "WeightDecay",
             "Unscale": variant.unscale,
+            "Scale": variant.scale,
             "Mask": variant.mask,
         }.items():
             assert (word in words) == is_meant, word
@@ -398,13 +422,16 @@ def test_interface():
         states = ["s", *(["a"] if variant.centered else []), *(["m"] if variant.momentum else [])]
         scalars = [
             "lr",
+            *(["f"] if variant.scale else []),
             *(["k"] if variant.weight_decay else []),
             *(["on"] if variant.mask else []),
         ]
         assert variant.inputs == ("w", "g", *states, *scalars)
         assert variant.outputs == ("w1", *(f"{state}1" for state in states))
         wanted = {"decay", "epsilon"} | ({"momentum"} if variant.momentum else set())
-        assert set(variant.attributes) == wanted | ({"loss_scale"} if variant.unscale else set())
+        wanted |= {"loss_scale"} if variant.unscale else set()
+        wanted |= {"clip_value"} if variant.clip_value else set()
+        assert set(variant.attributes) == wanted
 
 
 def optimizer(**settings):
@@ -423,6 +450,14 @@ NAMES = {
     "RMSPropWeightDecay": {"weight_decay": 0.1},
     "RMSPropDecoupledWeightDecay": {"weight_decay": 0.1, "decoupled_weight_decay": True},
     "RMSPropUnscale": {"loss_scale": 8.0},
+    "RMSPropScale": {"loss_scale": DynamicLossScale()},
+    "RMSPropMomentumScale": {"momentum": 0.9, "loss_scale": 8.0, "clip_norm": 1.0},
+    "RMSPropClipValue": {"clip_value": 1.0},
+    "RMSPropScaleClipValueWeightDecay": {
+        "loss_scale": 8.0,
+        "clip_value": 1.0,
+        "weight_decay": 0.1,
+    },
     "CenteredRMSPropNesterovEpsilonOutsideRateOutsideDecoupledWeightDecayUnscale": {
         "centered": True,
         "momentum": 0.9,
@@ -494,6 +529,8 @@ STAGES = {
     "MovingAverage": (lambda v, g: average(v, g, DECAY), "m g", {"decay": DECAY}),
     "Moment": (lambda m, u: MOMENTUM * m + u, "m g", {"momentum": MOMENTUM}),
     "GuardedMoment": (guarded_moment, "moves m u", {"momentum": MOMENTUM}),
+    "Scale": (lambda g, factor: g * factor, "g lr", {}),
+    "ClipValue": (lambda g: np.clip(g, -0.5, 0.5), "g", {"clip_value": 0.5}),
     "Unscale": (lambda g: g / 1024, "g", {"loss_scale": 1024.0}),
     "WeightDecay": (lambda w, g, k: g + k * w, "w g lr", {}),
     "DecoupledWeightDecay": (lambda w, lr, k: w - lr * k * w, "w lr lr", {}),

@@ -106,7 +106,7 @@ class Oracle:
         terms = np.abs(g)
         weight_decay = rule.weight_decay.value(number)
         if not self._optimizer.decoupled_weight_decay:
-            decay = state[PARAMETER] * weight_decay * self._optimizer.loss_scale
+            decay = state[PARAMETER] * weight_decay * self._optimizer.carried_loss_scale
             g, terms, weight_decay = g + decay, terms + np.abs(decay), 0.0
         if rule.grad_centralization:
             g = g - g.mean(axis=1, keepdims=True)
@@ -117,7 +117,7 @@ class Oracle:
 
     def _sums(self, state: Arrays, gradient: Array) -> dict[str, Array]:
         """What the averages are made of, added up without signs."""
-        decay, g = self._optimizer.decay, np.abs(gradient / self._optimizer.loss_scale)
+        decay, g = self._optimizer.decay, np.abs(gradient / self._optimizer.carried_loss_scale)
         terms = {"mean_square": g**2, "mean_grad": g}
         return {
             kind: decay * np.abs(state[kind]) + abs(1 - decay) * term
@@ -184,7 +184,7 @@ def _optimizer_of(
     if facts.decay is not None:
         # 1 - decay is exact in float32, but of the decay that float32 has.
         chosen["decay"] = float(np.float32(facts.decay))
-    scale = 1.0 if facts.decoupled_weight_decay else facts.loss_scale or 1.0
+    scale = 1.0 if facts.decoupled_weight_decay else facts.constant_loss_scale
     op_type = "Conv" if rule.grad_centralization else None
     shape = (1, 1) if rule.grad_centralization else (1,)
     group = {

@@ -100,7 +100,7 @@ class TrainingPart:
         self.loss = _loss(reported)
         self.outputs = list(dict.fromkeys((self.loss, *(value.name for value in reported))))
         claimed = nodes.optimizer if reading.described is None else reading.described.optimizer
-        self.scale = claimed.loss_scale or 1.0
+        self.scale = claimed.constant_loss_scale
         self.gradients = [parameter.gradient for parameter in self.parameters]
         self.held = self._held()
         self._read = {str(value.name) for value in self.held.graph.inputs}

@@ -131,7 +131,7 @@ class _Trials:
     def _gradient(self, batch: Batch, state: Mapping[str, Array]) -> Array:
         """Of the size of the root of the mean square, times the loss scale."""
         root = np.sqrt(np.maximum(state[MEAN_SQUARE.name], 0))
-        scale = self._optimizer.loss_scale or 1.0
+        scale = self._optimizer.constant_loss_scale
         gradient = root * self._random.standard_normal(batch.shape) * scale
         return _rounded(gradient, batch.rule.gradient_dtype)
 

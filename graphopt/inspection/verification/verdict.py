@@ -149,7 +149,9 @@ def in_words(optimizer: OptimizerFacts | None) -> str:
         if optimizer.momentum and optimizer.learning_rate_inside_moment is False
         else "",
         "decoupled weight decay" if optimizer.decoupled_weight_decay else "",
-        f"loss scale {optimizer.loss_scale:g}" if (optimizer.loss_scale or 1) != 1 else "",
+        f"loss scale {optimizer.constant_loss_scale:g}"
+        if optimizer.constant_loss_scale != 1
+        else "",
         *(f"{name} {value:g}" for name, value in optimizer.others.items()),
     ]
     details = ", ".join(filter(None, parts))

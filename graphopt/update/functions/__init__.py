@@ -27,7 +27,7 @@ HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
 MOST_TOGETHER = 1024
 """For how many parameters, or running statistics, a node may be; the kernels take no more."""
 
-_READY, _FOREACH = "Ready", "Foreach"
+_READY, _FOREACH, _ALL_FINITE = "Ready", "Foreach", "AllFinite"
 
 
 def call(op: GraphBuilder, function: str, *operands: ir.Value, **attributes: Any) -> ir.Value:
@@ -109,6 +109,25 @@ def is_ready(name: str) -> bool:
     return re.fullmatch(rf"{_READY}[1-9]\d*", name) is not None
 
 
+def all_finite(op: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    """Whether no element is infinite or NaN, a bool scalar.
+
+    Args:
+        op: Appends the nodes.
+        values: Float32 tensors, one at least.
+    """
+    parts = [values[i : i + MOST_TOGETHER] for i in range(0, len(values), MOST_TOGETHER)]
+    (finite, *others) = (call(op, f"{_ALL_FINITE}{len(part)}", *part) for part in parts)
+    for other in others:
+        finite = op.And(finite, other)
+    return finite
+
+
+def is_all_finite(name: str) -> bool:
+    """Whether this is the name of a function that `all_finite` calls."""
+    return re.fullmatch(rf"{_ALL_FINITE}[1-9]\d*", name) is not None
+
+
 def moved_averages(
     op: GraphBuilder,
     averages: Sequence[ir.Value],
@@ -135,6 +154,8 @@ def stage(name: str) -> str:
     """The ONNX text of a stage."""
     if match := re.fullmatch(rf"{_READY}(\d+)", name):
         return _ready(name, int(match[1]))
+    if match := re.fullmatch(rf"{_ALL_FINITE}(\d+)", name):
+        return _all_finite(name, int(match[1]))
     if match := re.fullmatch(rf"{_FOREACH}(\d+)MovingAverage", name):
         return _moved_averages(name, int(match[1]))
     return files(__name__).joinpath(f"{name}.onnxtxt").read_text(encoding="utf-8")
@@ -147,6 +168,20 @@ def _ready(name: str, count: int) -> str:
     lines += [f"least = Min ({', '.join(sizes)})", "zero = Constant <value_int: int = 0> ()"]
     lines += ["is_negative = Less (least, zero)", "ready = Not (is_negative)"]
     return _function(f"{name} ({', '.join(values)}) => (ready)", lines)
+
+
+def _all_finite(name: str, count: int) -> str:
+    """Zero times a number is zero, where that is finite, and otherwise NaN, as is every sum of it.
+
+    IsInf and IsNaN say the same in more passes over the memory.
+    """
+    values, zeros, sums = (_numbered(kind, count) for kind in ("value", "zeros", "sum"))
+    lines = ["zero = Constant <value_float: float = 0.0> ()"]
+    for value, zeros_of, sum_of in zip(values, zeros, sums, strict=True):
+        lines.append(f"{zeros_of} = Mul ({value}, zero)")
+        lines.append(f"{sum_of} = ReduceSum <keepdims: int = 0> ({zeros_of})")
+    lines += [f"total = Sum ({', '.join(sums)})", "is_nan = IsNaN (total)", "finite = Not (is_nan)"]
+    return _function(f"{name} ({', '.join(values)}) => (finite)", lines)
 
 
 def _moved_averages(name: str, count: int) -> str:

@@ -1,0 +1,244 @@
+"""Skipped steps, loss scales and clipping, in every combination of two, against float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import DynamicLossScale, Parameter, RMSProp, Session, schedules, update_graph
+from graphopt.reference import ReferenceRMSProp
+from models.zoo import ZOO
+
+PARAMETERS = [
+    Parameter("conv", (4, 3, 3, 3), op_type="Conv"),
+    Parameter("bias", (4,)),
+    Parameter("fc", (30, 7)),
+    Parameter("scalar", ()),
+]
+CHOICES = {
+    "loss_scale": [
+        {},
+        {"loss_scale": 8.0},
+        {"loss_scale": DynamicLossScale(1024.0, growth_interval=5)},
+        {"loss_scale": schedules.FromCaller("loss_scale")},
+    ],
+    "skip": [{"skip_on_overflow": True}, {}],
+    "clip": [
+        {},
+        {"clip_norm": 5.0},
+        {"clip_norm": 2.0, "clip_norm_per": "group"},
+        {"clip_norm": 1.0, "clip_norm_per": "parameter"},
+        {"clip_value": 0.7},
+    ],
+    "update": [
+        {},
+        {"centered": True, "momentum": 0.9, "epsilon": 1e-3},
+        {"momentum": 0.9, "nesterov": True, "decoupled_weight_decay": True, "weight_decay": 0.01},
+    ],
+    "groups": ["none", "decay", "centralized"],
+    "mask": [False, True],
+    "layout": ["chunks", "buckets", "separate", "foreach"],
+    "kernels": [True, False],
+}
+
+
+def covering():
+    """Rows of choices such that every two choices of different columns stand in one of them."""
+    rng = np.random.default_rng(0)
+    sizes = [len(choices) for choices in CHOICES.values()]
+    columns = itertools.combinations(range(len(sizes)), 2)
+    open_pairs = {
+        (a, i, b, j) for a, b in columns for i in range(sizes[a]) for j in range(sizes[b])
+    }
+    rows = []
+    while open_pairs:
+        tried = [[int(rng.integers(size)) for size in sizes] for _ in range(200)]
+        best = max(tried, key=lambda row: len(pairs(row) & open_pairs))
+        open_pairs -= pairs(best)
+        rows.append(tuple(best))
+    return rows
+
+
+def pairs(row):
+    return {(a, row[a], b, row[b]) for a, b in itertools.combinations(range(len(row)), 2)}
+
+
+def chosen(row):
+    names = zip(CHOICES.items(), row, strict=True)
+    return {name: choices[index] for (name, choices), index in names}
+
+
+def optimizer(choice):
+    settings = choice["loss_scale"] | choice["skip"] | choice["clip"] | choice["update"]
+    params = PARAMETERS
+    if choice["groups"] != "none":
+        first = {"params": PARAMETERS[:2], "lr": 0.02, "weight_decay": 0.1}
+        first["grad_centralization"] = choice["groups"] == "centralized"
+        params = [first, {"params": PARAMETERS[2:]}]
+    return RMSProp(params, schedules.InverseDecayLR(0.01, 0.1, 3), **settings)
+
+
+def start():
+    rng = np.random.default_rng(1)
+    return {p.name: np.array(rng.normal(size=p.shape), np.float32) for p in PARAMETERS}
+
+
+def drawn(rng, scale):
+    """Gradients with their loss scale, now and then infinite or NaN in an element of one."""
+    gradients = {p.name: np.array(rng.normal(size=p.shape) * scale, np.float32) for p in PARAMETERS}
+    if rng.random() < 0.15:
+        array = gradients[PARAMETERS[rng.integers(4)].name].reshape(-1)
+        array[rng.integers(array.size)] = rng.choice([np.inf, -np.inf, np.nan])
+    return gradients
+
+
+ROWS = covering()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "".join(map(str, row)))
+def test_against_float64(row):
+    choice = chosen(row)
+    opt = optimizer(choice)
+    graph = update_graph(opt, layout=choice["layout"], group_mask=choice["mask"])
+    session = Session(graph, start(), kernels=choice["kernels"])
+    oracle = ReferenceRMSProp(opt, start())
+    rng = np.random.default_rng(2)
+    skips = opt.skip_on_overflow
+    for _ in range(200 if skips else 40):
+        scale = opt.loss_scale
+        if isinstance(scale, DynamicLossScale):
+            scale = float(session.state["loss_scale"])
+        elif not isinstance(scale, float):
+            scale = float(2.0 ** rng.integers(-3, 12))
+        gradients = drawn(rng, scale)
+        if not skips:
+            gradients = {
+                name: np.nan_to_num(g, posinf=1, neginf=1) for name, g in gradients.items()
+            }
+        enabled = [bool(rng.random() < 0.7) for _ in opt.groups] if choice["mask"] else None
+        feeds = {f"{name}_grad": array for name, array in gradients.items()}
+        if choice["mask"]:
+            feeds["group_mask"] = np.array(enabled)
+        if not isinstance(opt.loss_scale, float | DynamicLossScale):
+            feeds["loss_scale"] = np.array(scale, np.float32)
+        before = session.state
+        outputs = session.step(feeds)
+        updated = oracle.step(gradients, enabled, scale)
+        assert outputs["updated"] == updated
+        if opt.clip_norm is not None and updated:
+            np.testing.assert_allclose(outputs["gradient_norm"], oracle.gradient_norm, rtol=1e-6)
+        if not updated:
+            for name, array in session.state.items():
+                if name not in ("loss_scale", "loss_scale_steps", "skipped_steps"):
+                    assert array.tobytes() == before[name].tobytes(), name
+    for name, array in session.state.items():
+        np.testing.assert_allclose(array, oracle.state[name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.any_runtime
+def test_every_pair_is_there():
+    assert len(ROWS) < 40
+    found = set().union(*map(pairs, ROWS))
+    sizes = [len(choices) for choices in CHOICES.values()]
+    assert len(found) == sum(a * b for a, b in itertools.combinations(sizes, 2))
+
+
+@pytest.mark.parametrize("per", ["all", "parameter"])
+def test_clipping_is_that_of_pytorch(per):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    parameters = [Parameter("a", (300, 40)), Parameter("b", (50,))]
+    opt = RMSProp(
+        parameters, 0.1, decay=0.0, epsilon=1e-30, clip_norm=3.0, clip_norm_per=per, centered=True
+    )
+    # Of a mean gradient that starts at zero, decay 0 leaves the gradient itself.
+    session = Session(
+        update_graph(opt), {p.name: np.zeros(p.shape, np.float32) for p in parameters}
+    )
+    gradients = {p.name: rng.normal(size=p.shape).astype(np.float32) for p in parameters}
+    tensors = {name: torch.nn.Parameter(torch.zeros(g.shape)) for name, g in gradients.items()}
+    for name, tensor in tensors.items():
+        tensor.grad = torch.from_numpy(gradients[name].copy())
+    outputs = session.step({f"{name}_grad": g for name, g in gradients.items()})
+    together = [list(tensors.values())] if per == "all" else [[t] for t in tensors.values()]
+    norms = [float(torch.nn.utils.clip_grad_norm_(several, 3.0)) for several in together]
+    np.testing.assert_allclose(outputs["gradient_norm"], np.linalg.norm(norms), rtol=1e-6)
+    for name, tensor in tensors.items():
+        got = session.state[f"mean_grad.{name}"]
+        np.testing.assert_allclose(got, tensor.grad.numpy(), rtol=1e-6, err_msg=name)
+
+
+def trained(**settings):
+    """A network with batch normalization."""
+    entry = ZOO["resnet"]
+    model = entry.build()
+    opt = RMSProp(graphopt.parameters(model), 1e-3, epsilon=1e-3, **settings)
+    return entry, graphopt.training_graph(model, entry.loss, opt)
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf], ids=str)
+def test_a_bad_batch_changes_nothing(pixel):
+    """No parameter, no state and no running statistic."""
+    entry, graph = trained(skip_on_overflow=True)
+    session = Session(graph)
+    rng = np.random.default_rng(0)
+    session.step(entry.feeds(rng, 4))
+    before = session.state
+    bad = dict(entry.feeds(rng, 4))
+    name = session.inputs[0].name
+    bad[name] = bad[name].copy()
+    bad[name].reshape(-1)[3] = pixel
+    assert not session.step(bad)["updated"]
+    after = session.state
+    assert after.pop("skipped_steps") == 1
+    for state, array in after.items():
+        assert array.tobytes() == before[state].tobytes(), state
+    assert session.step(entry.feeds(rng, 4))["updated"]
+
+
+@pytest.mark.parametrize("scale", [DynamicLossScale(2.0**10), 2.0**10], ids=["dynamic", "number"])
+def test_the_loss_is_reported_without_its_scale(scale):
+    entry, graph = trained(loss_scale=scale, clip_norm=1e6)
+    _, plain = trained(clip_norm=1e6)
+    feeds = entry.feeds(np.random.default_rng(0), 4)
+    outputs, expected = (Session(g).step(feeds) for g in (graph, plain))
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5)
+
+
+WRONG = {
+    "clip_norm": ({"clip_norm": 0.0}, ValueError, "clip_norm: got 0.0"),
+    "clip_norm text": ({"clip_norm": "1"}, TypeError, "clip_norm: got '1'"),
+    "clip_value": ({"clip_value": -1.0}, ValueError, "clip_value: got -1.0"),
+    "both": ({"clip_norm": 1.0, "clip_value": 1.0}, ValueError, "clip by one of them"),
+    "per": ({"clip_norm": 1.0, "clip_norm_per": "layer"}, ValueError, "clip_norm_per: got 'layer'"),
+    "per alone": ({"clip_norm_per": "group"}, ValueError, "no effect without clip_norm"),
+    "skip": ({"skip_on_overflow": 1}, TypeError, "skip_on_overflow: got 1"),
+}
+
+
+@pytest.mark.any_runtime
+@pytest.mark.parametrize(("settings", "kind", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(settings, kind, message):
+    with pytest.raises(kind, match=message):
+        RMSProp(PARAMETERS, **settings)
+
+
+@pytest.mark.any_runtime
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_scale": DynamicLossScale()},
+        {"loss_scale": schedules.FromCaller("loss_scale")},
+        {"skip_on_overflow": True},
+        {"clip_norm": 1.0},
+        {"clip_value": 1.0},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_on_device_files_have_no_place_for_it(settings, tmp_path):
+    model = ZOO["mlp"].build()
+    opt = RMSProp(graphopt.parameters(model), **settings)
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}: got .* training_graph"):
+        graphopt.export_on_device(model, loss="cross_entropy", optimizer=opt, directory=tmp_path)
