@@ -3,8 +3,8 @@
 ONNX Runtime runs nodes in any order that respects their inputs. An output may share the memory of
 an input if every node that reads the input is bound to run before the node that writes the output,
 that is, if the writer depends on each reader. Where the output is a view, the writer is what
-computes the memory that it shows. A reader may also be the writer itself where it
-works element by element. An input that is reported as an output is read after the run.
+computes the memory that it shows. A reader may also be the writer itself where it works element by
+element, and what reads sizes alone is none. An input that is reported as an output is read after the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +20,8 @@ from graphopt.operators import Moves, of
 
 ACCUMULATOR = "InPlaceAccumulatorV2"
 """The operator that writes over its first input, in ONNX Runtime's training packages."""
+
+_READ_NO_ELEMENT = ("Shape", "Size")
 
 
 def overwritable(model: onnx.ModelProto | ir.Model, carried: Iterable[Carried]) -> set[str]:
@@ -163,6 +165,8 @@ def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) ->
         writer.update(dict.fromkeys(step.outputs, index))
         if of(step.node).moves < Moves.NOT and step.inputs and step.inputs[0] is not None:
             source.update(dict.fromkeys(step.outputs, step.inputs[0]))
+        if step.node.op_type in _READ_NO_ELEMENT:
+            continue
         for value in step.reads():
             readers.setdefault(value, []).append(index)
 

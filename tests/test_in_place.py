@@ -37,6 +37,7 @@ PROVEN = {
     "two readers, one wait each": (
         "y = MatMul(x, w) z = MatMul(w, x) d = Sub(y, z) w_next = Sub(w, d)"
     ),
+    "sizes are read whenever": "y = Neg(x) k = Shape(w) n = Sub(w, g) w_next = Reshape(n, k)",
     "through a chain": "y = MatMul(x, w) a = Relu(y) b = Exp(a) d = Mul(g, b) w_next = Sub(w, d)",
     "not read at all": "y = Neg(x) w_next = Relu(g)",
     "writer waits, and does not read": "y = MatMul(x, w) w_next = MatMul(g, y)",
