@@ -1,5 +1,7 @@
 """The samples of a file, in batches: what the command line trains on."""
 
+import errno
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,8 +11,13 @@ import numpy as np
 from graphopt._files import existing_file
 from graphopt.feeds import Feed, feed_of
 from graphopt.graph import TrainingGraph
+from graphopt.limits import check_memory
 
 DEFAULT_BATCH_SIZE = 32
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 Batch = dict[str, np.ndarray]
 
@@ -21,10 +28,17 @@ def read_samples(path: Path) -> Batch:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"'{path}' is not an .npz file (numpy.savez writes them)")
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
             samples = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"cannot read '{path}': {error}") from None
+    except MemoryError as error:
+        raise MemoryError(f"cannot read '{path}': {error}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which seeking to where a damaged file says gives
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise ValueError(f"cannot read '{path}', it is damaged") from None
+    except Exception as error:  # noqa: BLE001 - zipfile's, zlib's and NumPy's have no common base
+        raise ValueError(f"cannot read '{path}', it is damaged: {error}") from None
     scalars = [name for name, array in samples.items() if array.ndim == 0]
     if scalars:
         raise ValueError(f"'{path}': '{scalars[0]}' is a scalar, expected an axis of samples")
@@ -32,6 +46,29 @@ def read_samples(path: Path) -> Batch:
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise ValueError(f"'{path}': expected the same number of samples, got {lengths}")
     return samples
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse arrays that take more memory than the file can hold, or than is allowed.
+
+    Raises:
+        ValueError: There are such.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        check_memory(sum(member.file_size for member in members), f"'{path}', unpacked,")
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = _HEADERS.get(version)
+                if read is None:
+                    raise ValueError(f"'{member.filename}' is no array of NumPy")
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(
+                    f"'{member.filename}' is to have the shape {list(shape)}, but has "
+                    f"{member.file_size} bytes"
+                )
 
 
 def fixed_size(inputs: Iterable[Feed]) -> int | None:

@@ -21,7 +21,7 @@ from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state, save_model
 from graphopt.inference import inference_model
 from graphopt.on_device import read_stored
-from graphopt.soundness.errors import about
+from graphopt.soundness.errors import about, naming
 
 
 class Session:
@@ -89,7 +89,8 @@ class Session:
         _checks.boolean("kernels", kernels)
         given = as_training_graph(graph)
         check_state(given)
-        start = Start(given.carried, parameters)
+        with naming(given):
+            start = Start(given.carried, parameters)
         self.graph = given.without_initial_values()
         self._runtime = _runtime.onnxruntime()
         self._providers = _runtime.checked_providers(providers)

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
 
 from graphopt import _checks, _runtime
 from graphopt._file_sets import write_together
@@ -16,6 +16,7 @@ from graphopt._files import PathLike
 from graphopt._outputs import check_outputs
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
+from graphopt.dtypes import dtype_of
 from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights
 from graphopt.graph import save_model
@@ -31,6 +32,7 @@ from graphopt.on_device.session_state import GRAPH, Arrangement, from_state, rea
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import Fixed
+from graphopt.soundness.errors import naming
 
 _VERSION = 1
 _TRAINING = "training_model.onnx"
@@ -170,37 +172,39 @@ def export_on_device(
         [("directory", Path(directory, name)) for name in _NAMES],
         [("the file of the model", file) for file in files],
     )
-    forward = with_weights(proto, [p.name for p in optimizer.params])
-    _check_outputs(forward, outputs)
-    _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
-    update = native_update(optimizer) if optimizer_model else None
-    built = differentiated(
-        forward,
-        loss,
-        optimizer,
-        loss_output=loss_output,
-        labels=labels,
-        straight_through=straight_through,
-    )
-    _check_float32({name: array.dtype.name for name, array in built.initial.items()})
-    if update is None:
-        training = with_update(
-            built,
+    # What a function of the user's raises is not about the model.
+    with naming(model) if isinstance(loss, str) else nullcontext():
+        forward = with_weights(proto, [p.name for p in optimizer.params])
+        _check_outputs(forward, outputs)
+        _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
+        update = native_update(optimizer) if optimizer_model else None
+        built = differentiated(
+            forward,
+            loss,
             optimizer,
-            outputs=outputs,
-            group_mask=group_mask,
-            accumulate=gradient_accumulation,
+            loss_output=loss_output,
+            labels=labels,
+            straight_through=straight_through,
         )
-    else:
-        training = with_gradients(built, optimizer, outputs=outputs)
-    evaluation = eval_model(
-        forward,
-        loss,
-        training.trainable | training.frozen,
-        loss_output=loss_output,
-        labels=labels,
-        outputs=outputs,
-    )
+        _check_float32({name: array.dtype.name for name, array in built.initial.items()})
+        if update is None:
+            training = with_update(
+                built,
+                optimizer,
+                outputs=outputs,
+                group_mask=group_mask,
+                accumulate=gradient_accumulation,
+            )
+        else:
+            training = with_gradients(built, optimizer, outputs=outputs)
+        evaluation = eval_model(
+            forward,
+            loss,
+            training.trainable | training.frozen,
+            loss_output=loss_output,
+            labels=labels,
+            outputs=outputs,
+        )
     checkpoint = _checkpoint(training, optimizer, own_optimizer=update is not None)
     manifest = replace(Manifest.of(optimizer), loss=built.loss)
     graph = Fingerprint.of(manifest, forward, frozenset(built.initial), {}).entry
@@ -213,7 +217,8 @@ def export_on_device(
         _CHECKPOINT: checkpoint,
         _NOMINAL: replace(checkpoint, nominal=True) if nominal_checkpoint else None,
     }
-    return _write(Path(directory), models, checkpoints, ort_format=ort_format)
+    with naming(model):
+        return _write(Path(directory), models, checkpoints, ort_format=ort_format)
 
 
 def _check_optimizer(optimizer: RMSProp) -> RMSProp:
@@ -356,6 +361,6 @@ def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
     return {
         "name": value.name,
-        "dtype": helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+        "dtype": dtype_of(value),
         "shape": [dim.dim_param or dim.dim_value for dim in tensor.shape.dim],
     }

@@ -31,13 +31,10 @@ def about(model: Any) -> Iterator[None]:
     """
     name = _name(model)
     try:
-        yield
-    except (OSError, ImportError):
+        with naming(model):
+            yield
+    except (OSError, ImportError, ValueError):
         raise
-    except ValueError as error:
-        if not name or name in str(error):
-            raise
-        raise ValueError(f"{name}: {error}") from error.__cause__
     except MemoryError as error:
         raise MemoryError(f"{name or 'the model'}: {error or 'it takes too much memory'}") from None
     except Exception as error:
@@ -45,6 +42,22 @@ def about(model: Any) -> Iterator[None]:
             f"the model is damaged, or does not fit: {type(error).__name__}: {error}"
         )
         raise ValueError(f"{name}: {cause}" if name else cause) from error
+
+
+@contextmanager
+def naming(model: Any) -> Iterator[None]:
+    """Let each ValueError about a model name its file; what else is raised stays as it is.
+
+    Args:
+        model: As for `about`.
+    """
+    name = _name(model)
+    try:
+        yield
+    except ValueError as error:
+        if not name or name in str(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error.__cause__
 
 
 def _name(model: Any) -> str:

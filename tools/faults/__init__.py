@@ -1,0 +1,1 @@
+"""Damaged files for all that graphopt reads: ``python -m tools.faults``."""

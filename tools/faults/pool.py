@@ -1,0 +1,98 @@
+"""Gives damaged files to a process that has a limit of time and memory."""
+
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from tools.faults.mutations import damaged
+
+SECONDS = 30
+MEMORY = 2 * 2**30
+_SLOW = 10  # one in so many inputs goes to the slow calls too
+_START = 120  # seconds in which a process has made the sound files
+
+Outcomes = tuple[int, Path, list["Outcome"]]
+"""The number of the input, the file, and what became of it."""
+
+Outcome = tuple[str, str, str]
+"""What was called, what became of it, and the message."""
+
+
+def outcomes_of(folder: Path, numbers: range, kind: str) -> Iterator[Outcomes]:
+    """What becomes of each input, in a process that is started anew where it has not survived."""
+    waiting = list(numbers)
+    while waiting:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, folder, kind), daemon=True)
+        process.start()
+        theirs.close()
+        alive = ours.poll(_START) and ours.recv() == "ready"
+        while waiting and alive:
+            index = waiting.pop(0)
+            ours.send(index)
+            path, outcomes = folder / "nothing", []
+            while alive:
+                alive = ours.poll(SECONDS + 10)
+                try:
+                    received = ours.recv() if alive else None
+                except EOFError:
+                    alive, received = False, None
+                if received is None:
+                    process.kill()
+                    process.join()
+                    reason = "slow" if process.exitcode == -signal.SIGKILL else "crash"
+                    outcomes.append(("?", f"{reason} {process.exitcode}", ""))
+                elif isinstance(received, Path):
+                    path = received
+                elif received == "done":
+                    break
+                else:
+                    outcomes.append(received)
+            yield index, path, outcomes
+        if process.is_alive():
+            process.kill()
+        process.join()
+        ours.close()
+
+
+def _work(pipe: Connection, folder: Path, kind: str) -> None:
+    """Damage what is asked for, and say what became of it."""
+    from tools.faults.subjects import CommandError, subjects
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    found = [subject for subject in subjects(folder) if kind in subject.path.name]
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process
+    pipe.send("ready")
+    while True:
+        index = pipe.recv()
+        rng = np.random.default_rng(index)
+        subject = found[rng.integers(len(found))]
+        path = subject.path.with_name(f"damaged-{subject.path.name}")
+        path.write_bytes(damaged(rng, subject.path.read_bytes()))
+        pipe.send(path)
+        calls = {**subject.calls, **(subject.slow if index % _SLOW == 0 else {})}
+        for name, call in calls.items():
+            signal.alarm(SECONDS)
+            outcome, message = "accepted", ""
+            try:
+                call(path)
+            except (ValueError, OSError, FloatingPointError) as error:
+                message = str(error)
+                outcome = "refused" if path.name in message.replace("\n", "") else "unnamed"
+                if type(error) is not ValueError and not isinstance(error, OSError):
+                    outcome = f"other {type(error).__name__}"
+            except CommandError as error:
+                outcome, message = f"other {error}", str(error)
+            except Exception as error:  # noqa: BLE001 - that is what is looked for
+                outcome, message = f"other {type(error).__name__}", str(error)
+            signal.alarm(0)
+            pipe.send((name, outcome, message))
+        pipe.send("done")
