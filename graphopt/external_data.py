@@ -17,6 +17,8 @@ from graphopt.soundness.functions import check_functions
 from graphopt.soundness.nodes import places, tensors
 from graphopt.soundness.tensors import check_dimensions, check_tensor
 
+_LONGEST = 4096  # characters of the path of a file
+
 
 def load_values(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Read into a model what its tensors have in files, in all places that hold tensors.
@@ -87,7 +89,12 @@ def checked_file(location: str, where: str, path: Path) -> Path:
     """
     named = f"{where} has its values in '{shown(location)}'"
     ways = (PurePosixPath(location), PureWindowsPath(location))
-    if not location or any(way.anchor or ".." in way.parts for way in ways) or "\0" in location:
+    if (
+        not location
+        or any(way.anchor or ".." in way.parts for way in ways)
+        or "\0" in location
+        or len(location) > _LONGEST
+    ):
         raise ValueError(
             f"{named}, expected a file in the folder of the model; put it there, and export the "
             "model again"

@@ -12,13 +12,14 @@ OPERATIONS = ("open", "replace", "unlink", "link", "fsync", "mkdir", "rmdir")
 
 
 @contextmanager
-def failing(at, *, for_ever=False, fail=None):
+def failing(at, *, for_ever=False, fail=None, code=None):
     """Let the operation of this number fail, or from there on all; gives the list of those done.
 
     Args:
         at: Counts from 0; None lets none fail.
         for_ever: Also all after it.
         fail: What happens instead of an error of the disk.
+        code: Of the error; by default EIO when a file is synced, and ENOSPC otherwise.
     """
     done = []
 
@@ -29,8 +30,8 @@ def failing(at, *, for_ever=False, fail=None):
             if at is not None and (number >= at if for_ever else number == at):
                 if fail is not None:
                     fail()
-                code = errno.EIO if name == "fsync" else errno.ENOSPC
-                raise OSError(code, os.strerror(code))
+                error = code or (errno.EIO if name == "fsync" else errno.ENOSPC)
+                raise OSError(error, os.strerror(error))
             return operation(*arguments, **options)
 
         return run
