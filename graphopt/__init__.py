@@ -6,6 +6,7 @@ Here are the verbs and what users construct. What the verbs return stands where 
 """
 
 from graphopt import inspection, reference, schedules, torch, versions
+from graphopt.average import ParameterAverage
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.graph import load
@@ -25,6 +26,7 @@ __all__ = [
     "DynamicLossScale",
     "GraphBuilder",
     "Parameter",
+    "ParameterAverage",
     "Parameters",
     "RMSProp",
     "Session",

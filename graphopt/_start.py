@@ -24,8 +24,9 @@ class Start:
                 f"parameters: got {type(parameters).__name__}, expected a dict of arrays by name"
             )
         given = dict(parameters or {})
-        # Parameters and running statistics; a state of the optimizer starts as one number.
-        own = [value for value in carried if not isinstance(value.initial, int | float)]
+        # Parameters and running statistics; a state of the optimizer starts as one number, or
+        # as they do.
+        own = [value for value in carried if not isinstance(value.initial, int | float | str)]
         names = dict.fromkeys(view.name for value in own for view in value.views)
         unknown = [name for name in given if name not in names]
         if unknown:
@@ -34,6 +35,7 @@ class Start:
                 f"{'is' if len(unknown) == 1 else 'are'} not trained by this graph; "
                 f"it has {', '.join(repr(name) for name in names)}"
             )
+        self._by_input = {value.input: value for value in carried}
         self._arrays = initial_values(carried)
         missing = [name for name in names if name not in given and name not in self._arrays]
         if missing:
@@ -52,6 +54,9 @@ class Start:
         """The array of a carried value."""
         if isinstance(value.initial, int | float):
             return filled(value)
+        if isinstance(value.initial, str):
+            same = joined(self._by_input[value.initial], self._arrays)
+            return same.reshape(value.shape).astype(value.dtype)
         return joined(value, self._arrays)
 
 

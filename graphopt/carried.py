@@ -9,7 +9,7 @@ parts flat states have stands in the metadata, see `graphopt.manifest`.
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from graphopt import states
 from graphopt.dtypes import dtype_of
 
 Array = npt.NDArray[np.generic]
@@ -56,8 +57,8 @@ class Carried:
         shape: Its shape in the graph.
         dtype: NumPy's name of its element type.
         views: What it holds: itself, or for a flat state the parts of several parameters.
-        initial: The value before the first step: an array, a number that fills it, or None where
-            the caller must give it.
+        initial: The value before the first step: an array, a number that fills it, the name of the
+            input whose first value it has too, or None where the caller must give it.
     """
 
     input: str
@@ -65,7 +66,7 @@ class Carried:
     shape: tuple[int, ...]
     dtype: str
     views: tuple[View, ...]
-    initial: Array | float | None = field(default=None, compare=False)
+    initial: Array | float | str | None = field(default=None, compare=False)
 
 
 def parts(value: Carried, array: Array) -> Iterator[tuple[View, Array]]:
@@ -82,8 +83,8 @@ def joined(value: Carried, by_name: Mapping[str, Array]) -> Array:
 
 
 def filled(value: Carried) -> Array:
-    """The array before the first step, which must be known."""
-    assert value.initial is not None
+    """The array before the first step, which must be a number throughout."""
+    assert isinstance(value.initial, int | float)
     return np.full(value.shape, value.initial, value.dtype)
 
 
@@ -102,13 +103,21 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
     info = model.training_info.add()
     graph = info.initialization
     graph.name = "initialization"
+    carried = list(carried)
+    unknown = {value.input for value in carried if value.initial is None}
     for value in carried:
         info.update_binding.add(key=value.input, value=value.output)
-        if value.initial is None:
+        if value.initial is None or (isinstance(value.initial, str) and value.initial in unknown):
             continue
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
         if isinstance(value.initial, np.ndarray):
             graph.initializer.append(numpy_helper.from_array(value.initial, value.input))
+        elif isinstance(value.initial, str):
+            shape = numpy_helper.from_array(np.array(value.shape, np.int64), f"{value.input}/shape")
+            flat = f"{value.input}/reshaped"
+            graph.initializer.append(shape)
+            graph.node.append(helper.make_node("Reshape", [value.initial, shape.name], [flat]))
+            graph.node.append(helper.make_node("Cast", [flat], [value.input], to=kind))
         else:
             filling = numpy_helper.from_array(np.array([value.initial], value.dtype))
             shape = numpy_helper.from_array(np.array(value.shape, np.int64), f"{value.input}/shape")
@@ -160,10 +169,23 @@ def declared(
         )
         _check(value)
         carried.append(value)
+    _check_references(carried)
     _check_once(value.input for value in carried)
     _check_once(value.output for value in carried)
     _check_once(view.name for value in carried for view in value.views)
     return tuple(carried)
+
+
+def with_averages(carried: Iterable[Carried]) -> tuple[Carried, ...]:
+    """The same, where averages start as what they are of, also if nobody has said as what."""
+    carried = tuple(carried)
+    by_input = {value.input: value for value in carried}
+    made = []
+    for value in carried:
+        kind, name = states.split(value.input)
+        is_average = kind == states.AVERAGE.name and name in by_input
+        made.append(replace(value, initial=name) if is_average else value)
+    return tuple(made)
 
 
 def _type_of(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], str]:
@@ -198,23 +220,45 @@ def _check(value: Carried) -> None:
         )
 
 
+def _check_references(carried: Iterable[Carried]) -> None:
+    """Refuse a value that starts as one which is none, or another size, or no array."""
+    by_input = {value.input: value for value in carried}
+    for value in by_input.values():
+        if not isinstance(value.initial, str):
+            continue
+        other = by_input.get(value.initial)
+        is_array = other is not None and isinstance(other.initial, np.ndarray | None)
+        if other is None or not is_array or math.prod(other.shape) != math.prod(value.shape):
+            raise ValueError(
+                f"the training graph is damaged: '{value.input}' starts as '{value.initial}', "
+                "expected a parameter or a running statistic of its size"
+            )
+
+
 def _check_once(names: Iterable[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(f"the training graph is damaged: it carries '{name}' twice")
 
 
-def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float]:
-    values: dict[str, Array | float] = {
+def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float | str]:
+    reshaped: dict[str, str] = {}
+    values: dict[str, Array | float | str] = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
     }
     for node in graph.node:
+        if node.op_type == "Reshape" and len(node.input) == 2 and len(node.output) == 1:
+            reshaped[node.output[0]] = node.input[0]
+            continue
+        if node.op_type == "Cast" and len(node.output) == 1 and node.input[0] in reshaped:
+            values[node.output[0]] = reshaped[node.input[0]]
+            continue
         filling = [entry.t for entry in node.attribute if entry.name == "value"]
         arrays = [numpy_helper.to_array(tensor) for tensor in filling]
         if node.op_type != "ConstantOfShape" or [array.size for array in arrays] != [1]:
             raise ValueError(
                 f"the training graph is damaged: '{next(iter(node.output), '')}' starts as what "
-                f"{node.op_type} gives, expected an initializer or a ConstantOfShape"
+                f"{node.op_type} gives, expected an initializer, a ConstantOfShape, or another one"
             )
         values[node.output[0]] = arrays[0].item()
     return values

@@ -17,7 +17,7 @@ from onnx_ir.passes import common as passes
 from graphopt._files import PathLike, write_atomically
 from graphopt._outputs import check_outputs, same_file
 from graphopt._records import plain
-from graphopt.carried import Carried, declare, declared, initial_values
+from graphopt.carried import Carried, declare, declared, initial_values, with_averages
 from graphopt.external_data import check_values
 from graphopt.forward import read_with_files
 from graphopt.graphs import put_last
@@ -81,7 +81,10 @@ class TrainingGraph:
         if carried is None:
             with about(self):
                 check_values(model)
-                carried = declared(model, Manifest.read(model).views or {})
+                said = Manifest.read(model)
+                carried = declared(model, said.views or {})
+                if said.optimizer is not None and said.optimizer.average is not None:
+                    carried = with_averages(carried)
         self.carried = tuple(carried)
 
     @property

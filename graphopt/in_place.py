@@ -4,7 +4,8 @@ ONNX Runtime runs nodes in any order that respects their inputs. An output may s
 an input if every node that reads the input is bound to run before the node that writes the output,
 that is, if the writer depends on each reader. Where the output is a view, the writer is what
 computes the memory that it shows. A reader may also be the writer itself where it works element by
-element, and what reads sizes alone is none. An input that is reported as an output is read after the run.
+element, and what reads sizes alone is none. An input that is reported as an output is read after
+the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from graphopt._records import Schedule, plain, reader
+from graphopt.average import ParameterAverage
 from graphopt.carried import Array, View
 from graphopt.external_data import check_values
 from graphopt.limits import memory_limit, too_large
@@ -64,6 +65,7 @@ class OptimizerEntry:
     clip_norm: float | None = None
     clip_norm_per: str = "all"
     clip_value: float | None = None
+    average: ParameterAverage | None = None
     steps: int | None = None
     group_mask: bool = False
 

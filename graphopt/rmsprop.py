@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks, states
+from graphopt.average import ParameterAverage, checked_average
 from graphopt.clipping import ClipNormPer, check_clipping
 from graphopt.groups import as_weight_decay, read_groups
 from graphopt.loss_scale import DynamicLossScale, LossScale, checked_loss_scale
@@ -104,6 +105,8 @@ class RMSProp:
             each "group", or each "parameter".
         clip_value: A number > 0: elements of the gradients, without the loss scale and before
             weight decay, are limited to it on both sides. Not beside ``clip_norm``.
+        average: A `ParameterAverage`, or its decay: the graph also carries a moving average of
+            each parameter, and ``Session.export(path, average=True)`` writes a model of them.
 
     Attributes:
         params: All parameters, in the order of the optimizer.
@@ -149,6 +152,7 @@ class RMSProp:
         clip_norm: float | None = None,
         clip_norm_per: ClipNormPer = "all",
         clip_value: float | None = None,
+        average: ParameterAverage | float | None = None,
     ) -> None:
         """See the class."""
         self.decay = _checks.rate("decay", decay, allow_zero=True)
@@ -164,6 +168,7 @@ class RMSProp:
         check_clipping(clip_norm, clip_norm_per, clip_value)
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.clip_norm_per = clip_norm_per
+        self.average = checked_average(average)
         self.clip_value = None if clip_value is None else float(clip_value)
         self.epsilon_inside_root = _checks.boolean("epsilon_inside_root", epsilon_inside_root)
         self.initial_mean_square = _checks.at_least_zero("initial_mean_square", initial_mean_square)

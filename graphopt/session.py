@@ -22,6 +22,7 @@ from graphopt.graph import TrainingGraph, as_training_graph, check_state, save_m
 from graphopt.inference import inference_model
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
+from graphopt.states import averages
 
 
 class Session:
@@ -299,26 +300,39 @@ class Session:
             self._settle()
         return report
 
-    def export(self, path: PathLike, *, training: bool = False, force: bool = False) -> None:
+    def export(
+        self,
+        path: PathLike,
+        *,
+        training: bool = False,
+        average: bool = False,
+        force: bool = False,
+    ) -> None:
         """Write the forward model with the trained parameters and running statistics, atomically.
 
         Args:
             path: Of the file.
             training: Write it in the mode in which it was given. By default it is written for
                 inference: batch normalization uses its running statistics, and nothing is dropped.
+            average: Write the averages of the parameters instead, and of the running statistics
+                where the optimizer averages them.
             force: Write also a model with NaN or infinite numbers.
 
         Raises:
             FloatingPointError: The state has NaN or infinite numbers.
             FileNotFoundError: The folder does not exist.
-            TypeError: ``training`` is not a bool.
-            ValueError: The graph is an update alone; or the model draws a random mask that is no
-                Dropout, so that what it is for inference is not known; or the file is one that the
-                graph was read from.
+            TypeError: ``training`` or ``average`` is not a bool.
+            ValueError: The graph is an update alone, or carries no average; or the model draws a
+                random mask that is no Dropout, so that what it is for inference is not known; or
+                the file is one that the graph was read from.
         """
         _checks.boolean("training", training)
         self.graph.check_output(path)
-        model = self.graph.forward(self._sound_state(force=force))
+        _checks.boolean("average", average)
+        state = self._sound_state(force=force)
+        if average:
+            state |= averages(state)
+        model = self.graph.forward(state)
         save_model(model if training else inference_model(model), path)
 
     def _sound_state(self, *, force: bool) -> dict[str, np.ndarray]:

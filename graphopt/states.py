@@ -4,8 +4,9 @@ Whoever handles state takes it from here: the update, checkpoints, on-device fil
 profiling.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class State:
             a 1 after it; "" for what these do not have.
         dtype: NumPy's name of its element type; "" for that of the value in the forward model.
         initial: What it starts at: a number, the name of the hyperparameter that says it, or None
-            for the value in the forward model.
+            for the value in the forward model, that of the parameter where it is a state of one.
         kept_with: The hyperparameter without which there is none; None where there always is.
 
     Example:
@@ -49,7 +50,7 @@ class State:
 
     def is_kept(self, optimizer: object) -> bool:
         """Whether there is any with the hyperparameters that are attributes of this."""
-        return self.kept_with is None or bool(getattr(optimizer, self.kept_with))
+        return self.kept_with is None or bool(getattr(optimizer, self.kept_with, None))
 
 
 MEAN_SQUARE = State(
@@ -62,6 +63,7 @@ MEAN_GRAD = State(
     "mean_grad", "the moving average of the gradient", symbol="a", kept_with="centered"
 )
 MOMENT = State("moment", "what the last steps add up to", symbol="m", kept_with="momentum")
+AVERAGE = State("average", "the moving average of the parameter", initial=None, kept_with="average")
 GLOBAL_STEP = State("global_step", "the number of updates", "graph", dtype="int64")
 LOSS_SCALE = State(
     "loss_scale",
@@ -93,7 +95,7 @@ STATISTIC = State(
 )
 
 STATES = (
-    *(MEAN_SQUARE, MEAN_GRAD, MOMENT),
+    *(MEAN_SQUARE, MEAN_GRAD, MOMENT, AVERAGE),
     *(GLOBAL_STEP, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
     STATISTIC,
 )
@@ -119,6 +121,11 @@ def kept_by(optimizer: object) -> tuple[State, ...]:
     return tuple(state for state in OF_PARAMETERS if state.is_kept(optimizer))
 
 
+def moved_by(optimizer: object) -> tuple[State, ...]:
+    """Those of them that the functions of the update move, with the parameter itself."""
+    return tuple(state for state in kept_by(optimizer) if state.symbol)
+
+
 def split(name: str) -> tuple[str, str]:
     """The kind of a state and its parameter; the kind is "" where the name is none of a state.
 
@@ -128,3 +135,23 @@ def split(name: str) -> tuple[str, str]:
     """
     kind, _, parameter = name.partition(".")
     return (kind, parameter) if parameter and kind in NAMES else ("", name)
+
+
+def averages(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The averages in a state, each under the name of what it is of, in the dtype of that.
+
+    Raises:
+        ValueError: There are none.
+    """
+    kinds = {name: split(name) for name in state}
+    found = {
+        of: state[name].astype(state[of].dtype)
+        for name, (kind, of) in kinds.items()
+        if kind == AVERAGE.name and of in state
+    }
+    if not found:
+        raise ValueError(
+            "average: got True, but the training graph carries none; build the optimizer with "
+            "average=graphopt.ParameterAverage(0.999)"
+        )
+    return found

@@ -71,6 +71,7 @@ def test_keys_and_their_json():
         "clip_norm": None,
         "clip_norm_per": "all",
         "clip_value": None,
+        "average": None,
         "steps": None,
         "group_mask": False,
     }

@@ -8,14 +8,15 @@ import pytest
 
 import graphopt
 from graphopt import Parameter, states
-from graphopt.states import MEAN_GRAD, MEAN_SQUARE, MOMENT, OF_PARAMETERS, STATES
+from graphopt.states import AVERAGE, MEAN_GRAD, MEAN_SQUARE, MOMENT, OF_PARAMETERS, STATES
 
 
 def test_names_and_symbols_tell_them_apart():
     assert len({state.name for state in STATES}) == len(STATES)
-    symbols = [state.symbol for state in OF_PARAMETERS]
+    symbols = [state.symbol for state in OF_PARAMETERS if state != AVERAGE]
     assert len(set(symbols)) == len(symbols)
     assert "" not in symbols
+    assert AVERAGE.symbol == ""  # the functions of the update do not move it
 
 
 @pytest.mark.quick
@@ -34,6 +35,7 @@ def test_split_is_the_inverse_of_of():
         ({"centered": True}, (MEAN_SQUARE, MEAN_GRAD)),
         ({"momentum": 0.9, "centered": True}, (MEAN_SQUARE, MEAN_GRAD, MOMENT)),
         ({"skip_on_overflow": True}, (MEAN_SQUARE,)),
+        ({"average": 0.9}, (MEAN_SQUARE, AVERAGE)),
         ({"loss_scale": graphopt.DynamicLossScale(8.0)}, (MEAN_SQUARE,)),
     ],
 )
@@ -51,7 +53,7 @@ def test_what_a_session_has(settings, kept):
     for state in kept:
         array = found[state.of("w")]
         assert array.dtype.name == state.dtype
-        assert (array == state.start(opt)).all()
+        assert (array == (1 if state == AVERAGE else state.start(opt))).all()
 
 
 def test_anything_with_the_hyperparameters_says_what_is_kept():

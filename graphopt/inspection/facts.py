@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from graphopt.average import ParameterAverage
 from graphopt.requirement import Requirements
 from graphopt.stage import Stage
 
@@ -82,6 +83,7 @@ class OptimizerFacts:
         clip_norm: What the norm of gradients is limited to.
         clip_norm_per: What each norm is over.
         clip_value: What the elements of gradients are limited to.
+        average: The moving average of the parameters, if there is one.
         group_mask: Whether an input says which groups are updated.
         guarded: Centered: whether an element whose radicand is not positive stays as it is.
         steps: For how many steps there is a learning rate, if a list gives it.
@@ -106,6 +108,7 @@ class OptimizerFacts:
     clip_norm: float | None = None
     clip_norm_per: str | None = None
     clip_value: float | None = None
+    average: ParameterAverage | None = None
     group_mask: bool | None = None
     guarded: bool | None = None
     steps: int | None = None

@@ -46,6 +46,12 @@ ALWAYS_INLINE void limit_gradients(const float *g, float *limited, float factor,
   }
 }
 
+ALWAYS_INLINE void add_weighted(const float *x, const float *y, float *sum, float a, float b,
+                                size_t n) {
+  INDEPENDENT
+  for (size_t i = 0; i < n; i++) sum[i] = x[i] * a + y[i] * b;
+}
+
 /* Whether all exponents are those of numbers. */
 ALWAYS_INLINE bool are_finite(const float *values, size_t n) {
   uint32_t others = 0;
@@ -67,6 +73,7 @@ typedef struct {
   void (*update)(const Variant *, const Tensors *, const Scalars *, size_t n);
   void (*limit_gradient)(const float *, float *, float factor, float limit, size_t n, bool scale,
                          bool clip_value);
+  void (*add_weighted)(const float *, const float *, float *, float a, float b, size_t n);
   bool (*all_finite)(const float *, size_t n);
   void (*prepare_gradient)(const Variant *, const Tensors *, const Scalars *, float *, size_t n);
   void (*decay_parameter)(const Tensors *, const Scalars *, float *, size_t n);
@@ -260,5 +267,38 @@ OrtStatus *finite_on_cpu(void *data, OrtKernelContext *context) {
       status = kernel->api->KernelContext_ParallelFor(context, look_at_part, parts, parts, &values);
     *finite = atomic_load(&values.finite);
   }
+  return status;
+}
+
+typedef struct {
+  const float *x, *y;
+  float *sum, a, b;
+  size_t size;
+} Sum;
+
+static void add_part(void *data, size_t index) {
+  const Sum *s = data;
+  const size_t begin = index * PART, left = s->size - begin;
+  loops->add_weighted(s->x + begin, s->y + begin, s->sum + begin, s->a, s->b,
+                      left < PART ? left : PART);
+}
+
+OrtStatus *sum_on_cpu(void *data, OrtKernelContext *context) {
+  const Kernel *kernel = data;
+  const Operator *operator = kernel->operator;
+  void *memory[input_count(operator) + output_count(operator)];
+  size_t size;
+  const Call call = {kernel, memory, &size};
+  OrtStatus *status = read_call(&call, context);
+  if (status) return status;
+  const Weights w = weights(&call);
+  Sum sum = {memory[0], memory[1], memory[input_count(operator)], *w.a, *w.b, size};
+  const size_t parts = (size + PART - 1) / PART;
+  if (w.on && !*w.on)
+    keep(sum.x, sum.sum, size);
+  else if (parts == 1)
+    add_part(&sum, 0);
+  else if (parts)
+    status = kernel->api->KernelContext_ParallelFor(context, add_part, parts, parts, &sum);
   return status;
 }

@@ -40,6 +40,11 @@ TARGET static void LOOPS(limit_gradient)(const float *g, float *limited, float f
     limit_gradients(g, limited, factor, limit, n, false, true);
 }
 
+TARGET static void LOOPS(add_weighted)(const float *x, const float *y, float *sum, float a, float b,
+                                       size_t n) {
+  add_weighted(x, y, sum, a, b, n);
+}
+
 TARGET static bool LOOPS(all_finite)(const float *values, size_t n) {
   return are_finite(values, n);
 }
@@ -49,8 +54,8 @@ TARGET static void LOOPS(decay_parameter)(const Tensors *t, const Scalars *s, fl
   for (size_t i = 0; i < n; i++) decayed[i] = decayed_parameter(t->w[i], s);
 }
 
-static const Loops LOOPS(loops) = {LOOPS(update), LOOPS(limit_gradient), LOOPS(all_finite),
-                                   LOOPS(prepare_gradient), LOOPS(decay_parameter)};
+static const Loops LOOPS(loops) = {LOOPS(update), LOOPS(limit_gradient), LOOPS(add_weighted),
+                                   LOOPS(all_finite), LOOPS(prepare_gradient), LOOPS(decay_parameter)};
 
 #undef CORE
 #undef CORES

@@ -9,12 +9,14 @@
 /* Parts of names: the first begins that of an operator for several tensors of each kind. */
 #define FOREACH "Foreach"
 #define AVERAGE_NAME "MovingAverage"
+#define SUM_NAME "WeightedSum"
 #define READY_NAME "Ready"
 #define FINITE_NAME "AllFinite"
 
 enum Kind {
   UPDATE,  /* a function of graphopt.update.core */
   AVERAGE, /* moving averages, each of its value */
+  SUM,     /* a x + b y, with a mask where the variant has one; on the CPU only */
   READY,   /* true, once all its inputs are there */
   FINITE,  /* whether no element of any input is infinite or NaN */
 };
@@ -23,7 +25,7 @@ enum {
   MAX_DIMS = 32,
   MAX_FOREACH = 1024, /* tensors of each kind */
   MAX_KINDS = 5,   /* w, g, s, a, m */
-  MAX_SCALARS = 5, /* gate, lr, f, k, on */
+  MAX_SCALARS = 5, /* gate, lr, f, k, on; or a, b, on */
 };
 
 /* A function of the update as an operator. Its inputs are all w, then all g and so on, a tensor for
@@ -101,6 +103,20 @@ static inline ScalarInputs scalar_inputs(const Call *call) {
   return found;
 }
 
+/* The same of a sum. */
+typedef struct {
+  const float *a, *b;
+  const bool *on;
+} Weights;
+
+static inline Weights weights(const Call *call) {
+  const Operator *operator = call->kernel->operator;
+  void **next = call->memory + tensor_inputs(operator);
+  Weights found = {.a = next[0], .b = next[1]};
+  if (operator->variant.mask) found.on = next[2];
+  return found;
+}
+
 /* What is called from outside. */
 EXPORT const char *graphopt_kernel_name(size_t index);
 EXPORT int graphopt_want_kernel(const char *name, int cuda);
@@ -110,6 +126,7 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
 /* cpu.c */
 OrtStatus *compute_on_cpu(void *kernel, OrtKernelContext *context);
 OrtStatus *average_on_cpu(void *kernel, OrtKernelContext *context);
+OrtStatus *sum_on_cpu(void *kernel, OrtKernelContext *context);
 OrtStatus *ready_on_cpu(void *kernel, OrtKernelContext *context);
 OrtStatus *finite_on_cpu(void *kernel, OrtKernelContext *context);
 void choose_loops(void);

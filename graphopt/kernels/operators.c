@@ -55,8 +55,11 @@ static OrtStatus *check_size(const Call *call, size_t index, size_t got, size_t 
   const Operator *operator = call->kernel->operator;
   char message[128];
   if (got == expected) return NULL;
-  snprintf(message, sizeof message, "has %zu elements, expected %zu%s", got, expected,
-           index < tensor_inputs(operator) ? " as 'w' has" : ", a scalar");
+  const int n = snprintf(message, sizeof message, "has %zu elements, expected %zu", got, expected);
+  if (index < tensor_inputs(operator))
+    snprintf(message + n, sizeof message - n, " as '%s' has", operator->kinds[0]);
+  else
+    snprintf(message + n, sizeof message - n, ", a scalar");
   return wrong(operator, index, message);
 }
 
@@ -117,7 +120,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   kernel->operator = operator;
   Scalars *a = &kernel->attributes;
   OrtStatus *status = NULL;
-  if (!gives_flag(operator))
+  if (operator->kind == UPDATE || operator->kind == AVERAGE)
     status = api->KernelInfoGetAttribute_float(info, "decay", &a->decay);
   if (!status && operator->kind == UPDATE)
     status = api->KernelInfoGetAttribute_float(info, "epsilon", &a->epsilon);
@@ -228,6 +231,8 @@ static size_t in_place(int **inputs, int **outputs, int count) {
   return (size_t)count;
 }
 
+static size_t one_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 1); }
+
 static size_t two_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 2); }
 
 static size_t three_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 3); }
@@ -256,6 +261,8 @@ static void name_operator(Operator *operator) {
     snprintf(operator->name, sizeof operator->name, READY_NAME "%zu", operator->tensors);
   else if (operator->kind == FINITE)
     snprintf(operator->name, sizeof operator->name, FINITE_NAME "%zu", operator->tensors);
+  else if (operator->kind == SUM)
+    snprintf(operator->name, sizeof operator->name, SUM_NAME "%s", v->mask ? "Mask" : "");
   else if (operator->kind == AVERAGE)
     snprintf(operator->name, sizeof operator->name, "%s" AVERAGE_NAME, foreach);
   else
@@ -271,6 +278,9 @@ static void name_tensors(Operator *operator) {
   size_t n = 0;
   if (gives_flag(operator)) {
     operator->kinds[n++] = "value";
+  } else if (operator->kind == SUM) {
+    operator->kinds[n++] = "x";
+    operator->kinds[n++] = "y";
   } else if (operator->kind == AVERAGE) {
     operator->kinds[n++] = "average";
     operator->kinds[n++] = "value";
@@ -293,6 +303,10 @@ static void name_scalars(Operator *operator) {
     if (operator->scale) operator->scalars[n++] = "f";
     if (v->weight_decay) operator->scalars[n++] = "k";
     if (v->mask) operator->scalars[n++] = "on";
+  } else if (operator->kind == SUM) {
+    operator->scalars[n++] = "a";
+    operator->scalars[n++] = "b";
+    if (v->mask) operator->scalars[n++] = "on";
   }
   operator->scalar_count = n;
 }
@@ -303,6 +317,7 @@ static Compute compute_of(enum Kind kind, bool cuda) {
   static const Compute computes[][2] = {
       [UPDATE] = {compute_on_cpu, compute_on_cuda},
       [AVERAGE] = {average_on_cpu, compute_on_cuda},
+      [SUM] = {sum_on_cpu, NULL},
       [READY] = {ready_on_cpu, ready_on_cuda},
       [FINITE] = {finite_on_cpu, NULL},
   };
@@ -312,8 +327,8 @@ static Compute compute_of(enum Kind kind, bool cuda) {
 /* What it is of is set. Tensors are 0 where its name does not say how many there are: it has
  * one. */
 static void make_operator(Operator *operator, size_t tensors, bool cuda) {
-  static size_t (*const may_inplace[])(int **, int **) = {two_in_place, three_in_place,
-                                                          four_in_place};
+  static size_t (*const may_inplace[])(int **, int **) = {one_in_place, two_in_place,
+                                                          three_in_place, four_in_place};
   operator->foreach = tensors > 0;
   operator->tensors = tensors ? tensors : 1;
   name_operator(operator);
@@ -341,7 +356,7 @@ static void make_operator(Operator *operator, size_t tensors, bool cuda) {
       .GetStartVersion = one,
       .GetEndVersion = last_version,
       /* The runtime asks without saying for which operator. */
-      .GetMayInplace = tensors ? no_alias : may_inplace[output_count(operator) - 2],
+      .GetMayInplace = tensors ? no_alias : may_inplace[output_count(operator) - 1],
       .ReleaseMayInplace = release_in_place,
       .GetAliasMap = no_alias,
       .ReleaseAliasMap = release_in_place,
@@ -384,7 +399,7 @@ static void add_operator(Operator *operator, size_t tensors, bool cuda) {
 
 __attribute__((constructor)) static void make_operators(void) {
   /* On the CPU, the half that does not unscale may do two more things first. */
-  static Operator operators[VARIANTS / 2 * 5 + VARIANTS];
+  static Operator operators[VARIANTS / 2 * 5 + VARIANTS + 2];
   size_t count = 0;
   choose_loops();
   for (int digits = (9 << 8) - 1; digits >= 0; digits--) {
@@ -395,6 +410,10 @@ __attribute__((constructor)) static void make_operators(void) {
     if (of.scale || of.clip_value) continue;
     operators[count] = of;
     add_operator(&operators[count++], 0, true);
+  }
+  for (int mask = 0; mask < 2; mask++) {
+    operators[count] = (Operator){.kind = SUM, .variant = {.mask = mask}};
+    add_operator(&operators[count++], 0, false);
   }
 }
 
@@ -426,7 +445,7 @@ static Operator *make_named(const char *name, bool cuda) {
     of.kind = AVERAGE;
   } else if (tensors) {
     const Operator *of_row = find(rest, cuda);
-    if (!of_row) return NULL;
+    if (!of_row || of_row->kind != UPDATE) return NULL;
     of.kind = UPDATE;
     of.variant = of_row->variant;
     of.scale = of_row->scale;

@@ -223,7 +223,8 @@ def export_on_device(
 
 def _check_optimizer(optimizer: RMSProp) -> RMSProp:
     """Refuse what the files have no place for."""
-    defaults = {"skip_on_overflow": False, "clip_norm": None, "clip_value": None}
+    defaults = dict.fromkeys(("clip_norm", "clip_value", "average"))
+    defaults |= {"skip_on_overflow": False}
     chosen = {name: getattr(optimizer, name) for name in defaults}
     names = [name for name, value in chosen.items() if value != defaults[name]]
     if not isinstance(optimizer.loss_scale, float):

@@ -24,7 +24,7 @@ from typing import Literal
 import onnx
 
 from graphopt.rmsprop import RMSProp, Rule
-from graphopt.states import kept_by
+from graphopt.states import moved_by
 from graphopt.update import functions
 
 Momentum = Literal["", "Momentum", "Nesterov"]
@@ -134,7 +134,7 @@ class Variant:
 
     @property
     def _states(self) -> tuple[str, ...]:
-        return tuple(state.symbol for state in kept_by(self))
+        return tuple(state.symbol for state in moved_by(self))
 
     @property
     def _new(self) -> tuple[str, ...]:

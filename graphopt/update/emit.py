@@ -17,8 +17,9 @@ from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
 from graphopt.stage import UPDATE_PREFIX
-from graphopt.states import GLOBAL_STEP, State, kept_by
+from graphopt.states import AVERAGE, GLOBAL_STEP, State, moved_by
 from graphopt.update import functions
+from graphopt.update.averages import Averages
 from graphopt.update.core import Variant, variant
 from graphopt.update.counters import count_step
 from graphopt.update.gate import DeviceGate, Gate
@@ -94,6 +95,7 @@ class _Appender:
         self.outputs = list(op.graph.outputs)
         self.gate: Gate | None = None  # of buckets
         self.global_step = op.input(GLOBAL_STEP.name, GLOBAL_STEP.dtype, [])
+        self.averages = Averages(op, optimizer.average, self.global_step)
         self.arithmetic = Arithmetic(op, optimizer, lambda: self.global_step)
         self.mask = (
             op.input("group_mask", np.bool_, [len(optimizer.groups)]) if group_mask else None
@@ -115,6 +117,7 @@ class _Appender:
         first = [
             *self.outputs,
             *(self.arithmetic.value(s) for s in dict.fromkeys(used) if not isinstance(s, Fixed)),
+            *self.averages.weights,
         ]
         if self.scale.norm is not None:
             first.append(op.output(self.scale.norm, "gradient_norm"))
@@ -192,7 +195,7 @@ class _Appender:
         self, buckets: Sequence[Bucket], gradients: Mapping[str, ir.Value], gate: DeviceGate
     ) -> dict[str, list[Carried]]:
         """What buckets of one rule carry, by their names."""
-        op, rule, kinds = self.op, buckets[0].rule, kept_by(self.optimizer)
+        op, rule, kinds = self.op, buckets[0].rule, moved_by(self.optimizer)
         old = [self._parameters(bucket) for bucket in buckets]
         w = [self._float32(v, bucket.dtype) for v, bucket in zip(old, buckets, strict=True)]
         g = [gradients[bucket.name] for bucket in buckets]
@@ -221,6 +224,7 @@ class _Appender:
                     self._carry_state(bucket, kind, of_kind[index], new_state)
                     for kind, of_kind, new_state in zip(kinds, states, new_states, strict=True)
                 ),
+                *self._average_parameters(bucket, op.Reshape(new_w, [-1]), old[index]),
             ]
         return by_name
 
@@ -269,7 +273,17 @@ class _Appender:
             if self.scale.finite is not None or (self.mask is not None and group is not None):
                 new = functions.call(self.op, "Mask", self._is_on(group), old, new)
             carried.append(self._carry(old, new, initial=self.initial.get(statistic.name)))
+            if self.averages.rule is not None and self.averages.rule.statistics:
+                carried.append(self._average_statistic(old, new, group))
         return carried
+
+    def _average_statistic(self, old: ir.Value, new: ir.Value, group: int | None) -> Carried:
+        assert old.dtype is not None
+        average = self.op.input(AVERAGE.of(str(old.name)), AVERAGE.dtype, old.shape or [])
+        masks = self.scale.finite is not None or (self.mask is not None and group is not None)
+        wide = self._float32(new, old.dtype.numpy().name)
+        moved = self.averages.moved(average, wide, self._is_on(group) if masks else None)
+        return self._carry(average, moved, initial=old.name)
 
     def _parameters(self, bucket: Bucket) -> ir.Value:
         """The input that carries the parameters of a bucket."""
@@ -329,13 +343,14 @@ class _Appender:
         g = gate.flatten(gradient) if bucket.rows is None else gate.cut(gradient, bucket.rows)
         if not rule.grad_centralization:
             g = self._float32(g, bucket.dtype)
-        kinds = kept_by(optimizer)
+        kinds = moved_by(optimizer)
         states = [self.op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for kind in kinds]
         made = variant(optimizer, rule, mask=self._masks, chunked=bucket.rows is not None)
         self.variants[bucket.name] = made
         new_w, *new_states = self.arithmetic.update(
             self.op, made, [w, g, *states], self._scalars(made, rule)
         )
+        average = self._average_parameters(bucket, new_w, old)
         new_w = self._as(new_w, bucket.dtype)
         gate.wait_for(new_w)
         if bucket.separate:
@@ -348,7 +363,20 @@ class _Appender:
                 self._carry_state(bucket, kind, state, new)
                 for kind, state, new in zip(kinds, states, new_states, strict=True)
             ),
+            *average,
         ]
+
+    def _average_parameters(
+        self, bucket: Bucket, new: ir.Value, parameters: ir.Value
+    ) -> list[Carried]:
+        """The average of a bucket, if there is one, which starts as the parameters."""
+        if self.averages.rule is None:
+            return []
+        views = [View(AVERAGE.of(p.name), p.shape, offset) for p, offset in bucket.offsets()]
+        old = self.op.input(AVERAGE.of(bucket.name), AVERAGE.dtype, bucket.shape)
+        on = self._is_on(bucket.rule.group) if self._masks else None
+        moved = self.averages.moved(old, new, on)
+        return [self._carry(old, moved, views, initial=parameters.name)]
 
     def _carry_parameters(self, bucket: Bucket, old: ir.Value, new: ir.Value) -> Carried:
         views = [View(parameter.name, parameter.shape, at) for parameter, at in bucket.offsets()]
@@ -402,7 +430,7 @@ class _Appender:
         new: ir.Value,
         views: Sequence[View] = (),
         *,
-        initial: Array | float | None,
+        initial: Array | float | str | None,
     ) -> Carried:
         """Let ``new`` feed the input ``value`` at the next step."""
         assert value.dtype is not None

@@ -23,7 +23,7 @@ FLOORS = [
     ["operators"],
     ["shapes.engine", "shapes.in_place", "dropping"],
     ["inference", "weights", "schedules"],
-    ["clipping", "loss_scale", "parameter", "groups", "rmsprop", "reference"],
+    ["average", "clipping", "loss_scale", "parameter", "groups", "rmsprop", "reference"],
     ["carried", "requirement", "manifest", "feeds", "losses", "in_place"],
     ["update", "kernels"],
     ["gradients"],

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 import graphopt
 from graphopt import Parameter, RMSProp, Session, kernels
-from graphopt.update import core
+from graphopt.update import core, functions
 from tests.helpers.documents import blocks
 from tests.helpers.environments import needs_kernels
 
@@ -174,7 +174,7 @@ def assert_agree(fused, bodies):
 def test_each_function_has_a_kernel():
     every = {variant.name for extras in EXTRAS for variant in variants(extras)}
     assert len(every) == 1200
-    assert kernels.names() == every
+    assert kernels.names() == every | {"WeightedSum", "WeightedSumMask"}
 
 
 @needs_kernels
@@ -190,6 +190,73 @@ def test_threads_and_memory_do_not_matter(variant):
             assert array.tobytes() == expected[name].tobytes(), (threads, name)
         for name, array in run_in_place(session, arrays).items():
             assert array.tobytes() == expected[name].tobytes(), (threads, name, "in place")
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("masked", [None, True, False], ids=["no mask", "on", "off"])
+def test_weighted_sum(masked, threads):
+    """That of the body, bit for bit, also in the memory of the first input."""
+    name = "WeightedSum" if masked is None else "WeightedSumMask"
+    inputs = ["x", "y", "a", "b", *([] if masked is None else ["on"])]
+    for size in (0, 1, 1025, 100001):
+        proto = stages(
+            name, inputs, {n: [size] if n in "xy" else [] for n in inputs}, ["sum"], [size]
+        )
+        arrays = {n: feeds(proto, 3, special=True)[n] for n in ("x", "y")}
+        arrays |= {"a": np.array(0.9, np.float32), "b": np.array(0.1, np.float32)}
+        if masked is not None:
+            arrays["on"] = np.array(masked)
+        expected = run(runtime_session(proto, options()), arrays)["sum"]
+        session = runtime_session(proto, options(proto, threads))
+        got = run(session, arrays)["sum"]
+        np.testing.assert_array_equal(got, expected)
+        binding = session.io_binding()
+        values = {n: onnxruntime.OrtValue.ortvalue_from_numpy(a.copy()) for n, a in arrays.items()}
+        for input_name, bound in values.items():
+            binding.bind_ortvalue_input(input_name, bound)
+        binding.bind_ortvalue_output("sum", values["x"])
+        session.run_with_iobinding(binding)
+        assert values["x"].numpy().tobytes() == got.tobytes()
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("bad", [None, np.inf, -np.inf, np.nan], ids=str)
+def test_all_finite(bad, threads):
+    """Wherever the number is that is none."""
+    sizes = [5, 0, 1, 100001]
+    names = [f"v{index}" for index in range(len(sizes))]
+    shapes = {name: [size] for name, size in zip(names, sizes, strict=True)}
+    proto = stages("AllFinite4", names, shapes, ["finite"], [])
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.BOOL
+    session = runtime_session(proto, options(proto, threads))
+    assert operators_of(proto) == {"AllFinite4"}
+    places = [("v0", 0), ("v0", 4), ("v2", 0), ("v3", 0), ("v3", 1023), ("v3", 70000), ("v3", -1)]
+    for name, place in places:
+        arrays = {n: np.full(s, -3.4e38, np.float32) for n, s in shapes.items()}
+        if bad is not None:
+            arrays[name][place] = bad
+        assert run(session, arrays)["finite"] == (bad is None)
+
+
+def stages(name, inputs, shapes, outputs, shape):
+    """A model that calls one stage."""
+    return helper.make_model(
+        helper.make_graph(
+            [helper.make_node(name, inputs, outputs, domain="graphopt")],
+            "stage",
+            [value(n, shapes[n]) for n in inputs],
+            [value(n, shape) for n in outputs],
+        ),
+        functions=functions.with_stages([], [name], 17),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("graphopt", 1)],
+        ir_version=8,
+    )
+
+
+def operators_of(proto):
+    return set(kernels.called(proto, CPU))
 
 
 def run_in_place(session, arrays):

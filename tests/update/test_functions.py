@@ -500,7 +500,9 @@ def run(name, operands, opset=17, **attributes):
     """What a model of one call of a stage returns."""
     loaded = functions.with_stages([], [name], opset)
     function = next(function for function in loaded if function.name == name)
-    shape = max((array.shape for array in operands), key=len)
+    flag = name.startswith("AllFinite")
+    shape = () if flag else max((array.shape for array in operands), key=len)
+    kind = TensorProto.BOOL if flag else TensorProto.FLOAT
     session = session_of(
         [
             helper.make_node(
@@ -513,7 +515,7 @@ def run(name, operands, opset=17, **attributes):
             )
             for formal, array in zip(function.input, operands, strict=True)
         ],
-        [helper.make_tensor_value_info(o, TensorProto.FLOAT, shape) for o in function.output],
+        [helper.make_tensor_value_info(o, kind, shape) for o in function.output],
         loaded,
         opset,
     )
@@ -529,6 +531,7 @@ STAGES = {
     "MovingAverage": (lambda v, g: average(v, g, DECAY), "m g", {"decay": DECAY}),
     "Moment": (lambda m, u: MOMENTUM * m + u, "m g", {"momentum": MOMENTUM}),
     "GuardedMoment": (guarded_moment, "moves m u", {"momentum": MOMENTUM}),
+    "WeightedSum": (lambda x, y, a, b: a * x + b * y, "w g lr f", {}),
     "Scale": (lambda g, factor: g * factor, "g lr", {}),
     "ClipValue": (lambda g: np.clip(g, -0.5, 0.5), "g", {"clip_value": 0.5}),
     "Unscale": (lambda g: g / 1024, "g", {"loss_scale": 1024.0}),
@@ -571,6 +574,8 @@ NEEDED = {
 
 
 def operand(kind, shape, rng):
+    if kind == "f":
+        return np.array(np.float32(0.9))
     if kind == "lr":
         return np.array(np.float32(0.3))
     if kind == "variance":
@@ -608,6 +613,24 @@ def test_mask(enabled):
     old, new = np.ones(3, np.float32), np.full(3, 2, np.float32)
     got = run("Mask", [np.array(enabled), old, new])
     np.testing.assert_array_equal(got, new if enabled else old)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_weighted_sum_with_a_mask(on):
+    x, y = np.array([1, -0.0, np.nan], np.float32), np.full(3, 2, np.float32)
+    a, b = np.array(0.25, np.float32), np.array(0.5, np.float32)
+    got = run("WeightedSumMask", [x, y, a, b, np.array(on)])
+    assert_bits(got, x * a + y * b if on else x, "masked sum")
+
+
+@pytest.mark.parametrize("bad", [None, np.inf, -np.inf, np.nan], ids=str)
+@pytest.mark.parametrize("shapes", [[()], [(3, 4), (0,), (5,)]], ids=str)
+def test_all_finite(bad, shapes):
+    """Also where their sum and their squares are not."""
+    arrays = [np.full(shape, 3e38, np.float32) for shape in shapes]
+    if bad is not None:
+        arrays[-1].reshape(-1)[-1] = bad
+    assert run(f"AllFinite{len(arrays)}", arrays) == (bad is None)
 
 
 def test_positive_at_the_edge():
@@ -657,7 +680,7 @@ def test_a_row_calls_no_function():
 def test_every_stage_is_tested():
     names = [path.name for path in files(functions).iterdir()]
     stages = {name.removesuffix(".onnxtxt") for name in names if "onnxtxt" in name}
-    assert stages == {*STAGES, "Centralize", "Mask"}
+    assert stages == {*STAGES, "Centralize", "Mask", "WeightedSumMask"}
 
 
 @pytest.mark.any_runtime
@@ -666,7 +689,7 @@ def test_every_stage_is_used():
     used = {function.name for function in core.functions_of(VARIANTS.values(), [], 17)} - set(
         VARIANTS
     )
-    assert used == {*STAGES, "Mask"}
+    assert used == {*STAGES, "Mask"} - {"WeightedSum"}
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])

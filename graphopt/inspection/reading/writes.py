@@ -109,6 +109,8 @@ def _initial(training: Iterable[onnx.TrainingInfoProto]) -> dict[str, float | st
                 number = 0.0 if value is None else Value("", tensor=ir.from_proto(value)).number
                 if number is not None:
                     found[node.output[0]] = number
+            elif node.op_type == "Cast" and node.output:  # of what another value starts from
+                found[node.output[0]] = "values"
     return found
 
 

@@ -107,7 +107,12 @@ class TrainingPart:
         self._start = {
             value.input: value.initial if isinstance(value.initial, np.ndarray) else filled(value)
             for value in self.graph.carried
-            if value.initial is not None
+            if not isinstance(value.initial, str | None)
+        }
+        self._start |= {
+            value.input: self._start[value.initial].reshape(value.shape).astype(value.dtype)
+            for value in self.graph.carried
+            if isinstance(value.initial, str) and value.initial in self._start
         }
         if missing := carried - self._start.keys():
             raise NotRunError(f"it holds no value of '{shown(min(missing))}' to start from")
