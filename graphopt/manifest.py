@@ -357,7 +357,7 @@ def _decompressed(text: str) -> bytes:
     most = memory_limit(max(_UNPACKED, _RATIO * len(data)))
     stream = zlib.decompressobj()
     found = stream.decompress(data, most)
-    if stream.unconsumed_tail:
+    if len(found) == most and stream.decompress(stream.unconsumed_tail, 1):
         raise ValueError(f"the forward model in '{_PREFIX}forward' {too_large(most)}")
     if not stream.eof:
         raise zlib.error("it is truncated")

@@ -64,10 +64,10 @@ def _check_sizes(path: Path) -> None:
                 if read is None:
                     raise ValueError(f"'{member.filename}' is no array of NumPy")
                 shape, _, dtype = read(file)
-            if math.prod(shape) * dtype.itemsize > member.file_size:
+                there = member.file_size - file.tell()
+            if math.prod(shape) * dtype.itemsize > there:
                 raise ValueError(
-                    f"'{member.filename}' is to have the shape {list(shape)}, but has "
-                    f"{member.file_size} bytes"
+                    f"'{member.filename}' is to have the shape {list(shape)}, but has {there} bytes"
                 )
 
 
