@@ -9,6 +9,7 @@ from graphopt import inspection, reference, schedules, torch, versions
 from graphopt.average import ParameterAverage
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
+from graphopt.checkpoint_folder import Checkpoints
 from graphopt.graph import load
 from graphopt.inspection import inspect, verify
 from graphopt.kernels import register_kernels
@@ -23,6 +24,7 @@ from graphopt.session import Session
 __version__ = versions.GRAPHOPT
 
 __all__ = [
+    "Checkpoints",
     "DynamicLossScale",
     "GraphBuilder",
     "Parameter",

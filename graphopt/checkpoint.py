@@ -5,6 +5,7 @@ itself; the fingerprint of the graph; and the versions of what wrote it.
 """
 
 import json
+import re
 import sys
 import warnings
 import zlib
@@ -26,6 +27,7 @@ from graphopt.versions import GRAPHOPT
 _FORMAT, _VERSION = "graphopt", "2"
 _WITHOUT_CHECKSUMS = "1"
 _ALIGNMENT = 8
+_NAME = re.compile(r"step-(\d{10,})\.safetensors")
 _LARGEST_COUNT = 2**53  # schedules compute in float64, which counts to there
 
 _CODES = {
@@ -124,6 +126,37 @@ def read_stored(path: PathLike) -> Stored:
     """
     with opened(path) as tensors:
         return Stored(dict(tensors), tensors.graph, tensors.note, tensors.has_checksums)
+
+
+def name_at(step: int) -> str:
+    """What a checkpoint is called in a folder of them."""
+    return f"step-{step:010}.safetensors"
+
+
+def step_of(path: Path) -> int:
+    """The step of one that is called so; -1 of any other file."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1
+
+
+def in_folder(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the oldest first."""
+    return sorted((path for path in folder.iterdir() if step_of(path) >= 0), key=step_of)
+
+
+def file_of(path: PathLike) -> PathLike:
+    """A path; of a folder of checkpoints, that of the newest.
+
+    Raises:
+        FileNotFoundError: The folder has none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    found = in_folder(folder)
+    if not found:
+        raise FileNotFoundError(f"the folder '{folder}' has no checkpoint, such as {name_at(1)}")
+    return found[-1]
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The command line: build a training graph, train it, export the trained model, look into it."""
 
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +28,12 @@ from graphopt.losses import BUILT_IN
 from graphopt.profiling.profile_tables import profile_tables
 from graphopt.samples import (
     DEFAULT_BATCH_SIZE,
-    batches,
     first_batch,
     fixed_size,
     read_samples,
     size_of_batch,
 )
-from graphopt.states import GLOBAL_STEP
+from graphopt.training_run import Plan, Run, stopping, target_at
 from graphopt.update.layout import LayoutName
 
 _Graph = Annotated[
@@ -50,6 +50,9 @@ class _ErrorsInOneLine(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):  # these are RuntimeErrors too
             raise
+        except KeyboardInterrupt as error:
+            typer.echo("stopped by SIGINT", err=True)
+            raise typer.Exit(128 + signal.SIGINT) from error
         except (
             FloatingPointError,
             ImportError,
@@ -207,11 +210,18 @@ def train(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            metavar="CKPT",
-            help="A checkpoint to write after each epoch; TRAIN.safetensors beside the graph, "
-            "if neither this nor --export is given.",
+            metavar="DIR|FILE",
+            help="A folder for checkpoints, or one file, to save to after each epoch and to go on "
+            "from; TRAIN.safetensors beside the graph, if neither this nor --export is given.",
         ),
     ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, metavar="STEPS", help="Save after so many steps too.")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many checkpoints stay in the folder.")] = 3,
+    background: Annotated[
+        bool, typer.Option("--background", help="Write to the folder while training goes on.")
+    ] = False,
     export: Annotated[
         Path | None,
         typer.Option(metavar="MODEL.onnx", help="The trained model to write, for inference."),
@@ -219,49 +229,75 @@ def train(
 ) -> None:
     """Train on the samples of a file.
 
-    The samples are shuffled anew for each epoch. A run that is resumed with
-    the same data, batch size and seed goes on as if never interrupted.
+    The samples are shuffled anew for each epoch. The same command goes on
+    from its checkpoint until all epochs are done, as if never interrupted.
+    Ctrl-C and SIGTERM end it after the running step, and save.
     """
-    if checkpoint is None and export is None:
-        checkpoint = graph.with_suffix(".safetensors")
-    _check_folders(checkpoint, export)
-    inputs = [("TRAIN.onnx", graph), ("--data", data)]
-    check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
-    check_outputs([("--export", export)], [*inputs, ("--resume", resume)])
-    check_outputs([("--export", export), ("--checkpoint", checkpoint)], [])
-    samples = read_samples(data)
-    session = graphopt.Session(graph)
-    if resume is not None:
-        session.load_checkpoint(resume)
-    size = size_of_batch(session.inputs, batch_size)
-    count = len(next(iter(samples.values())))
-    steps, rest = divmod(count, size)
-    if rest and fixed_size(session.inputs) is None:
-        steps += 1
-    elif steps == 0:
-        raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
-    elif rest:
-        typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
+    with stopping() as stop:
+        if checkpoint is None and export is None:
+            checkpoint = graph.with_suffix(".safetensors")
+        _check_folders(checkpoint, export)
+        inputs = [("TRAIN.onnx", graph), ("--data", data)]
+        check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
+        check_outputs([("--export", export)], [*inputs, ("--resume", resume)])
+        check_outputs([("--export", export), ("--checkpoint", checkpoint)], [])
+        samples = read_samples(data)
+        session = graphopt.Session(graph)
+        size = size_of_batch(session.inputs, batch_size)
+        plan = Plan(samples, size, _steps_of_epoch(session, samples, size, data), epochs, seed)
+        target = target_at(checkpoint, save_every, keep, background=background)
+        run = Run(session, plan, target)
+        run.resume(resume)
+        if 0 < run.position < plan.total:
+            typer.echo(f"goes on after step {run.position} of {plan.total}")
+        with _progress_bar() as progress:
+            task = progress.add_task("epoch", total=plan.total, loss=float("nan"))
 
-    first_epoch = int(session.state[GLOBAL_STEP.name]) // steps
-    with _progress_bar() as progress:
-        task = progress.add_task("training", total=epochs * steps, loss=float("nan"))
-        for epoch in range(epochs):
-            progress.update(task, description=f"epoch {epoch + 1}/{epochs}")
-            order = np.random.default_rng([seed, first_epoch + epoch]).permutation(count)
-            losses = []
-            for batch in batches(samples, order[: steps * size], size):
-                losses.append(float(session.step(batch)["loss"]))
-                progress.update(task, advance=1, loss=losses[-1])
-            if checkpoint is not None:
-                session.save_checkpoint(checkpoint)
-            _check_loss(session, losses)
-    typer.echo(f"mean loss of the last epoch: {np.mean(losses):.6f}")
+            def report(position: int, loss: float) -> None:
+                epoch = f"epoch {max(0, position - 1) // plan.steps + 1}/{epochs}"
+                progress.update(task, description=epoch, completed=position, loss=loss)
+
+            report(run.position, float("nan"))
+            run.train(stop, report)
+        if stop.signal is not None and run.position < plan.total:
+            _tell_stopped(stop.signal, run)
+            raise typer.Exit(128 + stop.signal)
+    if run.losses:
+        typer.echo(f"mean loss of the last epoch: {np.mean(run.losses):.6f}")
+    else:
+        typer.echo(f"nothing to do: {run.position} of {plan.total} steps were done before")
     if checkpoint is not None:
         typer.echo(f"checkpoint: {checkpoint}")
     if export is not None:
         session.export(export)
         typer.echo(f"trained model: {export}")
+
+
+def _steps_of_epoch(
+    session: graphopt.Session, samples: Mapping[str, np.ndarray], size: int, data: Path
+) -> int:
+    """How many steps go through all samples once."""
+    count = len(next(iter(samples.values())))
+    steps, rest = divmod(count, size)
+    if rest and fixed_size(session.inputs) is None:
+        return steps + 1
+    if steps == 0:
+        raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
+    if rest:
+        typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
+    return steps
+
+
+def _tell_stopped(number: int, run: Run) -> None:
+    """Say how to go on."""
+    name = signal.Signals(number).name
+    how = (
+        "nothing is saved, because there is no --checkpoint"
+        if run.target.path is None
+        else f"the same command goes on from '{run.target.path}'"
+    )
+    done = f"step {run.position} of {run.plan.total}"
+    typer.echo(f"stopped by {name} after {done}: {how}", err=True)
 
 
 @app.command(
@@ -367,20 +403,6 @@ app.command(epilog="Example:\n\ngraphopt inspect train.onnx --steps 10000 --html
 )
 app.command(epilog="Example:\n\ngraphopt verify train.onnx")(commands.verify)
 app.command(epilog="Example:\n\ngraphopt diff before.onnx after.onnx")(commands.diff)
-
-
-def _check_loss(session: graphopt.Session, losses: Sequence[float]) -> None:
-    """End a run whose losses are no numbers any more.
-
-    Raises:
-        FloatingPointError: They are not.
-    """
-    if not np.isfinite(losses).all():
-        session.check()
-        raise FloatingPointError(
-            f"the loss is {next(loss for loss in losses if not np.isfinite(loss))}; the state is "
-            "sound: look for such numbers in the samples"
-        )
 
 
 def _check_folders(*paths: Path | None) -> None:

@@ -210,6 +210,14 @@ class Session:
                 for name, part in self._state.parts(value)
             }
 
+    @property
+    def global_step(self) -> int:
+        """The number of updates, as the state has it."""
+        with self._exclusively():
+            self._settle()
+            self._io.wait()
+            return self._step
+
     def wait(self) -> None:
         """Return when all steps are done: on a GPU, one that returned may still be running.
 
@@ -257,8 +265,9 @@ class Session:
     def load_checkpoint(self, path: PathLike, *, strict: bool = True) -> LoadReport:
         """Continue from a checkpoint, bit for bit; if it does not fit, nothing changes.
 
-        It may also be one of on-device training, with files of `export_on_device`. One that an
-        older graphopt wrote has no checksums, of which a warning tells.
+        It may also be one of on-device training, with files of `export_on_device`, or a folder of
+        `Checkpoints`, of which the newest is taken. One that an older graphopt wrote has no
+        checksums, of which a warning tells.
 
         Args:
             path: Of the file.

@@ -1,8 +1,10 @@
 """The command line, run for real."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -146,13 +148,101 @@ def test_resumed_run_is_the_uninterrupted_one():
     train = ("train", "train.onnx", "--data", "digits.npz", "--batch-size", 16, "--seed", 5)
     succeed(*train, "--epochs", 2, "--checkpoint", "whole")
     succeed(*train, "--epochs", 1, "--checkpoint", "half")
-    succeed(*train, "--epochs", 1, "--checkpoint", "resumed", "--resume", "half")
+    succeed(*train, "--epochs", 2, "--checkpoint", "resumed", "--resume", "half")
     whole = state("train.onnx", "whole")
     assert_same_state(whole, state("train.onnx", "resumed"))
 
     succeed(*train[:-1], 6, "--epochs", 2, "--checkpoint", "other")
     other = state("train.onnx", "other")
     assert not np.array_equal(whole["dense2.weight"], other["dense2.weight"])
+
+
+RUN = ("train", "train.onnx", "--data", "digits.npz", "--batch-size", 16, "--seed", 5)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_same_command_goes_on_until_all_epochs_are_done():
+    succeed(*RUN, "--epochs", 3, "--checkpoint", "whole.safetensors")
+    whole = state("train.onnx", "whole.safetensors")
+    for target in ("run", "file.safetensors"):
+        succeed(*RUN, "--epochs", 1, "--checkpoint", target, "--save-every", 2)
+        result = succeed(*RUN, "--epochs", 3, "--checkpoint", target, "--save-every", 2)
+        assert "goes on after step 7 of 21" in result.stdout
+        assert_same_state(whole, state("train.onnx", target))
+        result = succeed(*RUN, "--epochs", 3, "--checkpoint", target)
+        assert "nothing to do: 21 of 21 steps were done before" in result.stdout
+        assert_same_state(whole, state("train.onnx", target))
+    assert [path.name for path in sorted(Path("run").iterdir())] == [
+        f"step-{step:010}.safetensors" for step in (18, 20, 21)
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_in_the_middle_of_an_epoch():
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "whole", "--save-every", 3, "--keep", 9)
+    for step in (3, 6, 9, 12):
+        middle = f"whole/step-{step:010}.safetensors"
+        resumed = f"from{step}.safetensors"
+        succeed(*RUN, "--epochs", 2, "--checkpoint", resumed, "--resume", middle)
+        assert_same_state(state("train.onnx", "whole"), state("train.onnx", resumed))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_on_other_data_is_another_run():
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "run")
+    before = state("train.onnx", "run")
+    samples = load("digits.npz")
+    np.savez("other.npz", **{name: array[::-1] for name, array in samples.items()})
+    for arguments, message in (
+        ((*RUN[:-1], 6), "another seed: it was 5, and is 6"),
+        ((*RUN[:5], 20, *RUN[6:]), "another batch size: it was 16, and is 20"),
+        ((*RUN[:3], "other.npz", *RUN[4:]), "another data; give the same"),
+    ):
+        result = run(*arguments, "--epochs", 2, "--checkpoint", "run")
+        assert result.exit_code == 1
+        assert message in result.stderr
+    assert_same_state(before, state("train.onnx", "run"))
+    result = run(*RUN, "--epochs", 1, "--checkpoint", "new.safetensors", "--background")
+    assert "--background: needs a folder" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_further_checkpoint_is_not_overwritten():
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "one.safetensors")
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "two.safetensors")
+    further = Path("two.safetensors").read_bytes()
+    arguments = ("--resume", "one.safetensors", "--checkpoint", "two.safetensors")
+    assert "is at step 14, further than" in run(*RUN, "--epochs", 3, *arguments).stderr
+    assert Path("two.safetensors").read_bytes() == further
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+@pytest.mark.parametrize(
+    ("number", "code", "background"),
+    [(signal.SIGTERM, 143, ()), (signal.SIGINT, 130, ("--background",))],
+)
+def test_a_signal_ends_it_after_the_step_and_saves(number, code, background):
+    arguments = map(str, (*RUN, "--epochs", 100_000, "--checkpoint", "run", *background))
+    command = [sys.executable, "-m", "graphopt", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(Path("run").glob("step-*")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    stopped = f"stopped by {signal.Signals(number).name} after step "
+    (line,) = [line for line in errors.splitlines() if line.startswith(stopped)]
+    steps = int(line.removeprefix(stopped).split()[0])
+    assert line.endswith(": the same command goes on from 'run'")
+    assert state("train.onnx", "run")["global_step"] == steps
+    total = steps // 7 + 1
+    result = succeed(*RUN, "--epochs", total, "--checkpoint", "run", *background)
+    assert steps % 7 == 0 or f"goes on after step {steps}" in result.stdout
+    succeed(*RUN, "--epochs", total, "--checkpoint", "whole.safetensors")
+    assert_same_state(state("train.onnx", "run"), state("train.onnx", "whole.safetensors"))
+    assert not list(Path("run").glob(".*"))
 
 
 @pytest.mark.usefixtures("folder")

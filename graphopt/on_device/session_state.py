@@ -15,6 +15,7 @@ from graphopt._files import PathLike
 from graphopt.carried import Array
 from graphopt.checkpoint import (
     Stored,
+    file_of,
     impossible,
     misfits,
     note_without_checksums,
@@ -107,11 +108,13 @@ def read_state(path: PathLike) -> dict[str, Array]:
         FileNotFoundError: There is no such file.
         ValueError: The file is not such a checkpoint, or is damaged.
     """
-    return _stored(path).state
+    return _stored(file_of(path)).state
 
 
 def read_stored(path: PathLike) -> Stored:
     """The same to go on from, with what the checkpoint says of the graph.
+
+    Of a folder of checkpoints it is the newest.
 
     A warning says that a session's checkpoint has no checksums, because it is an old one.
 
@@ -120,6 +123,7 @@ def read_stored(path: PathLike) -> Stored:
         ValueError: The file is not such a checkpoint, is damaged, or has values that no training
             leaves behind.
     """
+    path = file_of(path)
     stored = _stored(path)
     refuse(path, "is damaged", impossible(stored.state))
     if not stored.has_checksums:

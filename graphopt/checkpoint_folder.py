@@ -1,0 +1,236 @@
+"""The checkpoints of a run in a folder: saved every so often, of which the newest are kept."""
+
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from graphopt import _checks, checkpoint
+from graphopt._files import PathLike
+from graphopt.finite import check_finite
+from graphopt.on_device import read_stored
+from graphopt.session import Session
+from graphopt.states import GLOBAL_STEP
+
+_METRIC = "metric"
+
+
+class Checkpoints:
+    """Saves a session as it trains, and goes on from where a run has ended, however it did.
+
+    A file is ``step-<number>.safetensors``, complete as soon as it has this name. An old one is
+    removed when a new one is on the disk, so that there is a complete one at any time.
+
+    Args:
+        folder: Where they are; it is made if its parent exists.
+        keep: How many of the newest are kept; None keeps all.
+        every: `save_if_due` saves after so many steps.
+        minutes: `save_if_due` saves after so many minutes.
+        best: Whether the best metric, of those given to `save`, is the lowest ("min") or the
+            highest ("max"); its checkpoint is kept beside the newest.
+        background: Copy the state, and write it while training goes on; one at a time. Errors come
+            with the next call. Use the object with ``with``, or call `wait` in the end.
+
+    Raises:
+        FileNotFoundError: The parent of the folder does not exist.
+        NotADirectoryError: It is a file.
+        TypeError: An argument has the wrong type.
+        ValueError: ``keep``, ``every`` or ``minutes`` is not above zero, or ``best`` is neither.
+
+    Example:
+        >>> opt = RMSProp([Parameter("w", (3,))], learning_rate=0.01)
+        >>> graph, gradient = update_graph(opt), {"w_grad": np.ones(3, np.float32)}
+        >>> def train(steps):
+        ...     session = Session(graph, parameters={"w": np.zeros(3, np.float32)})
+        ...     with Checkpoints("run", keep=2, every=10) as checkpoints:
+        ...         checkpoints.resume(session)
+        ...         while session.global_step < steps:
+        ...             session.step(gradient)
+        ...             checkpoints.save_if_due(session)
+        ...     return [path.name for path in checkpoints.paths]
+        >>> train(25)
+        ['step-0000000010.safetensors', 'step-0000000020.safetensors']
+        >>> train(30)  # begins at step 20
+        ['step-0000000020.safetensors', 'step-0000000030.safetensors']
+    """
+
+    def __init__(
+        self,
+        folder: PathLike,
+        *,
+        keep: int | None = 3,
+        every: int | None = None,
+        minutes: float | None = None,
+        best: Literal["min", "max"] = "min",
+        background: bool = False,
+    ) -> None:
+        """See the class."""
+        for name, count in (("keep", keep), ("every", every)):
+            if count is not None:
+                _checks.steps(name, count)
+        if minutes is not None:
+            minutes = _checks.above_zero("minutes", minutes)
+        _checks.one_of("best", best, ("min", "max"))
+        _checks.boolean("background", background)
+        self.folder = Path(folder)
+        self.keep, self.every, self.minutes, self.best = keep, every, minutes, best
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"'{folder}' is a file, expected a folder for checkpoints")
+        if not self.folder.parent.is_dir():
+            raise FileNotFoundError(
+                f"cannot make '{folder}': the folder '{self.folder.parent}' does not exist; "
+                "create it first"
+            )
+        self.folder.mkdir(exist_ok=True)
+        self._background = background
+        self._writing: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._own: set[Path] = set()  # those that this run has begun with or has written
+        self._last_step, self._last_time = 0, time.monotonic()
+
+    @property
+    def paths(self) -> list[Path]:
+        """The checkpoints, the oldest first."""
+        return checkpoint.in_folder(self.folder)
+
+    def resume(self, session: Session) -> Mapping[str, Any] | None:
+        """Load the newest complete checkpoint, if there is one.
+
+        One that is damaged gets the ending ``.damaged``, with a warning, and the one before it is
+        taken.
+
+        Returns:
+            What was noted with it; None where there is none.
+
+        Raises:
+            ValueError: It is one of another graph.
+        """
+        self.wait()
+        for path in reversed(self.paths):
+            try:
+                note = read_stored(path).note
+            except ValueError as error:
+                path.replace(path.with_name(f"{path.name}.damaged"))
+                warnings.warn(f"{error}; it is left out", stacklevel=2)
+                continue
+            session.load_checkpoint(path)
+            self._own.add(path)
+            self._last_step, self._last_time = session.global_step, time.monotonic()
+            return note
+        return None
+
+    def save(
+        self,
+        session: Session,
+        note: Mapping[str, Any] | None = None,
+        *,
+        metric: float | None = None,
+    ) -> Path:
+        """Save a session, and remove what is not kept.
+
+        Args:
+            session: The session.
+            note: What is to be noted with it, as JSON has it, such as the position in the data.
+            metric: How good it is, for ``best``.
+
+        Raises:
+            FloatingPointError: The state has NaN or infinite numbers.
+            OSError: It could not be written, or in the background the one before it.
+            ValueError: The folder has a checkpoint of a later step, which is not of this run.
+        """
+        self.wait()
+        state, entry = session.state, session.fingerprint
+        check_finite(state)
+        step = int(state[GLOBAL_STEP.name])
+        path = self.folder / checkpoint.name_at(step)
+        later = [
+            other
+            for other in self.paths
+            if checkpoint.step_of(other) > step and other not in self._own
+        ]
+        if later:
+            raise ValueError(
+                f"'{later[-1]}' is further than this run, which is at step {step}: go on from it "
+                "(Checkpoints.resume), or save to another folder"
+            )
+        noted = dict(note or {}) | ({} if metric is None else {_METRIC: float(metric)})
+
+        def write() -> None:
+            checkpoint.save(path, state, entry, noted)
+            self._rotate(path)
+
+        self._own.add(path)
+        self._last_step, self._last_time = step, time.monotonic()
+        if self._background:
+            self._writing = threading.Thread(target=self._run, args=[write], name="checkpoint")
+            self._writing.start()
+        else:
+            write()
+        return path
+
+    def save_if_due(self, session: Session, note: Mapping[str, Any] | None = None) -> Path | None:
+        """Save if ``every`` steps or ``minutes`` have passed since the last time.
+
+        Raises:
+            OSError: As `save`.
+        """
+        steps, seconds = session.global_step - self._last_step, time.monotonic() - self._last_time
+        due = self.every is not None and steps >= self.every
+        due |= self.minutes is not None and steps > 0 and seconds >= 60 * self.minutes
+        return self.save(session, note) if due else None
+
+    def wait(self) -> None:
+        """Return when what is written in the background is on the disk.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Wait for what is being written."""
+        self.wait()
+
+    def _run(self, write: Any) -> None:
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001 - it is raised by the next call
+            self._error = error
+
+    def _rotate(self, newest: Path) -> None:
+        """Remove all but the newest and the best."""
+        if self.keep is None:
+            return
+        paths = self.paths
+        best = self._best(paths)
+        for path in paths[: -self.keep]:
+            if path not in (newest, best):
+                path.unlink(missing_ok=True)
+
+    def _best(self, paths: list[Path]) -> Path | None:
+        metrics = {}
+        for path in paths:
+            try:
+                with checkpoint.opened(path) as tensors:
+                    metrics[path] = tensors.note[_METRIC]
+            except (KeyError, ValueError):
+                continue
+        choose = min if self.best == "min" else max
+        return choose(metrics, key=metrics.__getitem__, default=None)

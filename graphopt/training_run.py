@@ -1,0 +1,249 @@
+"""What `graphopt train` does: goes through the samples, saves, stops when told, and goes on."""
+
+import hashlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from graphopt.checkpoint_folder import Checkpoints
+from graphopt.on_device import read_stored
+from graphopt.samples import Batch, batches
+from graphopt.session import Session
+from graphopt.states import GLOBAL_STEP
+
+_POSITION = "position"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The samples and the order in which they come.
+
+    Attributes:
+        samples: The arrays, by name.
+        size: Samples in a step.
+        steps: Steps of an epoch.
+        epochs: Passes over the samples.
+        seed: Of the order.
+    """
+
+    samples: Batch
+    size: int
+    steps: int
+    epochs: int
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """The number of steps."""
+        return self.epochs * self.steps
+
+    def from_position(self, position: int) -> Iterator[Batch]:
+        """The batches from there on, in an order that is drawn anew for each epoch."""
+        count = len(next(iter(self.samples.values())))
+        for epoch in range(position // self.steps, self.epochs):
+            order = np.random.default_rng([self.seed, epoch]).permutation(count)
+            done = max(0, position - epoch * self.steps) * self.size
+            yield from batches(self.samples, order[done : self.steps * self.size], self.size)
+
+    def described(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.samples.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return {"data": digest.hexdigest(), "batch size": self.size, "seed": self.seed}
+
+
+class Target:
+    """Where a run is saved: a file, a folder of checkpoints, or nowhere.
+
+    Args:
+        path: Of a file, or of a folder; None for nowhere.
+        checkpoints: Those of the folder.
+        every: Save after so many steps too, to a file.
+    """
+
+    def __init__(
+        self, path: Path | None, checkpoints: Checkpoints | None = None, every: int | None = None
+    ) -> None:
+        """See the class."""
+        self.path, self.checkpoints, self._every = path, checkpoints, every
+        self._saved_at: int | None = None  # the position
+
+    def resume(self, session: Session, resume: Path | None) -> Mapping[str, Any] | None:
+        """Go on from a file, or from what was saved here; returns what was noted, if anything was.
+
+        Raises:
+            ValueError: What was saved here is further than the file.
+        """
+        if resume is None and self.checkpoints is not None:
+            return self.checkpoints.resume(session)
+        if resume is None and self.path is not None and self.path.is_file():
+            resume = self.path
+        if resume is None:
+            return None
+        note = read_stored(resume).note
+        session.load_checkpoint(resume)
+        if self.checkpoints is None and self.path is not None and self.path.is_file():
+            saved = int(read_stored(self.path).state[GLOBAL_STEP.name])
+            if saved > session.global_step:
+                raise ValueError(
+                    f"'{self.path}' is at step {saved}, further than '{resume}' at step "
+                    f"{session.global_step}: leave out --resume to go on from there, or save to "
+                    "another file"
+                )
+        return note
+
+    def save(self, session: Session, note: Mapping[str, Any]) -> None:
+        """Save, if that has not been done at this position."""
+        if self.path is None or self._saved_at == note[_POSITION]:
+            return
+        if self.checkpoints is not None:
+            self.checkpoints.save(session, note)
+        else:
+            session.save_checkpoint(self.path, note=note)
+        self._saved_at = note[_POSITION]
+
+    def save_if_due(self, session: Session, note: Mapping[str, Any]) -> None:
+        """Save, if as many steps were taken as were asked for."""
+        if self._every is not None and note[_POSITION] % self._every == 0:
+            self.save(session, note)
+
+    def wait(self) -> None:
+        """Return when all is on the disk."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+
+
+def target_at(path: Path | None, every: int | None, keep: int, *, background: bool) -> Target:
+    """Where a run is saved; a path that is a folder, or has no ending, is that of a folder.
+
+    Args:
+        path: The path.
+        every: Save after so many steps too.
+        keep: How many checkpoints stay in a folder.
+        background: Write to the folder while training goes on.
+
+    Raises:
+        ValueError: ``background`` without a folder.
+    """
+    if path is not None and (path.is_dir() or not (path.exists() or path.suffix)):
+        return Target(path, Checkpoints(path, keep=keep, background=background), every)
+    if background:
+        raise ValueError(f"--background: needs a folder, got --checkpoint '{path}'")
+    return Target(path, every=every)
+
+
+@dataclass
+class Stop:
+    """Whether a signal came, and which; the running step is ended then."""
+
+    signal: int | None = None
+
+
+@dataclass
+class Run:
+    """A run of training.
+
+    Attributes:
+        session: What is trained.
+        plan: What it is trained on.
+        target: Where it is saved.
+        position: The number of steps taken.
+        losses: Those of the last epoch, as far as this run took it.
+    """
+
+    session: Session
+    plan: Plan
+    target: Target
+    position: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def resume(self, resume: Path | None) -> None:
+        """Go on from where a run was.
+
+        Raises:
+            ValueError: That was on other data, or in another order.
+        """
+        note = self.target.resume(self.session, resume)
+        self._described = self.plan.described()
+        if note is None:
+            return
+        self.position = int(note.get(_POSITION, self.session.global_step))
+        for name, now in self._described.items():
+            if name in note and note[name] != now:
+                values = "" if name == "data" else f": it was {note[name]}, and is {now}"
+                raise ValueError(
+                    f"the checkpoint was trained with another {name}{values}; give the same to go "
+                    "on, or begin anew with another --checkpoint"
+                )
+
+    def train(self, stop: Stop, report: Callable[[int, float], object]) -> None:
+        """Take the steps that are left, and save after each epoch.
+
+        Args:
+            stop: Looked at after each step.
+            report: Called after each step with the position and the loss.
+        """
+        for batch in self.plan.from_position(self.position):
+            if stop.signal is not None:
+                break
+            if self.position % self.plan.steps == 0:
+                self.losses = []
+            self.losses.append(float(self.session.step(batch)["loss"]))
+            self.position += 1
+            report(self.position, self.losses[-1])
+            if self.position % self.plan.steps == 0:
+                self.target.save(self.session, self.note)
+                self._check_losses()
+            else:
+                self.target.save_if_due(self.session, self.note)
+        if self.position:
+            self.target.save(self.session, self.note)
+        self.target.wait()
+
+    def _check_losses(self) -> None:
+        """End a run whose losses are no numbers any more.
+
+        Raises:
+            FloatingPointError: They are not.
+        """
+        if not np.isfinite(self.losses).all():
+            self.session.check()
+            lost = next(loss for loss in self.losses if not np.isfinite(loss))
+            raise FloatingPointError(
+                f"the loss is {lost}; the state is sound: look for such numbers in the samples"
+            )
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What a checkpoint says of the run."""
+        return {_POSITION: self.position, **self._described}
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Let Ctrl-C and SIGTERM say that a run is to stop; the second one stops it at once."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.signal is not None:
+            signal.default_int_handler(number, frame)
+        stop.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
