@@ -25,7 +25,7 @@ class Checkpoints:
     removed when a new one is on the disk, so that there is a complete one at any time.
 
     Args:
-        folder: Where they are; it is made if its parent exists.
+        folder: Where they are; the first one makes it, in a folder that exists.
         keep: How many of the newest are kept; None keeps all.
         every: `save_if_due` saves after so many steps.
         minutes: `save_if_due` saves after so many minutes.
@@ -84,7 +84,6 @@ class Checkpoints:
                 f"cannot make '{folder}': the folder '{self.folder.parent}' does not exist; "
                 "create it first"
             )
-        self.folder.mkdir(exist_ok=True)
         self._background = background
         self._writing: threading.Thread | None = None
         self._error: Exception | None = None
@@ -94,7 +93,7 @@ class Checkpoints:
     @property
     def paths(self) -> list[Path]:
         """The checkpoints, the oldest first."""
-        return checkpoint.in_folder(self.folder)
+        return checkpoint.in_folder(self.folder) if self.folder.exists() else []
 
     def resume(self, session: Session) -> Mapping[str, Any] | None:
         """Load the newest complete checkpoint, if there is one.
@@ -156,6 +155,7 @@ class Checkpoints:
                 f"'{later[-1]}' is further than this run, which is at step {step}: go on from it "
                 "(Checkpoints.resume), or save to another folder"
             )
+        self.folder.mkdir(exist_ok=True)
         noted = dict(note or {}) | ({} if metric is None else {_METRIC: float(metric)})
 
         def write() -> None:

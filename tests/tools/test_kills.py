@@ -14,7 +14,7 @@ pytestmark = pytest.mark.any_runtime
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_killed_runs_end_as_the_uninterrupted_one():
-    command = [sys.executable, "-m", "tools.faults.kills", "--kills", "3", "--epochs", "8"]
+    command = [sys.executable, "-m", "tools.faults.kills", "--kills", "2", "--epochs", "4"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     outcome = json.loads(done.stdout)
     assert outcome.pop("starts") >= outcome.pop("kills") > 0

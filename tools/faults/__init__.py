@@ -1,1 +1,1 @@
-"""Damaged files for all that graphopt reads: ``python -m tools.faults``."""
+"""Damaged files for all that graphopt reads, ``python -m tools.faults``; and killed runs."""

@@ -1,9 +1,9 @@
 """Kills `graphopt train` at random moments, and compares where it ends with an uninterrupted run.
 
-``python -m tools.faults.kills --kills 200``: the same command is run again and again, and killed with
-SIGKILL after a random time, until it ends by itself. The state must be, bit for bit, that of the
-uninterrupted run, and nothing may be left in the folder. Each run is a process that is forked from
-this one, which has imported all and has no session, so that a kill takes a second.
+``python -m tools.faults.kills --kills 200``: the same command is run again and again, and killed
+with SIGKILL after a random time, until it ends by itself. The state must be, bit for bit, that of
+the uninterrupted run, and nothing may be left in the folder. Each run is a process that is forked
+from this one, which has imported all and has no session, so that a kill takes a second.
 """
 
 import argparse
