@@ -24,10 +24,11 @@ def check_outputs(outputs: Iterable[Named], inputs: Iterable[Named]) -> None:
         ValueError: An output is an input, or another output.
 
     Example:
-        >>> check_outputs([("--export", "train.onnx")], [("TRAIN.onnx", "./train.onnx")])
+        >>> read = [("TRAIN.onnx", "./train.onnx")]
+        >>> check_outputs([("--export", "train.onnx")], read)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: --export: 'train.onnx' is TRAIN.onnx itself ('train.onnx'), which is read; ...
+        ValueError: --export: 'train.onnx' is TRAIN.onnx itself ('train.onnx'), which ...
     """
     taken = [(name, Path(path), "is read") for name, path in inputs if path is not None]
     for name, given in outputs:

@@ -222,9 +222,7 @@ def test_zeros_are_not_unpacked(monkeypatch):
     bomb = base64.b64encode(zlib.compress(bytes(2**26), 9)).decode()
     tracemalloc.start()
     try:
-        with pytest.raises(
-            ValueError, match=r"than the 1\.2 MiB .* GRAPHOPT_MEMORY_LIM"
-        ):
+        with pytest.raises(ValueError, match=r"than the 1\.2 MiB .* GRAPHOPT_MEMORY_LIM"):
             manifest.unpacked(bomb, {}, {})
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
