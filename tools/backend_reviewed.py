@@ -1,7 +1,6 @@
 """Cases of ONNX's backend tests whose gradient is not right, or not there, and why."""
 
 _NO_BFLOAT16 = "ONNX Runtime has no arithmetic of bfloat16 on the CPU"
-_BEHIND = "the last window lies behind the input: not all versions of ONNX Runtime leave it out"
 _CLASSES = "the weights of classes are settings"
 _OPTIMIZER = "it is an optimizer"
 _RANDOM = "it is random"
@@ -11,7 +10,6 @@ REVIEWED: dict[tuple[str, str], str] = {
     ("", "bfloat16"): _NO_BFLOAT16,
     ("", "BFLOAT16"): _NO_BFLOAT16,
     ("Attention", "mask_causal"): "the evaluator gives no numbers where a row is masked whole",
-    ("AveragePool", "ceil_last_window_starts_on_pad"): _BEHIND,
     (
         "BatchNormalization",
         "",
@@ -24,7 +22,6 @@ REVIEWED: dict[tuple[str, str], str] = {
     ("DynamicQuantizeLinear", ""): "it rounds: straight_through=True passes a gradient",
     ("GridSample", "volumetric_bilinear"): "differences in float32 cross the kinks of the grid",
     ("LpNormalization", "l1"): "the reference evaluator adds numbers, and not absolute ones",
-    ("MaxPool", "reduce_by_one"): _BEHIND,
     ("MaxUnpool", "with_output_shape"): "ONNX Runtime and the evaluator place elements differently",
     ("MelWeightMatrix", ""): "its edges are settings",
     ("NegativeLogLikelihoodLoss", ""): _CLASSES,
@@ -32,8 +29,6 @@ REVIEWED: dict[tuple[str, str], str] = {
     ("Pow", "uint"): "ONNX Runtime has no power of floats by unsigned integers",
     ("Range", "float16"): "before opset 27 it is of float32 and float64 alone",
     ("Resize", "align_corners"): "ONNX Runtime and the evaluator take other sizes",
-    ("Resize", "not_larger"): "sizes that keep the ratio must be given",
-    ("Resize", "not_smaller"): "sizes that keep the ratio must be given",
     ("RoiAlign", ""): "no gradient to the boxes, as with PyTorch",
     ("Scan", "scan_sum"): "the evaluator does not run Scan as opset 8 has it",
     ("SoftmaxCrossEntropyLoss", ""): _CLASSES,

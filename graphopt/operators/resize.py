@@ -65,13 +65,18 @@ def resize(b: Backward) -> ir.Value:
 
 
 def _check(b: Backward) -> None:
-    attributes = b.node.attributes
-    policy = attributes.get_string("keep_aspect_ratio_policy", "stretch")
-    if policy != "stretch" and _sizes(b) is not None:
-        raise b.error(
-            f"keep_aspect_ratio_policy '{policy}' has no gradient here; give the sizes that result "
-            "and leave the policy out"
-        )
+    if _keeps_ratio(b):
+        if len(_axes(b)) > 2 or _crops(b):
+            raise b.error(
+                "with keep_aspect_ratio_policy, its gradient needs one or two axes, and another "
+                "mode than tf_crop_and_resize; name them by axes, or leave the policy out"
+            )
+        if min(b.node.attributes.get_ints("axes", [0])) < 0:
+            raise b.error(
+                "with keep_aspect_ratio_policy and axes that count from the end, ONNX Runtime does "
+                "not resize; count them from the front"
+            )
+        return
     same = [before == after for before, after in zip(b.shape(b.x), b.shape(b.y), strict=True)]
     if _crops(b):
         _check_crop(b, same)
@@ -124,8 +129,16 @@ def _crops(b: Backward) -> bool:
     return mode == "tf_crop_and_resize"
 
 
+def _keeps_ratio(b: Backward) -> bool:
+    """Whether all axes are resized by the scale of one of them."""
+    policy = b.node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    return policy != "stretch" and _sizes(b) is not None
+
+
 def _keeps(b: Backward, position: int, axis: int) -> bool:
     """Whether it leaves this axis as it is."""
+    if _keeps_ratio(b):
+        return False
     if _crops(b):
         before, after, parts = b.shape(b.x)[axis], b.shape(b.y)[axis], b.constant(b.optional(1))
         ends = None if parts is None else parts.reshape(2, -1)[:, position].tolist()
@@ -143,7 +156,12 @@ def _repeats(b: Backward) -> list[int] | None:
     transformation = attributes.get_string("coordinate_transformation_mode", "half_pixel")
     rounding = attributes.get_string("nearest_mode", "round_prefer_floor")
     is_nearest = attributes.get_string("mode", "nearest") == "nearest"
-    if not is_nearest or (transformation, rounding) not in _REPEATING or rank not in (3, 4, 5):
+    if (
+        _keeps_ratio(b)
+        or not is_nearest
+        or (transformation, rounding) not in _REPEATING
+        or rank not in (3, 4, 5)
+    ):
         return None
     factors = [1.0] * rank
     for position, axis in enumerate(_axes(b)):
@@ -170,6 +188,8 @@ def _factor(b: Backward, position: int, axis: int) -> float | None:
 def _matrix(b: Backward, position: int, axis: int, *, transposed: bool) -> ir.Value:
     """What Resize makes of an identity matrix: the matrix A, or its transpose."""
     op = b.op
+    if _keeps_ratio(b) and len(_axes(b)) == 2:
+        return _matrix_by_ratio(b, position, transposed=transposed)
     size = b.size(b.x, axis)
     identity = op.EyeLike(b.zeros(b.concat([size, size]), ir.DataType.FLOAT))
     part = _part(b, position, transposed) if _crops(b) else None
@@ -180,13 +200,36 @@ def _matrix(b: Backward, position: int, axis: int, *, transposed: bool) -> ir.Va
     else:
         scale = op.Slice(b.input(2), [position], [position + 1])
         arguments = [part, _pair(b, scale, np.ones(1, np.float32), transposed)]
-    kept: dict[str, Any] = {
+    kept = _attributes(b)
+    matrix = op.Resize(identity, *arguments, **kept)
+    return matrix if b.x.dtype in (None, ir.DataType.FLOAT) else op.CastLike(matrix, b.x)
+
+
+def _matrix_by_ratio(b: Backward, position: int, *, transposed: bool) -> ir.Value:
+    """The same where the scale may be that of the other axis: each row is resized beside it."""
+    op, axes = b.op, _axes(b)
+    sizes = b.input(3)
+    size, other = (b.size(b.x, axes[at]) for at in (position, 1 - position))
+    identity = op.EyeLike(b.zeros(b.concat([size, size]), ir.DataType.FLOAT))
+    rows = op.Unsqueeze(identity, [0, 2])
+    images = op.Expand(rows, b.concat([np.ones(1, np.int64), size, other, size]))
+    wanted = op.Gather(sizes, np.array([1 - position, position]), axis=0)
+    policy = b.node.attributes.get_string("keep_aspect_ratio_policy")
+    resized = op.Resize(
+        images, None, None, wanted, axes=[2, 3], keep_aspect_ratio_policy=policy, **_attributes(b)
+    )
+    matrix = op.Squeeze(op.Slice(resized, [0], [1], [2]), [0, 2])
+    matrix = matrix if transposed else op.Transpose(matrix, perm=[1, 0])
+    return matrix if b.x.dtype in (None, ir.DataType.FLOAT) else op.CastLike(matrix, b.x)
+
+
+def _attributes(b: Backward) -> dict[str, Any]:
+    """Those that say how an axis is resampled."""
+    return {
         name: attribute.value
         for name, attribute in b.node.attributes.items()
         if name not in ("axes", "keep_aspect_ratio_policy", "extrapolation_value")
     }
-    matrix = op.Resize(identity, *arguments, **kept)
-    return matrix if b.x.dtype in (None, ir.DataType.FLOAT) else op.CastLike(matrix, b.x)
 
 
 def _pair(b: Backward, resized: ir.Value, other: Operand, transposed: bool) -> ir.Value:

@@ -135,10 +135,15 @@ def resize(node: Node) -> list[TensorInfo]:
     dtype, sizes, last = node.input(0).dtype, list(node.shape()), len(node.inputs) - 1
     axes = node.attributes.integers("axes") or tuple(range(len(sizes)))
     if last == 3 and node.has(3):
-        if node.attributes.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise ValueError("the aspect ratio is kept")
-        for axis, wanted in zip(axes, node.dims(3) or (None,) * len(axes), strict=True):
-            sizes[axis_of(axis, len(sizes))] = wanted
+        policy = node.attributes.text("keep_aspect_ratio_policy", "stretch")
+        places = [axis_of(axis, len(sizes)) for axis in axes]
+        wanted = list(node.dims(3) or (None,) * len(axes))
+        if policy != "stretch":
+            if min(axes) < 0:
+                raise ValueError("ONNX Runtime does not resize along axes from the end in a ratio")
+            wanted = _in_ratio([sizes[at] for at in places], wanted, policy)
+        for at, size in zip(places, wanted, strict=True):
+            sizes[at] = size
         return [tensor(dtype, sizes)]
     scales = node.input(min(last, 2)).numbers
     for axis, scale in zip(axes, scales or (None,) * len(axes), strict=True):
@@ -149,6 +154,20 @@ def resize(node: Node) -> list[TensorInfo]:
         elif scale != 1:
             sizes[at] = None
     return [tensor(dtype, sizes)]
+
+
+def _in_ratio(before: Sequence[Dim], wanted: Sequence[Dim], policy: str) -> list[Dim]:
+    """Sizes in one ratio to those before, the largest ratio that fits, or the smallest that fills.
+
+    Rounded as kernels do.
+    """
+    pairs = [(a, b) for a, b in zip(before, wanted, strict=True)]
+    known = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int) and a]
+    if len(known) < len(pairs) or policy not in ("not_larger", "not_smaller"):
+        return [None] * len(pairs)
+    choose = min if policy == "not_larger" else max
+    scale = choose(np.float32(size) / np.float32(old) for old, size in known)
+    return [math.floor(scale * np.float32(old) + np.float32(0.5)) for old, _ in known]
 
 
 def conv_grad(node: Node) -> list[TensorInfo]:

@@ -134,6 +134,27 @@ def jacobian(text, x, s, opset):
     )
 
 
+def in_ratio(mode, transformation, policy, size, wanted, more=""):
+    """Resized along two axes by the scale of one of them, as the runtime does."""
+    text = node(mode, transformation, "x,,, s", f', keep_aspect_ratio_policy="{policy}"{more}')
+    text = text.replace("<", "<axes=[2, 3], ")
+    x, s = normal(2, 3, *size), sizes(*wanted)
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> m (float[a,b,c,d] x, int64[2] s) => '
+        f"(float[a,b,e,f] y) {{ {text} }}"
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    basis = np.eye(np.prod(size), dtype=np.float32).reshape(-1, 1, *size)
+    columns = torch.tensor(session.run(None, {"x": basis, "s": s})[0][:, 0]).double()
+    return Case(
+        text,
+        {"x": x, "s": s},
+        lambda x, _: torch.einsum("ncp,phw->nchw", x.flatten(2), columns),
+        constants=("s",),
+        opset=18,
+    )
+
+
 def as_the_runtime(text, x, s, opset=17):
     columns = torch.tensor(jacobian(text, x[0, 0], s, opset)).double()
     return Case(
@@ -173,6 +194,30 @@ AS_THE_RUNTIME = {
     ),
     "nearest half_pixel_symmetric": as_the_runtime(
         node("nearest", "half_pixel_symmetric"), normal(2, 3, 3, 4), scales(1, 1, 2, 1.4), 19
+    ),
+}
+
+
+IN_RATIO = {
+    f"{mode} {transformation}{more} {policy}, {size} to {wanted}": in_ratio(
+        mode, transformation, policy, size, wanted, more
+    )
+    for mode, transformation, more in (
+        ("linear", "half_pixel", ""),
+        ("nearest", "asymmetric", FLOOR),
+        ("cubic", "half_pixel", ""),
+        ("linear", "align_corners", ""),
+        ("linear", "half_pixel", ", antialias=1"),
+    )
+    for policy in ("not_larger", "not_smaller")
+    for size, wanted in (((4, 5), (8, 8)), ((4, 5), (7, 9)), ((5, 3), (3, 3)))
+} | {
+    "one axis in ratio": Case(
+        node("linear", "half_pixel", "x,,, s", ', axes=[3], keep_aspect_ratio_policy="not_larger"'),
+        {"x": normal(2, 3, 4, 5), "s": sizes(8)},
+        interpolated("bilinear", (4, 8), False),
+        opset=18,
+        dynamic="batch",
     ),
 }
 
@@ -230,7 +275,7 @@ CROPPED = {
 
 
 @pytest.mark.quick
-@cases(AS_PYTORCH | AS_THE_RUNTIME | CROPPED)
+@cases(AS_PYTORCH | AS_THE_RUNTIME | IN_RATIO | CROPPED)
 def test_gradients(case, dynamic):
     check(case, dynamic)
 
@@ -240,7 +285,16 @@ def test_gradients(case, dynamic):
     [
         (
             node("linear", "half_pixel", "x,,, z", ', keep_aspect_ratio_policy="not_larger"'),
-            r"Resize 'v'.*'not_larger'.*give the sizes",
+            r"Resize 'v'.*keep_aspect_ratio_policy.*name them by axes",
+        ),
+        (
+            node(
+                "linear",
+                "half_pixel",
+                "x,,, a",
+                ', axes=[-2, -1], keep_aspect_ratio_policy="not_larger"',
+            ),
+            r"Resize 'v'.*ONNX Runtime does not resize; count them from the front",
         ),
         (
             node("linear", "tf_crop_and_resize", "x, r, k"),
@@ -260,6 +314,7 @@ def test_what_is_refused(text, message):
             "x": normal(1, 1, 4, 4),
             "s": scales(1, 1, 2, 2),
             "z": sizes(1, 1, 8, 8),
+            "a": sizes(8, 8),
             "k": scales(1, 1, 1.2, 4),
             "r": PART,
         },

@@ -25,6 +25,8 @@ SHAPES = {
     "Resize, rounded": "(float[10] x) => (float[] y) <float[1] s = {1.4}> { y = Resize(x, , s) }",
     "Resize that keeps the ratio": "(float[10,5] x) => (float[] y) <int64[2] s = {1,6}> { y = "
     'Resize<axes=[-2,-1], keep_aspect_ratio_policy="not_larger">(x, , , s) }',
+    "Resize in a ratio": "(float[10,5] x) => (float[] y) <int64[2] s = {7,9}> { y = "
+    'Resize<axes=[0,1], keep_aspect_ratio_policy="not_larger">(x, , , s) }',
     "Range of fractions": "() => (float[] y) <float a = {0}, float b = {0.9}, float d = {0.3}>"
     " { y = Range(a, b, d) }",
     "Range of whole numbers": "() => (float[] y) <float a = {0}, float b = {5}, float d = {2}>"
@@ -61,6 +63,7 @@ EXPECTED = {
     "ConvTranspose whose windows leave gaps": (1, 1, None),
     "Resize, rounded": (14,),
     "Resize that keeps the ratio": None,
+    "Resize in a ratio": (7, 4),
     "Range of fractions": (None,),
     "Range of whole numbers": (3,),
     "Einsum that may broadcast": (None,),
