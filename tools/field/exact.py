@@ -71,7 +71,8 @@ def exact_output(
         if inside := weights.keys() - outside:
             raise NotRunError(f"'{min(inside)}' is inside a branch")
         computed = (node for node in nodes if node.outputs[0].name not in weights)
-        values = interpreter.run(computed, {**given, **weights})
+        moved = {name: np.asarray(array) for name, array in weights.items()}
+        values = interpreter.run(computed, {**given, **moved})
         return np.asarray(values[output])
 
     return run

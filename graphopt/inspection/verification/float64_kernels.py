@@ -143,9 +143,7 @@ def shrink(node: ir.Node, x: Array) -> Array:
 
 
 def average_pool(node: ir.Node, x: Array) -> Array:
-    """AveragePool, with windows that end within the padded input."""
-    if _int(node, "ceil_mode", 0):
-        raise NotImplementedError("AveragePool with ceil_mode")
+    """AveragePool; with ``ceil_mode``, windows may end behind the padded input, not begin there."""
     count = x.ndim - 2
     kernel = _ints(node, "kernel_shape", [])
     strides, dilations = (_ints(node, name, [1] * count) for name in ("strides", "dilations"))
@@ -154,10 +152,15 @@ def average_pool(node: ir.Node, x: Array) -> Array:
     padded, ones = np.pad(x, pads), np.pad(np.ones(x.shape[2:]), pads[2:])
     if _int(node, "count_include_pad", 0):
         ones = np.ones_like(ones)
-    sizes = [
-        (size - length) // stride + 1
-        for size, length, stride in zip(padded.shape[2:], reach, strides, strict=True)
-    ]
+    up = int(bool(_int(node, "ceil_mode", 0)))
+    sizes, behind = [], []
+    for axis, (length, stride) in enumerate(zip(reach, strides, strict=True)):
+        size, end = padded.shape[2 + axis], pads[2 + axis][1]
+        steps = (size - length + up * (stride - 1)) // stride
+        steps -= up and steps * stride >= size - end
+        sizes.append(steps + 1)
+        behind.append((0, max(steps * stride + length - size, 0)))
+    padded, ones = np.pad(padded, [(0, 0), (0, 0), *behind]), np.pad(ones, behind)
     total, divisor = np.zeros((*x.shape[:2], *sizes)), np.zeros(sizes)
     for place in itertools.product(*map(range, kernel)):
         window = tuple(
@@ -172,6 +175,11 @@ def average_pool(node: ir.Node, x: Array) -> Array:
 def global_average_pool(node: ir.Node, x: Array) -> Array:  # noqa: ARG001
     """GlobalAveragePool."""
     return np.asarray(x.mean(axis=tuple(range(2, x.ndim)), keepdims=True))
+
+
+def global_max_pool(node: ir.Node, x: Array) -> Array:  # noqa: ARG001
+    """GlobalMaxPool."""
+    return np.asarray(x.max(axis=tuple(range(2, x.ndim)), keepdims=True))
 
 
 def batch_normalization(
@@ -238,6 +246,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "Erf": erf,
     "Gelu": gelu,
     "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
     "MeanVarianceNormalization": mean_variance_normalization,
     "QuantizeLinear": quantize,
     "Shrink": shrink,

@@ -38,10 +38,18 @@ CASES = {
     "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (x)": (
         lambda x, *_: functional.avg_pool2d(x, 3, 1, 1)
     ),
+    "y = AveragePool <kernel_shape = [3, 2], strides = [3, 3], pads = [1, 0, 1, 0], ceil_mode = 1>"
+    " (x)": lambda x, *_: functional.avg_pool2d(x, (3, 2), 3, (1, 0), True, False),
+    "y = AveragePool <kernel_shape = [2, 2], strides = [3, 4], pads = [1, 1, 1, 1], ceil_mode = 1, "
+    "count_include_pad = 1> (x)": lambda x, *_: functional.avg_pool2d(x, 2, (3, 4), 1, True),
     "y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)": (
         lambda x, *_: functional.max_pool2d(x, 3, 1, 1)
     ),
     "y = GlobalAveragePool (x)": lambda x, *_: x.mean((2, 3), keepdim=True),
+    "s = Shape <end = 2> (x) one = Constant <value_ints = [-1]> () "
+    "t = Concat <axis = 0> (s, one) v3 = Reshape (x, t) y = GlobalMaxPool (v3)": (
+        lambda x, *_: x.flatten(2).amax(2, keepdim=True)
+    ),
     "y = Gelu (x)": lambda x, *_: functional.gelu(x),
     'y = Gelu <approximate = "tanh"> (x)': lambda x, *_: functional.gelu(x, approximate="tanh"),
     "y = Erf (x)": lambda x, *_: torch.erf(x),
