@@ -89,7 +89,10 @@ def with_update(
     _write(op, updating, [value for value in appended.carried if value.input not in statistics])
     flags = [only_if(op, update, updating.flags)] if accumulate else updating.flags
     _report(op, outputs, [*writer.flags, *flags])
-    initial = {value.input: filled(value) for value in appended.carried}
+    initial = {
+        value.input: value.initial if isinstance(value.initial, np.ndarray) else filled(value)
+        for value in appended.carried
+    }
     for name in COUNTERS & initial.keys():
         initial[name] = _step_numbers.encode(int(initial[name]))
     if accumulate:

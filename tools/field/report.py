@@ -67,9 +67,10 @@ def _files(found: list[dict[str, Any]]) -> str:
             rows.append(f"{start} | refused: {_short(entry['refused'])} | | |")
         else:
             single = "" if entry["double"] else " (float32)"
+            losses = f"{entry['before']:.2e} → {entry['after']:.2e}"
             rows.append(
                 f"{start} {entry['parameters']} | {entry['forward']:.0e} | "
-                f"{entry['derivative']:.0e}{single} | {entry['before']:.2e} → {entry['after']:.2e} |"
+                f"{entry['derivative']:.0e}{single} | {losses} |"
             )
     return "\n".join(rows) + "\n"
 
