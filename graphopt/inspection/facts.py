@@ -70,18 +70,18 @@ class OptimizerFacts:
         momentum: 0.0 without.
         epsilon: Added to the mean square.
         centered: Whether the square of the mean gradient is subtracted.
-        loss_scale: What gradients are divided by; a dict where it is state of the graph, or an
-            input of it. Only the metadata says it where it is no number, or gradients are clipped.
+        loss_scale: What gradients are divided by; a dict where it is state of the graph
+            ("DynamicLossScale"), or an input of it ("FromCaller").
         use_locking: Only the metadata says it.
         epsilon_inside_root: False: it is added to the root.
         initial_mean_square: What the mean square starts at.
         learning_rate_inside_moment: False: the moment is multiplied by it.
         decoupled_weight_decay: Taken off the parameter, not added to the gradient.
         nesterov: Whether the step looks ahead.
-        skip_on_overflow: Whether a step whose gradients are not all finite changes nothing; only
-            the metadata says it, as of clipping.
+        skip_on_overflow: Whether a step whose gradients are not all finite changes nothing.
         clip_norm: What the norm of gradients is limited to.
-        clip_norm_per: What each norm is over.
+        clip_norm_per: What each norm is over: "all" gradients, those of a "group", that of a
+            "parameter", or "other" gradients than it limits.
         clip_value: What the elements of gradients are limited to.
         average: The moving average of the parameters, if there is one.
         group_mask: Whether an input says which groups are updated.
@@ -119,6 +119,20 @@ class OptimizerFacts:
     def constant_loss_scale(self) -> float:
         """The loss scale where it is a number; 1 where it is none, or not known."""
         return self.loss_scale if isinstance(self.loss_scale, int | float) else 1.0
+
+    @property
+    def dynamic_loss_scale(self) -> Mapping[str, Any] | None:
+        """The rule of the loss scale, where that is state of the graph."""
+        scale = self.loss_scale
+        is_state = isinstance(scale, Mapping) and scale.get("schedule") != "FromCaller"
+        return scale if is_state and isinstance(scale, Mapping) else None
+
+    @property
+    def unscales_first(self) -> bool:
+        """Whether gradients are divided by the loss scale before anything else."""
+        constant = isinstance(self.loss_scale, int | float) or self.loss_scale is None
+        clips_scaled = self.clip_value is not None and self.loss_scale != 1
+        return not constant or self.clip_norm is not None or clips_scaled
 
 
 @dataclass(frozen=True)
@@ -189,7 +203,7 @@ class StateFacts:
         input: The graph's input.
         output: The output that feeds it at the next step; None if it is written in place.
         kind: "parameter", "mean_square", "mean_grad", "moment", "statistic" (of batch
-            normalization), "step" or "other".
+            normalization), "step", "loss scale", "counter" or "other".
         shape: Its shape in the graph.
         dtype: NumPy's name of its element type.
         bytes: Its size.

@@ -69,6 +69,12 @@ def _schedule(value: Any, depth: int) -> str:
             return f"list of {number(length)}"
         case "FromCaller", {"input": fed}:
             return f"input '{shown(fed)}'"
+        case "DynamicLossScale", {
+            "growth_factor": growth,
+            "backoff_factor": backoff,
+            "growth_interval": steps,
+        }:
+            return _dynamic(growth, backoff, steps, rest)
         case "OnnxSchedule", _:
             return "OnnxSchedule"
         case "SequentialLR", {"schedules": [*parts], "milestones": [*milestones]} if (
@@ -96,6 +102,49 @@ def _schedule(value: Any, depth: int) -> str:
             )
         case _:
             return f"{shown(name)}({_arguments(rest)})"
+
+
+def _dynamic(growth: Any, backoff: Any, steps: Any, rest: Mapping[str, Any]) -> str:
+    start = f" from {number(rest['initial'])}" if "initial" in rest else ""
+    after = "each step" if steps == 1 else f"{number(steps)} steps"
+    words = [
+        f"dynamic{start}",
+        f"x{number(growth)} after {after}",
+        f"x{number(backoff)} on overflow",
+    ]
+    words += [f"at least {number(rest['floor'])}"] if rest.get("floor") else []
+    words += [f"at most {number(rest['ceiling'])}"] if rest.get("ceiling") is not None else []
+    return ", ".join(words)
+
+
+def loss_scale(value: Schedule) -> str:
+    """A loss scale.
+
+    Example:
+        >>> loss_scale(1024.0), loss_scale({"schedule": "FromCaller", "input": "loss_scale"})
+        ('1024', "fed as 'loss_scale'")
+        >>> loss_scale({"schedule": "DynamicLossScale", "initial": 65536.0, "growth_factor": 2.0,
+        ...             "backoff_factor": 0.5, "growth_interval": 2000})
+        'dynamic from 65536, x2 after 2000 steps, x0.5 on overflow'
+    """
+    if isinstance(value, Mapping) and value.get("schedule") == "FromCaller":
+        return f"fed as '{shown(value.get('input'))}'"
+    return schedule(value)
+
+
+def norms(per: str | None) -> str:
+    """What the norms that are limited are over.
+
+    Example:
+        >>> norms("all"), norms("parameter")
+        ('all gradients', 'the gradient of each parameter')
+    """
+    known = {
+        "all": "all gradients",
+        "group": "the gradients of each group",
+        "parameter": "the gradient of each parameter",
+    }
+    return known.get(per or "", "some gradients")
 
 
 def _sequence(parts: Sequence[Any], milestones: Sequence[Any], depth: int) -> str:

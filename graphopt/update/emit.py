@@ -123,6 +123,8 @@ class _Appender:
             first.append(op.output(self.scale.norm, "gradient_norm"))
             first[-1].dtype, first[-1].shape = ir.DataType.FLOAT, ir.Shape([])
         together = layout.name == "foreach"
+        if together and self.optimizer.dynamic_loss_scale and self.scale.inverse is not None:
+            first.append(self.scale.inverse)  # which reads what is written behind the gate
         append = self._append_together if together else self._append_buckets
         carried, gate = append(layout.buckets, first)
         finite = self.scale.finite

@@ -29,6 +29,7 @@ class GradientScale:
         finite: Whether all gradients are, a bool scalar; None where nobody asks.
         norm: The norm of all gradients of the groups that are updated, without the loss scale, a
             float32 scalar; None where nobody asks.
+        inverse: One divided by the loss scale; None where the gradients carry it.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class GradientScale:
         self._of_parameter: dict[str, ir.Value] = {}
         self.finite: ir.Value | None = None
         self.norm: ir.Value | None = None
+        self.inverse: ir.Value | None = None
         if optimizer.skip_on_overflow:
             self.finite = functions.all_finite(op, list(gradients.values()))
         if optimizer.unscales_first:
-            self._inverse = self._inverse_scale()
+            self.inverse = self._inverse = self._inverse_scale()
             if optimizer.clip_norm_per != "parameter":
                 self._of_group = dict.fromkeys(range(len(optimizer.groups)), self._inverse)
         if optimizer.clip_norm is not None:

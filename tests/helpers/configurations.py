@@ -7,7 +7,7 @@ import onnx
 from onnx import inliner
 
 import graphopt
-from graphopt import RMSProp
+from graphopt import DynamicLossScale, RMSProp
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -93,6 +93,29 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "scaled decay schedule": ({"weight_decay": WarmUpLR(0.5, 7), "loss_scale": 3.0}, {}),
     "list": ({"learning_rate": piecewise_constant_lr([3, 9], [0.1, 0.01])}, {}),
     "from the caller": ({"learning_rate": FromCaller("rate")}, {}),
+    "dynamic loss scale": ({"loss_scale": DynamicLossScale(floor=1.0, ceiling=2.0**20)}, {}),
+    "loss scale from the caller": (
+        {"loss_scale": FromCaller("loss_scale"), "weight_decay": 0.01},
+        {"layout": "separate"},
+    ),
+    "skipping": ({"skip_on_overflow": True}, {"layout": "foreach"}),
+    "clipped": ({"clip_norm": 5.0, "weight_decay": 0.01}, {}),
+    "clipped by value": ({"clip_value": 0.5, "loss_scale": 3.0}, {}),
+    "clipped one by one": (
+        {"clip_norm": 5.0, "clip_norm_per": "parameter", "loss_scale": DynamicLossScale(2.0**15)},
+        {"layout": "buckets"},
+    ),
+    "clipped by group": (
+        {
+            "params": [SPLIT[0] | {"grad_centralization": True}, SPLIT[1]],
+            "clip_norm": 5.0,
+            "clip_norm_per": "group",
+            "weight_decay": 0.01,
+            "loss_scale": 1000.0,
+            "skip_on_overflow": True,
+        },
+        {"group_mask": True},
+    ),
     "everything": (
         {
             "params": [
@@ -157,7 +180,18 @@ def by_nodes(schedule) -> Any:
 def assert_clean(found: graphopt.inspection.Inspection, opt: RMSProp) -> None:
     """There are no hazards, but that a loss scale is not checked for overflow."""
     kinds = [(hazard.kind, hazard.level) for hazard in found.hazards]
-    assert kinds == ([("loss-scale-unchecked", "note")] if opt.loss_scale != 1 else [])
+    is_unchecked = opt.loss_scale != 1 and not opt.skip_on_overflow
+    assert kinds == ([("loss-scale-unchecked", "note")] if is_unchecked else [])
+
+
+def said_of(loss_scale, start: float | None) -> Any:
+    """A loss scale, as the inspection shows it; nodes do not say what it starts at."""
+    if isinstance(loss_scale, float):
+        return loss_scale
+    description = dict(loss_scale.describe())
+    if start is None:
+        description.pop("initial", None)
+    return description
 
 
 def check(
@@ -168,8 +202,10 @@ def check(
     assert facts.name == "RMSProp"
     assert facts.source == source
     decays = any(rule.decays for rule in opt.rules)
-    for name in ("decay", "momentum", "epsilon", "centered", "loss_scale", "nesterov"):
+    same = ("decay", "momentum", "epsilon", "centered", "nesterov", "skip_on_overflow")
+    for name in (*same, "clip_norm", "clip_norm_per", "clip_value"):
         assert getattr(facts, name) == getattr(opt, name), name
+    assert facts.loss_scale == said_of(opt.loss_scale, start)
     assert facts.epsilon_inside_root == opt.epsilon_inside_root
     assert facts.initial_mean_square == start
     assert facts.decoupled_weight_decay == (opt.decoupled_weight_decay and decays)

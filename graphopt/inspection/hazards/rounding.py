@@ -43,6 +43,8 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
     recovered = subject.recovered
     if recovered is None or recovered.optimizer.loss_scale in (None, 1.0):
         return
+    if recovered.optimizer.skip_on_overflow:
+        return
     gradients = {id(t.gradient) for t in recovered.trained if t.gradient is not None}
     computed = subject.flow.after(gradients) | gradients
     if any(
@@ -58,7 +60,7 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
             ["loss_scale"],
             "a gradient that overflows float16 becomes infinite, and nothing keeps it from "
             "parameters and states",
-            "look at the loss, and go back to a checkpoint with a smaller loss scale if it is NaN",
+            "build it with skip_on_overflow=True, or with loss_scale=DynamicLossScale()",
         )
     else:
         yield Finding(
@@ -66,6 +68,32 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
             "nothing looks for gradients that overflow; in float32 a loss scale has no use",
             "leave loss_scale at 1.0",
             "note",
+        )
+
+
+@hazard("unchecked-gradient", "error")
+def unchecked_gradient(subject: Subject) -> Iterator[Finding]:
+    """Steps with gradients that overflow are skipped, but for those of some parameters."""
+    if subject.recovered is not None:
+        yield Finding(
+            subject.recovered.unchecked,
+            "its gradient may be infinite or NaN and the step is made, though steps that overflow "
+            "are to be skipped",
+            "build the graph again; whoever changed it left it out of the check",
+        )
+
+
+@hazard("growth-each-step", "warning")
+def growth_each_step(subject: Subject) -> Iterator[Finding]:
+    """A dynamic loss scale grows after each step that does not overflow."""
+    merged = subject.merged.optimizer
+    scale = None if merged is None else merged.dynamic_loss_scale
+    if scale is not None and scale.get("growth_interval") == 1 and scale.get("ceiling") is None:
+        yield Finding(
+            ["loss_scale"],
+            "it grows after each step, so that gradients overflow and steps are skipped again and "
+            "again",
+            "choose a growth_interval of hundreds or thousands of steps, or a ceiling",
         )
 
 

@@ -7,11 +7,13 @@ from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts
 from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.metadata import Described
-from graphopt.inspection.reading.recovered import Recovered, Trained
+from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.trained import Trained, norm_sets
 
 _TOLERANCE = 1e-6  # numbers of the metadata are decimals, those of nodes float32
 # What nodes do not say, or not always.
 _ONLY_METADATA = {"source", "use_locking", "steps", "formula", "others", "guarded"}
+_CLIPS = {"clip_norm", "clip_value"}  # None says that nothing is limited
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def merged(
         return Merged(
             recovered.optimizer, recovered.groups, tuple(t.facts for t in recovered.trained)
         )
-    optimizer, differences = _optimizer(described.optimizer, recovered.optimizer)
+    optimizer, differences = _optimizer(described, recovered)
     if not recovered.trained:  # the nodes know no parameters: they get them as sequences
         groups = described.groups
         return Merged(optimizer, groups, described.parameters, tuple(differences))
@@ -99,24 +101,43 @@ def _of_metadata(described: Described | None) -> Merged:
     )
 
 
-def _optimizer(metadata: OptimizerFacts, nodes: OptimizerFacts) -> tuple[OptimizerFacts, list[str]]:
+def _optimizer(described: Described, recovered: Recovered) -> tuple[OptimizerFacts, list[str]]:
     """Both, and where they differ."""
+    metadata, nodes = described.optimizer, recovered.optimizer
     said = vars(metadata)
     differences = []
     taken: dict[str, object] = {}
     for entry in fields(OptimizerFacts):
         computed, told = getattr(nodes, entry.name), said[entry.name]
-        if entry.name in _ONLY_METADATA or computed is None or _same(told, computed):
+        unknown = computed is None and not (entry.name in _CLIPS and recovered.trained)
+        if entry.name in _ONLY_METADATA or unknown or _same(told, computed):
             continue
         if entry.name in ("decoupled_weight_decay", "group_mask") and not computed:
             continue  # a graph without weight decay does not say how it would be
         if entry.name == "learning_rate_inside_moment" and not metadata.momentum:
+            continue
+        if entry.name == "clip_norm_per" and _are_norms_of(described, recovered):
             continue
         differences.append(f"{entry.name} is {told} in the metadata and {computed} in the nodes")
         taken[entry.name] = computed
     source: Source = "graph" if differences else "metadata and graph"
     both = replace(metadata, source=source, guarded=nodes.guarded, others=nodes.others)
     return replace(both, **taken), differences  # type: ignore[arg-type]
+
+
+def _are_norms_of(described: Described, recovered: Recovered) -> bool:
+    """Whether the norms in the nodes are over what the metadata says.
+
+    One norm of all gradients is also that of a group, where there is only one.
+    """
+    per, known = described.optimizer.clip_norm_per, {t.facts.name for t in recovered.trained}
+    sets = {
+        "all": [known],
+        "group": [known.intersection(group.parameters) for group in described.groups],
+        "parameter": [{name} for name in known],
+    }
+    found = norm_sets(recovered.trained)
+    return found == {frozenset(names) for names in sets.get(per or "", ()) if names}
 
 
 def _parameter(metadata: ParameterFacts, trained: Trained) -> tuple[ParameterFacts, list[str]]:
@@ -155,7 +176,7 @@ def _same_schedule(metadata: Mapping[str, object], nodes: Mapping[str, object]) 
         return True
     if metadata.get("schedule") != nodes.get("schedule"):
         # One that users write may compute what one of ours computes.
-        return metadata.get("schedule") not in rates.RECOGNISED
+        return metadata.get("schedule") not in rates.RECOGNISED | {"DynamicLossScale"}
     return all(_same(metadata[key], nodes[key]) for key in metadata.keys() & nodes.keys())
 
 

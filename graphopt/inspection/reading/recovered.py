@@ -1,43 +1,25 @@
 """The optimizer of a graph, recovered from its nodes alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Schedule
 from graphopt.inspection.reading import rates
+from graphopt.inspection.reading.counters import Counters, counters
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.members import Member, listed, members
 from graphopt.inspection.reading.metadata import Described
 from graphopt.inspection.reading.pattern import Any, Number, Op, match
+from graphopt.inspection.reading.scaling import UNSCALED
+from graphopt.inspection.reading.trained import Trained, scaled, unchecked
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.reading.writes import Write
 from graphopt.states import GLOBAL_STEP, MEAN_SQUARE, OF_PARAMETERS
 
 _ADAMW = "com.microsoft::AdamWOptimizer"
 _SGD = "com.microsoft::SGDOptimizerV2"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A parameter, and how the graph updates it.
-
-    Attributes:
-        facts: What is known of it.
-        update: The update of its bucket.
-        write: The input and the output of the bucket.
-        gradient: Its gradient.
-        rate: Its learning rate.
-        factor: That of its weight decay, if it has any.
-    """
-
-    facts: ParameterFacts
-    update: Update
-    write: Write
-    gradient: Value | None
-    rate: Value | None
-    factor: Value | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +33,8 @@ class Recovered:
         updates: The update of each bucket, by the name of its input.
         step: What counts the steps: an int64 scalar, or None.
         odd: Inputs whose update is not made as the first one is.
+        unchecked: Parameters whose gradient may overflow unseen, where others are checked.
+        counters: The loss scale and the counters beside the step.
     """
 
     optimizer: OptimizerFacts
@@ -59,6 +43,8 @@ class Recovered:
     updates: dict[str, Update]
     step: Value | None
     odd: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    counters: Counters = field(default_factory=Counters)
 
 
 def recovered(
@@ -162,8 +148,10 @@ class _Reader:
             gradient=None if gradient is None else gradient.value.name,
             bucket=write.input.name,
         )
-        value = None if gradient is None else gradient.value
-        return Trained(facts, update, write, value, rate, factor)
+        if gradient is None:
+            return Trained(facts, update, write, None, rate, factor, update.scaling)
+        own = update.scaling if gradient.scaling == UNSCALED else gradient.scaling
+        return Trained(facts, update, write, gradient.value, rate, factor, own)
 
     def _states(self, bucket: str, update: Update) -> dict[str, int]:
         """The states of a bucket, and the bytes of an element.
@@ -225,7 +213,7 @@ def _assembled(
     step: Value | None,
 ) -> Recovered:
     """Parameters with the same rule become a group."""
-    masks = [parameter.update.mask_entry for parameter in trained]
+    masks = [parameter.update.condition.entry for parameter in trained]
     rules = [
         repr((parameter.facts.learning_rate, parameter.facts.weight_decay, mask))
         for parameter, mask in zip(trained, masks, strict=True)
@@ -242,13 +230,19 @@ def _assembled(
         numbered.append(replace(parameter, facts=facts))
         groups[number[rule]].append(numbered[-1])
     by_bucket = {parameter.write.input.name: parameter.update for parameter in numbered}
+    made = {p.write.input.name: (_made(p.update), p.scaling.kind) for p in reversed(numbered)}
+    first = made[numbered[0].write.input.name] if numbered else None
+    scale = numbered[0].scaling.loss_scale if numbered else None
+    counted = counters(carried, scale)
     return Recovered(
-        _optimizer(updates, carried),
+        scaled(_optimizer(updates, carried), numbered, counted),
         tuple(_group(members, step) for members in groups),
         tuple(numbered),
         by_bucket,
         step,
-        tuple(name for name, update in by_bucket.items() if _made(update) != _made(updates[0])),
+        tuple(name for name in by_bucket if made[name] != first),
+        unchecked(numbered),
+        counted,
     )
 
 
@@ -257,7 +251,8 @@ def _made(update: Update) -> tuple[object, ...]:
     numbers = (update.number(name, 0.0) for name in ("decay", "momentum", "epsilon"))
     marks = ("centered", "nesterov", "epsilon_outside", "rate_outside", "guarded")
     scale = update.number("loss_scale", 1.0)
-    return (update.optimizer, *numbers, scale, *(update.has(mark) for mark in marks))
+    skips = bool(update.condition.finite)
+    return (update.optimizer, *numbers, scale, skips, *(update.has(mark) for mark in marks))
 
 
 def _group(members: Sequence[Trained], step: Value | None) -> GroupFacts:
@@ -290,9 +285,15 @@ def _optimizer(updates: Sequence[Update], carried: Sequence[Write]) -> Optimizer
         learning_rate_inside_moment=not (momentum and first.has("rate_outside")),
         decoupled_weight_decay=any(update.has("decoupled") for update in updates),
         nesterov=first.has("nesterov"),
-        group_mask=any(update.enabled is not None for update in updates),
+        group_mask=any(_is_masked(update) for update in updates),
         guarded=all(update.has("guarded") for update in updates) if centered else None,
     )
+
+
+def _is_masked(update: Update) -> bool:
+    """Whether anything but an overflow keeps parameters as they are."""
+    condition = update.condition
+    return condition.mask is not None or bool(condition.others)
 
 
 def _initial_mean_square(updates: Sequence[Update], carried: Sequence[Write]) -> float | None:

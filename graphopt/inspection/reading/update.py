@@ -9,7 +9,9 @@ the factor of weight decay ``k``, the numbers ``decay``, ``epsilon``, ``momentum
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
+from graphopt.inspection.reading.conditions import Condition, condition_of
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import (
     Any,
@@ -24,6 +26,7 @@ from graphopt.inspection.reading.pattern import (
     Pattern,
     match,
 )
+from graphopt.inspection.reading.scaling import SCALED, UNSCALED, Scaling, is_symmetric, scaling
 from graphopt.states import OF_PARAMETERS, State
 
 _W, _LR, _K = Fed("w"), Any("lr"), Any("k")
@@ -57,11 +60,15 @@ def _quotient(a: Pattern, b: Pattern) -> Pattern:
     )
 
 
-_COUPLED = OneOf(
-    Marked("coupled", Op("Add", _RAW, Op("Mul", _W, _K), here=True)),
-    Marked("coupled", Op("Add", Op("Mul", _W, _K), _RAW, here=True)),
-)
-_DECAYED = OneOf(_COUPLED, _RAW)
+def _coupled(g: Pattern) -> Pattern:
+    """With weight decay that is added to the gradient."""
+    return OneOf(
+        Marked("coupled", Op("Add", g, Op("Mul", _W, _K), here=True)),
+        Marked("coupled", Op("Add", Op("Mul", _W, _K), g, here=True)),
+    )
+
+
+_DECAYED = OneOf(_coupled(SCALED), SCALED)
 # The last two are what is left where learning rate and weight decay have been multiplied before.
 _BASE = OneOf(
     Marked("decoupled", Op("Sub", _W, Op("Mul", _W, Op("Mul", _LR, _K)))),
@@ -128,16 +135,16 @@ def _rmsprop(*, unscales: bool) -> Pattern:
 _RMSPROP = {unscales: _rmsprop(unscales=unscales) for unscales in (True, False)}
 
 # Stochastic gradient descent written out in operators; momentum as in PyTorch.
-_MOMENT = Named("m1", Op("Add", Op("Mul", Any("m"), Number("momentum")), _DECAYED))
-_DIRECTION = OneOf(_COUPLED, _MOMENT, _RAW)
+_PLAIN = OneOf(_coupled(_RAW), _RAW)
+_MOMENT = Named("m1", Op("Add", Op("Mul", Any("m"), Number("momentum")), _PLAIN))
+_DIRECTION = OneOf(_coupled(_RAW), _MOMENT, _RAW)
 _SGD = Op("Sub", _W, Op("Mul", _DIRECTION, _LR))
 
-_MASKED = Op("Gather", Any("mask"), OneOf(Number("entry"), Any("entry")))
 _CENTRALIZED = OneOf(
     Op("Sub", Named("x", Any("row")), Op("Div", Op("ReduceSum", Any("row")), Any("length"))),
     Op("Sub", Named("x", Any("row")), Op("ReduceMean", Any("row"))),
 )
-_ROW_DECAYED = Op("Add", _RAW, Op("Mul", _W, _K))
+_ROW = OneOf(Op("Add", SCALED, Op("Mul", _W, _K)), SCALED)
 
 
 @dataclass(frozen=True)
@@ -177,21 +184,15 @@ class Update:
         """Whether something was found."""
         return mark in self.found
 
-    @property
-    def mask(self) -> Value | None:
-        """The mask of which one entry says whether it is made."""
-        return self._masked.value("mask") if self._masked else None
+    @cached_property
+    def condition(self) -> Condition:
+        """On what it depends."""
+        return Condition() if self.enabled is None else condition_of(self.enabled)
 
     @property
-    def mask_entry(self) -> int | None:
-        """The index of that entry, if it is a constant."""
-        entry = self._masked.get("entry")
-        return int(entry) if isinstance(entry, float) else None
-
-    @property
-    def _masked(self) -> Found:
-        found = None if self.enabled is None else match(_MASKED, self.enabled)
-        return Found() if found is None else found
+    def scaling(self) -> Scaling:
+        """What is done to the gradient first."""
+        return scaling(self.found)
 
 
 @dataclass(frozen=True)
@@ -202,11 +203,13 @@ class Gradient:
         value: The gradient as the backward pass computes it.
         centralized: Whether its mean is subtracted.
         factor: That of weight decay, where it comes before.
+        scaling: What is done to it first.
     """
 
     value: Value
     centralized: bool = False
     factor: Value | None = None
+    scaling: Scaling = UNSCALED
 
 
 def recognised(new: Value, *, unscales: bool = True) -> Update | None:
@@ -234,13 +237,16 @@ def recognised(new: Value, *, unscales: bool = True) -> Update | None:
 def gradient_of(value: Value) -> Gradient:
     """What has been done to the gradient of a parameter before the update of the bucket."""
     found = match(_CENTRALIZED, value)
-    if found is None:
+    row = match(SCALED if found is None else _ROW, value if found is None else found.value("row"))
+    if row is None or not is_symmetric(row):
         return Gradient(value.source)
-    row = found.value("row")
-    decayed = match(_ROW_DECAYED, row)
-    if decayed is None:
-        return Gradient(row.source, centralized=True)
-    return Gradient(decayed.value("gradient").source, centralized=True, factor=decayed.value("k"))
+    factor = row.get("k")
+    return Gradient(
+        row.value("gradient").source,
+        found is not None,
+        factor if isinstance(factor, Value) else None,
+        scaling(row),
+    )
 
 
 def _unmasked(new: Value) -> tuple[Value, Value | None, Value | None]:
@@ -253,6 +259,8 @@ def _unmasked(new: Value) -> tuple[Value, Value | None, Value | None]:
 
 def _is_consistent(found: Found) -> bool:
     """Whether the numbers fit each other; finds the decay where only 1 - decay stands."""
+    if not is_symmetric(found):
+        return False
     rest = found.get("rest")
     if isinstance(rest, float):
         decay = found.setdefault("decay", float(f"{1 - rest:.7g}"))

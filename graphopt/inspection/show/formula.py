@@ -26,6 +26,8 @@ class _Terms:
     rest: str = "(1 − decay)"
     momentum: str = "momentum"
     epsilon: str = "epsilon"
+    clip_norm: str = "clip_norm"
+    clip_value: str = "clip_value"
 
 
 def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tuple[str, ...]:
@@ -52,6 +54,8 @@ def formula(optimizer: OptimizerFacts, *, decays: bool, centralized: bool) -> tu
     lines = [line + which.get(line, "") for line, _ in update]
     if optimizer.centered and optimizer.guarded:
         lines.append(f"m and w stay where {_radicand(optimizer, terms)} is not greater than 0")
+    if optimizer.skip_on_overflow:
+        lines.append("nothing changes where a gradient is infinite or NaN")
     return tuple(line.replace("−", "-") for line in lines)
 
 
@@ -77,6 +81,8 @@ def update_lines(optimizer: OptimizerFacts, parameter: ParameterFacts) -> list[L
         rest=_term(rest, "(1 − ρ)"),
         momentum=_term(optimizer.momentum, "β"),
         epsilon=_term(optimizer.epsilon, "ε"),
+        clip_norm=_term(optimizer.clip_norm, "clip_norm"),
+        clip_value=_term(optimizer.clip_value, "clip_value"),
     )
     return [
         *([(f"η ← {rate}", "learning rate of the step")] if terms.rate == "η" else []),
@@ -92,6 +98,11 @@ def update_lines(optimizer: OptimizerFacts, parameter: ParameterFacts) -> list[L
             if optimizer.group_mask and parameter.group is not None
             else []
         ),
+        *(
+            [("only where all gradients are finite", "else the step is skipped")]
+            if optimizer.skip_on_overflow
+            else []
+        ),
     ]
 
 
@@ -105,6 +116,10 @@ def _update(
 ) -> Iterator[Line]:
     """The update by RMSProp."""
     scales = optimizer.loss_scale != 1
+    if optimizer.unscales_first and scales:
+        yield f"g ← g / {terms.loss_scale}", "loss scale"
+        scales = False
+    yield from _clipped(optimizer, terms)
     if decays and optimizer.decoupled_weight_decay:
         yield f"w ← w − {terms.rate} · {terms.weight_decay} · w", "decoupled weight decay"
     elif decays:
@@ -120,6 +135,16 @@ def _update(
     if optimizer.centered:
         yield f"a ← {terms.decay} · a + {terms.rest} · g", "mean gradient, starts at 0"
     yield from _step(optimizer, terms)
+
+
+def _clipped(optimizer: OptimizerFacts, terms: _Terms) -> Iterator[Line]:
+    """What limits the gradient."""
+    if optimizer.clip_norm is not None:
+        share = f"{terms.clip_norm} / (‖g‖ + 1e-06)"
+        yield f"g ← g · min(1, {share})", f"norm of {words.norms(optimizer.clip_norm_per)}"
+    if optimizer.clip_value is not None:
+        limit = terms.clip_value
+        yield f"g ← max(−{limit}, min({limit}, g))", "clipped"
 
 
 def _step(optimizer: OptimizerFacts, terms: _Terms) -> Iterator[Line]:

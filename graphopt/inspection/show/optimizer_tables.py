@@ -23,7 +23,7 @@ from graphopt.inspection.show.parts import (
     short,
     titled_table,
 )
-from graphopt.inspection.words import schedule, schedule_name, shape
+from graphopt.inspection.words import loss_scale, norms, schedule, schedule_name, shape
 
 _MOST_KINDS = 8
 _LONGEST_LINE = 1000
@@ -65,12 +65,18 @@ def _hyperparameters(optimizer: OptimizerFacts) -> list[str]:
         (facts.centered, "centered" if facts.centered else "not centered"),
         (facts.guarded, "guarded" if facts.guarded else "not guarded"),
         (facts.initial_mean_square, f"mean square from {number(facts.initial_mean_square)}"),
-        (facts.loss_scale, f"loss scale {number(facts.loss_scale)}"),
+        (facts.loss_scale, f"loss scale {loss_scale(facts.loss_scale)}"),
         (facts.learning_rate_inside_moment, f"learning rate {inside} the moment"),
         (
             facts.decoupled_weight_decay,
             f"weight decay {'decoupled' if facts.decoupled_weight_decay else 'in gradient'}",
         ),
+        (facts.skip_on_overflow or None, "skips steps that overflow"),
+        (
+            facts.clip_norm,
+            f"clips the norm of {norms(facts.clip_norm_per)} to {number(facts.clip_norm)}",
+        ),
+        (facts.clip_value, f"clips gradients to {number(facts.clip_value)}"),
         (facts.group_mask or None, "group mask"),
         (facts.use_locking or None, "use_locking"),
         (facts.steps, f"for {plural(facts.steps or 0, 'step')}"),

@@ -15,7 +15,7 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
 from graphopt.on_device.tensor_names import ACCUMULATED
-from graphopt.states import COUNTERS, STATISTIC
+from graphopt.states import COUNTERS, GLOBAL_STEP, LOSS_SCALE, STATISTIC
 
 _AVERAGE = average(Any("old"), Any("new"))
 
@@ -58,6 +58,8 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
     kinds: dict[int, str] = {}
     if nodes is None:
         return kinds
+    for name, write in nodes.counters.writes.items():
+        kinds[id(write.input)] = "loss scale" if name == LOSS_SCALE.name else "counter"
     for update in nodes.updates.values():
         kinds[id(update.value("w"))] = "parameter"
         kinds |= {id(old): state.name for state, old, _ in update.states()}
@@ -66,7 +68,9 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
 
 def _other_kind(write: Write) -> str:
     value = write.input
-    if value.name in {*COUNTERS, ACCUMULATED} or (value.dtype == "int64" and value.shape == ()):
+    if value.name in COUNTERS - {GLOBAL_STEP.name}:
+        return "other"  # it does not count what it should
+    if value.name in {GLOBAL_STEP.name, ACCUMULATED} or _is_counter(value):
         return "step"
     new = write.new.source
     masked = match(Op("Where", Any("on"), Any("new"), Any("old")), new)
@@ -76,6 +80,10 @@ def _other_kind(write: Write) -> str:
         new = masked["new"]
     average = match(_AVERAGE, new)
     return STATISTIC.name if average is not None and average["old"] is value.source else "other"
+
+
+def _is_counter(value: Value) -> bool:
+    return value.dtype == "int64" and value.shape == ()
 
 
 def _bytes(value: Value) -> int | None:

@@ -6,7 +6,7 @@ from graphopt._words import shown
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.structure.state import state_facts
-from graphopt.states import OF_PARAMETERS
+from graphopt.states import COUNTERS, OF_PARAMETERS
 
 
 def contradictions(reading: Reading, nodes: Recovered) -> list[str]:
@@ -20,6 +20,11 @@ def contradictions(reading: Reading, nodes: Recovered) -> list[str]:
         *reading.merged.differences,
         *(f"'{shown(name)}' is not updated" for name in reading.merged.not_updated),
         *_inconsistencies(nodes),
+        *(
+            f"an overflow of the gradient of '{shown(name)}' is not looked for"
+            for name in nodes.unchecked
+        ),
+        *_unlike(nodes),
         *_not_recognised(reading, nodes),
     ]
 
@@ -40,8 +45,20 @@ def _inconsistencies(nodes: Recovered) -> Iterator[str]:
             yield f"nothing keeps elements of '{name}' whose radicand is not positive"
 
 
+def _unlike(nodes: Recovered) -> Iterator[str]:
+    """Parameters whose gradients are not multiplied and limited like those of others."""
+    kinds = {trained.scaling.kind for trained in nodes.trained[:1]}
+    for trained in nodes.trained:
+        if trained.scaling.kind not in kinds:
+            name = shown(trained.facts.name)
+            yield f"the gradient of '{name}' is not scaled and clipped like those of others"
+    if nodes.optimizer.clip_norm_per == "other":
+        yield "a norm that limits gradients is not the norm of those gradients"
+
+
 def _not_recognised(reading: Reading, nodes: Recovered) -> Iterator[str]:
     """What is carried beside parameters and their states, and is no statistic."""
     for state in state_facts(reading) if nodes.trained else ():
-        if state.kind == "other" and state.output is not None and state.dtype.startswith("float"):
+        is_counted = state.dtype.startswith("float") or state.input in COUNTERS
+        if state.kind == "other" and state.output is not None and is_counted:
             yield f"how '{shown(state.input)}' changes was not recognised"

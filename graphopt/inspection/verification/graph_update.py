@@ -14,7 +14,8 @@ from graphopt.inspection.facts import ParameterFacts
 from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import Reading
-from graphopt.inspection.reading.recovered import Recovered, Trained
+from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
@@ -214,17 +215,17 @@ def gradient_of(trained: Trained) -> Value:
 
 def _mask(trained: Sequence[Trained]) -> Value | None:
     """The input that says which groups are updated."""
-    masks = (parameter.update.mask for parameter in trained)
+    masks = (parameter.update.condition.mask for parameter in trained)
     return next((m for m in masks if m is not None and m.is_input and len(_shape(m)) == 1), None)
 
 
 def _enabled_by(trained: Trained) -> int | None:
-    update = trained.update
-    if update.enabled is not None and update.mask_entry is None:
+    condition = trained.update.condition
+    if condition.others or (condition.mask is not None and condition.entry is None):
         raise NotRunError(
             f"what enables the update of '{shown(trained.facts.name)}' was not recognised"
         )
-    return update.mask_entry
+    return condition.entry
 
 
 def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:

@@ -11,7 +11,8 @@ from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts, Schedule
 from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Value
-from graphopt.inspection.reading.recovered import Recovered, Trained
+from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State

@@ -20,6 +20,7 @@ from graphopt.inspection.verification.verified_part import (
     GradientCheck,
     checked_part,
 )
+from graphopt.inspection.words import loss_scale, norms
 
 _MOST_DIFFERENCES = 4  # of a kind
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity
@@ -149,9 +150,14 @@ def in_words(optimizer: OptimizerFacts | None) -> str:
         if optimizer.momentum and optimizer.learning_rate_inside_moment is False
         else "",
         "decoupled weight decay" if optimizer.decoupled_weight_decay else "",
-        f"loss scale {optimizer.constant_loss_scale:g}"
-        if optimizer.constant_loss_scale != 1
+        f"loss scale {loss_scale(optimizer.loss_scale)}"
+        if optimizer.loss_scale not in (None, 1)
         else "",
+        "skips steps that overflow" if optimizer.skip_on_overflow else "",
+        f"clips the norm of {norms(optimizer.clip_norm_per)} to {optimizer.clip_norm:g}"
+        if optimizer.clip_norm is not None
+        else "",
+        f"clips gradients to {optimizer.clip_value:g}" if optimizer.clip_value is not None else "",
         *(f"{name} {value:g}" for name, value in optimizer.others.items()),
     ]
     details = ", ".join(filter(None, parts))

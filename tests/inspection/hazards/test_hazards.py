@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, inliner, numpy_helper
 
 import graphopt
-from graphopt import Parameter, RMSProp
+from graphopt import DynamicLossScale, Parameter, RMSProp
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -436,6 +436,49 @@ class TestLossScale:
         half = [Parameter("w", (3,), dtype="float16")]
         hazard = only(update(half, loss_scale=1024.0))
         assert (hazard.kind, hazard.level) == ("loss-scale-unchecked", "warning")
+
+        assert "skip_on_overflow=True" in hazard.fix
+        assert "DynamicLossScale()" in hazard.fix
+
+    @pytest.mark.parametrize(
+        "optimizer",
+        [
+            {"loss_scale": DynamicLossScale()},
+            {"loss_scale": 1024.0, "skip_on_overflow": True},
+            {"loss_scale": FromCaller("loss_scale"), "skip_on_overflow": True},
+            {"loss_scale": DynamicLossScale(growth_interval=2)},
+            {"loss_scale": DynamicLossScale(growth_interval=1, ceiling=65536.0)},
+            {"clip_norm": 1e-6},
+            {"skip_on_overflow": True},
+        ],
+    )
+    @pytest.mark.parametrize("strip", [lambda model: model, inlined])
+    def test_none(self, optimizer, strip):
+        half = [Parameter("w", (3,), dtype="float16"), Parameter("b", (2,))]
+        assert kinds(strip(update(half, **optimizer))) == []
+
+    def test_fed_and_unchecked(self):
+        half = [Parameter("w", (3,), dtype="float16")]
+        hazard = only(update(half, loss_scale=FromCaller("loss_scale")))
+        assert (hazard.kind, hazard.level) == ("loss-scale-unchecked", "warning")
+
+    @pytest.mark.parametrize("strip", [lambda model: model, inlined])
+    def test_it_grows_each_step(self, strip):
+        model = strip(update(loss_scale=DynamicLossScale(growth_interval=1)))
+        hazard = only(model)
+        assert (hazard.kind, hazard.level) == ("growth-each-step", "warning")
+
+    @pytest.mark.parametrize("layout", ["separate", "chunks", "foreach"])
+    def test_the_gradient_of_one_parameter_is_not_looked_at(self, layout):
+        model = inlined(update(layout=layout, skip_on_overflow=True))
+        (product, *_) = [
+            node
+            for node in model.graph.node
+            if node.op_type == "Mul" and node.input[0] == "b_grad" and "zeros" in node.output[0]
+        ]
+        product.input[0] = "w_grad"
+        hazard = only(model)
+        assert (hazard.kind, hazard.where) == ("unchecked-gradient", ("b",))
 
     def test_checked(self):
         """A graph that looks for infinite gradients itself."""

@@ -55,6 +55,12 @@ CONFIGURATIONS = [
     "three in sequence",
     "scaled decay schedule",
     "list",
+    "dynamic loss scale",
+    "skipping",
+    "clipped",
+    "clipped by value",
+    "clipped one by one",
+    "clipped by group",
     "everything",
 ]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphopt import _words
 from graphopt.inspection import words
-from graphopt.inspection.facts import Inspection, ParameterFacts
+from graphopt.inspection.facts import Inspection, OptimizerFacts, ParameterFacts
 from graphopt.inspection.show.formula import Line, update_lines
 from graphopt.inspection.structure.nodes_of import text
 
@@ -31,8 +32,21 @@ def payload(inspection: Inspection, model: ir.Model | None) -> dict[str, Any]:
         "rules": rules,
         "rule": rule_of,
     }
+    if inspection.optimizer is not None:
+        found["optimizer"] = _hyperparameters(inspection.optimizer)
     if model is not None:
         found["nodes"] = _neighbours(inspection.parameters, model.graph)
+    return found
+
+
+def _hyperparameters(optimizer: OptimizerFacts) -> dict[str, str]:
+    """In words what is no number, or says little without another."""
+    found = {}
+    if optimizer.loss_scale is not None:
+        found["loss_scale"] = words.loss_scale(optimizer.loss_scale)
+    if optimizer.clip_norm is not None:
+        limit = _words.number(optimizer.clip_norm)
+        found["clip_norm"] = f"{limit}, of {words.norms(optimizer.clip_norm_per)}"
     return found
 
 

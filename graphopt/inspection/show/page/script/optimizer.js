@@ -2,7 +2,7 @@
 
 const HYPERPARAMETERS = [
   "decay", "momentum", "epsilon", "centered", "loss_scale", "epsilon_inside_root", "initial_mean_square",
-  "learning_rate_inside_moment", "decoupled_weight_decay", "nesterov", "group_mask", "guarded", "use_locking", "steps",
+  "learning_rate_inside_moment", "decoupled_weight_decay", "nesterov", "skip_on_overflow", "clip_norm", "clip_value", "group_mask", "guarded", "use_locking", "steps",
 ];
 
 /** What some are called that are not called after their key. */
@@ -42,6 +42,8 @@ function showOptimizer() {
 
 function hyperparameter(key, value) {
   if (value === null || value === undefined) return null;
+  const written = data.optimizer?.[key];
+  if (written !== undefined) return visible(written);
   if (key === "steps") return plural(value, "step");
   return typeof value === "boolean" ? yes(value) : real(value);
 }

@@ -1,0 +1,85 @@
+"""The scalars that a graph carries beside its step: the loss scale, and what goes with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any as AnyType
+
+from graphopt.inspection.reading.conditions import condition_of
+from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.reading.pattern import Any, Equals, Fed, Found, Number, OneOf, Op, match
+from graphopt.inspection.reading.writes import Write
+from graphopt.states import LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS
+
+_SCALE, _STEPS, _FLAG = Fed("scale"), Fed("steps"), Any("finite")
+_SMALLER = Op("Mul", _SCALE, Number("backoff_factor"))
+_BACKED = OneOf(Op("Max", _SMALLER, Number("floor")), _SMALLER)
+_LARGER = Op("Mul", _SCALE, Number("growth_factor"))
+_GROWN = OneOf(Op("Min", _LARGER, Number("ceiling")), _LARGER)
+_COUNTED = Op("Add", _STEPS, Equals(1.0))
+_FULL = Op("Equal", _COUNTED, Number("growth_interval"))
+_HOLDS = Op("Not", Op("IsInf", _GROWN))
+_GROWS = OneOf(Op("And", _FULL, _HOLDS), Op("And", _HOLDS, _FULL))
+_NEW_SCALE = Op("Where", _FLAG, Op("Where", _GROWS, _GROWN, _SCALE), _BACKED)
+_GOES_ON = OneOf(Op("And", _FLAG, Op("Not", _FULL)), Op("And", Op("Not", _FULL), _FLAG))
+_NEW_STEPS = Op("Where", _GOES_ON, _COUNTED, Equals(0.0))
+_SKIPPED = Op("Add", Fed("skipped"), Op("Cast", Op("Not", _FLAG)))
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What was recognised.
+
+    Attributes:
+        writes: By the name of the state.
+        rule: What a dynamic loss scale is, as the metadata would say it; None without one.
+    """
+
+    writes: Mapping[str, Write] = field(default_factory=dict)
+    rule: Mapping[str, AnyType] | None = None
+
+
+def counters(carried: Sequence[Write], scale: Value | float | None) -> Counters:
+    """The loss scale, the steps since it changed, and the steps that were skipped.
+
+    Args:
+        carried: What is handed from step to step.
+        scale: What gradients are divided by.
+    """
+    found: dict[str, Write] = {}
+    rule = None
+    for write in carried:
+        skips = match(_SKIPPED, write.new)
+        if skips is not None and skips["skipped"] is write.input and _is_finite(skips):
+            found[SKIPPED_STEPS.name] = write
+        if write.input is scale and (changes := match(_NEW_SCALE, write.new)) is not None:
+            steps = next((w for w in carried if w.input is changes["steps"]), None)
+            if changes["scale"] is write.input and steps is not None and _goes(changes, steps):
+                found |= {LOSS_SCALE.name: write, LOSS_SCALE_STEPS.name: steps}
+                rule = _rule(changes, write)
+    return Counters(found, rule)
+
+
+def _goes(changes: Found, steps: Write) -> bool:
+    """Whether the steps are counted as the change of the scale needs it."""
+    counted = match(_NEW_STEPS, steps.new)
+    return (
+        counted is not None
+        and counted["steps"] is steps.input
+        and counted["growth_interval"] == changes["growth_interval"]
+        and _is_finite(counted)
+        and _is_finite(changes)
+    )
+
+
+def _is_finite(found: Found) -> bool:
+    """Whether a flag says that gradients are finite."""
+    condition = condition_of(found.value("finite"))
+    return bool(condition.finite) and condition.mask is None
+
+
+def _rule(changes: Found, write: Write) -> dict[str, AnyType]:
+    names = ("growth_factor", "backoff_factor", "floor", "ceiling")
+    numbers = {"floor": 0.0, "ceiling": None} | {n: changes[n] for n in names if n in changes}
+    start = {"initial": write.initial} if isinstance(write.initial, float) else {}
+    interval = int(changes.number("growth_interval"))
+    return {"schedule": "DynamicLossScale", **start, **numbers, "growth_interval": interval}
