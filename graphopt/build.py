@@ -16,6 +16,7 @@ from graphopt import _checks, states
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, read_with_files, to_ir, with_weights
+from graphopt.gradient_outputs import GradientOutputs, checked_names, report_gradients
 from graphopt.gradients import (
     MEMORY,
     GradientGraph,
@@ -63,6 +64,7 @@ def training_graph(
     layout: LayoutName = "auto",
     straight_through: bool = False,
     memory: Memory = "fast",
+    gradient_outputs: GradientOutputs = False,
     output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
@@ -112,6 +114,8 @@ def training_graph(
             again, from a few values between them, in about the memory of the square root of the
             number of layers, for nearly one more forward pass. The results are the same but for
             rounding; `inspect` shows what a step holds.
+        gradient_outputs: Report the gradients of all parameters, or of those that are named, as
+            outputs ``<parameter>_grad``: without the loss scale, before clipping and weight decay.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -137,6 +141,7 @@ def training_graph(
     _check_options(group_mask, provider, layout)
     _checks.one_of("memory", memory, MEMORY)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
+    reported = checked_names(optimizer, gradient_outputs)
     if gradients is None:
         built = differentiated(
             model,
@@ -161,7 +166,10 @@ def training_graph(
         with about(model):
             built = _given(model, loss, optimizer, gradients)
     with about(model):
-        return _updated(built, optimizer, group_mask, provider, layout)
+        graph = built.gradients
+    op = GraphBuilder(graph.model.graph)
+    report_gradients(op, optimizer, graph.gradients, reported)
+    return _updated(built, optimizer, group_mask, provider, layout)
 
 
 @dataclass(frozen=True)

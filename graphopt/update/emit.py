@@ -118,6 +118,7 @@ class _Appender:
             *self.outputs,
             *(self.arithmetic.value(s) for s in dict.fromkeys(used) if not isinstance(s, Fixed)),
             *self.averages.weights,
+            *self.scale.scalars,
         ]
         if self.scale.norm is not None:
             first.append(op.output(self.scale.norm, "gradient_norm"))

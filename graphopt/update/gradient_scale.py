@@ -49,12 +49,18 @@ class GradientScale:
         self.inverse: ir.Value | None = None
         if optimizer.skip_on_overflow:
             self.finite = functions.all_finite(op, list(gradients.values()))
+        self._inverse: ir.Value | None = None
         if optimizer.unscales_first:
             self.inverse = self._inverse = self._inverse_scale()
             if optimizer.clip_norm_per != "parameter":
                 self._of_group = dict.fromkeys(range(len(optimizer.groups)), self._inverse)
         if optimizer.clip_norm is not None:
             self._limit_norms(optimizer.clip_norm, gradients, mask)
+
+    @property
+    def scalars(self) -> list[ir.Value]:
+        """What reads a loss scale that the step may change."""
+        return [] if self._inverse is None else [self._inverse]
 
     def factor(self, group: int) -> ir.Value | None:
         """What multiplies the gradients of a group; None where nothing does, or not all alike."""

@@ -24,7 +24,7 @@ FLOORS = [
     ["shapes.engine", "shapes.in_place", "dropping"],
     ["inference", "weights", "schedules"],
     ["average", "clipping", "loss_scale", "parameter", "groups", "rmsprop", "reference"],
-    ["carried", "requirement", "manifest", "feeds", "losses", "in_place"],
+    ["carried", "requirement", "manifest", "feeds", "losses", "in_place", "gradient_outputs"],
     ["update", "kernels"],
     ["gradients"],
     ["graph", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
