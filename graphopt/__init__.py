@@ -6,6 +6,7 @@ Here are the verbs and what users construct. What the verbs return stands where 
 """
 
 from graphopt import inspection, reference, schedules, torch, versions
+from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
@@ -24,6 +25,7 @@ from graphopt.session import Session
 __version__ = versions.GRAPHOPT
 
 __all__ = [
+    "Accumulation",
     "Checkpoints",
     "DynamicLossScale",
     "GraphBuilder",

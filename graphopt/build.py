@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphopt import _checks, states
+from graphopt.accumulation import UPDATE_INPUT, Accumulation, checked_accumulation
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
 from graphopt.forward import ForwardModel, read_with_files, to_ir, with_weights
@@ -45,6 +46,7 @@ _NAMES = {
     "loss",
     "updated",
     "gradient_norm",
+    UPDATE_INPUT,
     "group_mask",
     *(state.name for state in states.OF_GRAPHS),
 }
@@ -65,6 +67,7 @@ def training_graph(
     straight_through: bool = False,
     memory: Memory = "fast",
     gradient_outputs: GradientOutputs = False,
+    accumulation: int | Accumulation | None = None,
     output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
@@ -116,6 +119,8 @@ def training_graph(
             rounding; `inspect` shows what a step holds.
         gradient_outputs: Report the gradients of all parameters, or of those that are named, as
             outputs ``<parameter>_grad``: without the loss scale, before clipping and weight decay.
+        accumulation: After how many steps there is an update, from the mean of their gradients;
+            or an `Accumulation`. None: each step is one.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -135,7 +140,7 @@ def training_graph(
         >>> [value.name for value in graph.model.graph.output]
         ['y', 'loss', 'updated', 'w.next', 'mean_square.w.next', 'global_step.next']
     """
-    optimizer = checked_optimizer(optimizer)
+    optimizer = checked_optimizer(optimizer).accumulating(checked_accumulation(accumulation))
     _checks.boolean("portable", portable)
     _checks.boolean("straight_through", straight_through)
     _check_options(group_mask, provider, layout)
@@ -256,6 +261,7 @@ def update_graph(
     group_mask: bool = False,
     provider: str = "CPUExecutionProvider",
     layout: LayoutName = "auto",
+    accumulation: int | Accumulation | None = None,
 ) -> TrainingGraph:
     """The update alone, for gradients that something else computes.
 
@@ -268,9 +274,10 @@ def update_graph(
         group_mask: Add the input ``group_mask``; see `training_graph`.
         provider: The execution provider on which the update shall be fast.
         layout: What is updated together; see `training_graph`.
+        accumulation: After how many steps there is an update; see `training_graph`.
 
     Raises:
-        TypeError: ``optimizer`` is not an optimizer.
+        TypeError: ``optimizer`` is not an optimizer, or an argument has the wrong type.
 
     Example:
         >>> graph = update_graph(RMSProp([Parameter("w", (3,))], learning_rate=0.01))
@@ -280,7 +287,7 @@ def update_graph(
         >>> session.state["w"]
         array([-0.01, -0.01, -0.01], dtype=float32)
     """
-    optimizer = checked_optimizer(optimizer)
+    optimizer = checked_optimizer(optimizer).accumulating(checked_accumulation(accumulation))
     _check_options(group_mask, provider, layout)
     graph = ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET}, name="update")
     op = GraphBuilder(graph)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from graphopt._records import Schedule, plain, reader
+from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.carried import Array, View
 from graphopt.external_data import check_values
@@ -66,6 +67,7 @@ class OptimizerEntry:
     clip_norm_per: str = "all"
     clip_value: float | None = None
     average: ParameterAverage | None = None
+    accumulation: Accumulation | None = None
     steps: int | None = None
     group_mask: bool = False
 

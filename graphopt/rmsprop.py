@@ -1,10 +1,12 @@
 """What the user writes: hyperparameters, checked once and resolved to one rule per parameter."""
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks, states
+from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage, checked_average
 from graphopt.clipping import ClipNormPer, check_clipping
 from graphopt.groups import as_weight_decay, read_groups
@@ -112,6 +114,7 @@ class RMSProp:
         params: All parameters, in the order of the optimizer.
         rules: How each is updated.
         groups: The groups; one that holds everything if there are none.
+        accumulation: How many steps make an update; a training graph says it.
 
     Raises:
         KeyError: A group has no ``params``, or a key that is unknown.
@@ -169,6 +172,7 @@ class RMSProp:
         self.clip_norm = None if clip_norm is None else float(clip_norm)
         self.clip_norm_per = clip_norm_per
         self.average = checked_average(average)
+        self.accumulation: Accumulation | None = None
         self.clip_value = None if clip_value is None else float(clip_value)
         self.epsilon_inside_root = _checks.boolean("epsilon_inside_root", epsilon_inside_root)
         self.initial_mean_square = _checks.at_least_zero("initial_mean_square", initial_mean_square)
@@ -207,6 +211,12 @@ class RMSProp:
         """The kinds of state that each parameter has, in the order of the update."""
         return tuple(state.name for state in states.kept_by(self))
 
+    def accumulating(self, accumulation: Accumulation | None) -> "RMSProp":
+        """The same optimizer, applied to gradients of several steps."""
+        made = copy(self)
+        made.accumulation = accumulation
+        return made
+
     @property
     def dynamic_loss_scale(self) -> DynamicLossScale | None:
         """The rule of the loss scale, where that is state of the graph."""
@@ -226,7 +236,8 @@ class RMSProp:
         """
         constant = isinstance(self.loss_scale, float)
         clips_scaled = self.clip_value is not None and self.loss_scale != 1
-        return not constant or self.clip_norm is not None or clips_scaled
+        adds_up = self.accumulation is not None
+        return not constant or self.clip_norm is not None or clips_scaled or adds_up
 
     @property
     def carried_loss_scale(self) -> float:

@@ -64,7 +64,17 @@ MEAN_GRAD = State(
 )
 MOMENT = State("moment", "what the last steps add up to", symbol="m", kept_with="momentum")
 AVERAGE = State("average", "the moving average of the parameter", initial=None, kept_with="average")
+ACCUMULATED = State(
+    "accumulated", "the sum of the gradients since the last update", kept_with="accumulation"
+)
 GLOBAL_STEP = State("global_step", "the number of updates", "graph", dtype="int64")
+ACCUMULATED_STEPS = State(
+    "accumulated_steps",
+    "the number of steps whose gradients that is the sum of",
+    "graph",
+    dtype="int64",
+    kept_with="accumulation",
+)
 LOSS_SCALE = State(
     "loss_scale",
     "what the loss is multiplied by",
@@ -95,8 +105,8 @@ STATISTIC = State(
 )
 
 STATES = (
-    *(MEAN_SQUARE, MEAN_GRAD, MOMENT, AVERAGE),
-    *(GLOBAL_STEP, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
+    *(ACCUMULATED, MEAN_SQUARE, MEAN_GRAD, MOMENT, AVERAGE),
+    *(GLOBAL_STEP, ACCUMULATED_STEPS, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
     STATISTIC,
 )
 """All kinds, those of a parameter in the order of the update."""

@@ -72,6 +72,7 @@ def test_keys_and_their_json():
         "clip_norm_per": "all",
         "clip_value": None,
         "average": None,
+        "accumulation": None,
         "steps": None,
         "group_mask": False,
     }

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.requirement import Requirements
 from graphopt.stage import Stage
@@ -84,6 +85,7 @@ class OptimizerFacts:
             "parameter", or "other" gradients than it limits.
         clip_value: What the elements of gradients are limited to.
         average: The moving average of the parameters, if there is one.
+        accumulation: How many steps make an update, if not each is one.
         group_mask: Whether an input says which groups are updated.
         guarded: Centered: whether an element whose radicand is not positive stays as it is.
         steps: For how many steps there is a learning rate, if a list gives it.
@@ -109,6 +111,7 @@ class OptimizerFacts:
     clip_norm_per: str | None = None
     clip_value: float | None = None
     average: ParameterAverage | None = None
+    accumulation: Accumulation | None = None
     group_mask: bool | None = None
     guarded: bool | None = None
     steps: int | None = None

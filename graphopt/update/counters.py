@@ -7,7 +7,15 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.loss_scale import input_of
 from graphopt.rmsprop import RMSProp
-from graphopt.states import GLOBAL_STEP, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS, State
+from graphopt.states import (
+    ACCUMULATED_STEPS,
+    GLOBAL_STEP,
+    LOSS_SCALE,
+    LOSS_SCALE_STEPS,
+    SKIPPED_STEPS,
+    State,
+)
+from graphopt.update.accumulate import Accumulator
 from graphopt.update.gate import DeviceGate, Gate
 
 
@@ -16,32 +24,39 @@ def count_step(
     optimizer: RMSProp,
     gate: Gate | DeviceGate,
     global_step: ir.Value,
-    updated: ir.Value,
-    *,
-    may_skip: bool,
+    finite: ir.Value | None,
+    accumulator: Accumulator | None,
 ) -> Iterator[tuple[State, ir.Value, ir.Value]]:
-    """Append the counters; gives each state of the graph with its input and its new value.
+    """Append the counters and ``updated``; gives each state with its input and its new value.
 
     Args:
-        op: Appends the nodes, and inputs.
+        op: Appends the nodes, inputs and the output.
         optimizer: Which states there are.
         gate: What the new values wait for.
         global_step: The number of updates before this step.
-        updated: Whether this one is an update, which is not known before the gate opens.
-        may_skip: Whether a step may be none.
+        finite: Whether all gradients are; None where nobody asks, and every step counts.
+        accumulator: Adds gradients up; None where every step is an update.
     """
-    if not may_skip:
+    done = gate.opened()
+    seen = done if finite is None else op.And(done, finite)
+    updated = seen if accumulator is None else op.And(seen, accumulator.is_last)
+    flag = op.output(updated, "updated")
+    flag.dtype, flag.shape = ir.DataType.BOOL, ir.Shape([])
+    if finite is None and accumulator is None:
         yield GLOBAL_STEP, global_step, gate.after(global_step)
         return
     yield GLOBAL_STEP, global_step, op.Add(global_step, _as_count(op, updated))
+    if accumulator is not None:
+        yield ACCUMULATED_STEPS, *accumulator.count(updated, seen)
     if (rule := optimizer.dynamic_loss_scale) is not None:
         scale = input_of(op, rule)
         steps = op.input(LOSS_SCALE_STEPS.name, LOSS_SCALE_STEPS.dtype, [])
-        new_scale, new_steps = rule.emit(op, scale, steps, updated)
+        new_scale, new_steps = rule.emit(op, scale, steps, seen)
         yield LOSS_SCALE, scale, new_scale
         yield LOSS_SCALE_STEPS, steps, new_steps
-    skipped = op.input(SKIPPED_STEPS.name, SKIPPED_STEPS.dtype, [])
-    yield SKIPPED_STEPS, skipped, op.Add(skipped, _as_count(op, op.Not(updated)))
+    if finite is not None:
+        skipped = op.input(SKIPPED_STEPS.name, SKIPPED_STEPS.dtype, [])
+        yield SKIPPED_STEPS, skipped, op.Add(skipped, _as_count(op, op.Not(seen)))
 
 
 def _as_count(op: GraphBuilder, flag: ir.Value) -> ir.Value:

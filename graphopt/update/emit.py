@@ -4,7 +4,7 @@ First everything that may fail or that reads parameters: gradients are flattened
 and learning rates computed. Then the gate opens (see `gate`), and what is carried is written.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,9 @@ from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules.base import Fixed
 from graphopt.stage import UPDATE_PREFIX
-from graphopt.states import AVERAGE, GLOBAL_STEP, State, moved_by
+from graphopt.states import ACCUMULATED, AVERAGE, GLOBAL_STEP, State, moved_by
 from graphopt.update import functions
+from graphopt.update.accumulate import Accumulator
 from graphopt.update.averages import Averages
 from graphopt.update.core import Variant, variant
 from graphopt.update.counters import count_step
@@ -26,6 +27,7 @@ from graphopt.update.gate import DeviceGate, Gate
 from graphopt.update.gradient_scale import GradientScale
 from graphopt.update.layout import Bucket, Layout, plan
 from graphopt.update.optimizer_arithmetic import Arithmetic
+from graphopt.update.packing import Packing
 from graphopt.update.statistics import moved_statistic, moved_together
 
 
@@ -89,7 +91,6 @@ class _Appender:
     ) -> None:
         self.op = op
         self.optimizer = optimizer
-        self.parameters = dict(parameters)
         self.gradients = dict(gradients)
         self.initial = initial
         self.outputs = list(op.graph.outputs)
@@ -97,6 +98,13 @@ class _Appender:
         self.global_step = op.input(GLOBAL_STEP.name, GLOBAL_STEP.dtype, [])
         self.averages = Averages(op, optimizer.average, self.global_step)
         self.arithmetic = Arithmetic(op, optimizer, lambda: self.global_step)
+        self.packing = Packing(
+            op,
+            parameters,
+            lambda rule: rule.grad_centralization and self.arithmetic.adds_decay(rule),
+        )
+        rule = optimizer.accumulation
+        self.accumulator = None if rule is None else Accumulator(op, rule)
         self.mask = (
             op.input("group_mask", np.bool_, [len(optimizer.groups)]) if group_mask else None
         )
@@ -106,6 +114,7 @@ class _Appender:
         }
         self.variants: dict[str, Variant] = {}  # by bucket
         self.on: dict[int | None, ir.Value] = {}  # by group
+        self.counts: dict[int | None, ir.Value | None] = {}
         self.scale = self._gradient_scale()
 
     def append(
@@ -120,21 +129,21 @@ class _Appender:
             *self.averages.weights,
             *self.scale.scalars,
         ]
-        if self.scale.norm is not None:
-            first.append(op.output(self.scale.norm, "gradient_norm"))
-            first[-1].dtype, first[-1].shape = ir.DataType.FLOAT, ir.Shape([])
+        if self.accumulator is not None:
+            first += self.accumulator.scalars
+        else:
+            self._limit_norms(self.wide_gradients)
+            if self.scale.norm is not None:
+                first.append(self.scale.norm)
         together = layout.name == "foreach"
-        if together and self.optimizer.dynamic_loss_scale and self.scale.inverse is not None:
-            first.append(self.scale.inverse)  # which reads what is written behind the gate
         append = self._append_together if together else self._append_buckets
         carried, gate = append(layout.buckets, first)
-        finite = self.scale.finite
-        done = gate.opened()
-        updated = op.output(done if finite is None else op.And(done, finite), "updated")
-        updated.dtype, updated.shape = ir.DataType.BOOL, ir.Shape([])
+        if self.scale.norm is not None:
+            norm = op.output(self.scale.norm, "gradient_norm")
+            norm.dtype, norm.shape = ir.DataType.FLOAT, ir.Shape([])
         carried += self._update_statistics(list(statistics), gate)
         counted = count_step(
-            op, self.optimizer, gate, self.global_step, updated, may_skip=finite is not None
+            op, self.optimizer, gate, self.global_step, self.scale.finite, self.accumulator
         )
         carried += [
             self._carry(old, new, initial=state.start(self.optimizer))
@@ -144,19 +153,24 @@ class _Appender:
         return AppendedUpdate(tuple(carried), layout, variants)
 
     def _gradient_scale(self) -> GradientScale:
-        """The scalars that depend on the gradients; each is scaled where it has one of its own."""
+        """The scalars that depend on the gradients."""
         optimizer, gradients = self.optimizer, dict(self.gradients)
         if optimizer.unscales_first or optimizer.skip_on_overflow:
             for p in optimizer.params:
                 gradients[p.name] = self._float32(gradients[p.name], p.dtype)
-        scale = GradientScale(self.op, optimizer, gradients, self.mask)
-        factors = {p.name: scale.factor_of(p.name) for p in optimizer.params}
-        self.gradients = self.gradients | {
-            name: functions.call(self.op, "Scale", gradients[name], factor)
-            for name, factor in factors.items()
-            if factor is not None
-        }
-        return scale
+        self.wide_gradients = gradients
+        share = None if self.accumulator is None else self.accumulator.share
+        return GradientScale(self.op, optimizer, gradients.values(), self.mask, share)
+
+    def _limit_norms(self, gradients: Mapping[str, ir.Value]) -> None:
+        """Find the norms of gradients, by parameter; each is scaled where it has one of its own."""
+        self.scale.limit_norms(
+            (rule.group, p.name, gradients[p.name])
+            for p, rule in zip(self.optimizer.params, self.optimizer.rules, strict=True)
+        )
+        for name, gradient in gradients.items():
+            if (factor := self.scale.factor_of(name)) is not None:
+                self.gradients[name] = functions.call(self.op, "Scale", gradient, factor)
 
     def _append_buckets(
         self, buckets: Sequence[Bucket], first: Sequence[ir.Value]
@@ -168,19 +182,63 @@ class _Appender:
         inputs, gradients = [], []
         for bucket in buckets:
             with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
-                inputs.append(self._parameters(bucket))
+                inputs.append(self.packing.input_of(bucket))
                 gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
                 gate.wait_for(gradients[-1])
         carried: list[Carried] = []
+        if self.accumulator is not None:
+            carried, gradients = self._accumulate(buckets, gradients, gate)
         for bucket, old, gradient in zip(buckets, inputs, gradients, strict=True):
             with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 carried += self._update_bucket(bucket, old, gradient, gate)
         return carried, gate
 
+    def _accumulate(
+        self, buckets: Sequence[Bucket], gradients: Sequence[ir.Value], gate: Gate | DeviceGate
+    ) -> tuple[list[Carried], list[ir.Value]]:
+        """The sums of gradients that the buckets carry, and what is to be applied of them."""
+        assert self.accumulator is not None
+        carried, totals = [], []
+        for bucket, gradient in zip(buckets, gradients, strict=True):
+            with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
+                views = [View(ACCUMULATED.of(p.name), p.shape, at) for p, at in bucket.offsets()]
+                old = self.op.input(ACCUMULATED.of(bucket.name), ACCUMULATED.dtype, bucket.shape)
+                waited = self._float32(_waited(bucket, gradient, gate), bucket.dtype)
+                new = self.accumulator.added(old, waited, self.scale.unscales, self.scale.finite)
+                if isinstance(gate, Gate):
+                    gate.wait_for(new)
+                carried.append(self._carry(old, new, views, initial=0.0))
+                totals.append(new)
+        return carried, self._applied(buckets, totals)
+
+    def _applied(self, buckets: Sequence[Bucket], totals: Sequence[ir.Value]) -> list[ir.Value]:
+        """Sums of gradients, after what is done with each parameter's alone."""
+        pairs = list(zip(buckets, totals, strict=True))
+        alone = self.optimizer.clip_norm_per == "parameter"
+        of_parameters: dict[str, ir.Value] = {}
+        for bucket, total in pairs:
+            if alone or bucket.rule.grad_centralization:
+                parts = zip(bucket, self.packing.split(total, bucket), strict=True)
+                of_parameters |= {parameter.name: part for parameter, part in parts}
+        if alone:
+            self._limit_norms(of_parameters)
+        else:
+            self.scale.limit_norms((b.rule.group, b.name, total) for b, total in pairs)
+            self.gradients |= of_parameters
+        applied = []
+        for bucket, total in pairs:
+            if alone or bucket.rule.grad_centralization:
+                parts_of = [self._prepared(p, bucket.rule) for p in bucket]
+                flat = self._concat([self.op.Reshape(part, [-1]) for part in parts_of])
+                total = self.op.Reshape(flat, np.array(bucket.shape, np.int64))  # noqa: PLW2901
+            applied.append(total)
+        return applied
+
     def _append_together(
         self, buckets: Sequence[Bucket], first: Sequence[ir.Value]
     ) -> tuple[list[Carried], DeviceGate]:
         """The update of all buckets of a rule by one node, each bucket a parameter."""
+        carried: list[Carried] = []
         gradients: dict[str, ir.Value] = {}
         together: dict[tuple[int, Rule], list[Bucket]] = {}
         for number, bucket in enumerate(buckets):
@@ -188,21 +246,24 @@ class _Appender:
                 gradients[bucket.name] = self._gradient(next(iter(bucket)), bucket.rule)
             together.setdefault((number // functions.MOST_TOGETHER, bucket.rule), []).append(bucket)
         gate = DeviceGate(self.op, [*first, *gradients.values()])
+        if self.accumulator is not None:
+            carried, totals = self._accumulate(buckets, list(gradients.values()), gate)
+            gradients = {b.name: total for b, total in zip(buckets, totals, strict=True)}
         made: dict[str, list[Carried]] = {}
         for number, several in enumerate(together.values()):
             with self.op.named(f"{UPDATE_PREFIX}foreach{number}"):
                 made |= self._update_together(several, gradients, gate)
-        return [value for bucket in buckets for value in made[bucket.name]], gate
+        return [*carried, *(value for bucket in buckets for value in made[bucket.name])], gate
 
     def _update_together(
         self, buckets: Sequence[Bucket], gradients: Mapping[str, ir.Value], gate: DeviceGate
     ) -> dict[str, list[Carried]]:
         """What buckets of one rule carry, by their names."""
         op, rule, kinds = self.op, buckets[0].rule, moved_by(self.optimizer)
-        old = [self._parameters(bucket) for bucket in buckets]
+        old = [self.packing.input_of(bucket) for bucket in buckets]
         w = [self._float32(v, bucket.dtype) for v, bucket in zip(old, buckets, strict=True)]
         g = [gradients[bucket.name] for bucket in buckets]
-        if not rule.grad_centralization:
+        if not (rule.grad_centralization or self.accumulator):
             g = [self._float32(v, bucket.dtype) for v, bucket in zip(g, buckets, strict=True)]
         states = [
             [op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for bucket in buckets]
@@ -246,17 +307,29 @@ class _Appender:
     @property
     def _masks(self) -> bool:
         """Whether what is carried may stay as it is."""
-        return self.mask is not None or self.scale.finite is not None
+        return any(value is not None for value in (self.mask, self.scale.finite, self.accumulator))
 
     def _is_on(self, group: int | None) -> ir.Value:
-        """Whether what belongs to a group moves in this step; None: to no group."""
+        """Whether what belongs to a group is updated in this step; None: to no group."""
+        on = self._counts(group)
+        if self.accumulator is None:
+            assert on is not None
+            return on
         if group not in self.on:
+            last = self.accumulator.is_last
+            self.on[group] = last if on is None else self.op.And(on, last)
+        return self.on[group]
+
+    def _counts(self, group: int | None) -> ir.Value | None:
+        """Whether this step counts for what belongs to a group; None: it always does."""
+        if group not in self.counts:
             finite, enabled = self.scale.finite, None
             if self.mask is not None and group is not None:
                 enabled = self.op.Gather(self.mask, group, axis=0)
             conditions = [value for value in (enabled, finite) if value is not None]
-            self.on[group] = conditions[0] if len(conditions) == 1 else self.op.And(*conditions)
-        return self.on[group]
+            both = len(conditions) == 2
+            self.counts[group] = self.op.And(*conditions) if both else next(iter(conditions), None)
+        return self.counts[group]
 
     def _update_statistics(
         self, statistics: Sequence[tuple[RunningStatistic, ir.Value]], gate: Gate | DeviceGate
@@ -273,8 +346,8 @@ class _Appender:
         carried = []
         for statistic, old, _ in entries:
             new, group = moved[statistic.name], self.group_of.get(statistic.parameter)
-            if self.scale.finite is not None or (self.mask is not None and group is not None):
-                new = functions.call(self.op, "Mask", self._is_on(group), old, new)
+            if (counts := self._counts(group)) is not None:
+                new = functions.call(self.op, "Mask", counts, old, new)
             carried.append(self._carry(old, new, initial=self.initial.get(statistic.name)))
             if self.averages.rule is not None and self.averages.rule.statistics:
                 carried.append(self._average_statistic(old, new, group))
@@ -283,45 +356,18 @@ class _Appender:
     def _average_statistic(self, old: ir.Value, new: ir.Value, group: int | None) -> Carried:
         assert old.dtype is not None
         average = self.op.input(AVERAGE.of(str(old.name)), AVERAGE.dtype, old.shape or [])
-        masks = self.scale.finite is not None or (self.mask is not None and group is not None)
         wide = self._float32(new, old.dtype.numpy().name)
+        masks = self._counts(group) is not None or self.accumulator is not None
         moved = self.averages.moved(average, wide, self._is_on(group) if masks else None)
         return self._carry(average, moved, initial=old.name)
 
-    def _parameters(self, bucket: Bucket) -> ir.Value:
-        """The input that carries the parameters of a bucket."""
-        if bucket.separate or [bucket.shape] == [parameter.shape for parameter in bucket]:
-            return self.parameters[bucket.name]
-        for parameter in bucket:
-            self.op.graph.inputs.remove(self.parameters[parameter.name])
-        (first, *others) = (self.parameters[parameter.name] for parameter in bucket)
-        if not others and not first.is_graph_output():
-            self.op.release_name(bucket.name)
-        name = self.op.fresh_name(bucket.name)
-        self.op.release_name(name)
-        flat = self.op.input(name, bucket.dtype, bucket.shape)
-        if any(self._is_read(parameter, bucket.rule) for parameter in bucket):
-            self._unpack(bucket, flat)
-        return flat
-
-    def _is_read(self, parameter: Parameter, rule: Rule) -> bool:
-        """Whether anything but the update of the bucket reads a parameter."""
-        value = self.parameters[parameter.name]
-        decays_rows = rule.grad_centralization and self.arithmetic.adds_decay(rule)
-        return bool(value.uses()) or value.is_graph_output() or decays_rows
-
-    def _unpack(self, bucket: Bucket, flat: ir.Value) -> None:
-        """Compute the parameters from what carries them, before anything reads them."""
-        with self.op.at_front():
-            for parameter, part in zip(bucket, self._split(flat, bucket), strict=True):
-                old = self.parameters[parameter.name]
-                taken = parameter.name == flat.name
-                part.name = self.op.fresh_name(f"{old.name}/shaped") if taken else old.name
-                part.type, part.shape = old.type, old.shape
-                old.replace_all_uses_with(part, replace_graph_outputs=True)
-                self.parameters[parameter.name] = part
-
     def _gradient(self, parameter: Parameter, rule: Rule) -> ir.Value:
+        """What is applied of a gradient, or what is added up first."""
+        if self.accumulator is not None:
+            return self.gradients[parameter.name]
+        return self._prepared(parameter, rule)
+
+    def _prepared(self, parameter: Parameter, rule: Rule) -> ir.Value:
         gradient = self.gradients[parameter.name]
         if not rule.grad_centralization:
             return gradient
@@ -329,7 +375,7 @@ class _Appender:
         return self.arithmetic.centralized(
             self.op,
             rule,
-            self.parameters[parameter.name],
+            self.packing.parameter(parameter.name),
             gradient,
             lambda value: self._float32(
                 self.op.Reshape(value, [parameter.shape[0], -1]), parameter.dtype
@@ -343,8 +389,10 @@ class _Appender:
         optimizer, rule = self.optimizer, bucket.rule
         w = self._float32(self._flat(old) if bucket.separate else old, bucket.dtype)
         # Everything that is written depends on the gradient, so that only this one must wait.
-        g = gate.flatten(gradient) if bucket.rows is None else gate.cut(gradient, bucket.rows)
-        if not rule.grad_centralization:
+        g = gradient
+        if self.accumulator is None:
+            g = _waited(bucket, gradient, gate)
+        if not (rule.grad_centralization or self.accumulator):
             g = self._float32(g, bucket.dtype)
         kinds = moved_by(optimizer)
         states = [self.op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for kind in kinds]
@@ -413,20 +461,6 @@ class _Appender:
             return values[0]
         return self.op.Concat(*(self._flat(value) for value in values), axis=0)
 
-    def _split(self, flat: ir.Value, bucket: Bucket) -> Iterator[ir.Value]:
-        """The parameters of a bucket in their own shapes."""
-        sizes = [parameter.size for parameter in bucket]
-        parts: Sequence[ir.Value] = [flat]
-        if len(sizes) > 1:
-            if bucket.rows is not None:
-                flat = self.op.Reshape(flat, [-1])
-            parts = self.op.node("Split", [flat, sizes], outputs=len(sizes), axis=0)
-        for parameter, part in zip(bucket, parts, strict=True):
-            if len(sizes) > 1 and len(parameter.shape) == 1:
-                yield part
-            else:
-                yield self.op.Reshape(part, np.array(parameter.shape, np.int64))
-
     def _carry(
         self,
         value: ir.Value,
@@ -445,3 +479,10 @@ class _Appender:
         return Carried(
             name, f"{name}{NEXT}", shape, dtype, tuple(views or [View(name, shape)]), initial
         )
+
+
+def _waited(bucket: Bucket, gradient: ir.Value, gate: Gate | DeviceGate) -> ir.Value:
+    """The gradient of a bucket in its shape, not there before the gate opens."""
+    if bucket.rows is None or isinstance(gate, DeviceGate):
+        return gate.flatten(gradient)
+    return gate.cut(gradient, bucket.rows)

@@ -4,7 +4,7 @@ That is: whether all are finite, their norms, and the factor by which they are m
 takes the loss scale out and limits a norm.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -22,45 +22,47 @@ class GradientScale:
     Args:
         op: Appends the nodes.
         optimizer: What is applied.
-        gradients: The float32 gradient of each parameter, by name, still with the loss scale.
+        gradients: The float32 gradients of the step, still with the loss scale.
         mask: The bool input that says which groups are updated.
+        share: What the sum of gradients of several steps is multiplied by; None where the
+            gradients of this step alone are applied.
 
     Attributes:
         finite: Whether all gradients are, a bool scalar; None where nobody asks.
         norm: The norm of all gradients of the groups that are updated, without the loss scale, a
             float32 scalar; None where nobody asks.
-        inverse: One divided by the loss scale; None where the gradients carry it.
+        unscales: What takes the loss scale out of the gradients of the step, a float32 scalar.
     """
 
     def __init__(
         self,
         op: GraphBuilder,
         optimizer: RMSProp,
-        gradients: Mapping[str, ir.Value],
+        gradients: Iterable[ir.Value],
         mask: ir.Value | None,
+        share: ir.Value | None,
     ) -> None:
-        """Append the nodes."""
+        """Append the nodes, but for norms."""
         self._op = op
         self._optimizer = optimizer
+        self._mask = mask
         self._of_group: dict[int, ir.Value] = {}
         self._of_parameter: dict[str, ir.Value] = {}
         self.finite: ir.Value | None = None
         self.norm: ir.Value | None = None
-        self.inverse: ir.Value | None = None
         if optimizer.skip_on_overflow:
-            self.finite = functions.all_finite(op, list(gradients.values()))
-        self._inverse: ir.Value | None = None
+            self.finite = functions.all_finite(op, list(gradients))
         if optimizer.unscales_first:
-            self.inverse = self._inverse = self._inverse_scale()
+            self.unscales = self._inverse_scale()
+            self._share = self.unscales if share is None else share
             if optimizer.clip_norm_per != "parameter":
-                self._of_group = dict.fromkeys(range(len(optimizer.groups)), self._inverse)
-        if optimizer.clip_norm is not None:
-            self._limit_norms(optimizer.clip_norm, gradients, mask)
+                self._of_group = dict.fromkeys(range(len(optimizer.groups)), self._share)
 
     @property
     def scalars(self) -> list[ir.Value]:
         """What reads a loss scale that the step may change."""
-        return [] if self._inverse is None else [self._inverse]
+        is_constant = isinstance(self._optimizer.loss_scale, float)
+        return [] if is_constant else [self.unscales]
 
     def factor(self, group: int) -> ir.Value | None:
         """What multiplies the gradients of a group; None where nothing does, or not all alike."""
@@ -77,22 +79,26 @@ class GradientScale:
             return self._op.constant(np.float32(1 / scale), name="inverse_scale")
         return self._op.Reciprocal(input_of(self._op, scale))
 
-    def _limit_norms(
-        self, limit: float, gradients: Mapping[str, ir.Value], mask: ir.Value | None
-    ) -> None:
-        op, optimizer = self._op, self._optimizer
+    def limit_norms(self, gradients: Iterable[tuple[int, str, ir.Value]]) -> None:
+        """Find the factors that limit norms, where the optimizer limits them.
+
+        Args:
+            gradients: Each with its group and its parameter, or with several of one group.
+        """
+        op, optimizer, limit = self._op, self._optimizer, self._optimizer.clip_norm
+        if limit is None:
+            return
         squares: dict[int, list[ir.Value]] = {}
-        for parameter, rule in zip(optimizer.params, optimizer.rules, strict=True):
-            square = op.ReduceSumSquare(gradients[parameter.name], keepdims=0)
+        for group, name, gradient in gradients:
+            square = op.ReduceSumSquare(gradient, keepdims=0)
             square.dtype = ir.DataType.FLOAT
-            squares.setdefault(rule.group, []).append(square)
+            squares.setdefault(group, []).append(square)
             if optimizer.clip_norm_per == "parameter":
-                factor = self._limited(limit, self._norm([square]))
-                self._of_parameter[parameter.name] = factor
+                self._of_parameter[name] = self._limited(limit, self._norm([square]))
         of_groups = {group: _sum(op, several) for group, several in squares.items()}
-        if mask is not None:
+        if self._mask is not None:
             of_groups = {
-                group: op.Where(op.Gather(mask, group, axis=0), square, np.float32(0))
+                group: op.Where(op.Gather(self._mask, group, axis=0), square, np.float32(0))
                 for group, square in of_groups.items()
             }
         self.norm = self._norm(of_groups.values())
@@ -100,18 +106,17 @@ class GradientScale:
             for group, square in of_groups.items():
                 self._of_group[group] = self._limited(limit, self._norm([square]))
         elif optimizer.clip_norm_per == "all":
-            factor = self._limited(limit, self.norm)
-            self._of_group = dict.fromkeys(of_groups, factor)
+            self._of_group = dict.fromkeys(of_groups, self._limited(limit, self.norm))
 
     def _norm(self, squares: Iterable[ir.Value]) -> ir.Value:
-        """The root of their sum, without the loss scale."""
-        return self._op.Mul(self._op.Sqrt(_sum(self._op, squares)), self._inverse)
+        """The root of their sum, without the loss scale, or as the share of several steps."""
+        return self._op.Mul(self._op.Sqrt(_sum(self._op, squares)), self._share)
 
     def _limited(self, limit: float, norm: ir.Value) -> ir.Value:
-        """What takes the loss scale out, and the norm to this limit at most."""
+        """What does that too, and takes the norm to this limit at most."""
         op = self._op
         share = op.Div(np.float32(limit), op.Add(norm, np.float32(SMALLEST_NORM)))
-        return op.Mul(op.Min(share, np.float32(1)), self._inverse)
+        return op.Mul(op.Min(share, np.float32(1)), self._share)
 
 
 def _sum(op: GraphBuilder, values: Iterable[ir.Value]) -> ir.Value:
