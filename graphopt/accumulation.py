@@ -17,7 +17,7 @@ class Accumulation:
     """How many steps make an update.
 
     The gradients of the steps are added up, without their loss scales, as state of the graph
-    (``accumulated.<parameter>``, float32, and ``accumulated_steps``); ``global_step`` counts
+    (``accumulated.<parameter>``, float32, and ``accumulation_count``); ``global_step`` counts
     updates, and ``updated`` is False for the other steps. A step whose gradients are not all finite
     is left out, where the optimizer skips such steps. Running statistics move in each step.
 

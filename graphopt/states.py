@@ -68,8 +68,8 @@ ACCUMULATED = State(
     "accumulated", "the sum of the gradients since the last update", kept_with="accumulation"
 )
 GLOBAL_STEP = State("global_step", "the number of updates", "graph", dtype="int64")
-ACCUMULATED_STEPS = State(
-    "accumulated_steps",
+ACCUMULATION_COUNT = State(
+    "accumulation_count",
     "the number of steps whose gradients that is the sum of",
     "graph",
     dtype="int64",
@@ -106,7 +106,7 @@ STATISTIC = State(
 
 STATES = (
     *(ACCUMULATED, MEAN_SQUARE, MEAN_GRAD, MOMENT, AVERAGE),
-    *(GLOBAL_STEP, ACCUMULATED_STEPS, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
+    *(GLOBAL_STEP, ACCUMULATION_COUNT, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
     STATISTIC,
 )
 """All kinds, those of a parameter in the order of the update."""

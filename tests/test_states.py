@@ -18,7 +18,6 @@ from graphopt.states import (
     STATES,
 )
 
-
 OTHERS = (ACCUMULATED, AVERAGE)
 """What the functions of the update do not move."""
 

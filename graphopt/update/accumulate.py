@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from graphopt.accumulation import UPDATE_INPUT, Accumulation
 from graphopt.builder import GraphBuilder
-from graphopt.states import ACCUMULATED_STEPS
+from graphopt.states import ACCUMULATION_COUNT
 from graphopt.update import functions
 
 
@@ -24,7 +24,7 @@ class Accumulator:
     def __init__(self, op: GraphBuilder, rule: Accumulation) -> None:
         """Append the scalars."""
         self._op = op
-        self._steps = op.input(ACCUMULATED_STEPS.name, ACCUMULATED_STEPS.dtype, [])
+        self._steps = op.input(ACCUMULATION_COUNT.name, ACCUMULATION_COUNT.dtype, [])
         self._counted = op.Add(self._steps, 1)
         self._keeps = op.Cast(op.Greater(self._steps, 0), to=ir.DataType.FLOAT)
         if rule.steps is None:

@@ -8,7 +8,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.loss_scale import input_of
 from graphopt.rmsprop import RMSProp
 from graphopt.states import (
-    ACCUMULATED_STEPS,
+    ACCUMULATION_COUNT,
     GLOBAL_STEP,
     LOSS_SCALE,
     LOSS_SCALE_STEPS,
@@ -47,7 +47,7 @@ def count_step(
         return
     yield GLOBAL_STEP, global_step, op.Add(global_step, _as_count(op, updated))
     if accumulator is not None:
-        yield ACCUMULATED_STEPS, *accumulator.count(updated, seen)
+        yield ACCUMULATION_COUNT, *accumulator.count(updated, seen)
     if (rule := optimizer.dynamic_loss_scale) is not None:
         scale = input_of(op, rule)
         steps = op.input(LOSS_SCALE_STEPS.name, LOSS_SCALE_STEPS.dtype, [])

@@ -139,7 +139,7 @@ def test_against_float64(option, rule, layout, kernels):
             norm = oracle.reference.gradient_norm
             np.testing.assert_allclose(outputs["gradient_norm"], norm, rtol=1e-5)
     state = session.state
-    assert (state["global_step"], state["accumulated_steps"]) == (updates, oracle.count)
+    assert (state["global_step"], state["accumulation_count"]) == (updates, oracle.count)
     assert state.get("skipped_steps", 0) == oracle.skipped
     assert state.get("loss_scale", 0) == (oracle.scale if oracle.dynamic else 0)
     for name, array in oracle.reference.state.items():
@@ -180,7 +180,7 @@ def test_running_statistics_move_in_each_step():
     after = session.state
     trained = {p.name for p in opt.params}
     for name, array in before.items():
-        counts = name == "accumulated_steps" or name.startswith("accumulated.")
+        counts = name == "accumulation_count" or name.startswith("accumulated.")
         moves = counts or not (name in trained or graphopt.states.split(name)[0])
         assert (array.tobytes() != after[name].tobytes()) == (moves and name != "global_step"), name
 
