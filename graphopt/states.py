@@ -114,6 +114,8 @@ OF_PARAMETERS = tuple(state for state in STATES if state.per == "parameter")
 """The kinds of which each parameter has one."""
 NAMES = tuple(state.name for state in OF_PARAMETERS)
 """What they are called."""
+MOVED = tuple(state.name for state in OF_PARAMETERS if state.symbol)
+"""Those that the functions of the update move."""
 OF_GRAPHS = tuple(state for state in STATES if state.per == "graph")
 """The kinds of which a graph has one, a scalar."""
 COUNTERS = frozenset(state.name for state in OF_GRAPHS if state.dtype == "int64")

@@ -25,7 +25,7 @@ from graphopt.fingerprint import shortened
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
 from graphopt.on_device.tensor_names import ACCUMULATED, MOMENTUMS, STEP
-from graphopt.states import COUNTERS, MEAN_SQUARE, NAMES, split
+from graphopt.states import COUNTERS, MEAN_SQUARE, MOVED, split
 
 PROPERTY = "graphopt"
 """The property that says how, in files of `export_on_device`."""
@@ -93,8 +93,8 @@ def _arrangement(found: Mapping[str, Any]) -> Arrangement:
     if unknown:
         raise ValueError(f"got an unknown {unknown[0][:60]!r}")
     momentums = found.get("momentums", {})
-    if not isinstance(momentums, dict) or not momentums.keys() <= set(NAMES):
-        raise TypeError(f"momentums: expected an object with some of {', '.join(NAMES)}")
+    if not isinstance(momentums, dict) or not momentums.keys() <= set(MOVED):
+        raise TypeError(f"momentums: expected an object with some of {', '.join(MOVED)}")
     if not all(momentum in tuple(MOMENTUMS) for momentum in momentums.values()):
         raise ValueError(f"momentums: expected each to be one of {', '.join(MOMENTUMS)}")
     first = found.get("initial_mean_square", 0.0)
