@@ -90,8 +90,11 @@ def compare(network: Network) -> Comparison:
     if missing := trained ^ ours.gradients[0].keys():
         refused = f"WRONG: trained in one of the two only: {sorted(missing)}"
         return replace(named, refused=refused, seconds=time.perf_counter() - start)
-    others = [_torch(module, _rounded(batches, i), torch.float32) for i in range(_OTHERS)]
-    spread = [_error(run.moved, double.moved) for run in (single, *others)]
+    others = (
+        _torch(module, _rounded(batches, i), torch.float32, only_steps=True).moved
+        for i in range(_OTHERS)
+    )
+    spread = [_error(moved, double.moved) for moved in (single.moved, *others)]
     own, of_torch = (_least(_error, run, double) for run in (ours, single))
     floor = max(of_torch, _ROUNDING)
     whole = _norm(double.gradients[0])
@@ -179,7 +182,9 @@ def _onnx(model: Any, names: list[str], batches: Any) -> _Run:
     return _Run(found, moved(session.state), losses, exact)
 
 
-def _torch(module: nn.Module, batches: Any, dtype: torch.dtype) -> _Run:
+def _torch(
+    module: nn.Module, batches: Any, dtype: torch.dtype, *, only_steps: bool = False
+) -> _Run:
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -196,7 +201,7 @@ def _torch(module: nn.Module, batches: Any, dtype: torch.dtype) -> _Run:
             return float(loss.detach())
 
         gradients: list[Values] = []
-        for batch in batches:
+        for batch in () if only_steps else batches:
             backward(*batch)
             gradients.append(
                 {n: p.grad.double().numpy() for n, p in trained.items() if p.grad is not None}
