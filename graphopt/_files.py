@@ -45,6 +45,25 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> Path:
         FileNotFoundError: The folder does not exist.
         OSError: It could not be written; the old file is as it was.
     """
+    target = check_target(path)
+    sweep(target.parent, _TEMPORARY, Path.unlink)
+    with about(path), temporary(target.parent, ".part", Path.touch, Path.unlink) as part:
+        write(part)
+        sync(part)
+        if target.exists():
+            shutil.copymode(target, part)
+        part.replace(target)
+        sync_folder(target.parent)
+    return target
+
+
+def check_target(path: PathLike) -> Path:
+    """The file that is written where this is the path, which may be a symbolic link to it.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        OSError: It is a folder, or no regular file.
+    """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"cannot write '{path}': it is a folder")
@@ -55,14 +74,6 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> Path:
         )
     if target.exists() and not target.is_file():
         raise OSError(f"cannot write '{path}': it is not a regular file")
-    sweep(target.parent, _TEMPORARY, Path.unlink)
-    with about(path), temporary(target.parent, ".part", Path.touch, Path.unlink) as part:
-        write(part)
-        sync(part)
-        if target.exists():
-            shutil.copymode(target, part)
-        part.replace(target)
-        sync_folder(target.parent)
     return target
 
 

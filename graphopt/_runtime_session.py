@@ -1,7 +1,9 @@
 """ONNX Runtime's session of a training graph, with the kernels of the update where they can run."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +12,7 @@ from onnx import inliner
 
 from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
+from graphopt.large_models import MOST, values_of, write_beside
 from graphopt.soundness.errors import about
 from graphopt.stage import AGAIN_PREFIX
 
@@ -105,4 +108,9 @@ def _options(
 
 def _created(model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> Any:
     runtime = _runtime.onnxruntime()
-    return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    if values_of(model) < MOST:
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory() as folder:  # frozen weights that no message can hold
+        path = Path(folder, "model.onnx")
+        write_beside(model, path)
+        return runtime.InferenceSession(str(path), options, providers=providers)

@@ -14,13 +14,14 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes import common as passes
 
-from graphopt._files import PathLike, write_atomically
+from graphopt._files import PathLike
 from graphopt._outputs import check_outputs, same_file
 from graphopt._records import plain
 from graphopt.carried import Carried, declare, declared, initial_values, with_averages
 from graphopt.external_data import check_values
 from graphopt.forward import read_with_files
 from graphopt.graphs import put_last
+from graphopt.large_models import DATA, save_model
 from graphopt.limits import check_memory
 from graphopt.manifest import (
     BucketEntry,
@@ -39,8 +40,6 @@ from graphopt.soundness.errors import about
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
 from graphopt.update.emit import AppendedUpdate
-
-_TWO_GIB = 2**31
 
 
 class TrainingGraph:
@@ -129,12 +128,13 @@ class TrainingGraph:
         return Manifest.read(self.model, "parameters").fed_rates()
 
     def save(self, path: PathLike) -> None:
-        """Write the model to a file, atomically.
+        """Write the model to a file, atomically; one of 2 GiB or more has its values in another.
+
+        That is ``<path>.data``, which must stay beside it.
 
         Raises:
             FileNotFoundError: The folder does not exist.
-            ValueError: The model is larger than 2 GiB, which an ONNX file cannot hold; or the file
-                is one that the forward model was read from.
+            ValueError: The file is one that the forward model was read from.
         """
         if not (self._is_whole_file and self.files and same_file(Path(path), self.files[0])):
             self.check_output(path)
@@ -147,7 +147,7 @@ class TrainingGraph:
             ValueError: It is one.
         """
         inputs = [("the file that the graph comes from", file) for file in self.files]
-        check_outputs([("path", path)], inputs)
+        check_outputs([("path", path), ("path", f"{path}{DATA}")], inputs)
 
     def forward(self, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         """The forward model that this graph was made from, with these values in it.
@@ -314,17 +314,6 @@ def finished(model: ir.Model, variants: Iterable[Variant], manifest: Manifest) -
     whole = ir.Model(model.graph, ir_version=model.ir_version, functions=tuple(bodies))
     helper.set_model_props(proto, replace(manifest, requirements=requirements(whole)).entries())
     return proto
-
-
-def save_model(model: onnx.ModelProto, path: PathLike) -> None:
-    """Write a model atomically; see `TrainingGraph.save`."""
-    size = model.ByteSize()
-    if size >= _TWO_GIB:
-        raise ValueError(
-            f"cannot write '{path}': the model has {size / 2**30:.1f} GiB, "
-            "and one ONNX file holds less than 2 GiB"
-        )
-    write_atomically(path, lambda part: Path(part).write_bytes(model.SerializeToString()))
 
 
 def _check_names(carried: Sequence[Carried]) -> None:

@@ -24,6 +24,7 @@ from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.carried import Array, View
 from graphopt.external_data import check_values
+from graphopt.large_models import mapped
 from graphopt.limits import memory_limit, too_large
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import Requirements
@@ -301,15 +302,15 @@ def packed(forward: onnx.ModelProto, stored: Mapping[str, Array]) -> str:
         forward: The model.
         stored: The values that are in the training graph, by name.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(forward)
-    for tensor in model.graph.initializer:
+
+    def stripped(tensor: onnx.TensorProto) -> onnx.TensorProto:
         array = numpy_helper.to_array(tensor)
         other = stored.get(tensor.name)
         if other is not None and other.dtype == array.dtype and np.array_equal(other, array):
-            tensor.CopyFrom(
-                onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-            )
+            return onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        return tensor
+
+    model = mapped(forward, stripped, least=0)
     return base64.b64encode(zlib.compress(model.SerializeToString())).decode()
 
 

@@ -18,8 +18,9 @@ from graphopt.checkpoint import LoadReport
 from graphopt.feeds import Feeds, check_labels, check_rate, feed_of, sizes_of
 from graphopt.fingerprint import Fingerprint, of_model
 from graphopt.finite import check_finite
-from graphopt.graph import TrainingGraph, as_training_graph, check_state, save_model
+from graphopt.graph import TrainingGraph, as_training_graph, check_state
 from graphopt.inference import inference_model
+from graphopt.large_models import save_model
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
 from graphopt.states import averages

@@ -19,7 +19,7 @@ from graphopt.carried import Array
 from graphopt.dtypes import dtype_of
 from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights
-from graphopt.graph import save_model
+from graphopt.large_models import save_model
 from graphopt.losses import LABELS, LossFunction
 from graphopt.manifest import Manifest
 from graphopt.on_device import tensor_names

@@ -17,7 +17,7 @@ FLOORS = [
         "marks",
         "versions",
     ],
-    ["stage", "states", "forward", "soundness", "external_data"],
+    ["stage", "states", "forward", "soundness", "external_data", "large_models"],
     ["builder"],
     ["shapes"],
     ["operators"],

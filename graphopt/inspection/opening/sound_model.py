@@ -15,6 +15,7 @@ from onnx import AttributeProto, TensorProto, TypeProto
 
 from graphopt.forward import to_ir
 from graphopt.inspection.opening.untrusted import opened
+from graphopt.large_models import size_of
 from graphopt.soundness.errors import about
 from graphopt.soundness.nodes import attributes, places, types
 
@@ -53,7 +54,7 @@ def sound_model(model: Any) -> SoundModel:
     if isinstance(model, str | os.PathLike):
         name, size = os.fspath(model), Path(model).stat().st_size
     else:
-        name, size = proto.graph.name, proto.ByteSize()
+        name, size = proto.graph.name, size_of(proto)
     return SoundModel(in_memory, tuple(proto.training_info), name, size)
 
 

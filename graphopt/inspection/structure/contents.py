@@ -98,7 +98,10 @@ def _constants(nodes: Sequence[ir.Node]) -> Iterator[tuple[str, ir.TensorProtoco
 
 
 def _initial_values(reading: Reading) -> Iterator[tuple[str, np.ndarray]]:
-    """What each parameter and running statistic starts from, and the state that is not a number."""
+    """What each parameter and running statistic starts from, and the state that is not a number.
+
+    Values in other files are not read.
+    """
     carried = {write.input.name for write in reading.carried if write.initial == "values"}
     try:
         views = Manifest.read(reading.file.model, "views").views or {}
@@ -106,7 +109,7 @@ def _initial_values(reading: Reading) -> Iterator[tuple[str, np.ndarray]]:
         views = {}
     for info in reading.file.training:
         for tensor in info.initialization.initializer:
-            if tensor.name in carried:
+            if tensor.name in carried and not tensor.external_data:
                 yield from _views(
                     numpy_helper.to_array(tensor), views.get(tensor.name, ()), tensor.name
                 )
