@@ -168,6 +168,16 @@ def check_rate(name: str, array: np.ndarray) -> None:
         raise ValueError(f"feed '{name}': got {array}, expected a finite number >= 0")
 
 
+def check_scale(name: str, array: np.ndarray) -> None:
+    """Refuse a loss scale that is fed and is NaN, infinite or not above zero.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(f"feed '{name}': got {array}, expected a finite number > 0")
+
+
 def in_native_byte_order(array: np.ndarray) -> np.ndarray:
     """In the byte order of the machine, which is what the runtime takes an array to be in."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

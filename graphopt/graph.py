@@ -127,6 +127,12 @@ class TrainingGraph:
         """The inputs from which learning rates and weight decays are fed."""
         return Manifest.read(self.model, "parameters").fed_rates()
 
+    @property
+    def fed_loss_scale(self) -> str | None:
+        """The input from which the loss scale is fed, if it is."""
+        scale = None if self._optimizer is None else self._optimizer.loss_scale
+        return scale.get("input") if isinstance(scale, Mapping) else None
+
     def save(self, path: PathLike) -> None:
         """Write the model to a file, atomically; one of 2 GiB or more has its values in another.
 

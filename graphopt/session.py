@@ -12,10 +12,11 @@ from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._bound_state import BoundState
 from graphopt._files import PathLike
 from graphopt._runtime_session import captures, runtime_session, without_capture
+from graphopt._skips import Skips
 from graphopt._start import Start
 from graphopt._step_io import step_io
 from graphopt.checkpoint import LoadReport
-from graphopt.feeds import Feeds, check_labels, check_rate, feed_of, sizes_of
+from graphopt.feeds import Feeds, check_labels, check_rate, check_scale, feed_of, sizes_of
 from graphopt.fingerprint import Fingerprint, of_model
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
@@ -23,7 +24,7 @@ from graphopt.inference import inference_model
 from graphopt.large_models import save_model
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
-from graphopt.states import averages
+from graphopt.states import SKIPPED_STEPS, averages
 
 
 class Session:
@@ -47,6 +48,9 @@ class Session:
             (``enable_mem_pattern`` is off), and where the backward pass computes something again,
             nodes run in the order of the file (``execution_order`` is PRIORITY_BASED): a step
             takes much less memory so.
+        max_skips: How many steps may be skipped in a row, where the optimizer skips steps that
+            overflow (``skip_on_overflow``): with that many, `step` raises FloatingPointError. On a
+            GPU, each step then waits for its count. None: any number.
         kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
             bodies.
 
@@ -86,6 +90,7 @@ class Session:
         *,
         session_options: Any = None,
         kernels: bool = True,
+        max_skips: int | None = None,
     ) -> None:
         """See the class."""
         _checks.boolean("kernels", kernels)
@@ -101,7 +106,9 @@ class Session:
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
+        self._fed_scale = self.graph.fed_loss_scale
         self._steps = self.graph.steps
+        self._skips = Skips(max_skips, self.graph.carried)
         self.inputs = [feed_of(value) for value in model.input if value.name not in carried_inputs]
         carried_outputs = {value.output for value in self.graph.carried}
         defaults = {
@@ -148,7 +155,9 @@ class Session:
 
         Raises:
             ValueError: A feed is missing, unknown, of the wrong shape or empty, a label is not a
-                class, a learning rate is NaN, infinite or below zero, or there is no such output.
+                class, a learning rate is NaN, infinite or below zero, a loss scale is not above
+                zero, or there is no such output.
+            FloatingPointError: As many steps in a row were skipped as ``max_skips`` allows.
             TypeError: A feed has the wrong dtype.
             RuntimeError: There is no learning rate for this step; the runtime failed, for example
                 on an index out of range; or another thread is using the session, or a process that
@@ -171,6 +180,8 @@ class Session:
         for rate in self._rates:
             if isinstance(array := values[rate], np.ndarray):
                 check_rate(rate, array)
+        if self._fed_scale is not None and isinstance(values[self._fed_scale], np.ndarray):
+            check_scale(self._fed_scale, values[self._fed_scale])
         names = self._reported if outputs is None else self._checked_outputs(outputs)
         with self._exclusively():
             self._settle()
@@ -186,6 +197,8 @@ class Session:
                 raise
             except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
                 raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
+            if self._skips.are_limited:
+                self._skips.see(int(self._values[SKIPPED_STEPS.name].numpy()))
             try:
                 return self._io.read(names, reserved)
             except MemoryError as error:

@@ -37,7 +37,7 @@ FLOORS = [
     ["update", "kernels"],
     ["gradients"],
     ["graph", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
-    ["_runtime_session", "_step_io", "_bound_state", "_start", "session", "on_device"],
+    ["_runtime_session", "_skips", "_step_io", "_bound_state", "_start", "session", "on_device"],
     ["checkpoint_folder", "profiling", "torch"],
     ["training_run"],
     ["inspection.facts", "inspection.words"],

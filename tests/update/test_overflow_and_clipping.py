@@ -242,3 +242,47 @@ def test_on_device_files_have_no_place_for_it(settings, tmp_path):
     opt = RMSProp(graphopt.parameters(model), **settings)
     with pytest.raises(ValueError, match=f"{next(iter(settings))}: got .* training_graph"):
         graphopt.export_on_device(model, loss="cross_entropy", optimizer=opt, directory=tmp_path)
+
+
+class TestManySkips:
+    def session(self, limit, **settings):
+        opt = RMSProp(PARAMETERS[3:], 0.1, skip_on_overflow=True, **settings)
+        return Session(update_graph(opt), {"scalar": np.array(1, np.float32)}, max_skips=limit)
+
+    def step(self, session, value):
+        return session.step({"scalar_grad": np.array(value, np.float32)})["updated"]
+
+    def test_the_last_of_too_many_raises(self):
+        session = self.session(3)
+        for value in (np.nan, np.inf, 1, np.nan, np.nan):
+            assert self.step(session, value) == (value == 1)
+        before = session.state
+        with pytest.raises(FloatingPointError, match="3 steps in a row were skipped"):
+            self.step(session, np.nan)
+        assert session.state["skipped_steps"] == 5
+        assert session.state["scalar"] == before["scalar"]
+        assert self.step(session, 1)
+
+    def test_any_number_by_default(self):
+        session = self.session(None)
+        assert not any(self.step(session, np.nan) for _ in range(50))
+
+    @pytest.mark.parametrize(("limit", "kind"), [(0, ValueError), (1.0, TypeError)])
+    def test_wrong_limit(self, limit, kind):
+        with pytest.raises(kind, match=f"max_skips: got {limit}"):
+            self.session(limit)
+
+    def test_a_graph_that_skips_none(self):
+        graph = update_graph(RMSProp(PARAMETERS[3:]))
+        with pytest.raises(ValueError, match="this graph skips no step"):
+            Session(graph, {"scalar": np.array(1, np.float32)}, max_skips=3)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_fed_scale_that_is_none(scale):
+    opt = RMSProp(PARAMETERS[3:], loss_scale=schedules.FromCaller("loss_scale"))
+    session = Session(update_graph(opt), {"scalar": np.array(1, np.float32)})
+    feeds = {"scalar_grad": np.array(1, np.float32), "loss_scale": np.array(scale, np.float32)}
+    with pytest.raises(ValueError, match=r"feed 'loss_scale': got .* expected a finite number > 0"):
+        session.step(feeds)
+    assert session.state["scalar"] == 1
