@@ -3,7 +3,9 @@
 It shares no code with the ONNX functions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ class ReferenceRMSProp:
         >>> opt = RMSProp([Parameter("w", (2,))], learning_rate=0.1)
         >>> reference = ReferenceRMSProp(opt, {"w": np.zeros(2)})
         >>> reference.step({"w": np.array([1.0, 0.0])})
+        True
         >>> reference.state["w"].round(6)
         array([-0.1,  0. ])
     """
@@ -71,10 +74,8 @@ class ReferenceRMSProp:
         step = int(self._number("global_step"))
         arrays = {p.name: np.asarray(gradients[p.name]).astype(np.float64) for p in opt.params}
         finite = all(np.isfinite(array).all() for array in arrays.values())
-        if opt.unscales_first:
-            arrays = self._limited(self._unscaled(arrays, loss_scale), enabled)
-        elif opt.clip_value is not None:
-            arrays = {n: np.clip(g, -opt.clip_value, opt.clip_value) for n, g in arrays.items()}
+        factors = self.factors(arrays, enabled, loss_scale)
+        arrays = {name: self._clipped(g, factors[name]) for name, g in arrays.items()}
         if (rule_of_scale := opt.dynamic_loss_scale) is not None:
             self.state["loss_scale"], self.state["loss_scale_steps"] = rule_of_scale.after(
                 self._number("loss_scale"), int(self._number("loss_scale_steps")), finite=finite
@@ -88,48 +89,60 @@ class ReferenceRMSProp:
         self.state["global_step"] = step + 1
         return True
 
-    def _unscaled(
-        self, arrays: Mapping[str, Float64], loss_scale: float | None
-    ) -> dict[str, Float64]:
+    def factors(
+        self,
+        gradients: Mapping[str, npt.NDArray[Any]],
+        enabled: Sequence[bool] | None = None,
+        loss_scale: float | None = None,
+    ) -> dict[str, float]:
+        """What each gradient is multiplied by before anything else, by parameter name.
+
+        Args:
+            gradients: As for `step`; the others as well.
+            enabled: See `step`.
+            loss_scale: See `step`.
+        """
+        opt, limit = self.optimizer, self.optimizer.clip_norm
+        if not opt.unscales_first:
+            return dict.fromkeys(gradients, 1.0)
+        scale = self._scale(loss_scale)
+        if limit is None:
+            return dict.fromkeys(gradients, 1 / scale)
+        groups = {p.name: rule.group for p, rule in zip(opt.params, opt.rules, strict=True)}
+        total, sums = 0.0, dict[object, float]()
+        for name, gradient in gradients.items():
+            with np.errstate(invalid="ignore", over="ignore"):
+                square = float(np.sum(np.square(gradient, dtype=np.float64)))
+            counts = enabled is None or enabled[groups[name]]
+            total += square if counts else 0.0
+            if counts or opt.clip_norm_per == "parameter":
+                key = _set_of(name, groups[name], opt.clip_norm_per)
+                sums[key] = sums.get(key, 0.0) + square
+        self.gradient_norm = math.sqrt(total) / scale
+        norms = {key: math.sqrt(square) / scale for key, square in sums.items()}
+
+        def factor(name: str) -> float:
+            norm = norms.get(_set_of(name, groups[name], opt.clip_norm_per), 0.0)
+            return min(limit / (norm + SMALLEST_NORM), 1.0) / scale
+
+        return {name: factor(name) for name in gradients}
+
+    def _scale(self, loss_scale: float | None) -> float:
         scale = self.optimizer.loss_scale
         if isinstance(scale, DynamicLossScale):
-            scale = self._number("loss_scale")
+            return self._number("loss_scale")
         if isinstance(scale, FromCaller):
             if loss_scale is None:
                 raise ValueError(f"loss_scale: got None, expected a number, fed as '{scale.name}'")
-            scale = loss_scale
+            return loss_scale
+        return scale
+
+    def _clipped(self, gradient: Float64, factor: float) -> Float64:
+        """A gradient as the update takes it."""
+        limit = self.optimizer.clip_value
         with np.errstate(invalid="ignore", over="ignore"):
-            return {name: array / scale for name, array in arrays.items()}
-
-    def _limited(
-        self, arrays: dict[str, Float64], enabled: Sequence[bool] | None
-    ) -> dict[str, Float64]:
-        """The unscaled gradients, clipped."""
-        opt, limit = self.optimizer, self.optimizer.clip_norm
-        if opt.clip_value is not None:
-            return {n: np.clip(g, -opt.clip_value, opt.clip_value) for n, g in arrays.items()}
-        if limit is None:
-            return arrays
-        groups = {p.name: rule.group for p, rule in zip(opt.params, opt.rules, strict=True)}
-        counted = [n for n in arrays if enabled is None or enabled[groups[n]]]
-
-        def norm(names: Iterable[str]) -> float:
-            with np.errstate(invalid="ignore", over="ignore"):
-                return float(np.sqrt(sum(np.sum(arrays[name] ** 2) for name in names)))
-
-        self.gradient_norm = norm(counted)
-
-        def together(name: str) -> list[str]:
-            if opt.clip_norm_per == "parameter":
-                return [name]
-            of_group = opt.clip_norm_per == "group"
-            return [n for n in counted if not of_group or groups[n] == groups[name]]
-
-        with np.errstate(invalid="ignore"):
-            return {
-                name: array * min(limit / (norm(together(name)) + SMALLEST_NORM), 1.0)
-                for name, array in arrays.items()
-            }
+            scaled = gradient * factor
+        return scaled if limit is None else np.clip(scaled, -limit, limit)
 
     def _number(self, name: str) -> float:
         return float(self.state[name])
@@ -171,3 +184,8 @@ class ReferenceRMSProp:
 
     def _get(self, name: str) -> Float64:
         return np.asarray(self.state[name])
+
+
+def _set_of(name: str, group: int, per: str) -> object:
+    """What the gradients have in common whose norm limits that of a parameter."""
+    return {"all": None, "group": group, "parameter": name}[per]

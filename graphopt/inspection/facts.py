@@ -137,6 +137,11 @@ class OptimizerFacts:
         clips_scaled = self.clip_value is not None and self.loss_scale != 1
         return not constant or self.clip_norm is not None or clips_scaled
 
+    @property
+    def carried_loss_scale(self) -> float:
+        """The loss scale that gradients carry through weight decay."""
+        return 1.0 if self.unscales_first else self.constant_loss_scale
+
 
 @dataclass(frozen=True)
 class GroupFacts:

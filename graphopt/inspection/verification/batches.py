@@ -30,12 +30,14 @@ class Updated(ParameterFacts):
         rate: What computes its learning rate.
         factor: What computes the factor of its weight decay.
         enabled_by: The entry of the mask that says whether it is updated; None without a mask.
+        limited_with: What it has in common with those whose norm limits its gradient.
     """
 
     gradient_dtype: str
     rate: Value | None = None
     factor: Value | None = None
     enabled_by: int | None = None
+    limited_with: object = None
 
     @property
     def row(self) -> int:
@@ -49,7 +51,7 @@ class Updated(ParameterFacts):
             *(repr(schedule) for schedule in (self.learning_rate, self.weight_decay)),
             *(_identity(value) for value in (self.rate, self.factor)),
             *(self.dtype, self.gradient_dtype, self.states, self.row, self.enabled_by),
-            self.grad_centralization,
+            *(self.grad_centralization, self.limited_with),
         )
 
 

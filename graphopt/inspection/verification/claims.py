@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from graphopt._words import shown
+from graphopt.inspection.reading.conditions import condition_of
+from graphopt.inspection.reading.pattern import Any, Op, match
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.structure.state import state_facts
-from graphopt.states import COUNTERS, OF_PARAMETERS
+from graphopt.states import COUNTERS, OF_PARAMETERS, STATISTIC
 
 
 def contradictions(reading: Reading, nodes: Recovered) -> list[str]:
@@ -25,6 +27,7 @@ def contradictions(reading: Reading, nodes: Recovered) -> list[str]:
             for name in nodes.unchecked
         ),
         *_unlike(nodes),
+        *_moving_statistics(reading, nodes),
         *_not_recognised(reading, nodes),
     ]
 
@@ -54,6 +57,19 @@ def _unlike(nodes: Recovered) -> Iterator[str]:
             yield f"the gradient of '{name}' is not scaled and clipped like those of others"
     if nodes.optimizer.clip_norm_per == "other":
         yield "a norm that limits gradients is not the norm of those gradients"
+
+
+def _moving_statistics(reading: Reading, nodes: Recovered) -> Iterator[str]:
+    """Running statistics that take in a batch that overflows."""
+    if not nodes.optimizer.skip_on_overflow:
+        return
+    kinds = {state.input: state.kind for state in state_facts(reading)}
+    for write in reading.carried:
+        if kinds[write.input.name] != STATISTIC.name:
+            continue
+        kept = match(Op("Where", Any("on"), Any("new"), Any("old")), write.new)
+        if kept is None or not condition_of(kept.value("on")).finite:
+            yield f"'{shown(write.input.name)}' changes also in steps that overflow"
 
 
 def _not_recognised(reading: Reading, nodes: Recovered) -> Iterator[str]:

@@ -34,8 +34,9 @@ class Derivatives:
         self._sampler, self._sample, self._random = sampler, sample, random
         self._part = sampler.part
         source = sample.exact if sampler.differentiates else sample.got
+        scale = self._part.scale(sample.known)
         self._gradients = {
-            p.name: as_double(source[p.gradient]).reshape(p.shape) / self._part.scale
+            p.name: as_double(source[p.gradient]).reshape(p.shape) / scale
             for p in self._part.parameters
         }
         self.precision: Precision = SINGLE

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt._words import shown, size
-from graphopt.inspection.facts import ParameterFacts
+from graphopt.inspection.facts import OptimizerFacts, ParameterFacts
 from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import Reading
@@ -18,7 +18,7 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
-from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
+from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
 
 # What is fed where the caller gives learning rates; each input gets another one.
 _FED_RATES = (0.01, 0.02, 0.005, 0.03)
@@ -81,15 +81,19 @@ class GraphUpdate(RunnableUpdate):
         elif self._masked:
             raise NotRunError("no input masks groups, as the metadata says")
         self._counter = next((w.output for w in carried if w.input is self.step), None)
-        self._rates = _fed_rates(nodes, self._mask)
+        self._scale = fed_scale(nodes.trained)
+        self._counters = {
+            name: write for name, write in nodes.counters.writes.items() if write.output
+        }
+        self._reports = list(_reported(reading, nodes))
+        self._limits = nodes.optimizer if said is None else said.optimizer
+        self._rates = _fed_rates(nodes, (self._mask, self._scale))
         self.fed = {v.name: rate for v, rate in zip(self._rates, cycle(_FED_RATES), strict=False)}
         self.parameters = list(self._updated(() if said is None else said.parameters))
         self._check_size()
         self._cut_out(reading.file.model, self._types(), self._outputs(), providers)
 
-    def run(
-        self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
-    ) -> State:
+    def run(self, state: State, gradients: Mapping[str, Array], given: Given) -> State:
         """See the class."""
         feeds = {name: np.zeros(_shape(v), v.dtype) for name, v in self._inputs.items()}
         for slot in self._slots:
@@ -97,10 +101,17 @@ class GraphUpdate(RunnableUpdate):
         feeds |= {gradient_of(t).name: gradients[t.facts.name] for t in self._trained}
         feeds |= {v.name: np.full(_shape(v), self.fed[v.name], v.dtype) for v in self._rates}
         if self.step is not None:
-            feeds[self.step.name] = np.array(number, np.int64)
-        if self._mask is not None and mask is not None:
-            feeds[self._mask.name] = mask
-        results = self._results(feeds, number)
+            feeds[self.step.name] = np.array(given.number, np.int64)
+        if self._mask is not None and given.mask is not None:
+            feeds[self._mask.name] = given.mask
+        if self._scale is not None:
+            scale = np.full(_shape(self._scale), given.loss_scale, self._scale.dtype)
+            feeds[self._scale.name] = scale
+        for name, write in self._counters.items():
+            if write.input is not self._scale:
+                counted = np.full(_shape(write.input), given.counters[name], write.input.dtype)
+                feeds[write.input.name] = counted
+        results = self._results(feeds, given)
         after: dict[str, dict[str, Array]] = {}
         for slot in self._slots:
             new, old = results[slot.output], feeds[slot.input.name]
@@ -112,13 +123,17 @@ class GraphUpdate(RunnableUpdate):
             after.setdefault(slot.kind, {})[slot.name] = slot.of(new)
         return after
 
-    def _results(self, feeds: Mapping[str, Array], number: int) -> Mapping[str, Array]:
-        found = {name: np.asarray(value) for name, value in self._computed(feeds, number).items()}
-        if self._counter and found[self._counter].tolist() != number + 1:
+    def _results(self, feeds: Mapping[str, Array], given: Given) -> Mapping[str, Array]:
+        found = {n: np.asarray(value) for n, value in self._computed(feeds, given.number).items()}
+        if self._counter and found[self._counter].tolist() != given.number + given.updates:
             raise NotRunError(
-                f"'{shown(self._counter)}' is {found[self._counter].tolist()} after step {number}, "
-                f"expected {number + 1}"
+                f"'{shown(self._counter)}' is {found[self._counter].tolist()} after step "
+                f"{given.number}{'' if given.updates else ', which overflows'}, "
+                f"expected {given.number + given.updates}"
             )
+        self.reported = {name: found[name] for name in self._reports} | {
+            name: found[str(write.output)] for name, write in self._counters.items()
+        }
         return found
 
     def _updated(self, described: Sequence[ParameterFacts]) -> Iterator[Updated]:
@@ -127,7 +142,7 @@ class GraphUpdate(RunnableUpdate):
         for trained in self._trained:
             facts = trained.facts
             said = claimed.get(facts.name, facts)
-            rules = {rule: getattr(said, rule) for rule in _RULES}
+            rules = {rule: getattr(said, rule) for rule in (*_RULES, "group")}
             states = tuple(state.name for state, _, _ in trained.update.states())
             yield Updated(
                 **vars(facts) | rules | {"states": states},
@@ -135,6 +150,7 @@ class GraphUpdate(RunnableUpdate):
                 rate=trained.rate,
                 factor=trained.factor,
                 enabled_by=said.group if self._masked else _enabled_by(trained),
+                limited_with=_limited_with(self._limits, said),
             )
 
     def _check_size(self) -> None:
@@ -157,6 +173,9 @@ class GraphUpdate(RunnableUpdate):
             fed[self.step.name] = ir.val(self.step.name, ir.DataType.INT64, ())
         if self._mask is not None:
             fed[self._mask.name] = _type(self._mask)
+        if self._scale is not None:
+            fed[self._scale.name] = _type(self._scale)
+        fed |= {w.input.name: _type(w.input) for w in self._counters.values()}
         for trained, parameter in zip(self._trained, self.parameters, strict=True):
             dtype = ir.DataType.from_numpy(np.dtype(parameter.gradient_dtype))
             name = gradient_of(trained).name
@@ -165,7 +184,12 @@ class GraphUpdate(RunnableUpdate):
 
     def _outputs(self) -> list[str]:
         """What is computed."""
-        return [slot.output for slot in self._slots] + ([self._counter] if self._counter else [])
+        return [
+            *(slot.output for slot in self._slots),
+            *([self._counter] if self._counter else []),
+            *(str(write.output) for write in self._counters.values()),
+            *self._reports,
+        ]
 
 
 def _check_names(nodes: Recovered) -> None:
@@ -228,13 +252,37 @@ def _enabled_by(trained: Trained) -> int | None:
     return condition.entry
 
 
-def _fed_rates(nodes: Recovered, mask: Value | None) -> list[Value]:
+def _reported(reading: Reading, nodes: Recovered) -> Iterator[str]:
+    """What a step says of its gradients."""
+    outputs = {value.name for value in reading.file.model.graph.outputs}
+    if nodes.optimizer.skip_on_overflow and "updated" in outputs:
+        yield "updated"
+    if nodes.optimizer.clip_norm is not None and "gradient_norm" in outputs:
+        yield "gradient_norm"
+
+
+def _limited_with(optimizer: OptimizerFacts, parameter: ParameterFacts) -> object:
+    """What a parameter has in common with those whose norm limits its gradient."""
+    if optimizer.clip_norm is None:
+        return None
+    return {"group": parameter.group, "parameter": parameter.name}.get(
+        optimizer.clip_norm_per or ""
+    )
+
+
+def fed_scale(trained: Sequence[Trained]) -> Value | None:
+    """The input that holds the loss scale."""
+    scales = (parameter.scaling.loss_scale for parameter in trained)
+    return next((scale for scale in scales if isinstance(scale, Value)), None)
+
+
+def _fed_rates(nodes: Recovered, others: Sequence[Value | None]) -> list[Value]:
     """The inputs that learning rates and weight decays are computed from, but for the step."""
     found: dict[str, Value] = {}
     for trained in nodes.trained:
         for value in (trained.rate, trained.factor):
             for read in [] if value is None else scalars.inputs_read_by(value):
-                if read is not nodes.step and read is not mask:
+                if read is not nodes.step and all(read is not value for value in others):
                     found[read.name] = read
     return list(found.values())
 

@@ -55,7 +55,7 @@ class Oracle:
         self._twice_rounded = update.twice_rounded
 
     def expected(
-        self, before: Arrays, gradient: Array, number: int
+        self, before: Arrays, gradient: Array, number: int, off: float = 0.0
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """The values after a step, and how far an element may be off by rounding.
 
@@ -64,12 +64,18 @@ class Oracle:
         almost cancel. It is found by trying: the gradient as it reaches the averages, the averages
         and the moment are changed by as much, up and down.
 
+        Args:
+            before: The values before it.
+            gradient: The gradient, multiplied and limited as it is before the update.
+            number: The number of the step.
+            off: By how many units in the last place that may have been off.
+
         Raises:
             ValueError: A schedule has no value at this step.
         """
         wanted = self._stepped(self._optimizer, before, gradient, number)
         state = {kind: array.astype(np.float64) for kind, array in before.items()}
-        plain, g, terms = self._reduced(state, gradient, number)
+        plain, g, terms = self._reduced(state, gradient, number, 1.0 + off * _EPSILON / _OFF)
         sums = self._sums(state, g)
         tolerated = self._own_rounding(state, wanted, sums)
         changes = {"gradient": terms, "moment": np.abs(state.get("moment", g))}
@@ -96,14 +102,17 @@ class Oracle:
             tolerated[kind][any_size] = np.inf
         return wanted, tolerated
 
-    def _reduced(self, state: Arrays, gradient: Array, number: int) -> tuple[RMSProp, Array, Array]:
+    def _reduced(
+        self, state: Arrays, gradient: Array, number: int, times: float
+    ) -> tuple[RMSProp, Array, Array]:
         """The optimizer without what comes before the averages, and the gradient after that.
 
-        Also the sum of the terms that the gradient is made of, which says how it is rounded.
+        Also the sum of the terms that the gradient is made of, which says how it is rounded: the
+        first of them so many times as much as the others.
         """
         (rule,) = self._optimizer.rules
         g = gradient.astype(np.float64)
-        terms = np.abs(g)
+        terms = np.abs(g) * times
         weight_decay = rule.weight_decay.value(number)
         if not self._optimizer.decoupled_weight_decay:
             decay = state[PARAMETER] * weight_decay * self._optimizer.carried_loss_scale
@@ -184,7 +193,10 @@ def _optimizer_of(
     if facts.decay is not None:
         # 1 - decay is exact in float32, but of the decay that float32 has.
         chosen["decay"] = float(np.float32(facts.decay))
-    scale = 1.0 if facts.decoupled_weight_decay else facts.constant_loss_scale
+    # Those are done before.
+    chosen |= {"skip_on_overflow": False, "clip_norm": None, "clip_norm_per": "all"}
+    chosen |= {"clip_value": None, "loss_scale": facts.carried_loss_scale}
+    scale = 1.0 if facts.decoupled_weight_decay else facts.carried_loss_scale
     op_type = "Conv" if rule.grad_centralization else None
     shape = (1, 1) if rule.grad_centralization else (1,)
     group = {

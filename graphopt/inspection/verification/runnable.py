@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -18,6 +20,25 @@ State = Mapping[str, Mapping[str, Array]]
 """The arrays of parameters and states: by kind, then by parameter."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a step is given beside parameters, states and gradients.
+
+    Attributes:
+        number: The number of updates before it.
+        mask: Which groups are updated.
+        loss_scale: What its gradients are to be divided by.
+        counters: The scalars that the graph carries, by the name of the state.
+        updates: Whether it is to be an update, and not skipped.
+    """
+
+    number: int
+    mask: Array | None = None
+    loss_scale: float = 1.0
+    counters: Mapping[str, float] = field(default_factory=dict)
+    updates: bool = True
+
+
 class NotRunError(Exception):
     """Why an update could not be run."""
 
@@ -31,6 +52,8 @@ class RunnableUpdate(ABC):
         fed: What is fed for learning rates, by input.
         groups: How many groups the mask has; 0 without a mask.
         twice_rounded: A new value is computed as the old one less a difference.
+        reported: What the last step gave beside parameters and states, by name: what it reports,
+            and the scalars that the graph carries.
     """
 
     parameters: Sequence[Updated]
@@ -38,11 +61,10 @@ class RunnableUpdate(ABC):
     fed: Mapping[str, float]
     groups = 0
     twice_rounded = False
+    reported: Mapping[str, Array] = MappingProxyType({})
 
     @abstractmethod
-    def run(
-        self, state: State, gradients: Mapping[str, Array], mask: Array | None, number: int
-    ) -> State:
+    def run(self, state: State, gradients: Mapping[str, Array], given: Given) -> State:
         """One step.
 
         Raises:

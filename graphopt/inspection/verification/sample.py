@@ -80,10 +80,7 @@ class Sampler:
             NotRunError: It does not run.
         """
         part = self.part
-        feeds = self._inputs
-        if feeds is None:
-            feeds = self._maker.make(kind, self._size, self._random)
-        known = {**part.point(self._random, self._noise), **feeds}
+        known = self._known(kind)
         got = part.as_trained(known)
         given = part.given(known, got)
         plain = part.plain(given, [*part.outputs, *part.gradients])
@@ -145,6 +142,11 @@ class Sampler:
         raise NotRunError(f"a step does not run: {shown(str(failure), 300)}")
 
     def _loss(self, kind: str) -> bool:
-        feeds = self._inputs or self._maker.make(kind, self._size, self._random)
-        known = {**self.part.point(self._random, self._noise), **feeds}
-        return bool(np.isfinite(self.part.as_trained(known)[self.part.loss]).all())
+        return bool(np.isfinite(self.part.as_trained(self._known(kind))[self.part.loss]).all())
+
+    def _known(self, kind: str) -> dict[str, Any]:
+        """What the training graph is fed at a new point."""
+        if self._inputs is not None:
+            return {**self.part.point(self._random, self._noise), **self._inputs}
+        feeds = self._maker.make(kind, self._size, self._random)
+        return {**feeds, **self.part.point(self._random, self._noise)}

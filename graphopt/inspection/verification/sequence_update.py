@@ -19,7 +19,7 @@ from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered, updates_of_sequences
 from graphopt.inspection.reading.update import Update, gradient_of
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
-from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
+from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
 from graphopt.on_device.tensor_names import OPTIMIZER_INPUTS
 from graphopt.states import MEAN_SQUARE
 
@@ -94,14 +94,9 @@ class SequenceUpdate(RunnableUpdate):
         """The mean square before the first step: the sequence holds zeros, the model adds it."""
         return {} if number else {MEAN_SQUARE.name: float(np.float32(self._start))}
 
-    def run(
-        self,
-        state: State,
-        gradients: Mapping[str, Array],
-        mask: Array | None,  # noqa: ARG002
-        number: int,
-    ) -> State:
+    def run(self, state: State, gradients: Mapping[str, Array], given: Given) -> State:
         """See the class."""
+        number = given.number
         names = [parameter.name for parameter in self.parameters]
         old = {kind: [state[kind][name] for name in names] for kind in self._sequences}
         if number == 0:

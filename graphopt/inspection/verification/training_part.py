@@ -23,7 +23,7 @@ from graphopt.graphs import operands
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.batches import PARAMETER, Array
-from graphopt.inspection.verification.graph_update import gradient_of, slots
+from graphopt.inspection.verification.graph_update import fed_scale, gradient_of, slots
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
 from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.operators import of
@@ -32,6 +32,7 @@ from graphopt.shapes.in_place import infer_shapes
 _FATAL = 4  # ONNX Runtime's level of severity
 _SMALLEST_NOISE = 0.05  # of a parameter of zeros
 _NOISE = 0.1
+_SCALES = (2.0, 8.0, 64.0)  # of the loss, where the graph does not say it
 
 Values = Mapping[str, Any]
 
@@ -67,7 +68,7 @@ class TrainingPart:
         graph: The training graph.
         parameters: The parameters.
         loss: The name of the loss.
-        scale: What the gradients are those of: the loss times this.
+        scale_input: The input that holds the loss scale; None where that is a number.
         outputs: The names of the outputs that are floating point, the loss first.
         feeds: What a step is fed.
         gradients: The names of the gradients.
@@ -100,7 +101,9 @@ class TrainingPart:
         self.loss = _loss(reported)
         self.outputs = list(dict.fromkeys((self.loss, *(value.name for value in reported))))
         claimed = nodes.optimizer if reading.described is None else reading.described.optimizer
-        self.scale = claimed.constant_loss_scale
+        self._scale = claimed.constant_loss_scale
+        scale = fed_scale(nodes.trained)
+        self.scale_input = None if scale is None else scale.name
         self.gradients = [parameter.gradient for parameter in self.parameters]
         self.held = self._held()
         self._read = {str(value.name) for value in self.held.graph.inputs}
@@ -129,7 +132,14 @@ class TrainingPart:
             root = float(np.sqrt(np.mean(as_double(array) ** 2))) if array.size else 0.0
             moved = random.standard_normal(array.shape) * noise * max(root, _SMALLEST_NOISE)
             array[...] = (as_double(array) + moved).astype(array.dtype)
+        if self.scale_input is not None:
+            dtype = next((f.dtype for f in self.feeds if f.name == self.scale_input), "float32")
+            values[self.scale_input] = np.array(random.choice(_SCALES), dtype)
         return values
+
+    def scale(self, values: Values) -> float:
+        """What the gradients are those of: the loss times this."""
+        return self._scale if self.scale_input is None else float(values[self.scale_input])
 
     def as_trained(self, values: Values) -> dict[str, Any]:
         """The outputs, the gradients and what was drawn, as a session computes them."""

@@ -1,8 +1,9 @@
 """Runs an update from random states, and compares each step with the oracle."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
+from graphopt.inspection.verification.gradient_factors import GradientFactors
 from graphopt.inspection.verification.oracle import Oracle
-from graphopt.inspection.verification.runnable import NotRunError, RunnableUpdate, State
-from graphopt.states import MEAN_GRAD, MEAN_SQUARE, NAMES
+from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
+from graphopt.loss_scale import DynamicLossScale
+from graphopt.states import LOSS_SCALE_STEPS, MEAN_GRAD, MEAN_SQUARE, NAMES, SKIPPED_STEPS
 
 # Elements whose mean gradient is too large for their mean square, so that the guard keeps them.
 _GUARDED_SHARE = 0.1
@@ -25,6 +28,12 @@ _SMALLEST_MEAN_SQUARE = 1e-12
 _LARGEST_PARAMETER = 1e4
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity
 _LARGEST_HALF = 60_000.0
+_RATIOS = (4.0, 0.5)  # of gradients and what limits them
+_LARGEST_LIMIT = 1e6
+_MOST_OVERFLOWS = 12
+_OVERFLOWS = (np.inf, np.nan, -np.inf)
+_UNIT = float(np.finfo(np.float32).eps)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass
@@ -34,6 +43,7 @@ class Compared:
     steps: int = 0
     deviation: float = 0.0
     differences: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
 
 def compared(
@@ -67,38 +77,171 @@ class _Trials:
         self._batches = batches(update.parameters)
         try:
             self._oracles = [Oracle(update, optimizer, batch.rule) for batch in self._batches]
+            self._factors = GradientFactors(update.parameters, optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise NotRunError(f"RMSProp does not take what was recognised: {error}") from None
 
     def run(self, steps: int, horizon: int) -> Compared:
         """Compare so many steps, each from a random state, until one differs."""
         found = Compared()
-        for number in _numbers(self._random, steps, horizon):
-            self._compare(number, found)
+        numbers = _numbers(self._random, steps, horizon)
+        for trial, number in enumerate(numbers):
+            self._compare(number, _RATIOS[trial % len(_RATIOS)], found)
             found.steps += 1
             if found.differences:
-                break
+                return found
+        if self._factors.skips:
+            self._overflow(numbers[-1], found)
+        if self._factors.rule is not None and not found.differences:
+            self._follow(self._factors.rule, found)
+        if self._optimizer.dynamic_loss_scale is not None and self._factors.rule is None:
+            found.unchecked.append("the loss scale: how it changes is not known")
         return found
 
-    def _compare(self, number: int, found: Compared) -> None:
+    def _compare(self, number: int, ratio: float, found: Compared) -> None:
+        """A step whose gradients are so many times as large as the limit of their norms."""
         before = [self._state(batch, number) for batch in self._batches]
-        gradients = [
-            self._gradient(batch, state) for batch, state in zip(self._batches, before, strict=True)
-        ]
-        groups = self._update.groups
-        mask = self._random.random(groups) < 0.7 if groups else None
-        fed = [{PARAMETER: gradient} for gradient in gradients]
-        spread = _spread(self._batches, before), _spread(self._batches, fed)[PARAMETER]
-        after = self._update.run(*spread, mask, number)
+        given = self._given(number)
+        gradients, fed = self._gradients(before, given, ratio, found)
+        after = self._update.run(_spread(self._batches, before), fed, given)
+        factors, norm = self._factors.of(fed, given)
+        self._compare_reported(given, norm, found)
         for batch, oracle, state, gradient in zip(
             self._batches, self._oracles, before, gradients, strict=True
         ):
-            if _is_kept(batch.rule, mask):
+            if _is_kept(batch.rule, given.mask):
                 exactly = {kind: np.zeros(batch.shape) for kind in state}
                 _compare_batch(batch, after, state, exactly, number, found)
             else:
-                expected = _expected(oracle, state, gradient, number)
+                taken = gradient.astype(np.float64) * factors[batch.rule.name]
+                if (limit := self._factors.clip_value) is not None:
+                    taken = np.clip(taken, -limit, limit)
+                expected = _expected(oracle, state, taken, number, self._factors.off)
                 _compare_batch(batch, after, *expected, number, found)
+
+    def _given(self, number: int, *, updates: bool = True) -> Given:
+        random, rule = self._random, self._factors.rule
+        groups = self._update.groups
+        most = 1000 if rule is None else rule.growth_interval
+        counters = {
+            LOSS_SCALE_STEPS.name: float(random.integers(most)),
+            SKIPPED_STEPS.name: float(random.integers(1000)),
+        }
+        return Given(
+            number,
+            random.random(groups) < 0.7 if groups else None,
+            self._factors.scale(random),
+            counters,
+            updates,
+        )
+
+    def _gradients(
+        self, before: Sequence[Mapping[str, Array]], given: Given, ratio: float, found: Compared
+    ) -> tuple[list[Array], Mapping[str, Array]]:
+        """The gradients of each batch, and of each parameter."""
+        scale = given.loss_scale
+        made = [
+            self._gradient(batch, state, scale)
+            for batch, state in zip(self._batches, before, strict=True)
+        ]
+        limit = self._factors.clip_norm or self._factors.clip_value
+        if limit is not None:
+            if limit > _LARGEST_LIMIT:
+                told = "clipping: gradients of the size that is clipped were not tried"
+                found.unchecked += [] if told in found.unchecked else [told]
+            size = self._size(made, scale)
+            if size > 0:
+                times = min(limit, _LARGEST_LIMIT) * ratio / size
+                made = [
+                    _rounded(gradient.astype(np.float64) * times, batch.rule.gradient_dtype)
+                    for batch, gradient in zip(self._batches, made, strict=True)
+                ]
+        return made, _spread(self._batches, [{PARAMETER: g} for g in made])[PARAMETER]
+
+    def _size(self, gradients: Sequence[Array], scale: float) -> float:
+        """What is limited, as large as it is now: a norm, of one of the sets, or an element."""
+        squares = [np.mean(np.square(g, dtype=np.float64)) for g in gradients]
+        counts = [sum(p.size for p in batch.parameters) for batch in self._batches]
+        total = sum(square * count for square, count in zip(squares, counts, strict=True))
+        sets = {repr(batch.rule.limited_with) for batch in self._batches}
+        parts = len(sets) if self._factors.clip_norm is not None else sum(counts)
+        return float(np.sqrt(total / parts)) / scale
+
+    def _compare_reported(self, given: Given, norm: float, found: Compared) -> None:
+        """What a step says beside its states."""
+        reported = dict(self._update.reported)
+        if (said := reported.pop("gradient_norm", None)) is not None and given.updates:
+            off = abs(float(said) - norm) / (self._factors.off_norm * _UNIT * norm + _TINY)
+            found.deviation = max(found.deviation, min(off, _LARGEST_DEVIATION))
+            if not off <= 1:
+                found.differences.append(
+                    f"step {given.number}: gradient_norm is {float(said):.6g}, expected {norm:.6g}"
+                )
+        if (flag := reported.pop("updated", None)) is not None and bool(flag) != given.updates:
+            found.differences.append(
+                f"step {given.number}: updated is {bool(flag)}, expected {given.updates}"
+            )
+        wanted = self._factors.counted(given)
+        for name, value in reported.items():
+            if name in wanted and float(value) != wanted[name]:
+                what = "" if given.updates else ", which overflows"
+                found.differences.append(
+                    f"step {given.number}{what}: {name} is {float(value):.9g}, "
+                    f"expected {wanted[name]:.9g}"
+                )
+
+    def _overflow(self, number: int, found: Compared) -> None:
+        """Steps in which one element of one gradient is infinite or NaN change nothing.
+
+        It is tried for some gradients; that the nodes look at all of them is seen in them.
+        """
+        before = [self._state(batch, number) for batch in self._batches]
+        state = _spread(self._batches, before)
+        parameters = self._update.parameters
+        chosen = self._random.permutation(len(parameters))[:_MOST_OVERFLOWS]
+        for trial, index in enumerate(chosen):
+            parameter = parameters[index]
+            given = self._given(number, updates=False)
+            _, fed = self._gradients(before, given, 1.0, found)
+            gradient = np.array(fed[parameter.name])
+            place = int(self._random.integers(gradient.size))
+            gradient.reshape(-1)[place] = _OVERFLOWS[trial % len(_OVERFLOWS)]
+            after = self._update.run(state, {**fed, parameter.name: gradient}, given)
+            self._compare_reported(given, math.nan, found)
+            for kind, arrays in state.items():
+                for name, old in arrays.items():
+                    if after[kind][name].tobytes() != old.tobytes():
+                        found.differences.append(
+                            f"step {number}: {shown(f'{kind}.{name}' if kind else name)} changes, "
+                            f"though the gradient of '{shown(parameter.name)}' overflows"
+                        )
+            if found.differences:
+                return
+
+    def _follow(self, rule: DynamicLossScale, found: Compared) -> None:
+        """The loss scale after steps at its edges, with gradients of zero."""
+        largest = float(np.finfo(np.float32).max)
+        scales = {rule.initial, rule.floor, rule.ceiling or largest, 1.5 * rule.initial}
+        steps = {0, rule.growth_interval - 2, rule.growth_interval - 1}
+        before = _spread(self._batches, [self._state(batch, 0) for batch in self._batches])
+        zeros = {p.name: np.zeros(p.shape, p.gradient_dtype) for p in self._update.parameters}
+        first = self._update.parameters[0]
+        for scale, count, updates in itertools.product(
+            sorted(scales), sorted(steps), (True, False)
+        ):
+            if count < 0 or not 0 < scale <= min(rule.ceiling or largest, largest):
+                continue
+            gradients = dict(zeros)
+            if not updates:
+                gradients[first.name] = np.full(first.shape, np.nan, first.gradient_dtype)
+            counters = {LOSS_SCALE_STEPS.name: float(count), SKIPPED_STEPS.name: 0.0}
+            given = Given(0, None, float(np.float32(scale)), counters, updates)
+            if self._update.groups:
+                given = replace(given, mask=np.ones(self._update.groups, np.bool_))
+            self._update.run(before, gradients, given)
+            self._compare_reported(given, 0.0, found)
+            if found.differences:
+                return
 
     def _state(self, batch: Batch, number: int) -> dict[str, Array]:
         """Parameters and states of all magnitudes from epsilon to 1."""
@@ -129,10 +272,9 @@ class _Trials:
         dtypes = {PARAMETER: rule.dtype}
         return {k: _rounded(values[k], dtypes.get(k, "float32")) for k in batch.values}
 
-    def _gradient(self, batch: Batch, state: Mapping[str, Array]) -> Array:
+    def _gradient(self, batch: Batch, state: Mapping[str, Array], scale: float) -> Array:
         """Of the size of the root of the mean square, times the loss scale."""
         root = np.sqrt(np.maximum(state[MEAN_SQUARE.name], 0))
-        scale = self._optimizer.constant_loss_scale
         gradient = root * self._random.standard_normal(batch.shape) * scale
         return _rounded(gradient, batch.rule.gradient_dtype)
 
@@ -161,10 +303,10 @@ def _is_kept(rule: Updated, mask: Array | None) -> bool:
 
 
 def _expected(
-    oracle: Oracle, state: Mapping[str, Array], gradient: Array, number: int
+    oracle: Oracle, state: Mapping[str, Array], gradient: Array, number: int, off: float
 ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
     try:
-        return oracle.expected(state, gradient, number)
+        return oracle.expected(state, gradient, number, off)
     except (ArithmeticError, IndexError, ValueError) as error:
         raise NotRunError(f"step {number}: {error}") from None
 

@@ -128,7 +128,7 @@ def verify(
         differences,
         part.gradients,
         part.forward,
-        tuple(part.unchecked),
+        (*found.unchecked, *part.unchecked),
     )
 
 
