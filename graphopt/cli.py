@@ -22,8 +22,10 @@ from typer.core import TyperGroup
 import graphopt
 from graphopt._files import write_atomically
 from graphopt._outputs import check_outputs
+from graphopt.clipping import ClipNormPer
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
+from graphopt.loss_scale import LossScale
 from graphopt.losses import BUILT_IN
 from graphopt.profiling.profile_tables import profile_tables
 from graphopt.samples import (
@@ -130,7 +132,29 @@ def build(
         bool, typer.Option("--centered", help="Subtract the square of the mean gradient.")
     ] = False,
     weight_decay: Annotated[float, typer.Option(help="Factor of the L2 penalty.")] = 0.0,
-    loss_scale: Annotated[float, typer.Option(help="Scale of the loss in the gradients.")] = 1.0,
+    loss_scale: Annotated[
+        str,
+        typer.Option(
+            metavar="NUMBER|dynamic",
+            help="Scale of the loss in the gradients; dynamic: it follows overflows.",
+        ),
+    ] = "1",
+    skip_on_overflow: Annotated[
+        bool,
+        typer.Option(
+            "--skip-on-overflow", help="Leave out steps with a gradient that is infinite or NaN."
+        ),
+    ] = False,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="The largest norm of the gradients.", show_default=False)
+    ] = None,
+    clip_norm_per: Annotated[
+        ClipNormPer, typer.Option(help="What each norm is over: all gradients, or each.")
+    ] = "all",
+    clip_value: Annotated[
+        float | None,
+        typer.Option(help="The largest element of the gradients.", show_default=False),
+    ] = None,
     use_locking: Annotated[
         bool, typer.Option("--use-locking", help="Serialise steps from several threads.")
     ] = False,
@@ -165,8 +189,12 @@ def build(
         epsilon=epsilon,
         use_locking=use_locking,
         centered=centered,
-        loss_scale=loss_scale,
+        loss_scale=_loss_scale(loss_scale),
         weight_decay=weight_decay,
+        skip_on_overflow=skip_on_overflow,
+        clip_norm=clip_norm,
+        clip_norm_per=clip_norm_per,
+        clip_value=clip_value,
     )
     graph = graphopt.training_graph(
         forward,
@@ -179,6 +207,17 @@ def build(
     )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")
+
+
+def _loss_scale(text: str) -> LossScale:
+    if text == "dynamic":
+        return graphopt.DynamicLossScale()
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"--loss-scale: got '{text}', expected a number > 0, or 'dynamic'"
+        ) from None
 
 
 @app.command(

@@ -94,6 +94,29 @@ def test_build_passes_every_hyperparameter_on():
     assert graphopt.load("built.onnx").model == expected.model
 
 
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (("--loss-scale", "dynamic"), {"loss_scale": graphopt.DynamicLossScale()}),
+        (
+            ("--loss-scale", "1e3", "--skip-on-overflow", "--clip-value", "0.5"),
+            {"loss_scale": 1000.0, "skip_on_overflow": True, "clip_value": 0.5},
+        ),
+        (
+            ("--clip-norm", "5", "--clip-norm-per", "parameter"),
+            {"clip_norm": 5.0, "clip_norm_per": "parameter"},
+        ),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_build_scales_and_clips(options, arguments):
+    succeed(*("build", "forward.onnx", "--loss", "cross_entropy", "-o", "scaled.onnx"), *options)
+    forward = digits_cnn.build()
+    optimizer = graphopt.RMSProp(graphopt.parameters(forward), **arguments)
+    expected = graphopt.training_graph(forward, loss="cross_entropy", optimizer=optimizer)
+    assert graphopt.load("scaled.onnx").model == expected.model
+
+
 @pytest.mark.usefixtures("folder")
 def test_frozen_parameters_stay_as_they_are():
     result = succeed(
@@ -326,6 +349,10 @@ PROFILE = ("profile", "train.onnx", "--steps", "1")
         (("build", "forward.onnx", "--loss", "hinge", "-o", "out.onnx"), "'hinge'"),
         ((*BUILD[:-1], "absent/out.onnx"), "'absent'"),
         ((*BUILD, "--learning-rate", "-1"), "learning_rate"),
+        ((*BUILD, "--loss-scale", "big"), "--loss-scale: got 'big'"),
+        ((*BUILD, "--loss-scale", "0"), "loss_scale: got 0.0"),
+        ((*BUILD, "--clip-norm", "1", "--clip-value", "1"), "clip_value: got 1.0 beside"),
+        ((*BUILD, "--clip-norm-per", "group"), "clip_norm_per: got 'group'"),
         ((*BUILD, "--freeze", "conv3.*"), "'conv3.*' matches no parameter"),
         ((*BUILD, "--freeze", "*"), "params"),
         ((*BUILD, "--loss-output", "probabilities"), "'probabilities'"),

@@ -172,7 +172,8 @@ class CheckpointInspection:
         step: The number of steps taken; None where the file does not say it.
         learning_rate: What ONNX Runtime's optimizer started with, if the file has it.
         parameters: The parameters, in the order of the graph if there is one.
-        others: What else there is: running statistics of batch normalization, frozen parameters.
+        others: What else there is: running statistics of batch normalization, frozen parameters,
+            the loss scale, counters.
         totals: The whole in numbers.
         problems: What is wrong with the values, and how they do not fit the graph, the worst first.
     """
@@ -202,7 +203,7 @@ class TensorDifference:
 
     Attributes:
         name: Its name; see `TensorValues`.
-        kind: "parameter", "other", or the kind of state.
+        kind: "parameter", "loss scale", "counter", "other", or the kind of state of a parameter.
         shapes: Its shape in each; None where it is missing.
         dtypes: NumPy's name of its element type in each; None where it is missing.
         equal: Whether it is the same bit for bit, with the same shape and dtype.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from graphopt.inspection.checkpoints.contents import Opened
+from graphopt.states import COUNTERS, LOSS_SCALE
 
 
 def roles_of(
@@ -36,4 +37,5 @@ def kinds_of(opened: Opened) -> dict[str, str]:
     for parameter, states in parameters.items():
         kinds[parameter] = "parameter"
         kinds |= {name: kind for kind, name in states.items()}
-    return kinds | dict.fromkeys(others, "other")
+    scalars = {LOSS_SCALE.name: "loss scale"} | dict.fromkeys(COUNTERS, "counter")
+    return kinds | {name: scalars.get(name, "other") for name in others}

@@ -234,7 +234,6 @@ CHANGES = [
     (another_smallest, CLIPS, "step "),
     (another_element, {"clip_value": 0.5, "params": [DENSE]}, "clip_value is 0.5"),
     (without_factor, {"loss_scale": DYNAMIC}, "is not scaled and clipped like those of others"),
-    (without_factor, {"loss_scale": DYNAMIC}, "step 0: "),
     (without_factor, CLIPS, "is not scaled and clipped like those of others"),
     (always_updated, SKIPS, "updated is True, expected False"),
     (larger_norm, CLIPS | {"loss_scale": 2.0}, "step 0: "),

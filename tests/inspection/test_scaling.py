@@ -1,0 +1,124 @@
+"""How loss scales, skipped steps and clipping are shown, and what is said of their states."""
+
+import json
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import DynamicLossScale, Parameter, RMSProp, Session
+from graphopt.inspection import diff
+from graphopt.inspection.checkpoints import diff_checkpoints, inspect_checkpoint
+from graphopt.inspection.show.formula import update_lines
+from graphopt.inspection.show.page.page_facts import payload
+from graphopt.schedules import FromCaller
+from tests.inspection.show.test_tables import page
+
+pytestmark = pytest.mark.any_runtime
+
+PARAMETERS = [Parameter("w", (3, 5)), Parameter("b", (5,))]
+DYNAMIC = DynamicLossScale(65536.0, floor=1.0)
+
+
+def built(**optimizer):
+    return graphopt.update_graph(RMSProp(PARAMETERS, 0.01, **optimizer))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words", "lines"),
+    [
+        (
+            {"loss_scale": DYNAMIC, "clip_norm": 5.0, "weight_decay": 0.1},
+            (
+                "loss scale dynamic from 65536, x2 after 2000 steps, x0.5 on overflow, at least 1",
+                "skips steps that overflow",
+                "clips the norm of all gradients to 5",
+            ),
+            (
+                "g ← g / loss_scale",
+                "g ← g · min(1, 5 / (‖g‖ + 1e-06))",
+                "g ← g + 0.1 · w",
+                "only where all gradients are finite",
+            ),
+        ),
+        (
+            {"loss_scale": FromCaller("loss_scale"), "clip_value": 0.5},
+            ("loss scale fed as 'loss_scale'", "clips gradients to 0.5"),
+            ("g ← g / loss_scale", "g ← max(−0.5, min(0.5, g))"),  # noqa: RUF001
+        ),
+        (
+            {"clip_norm": 2.0, "clip_norm_per": "parameter"},
+            ("clips the norm of the gradient of each parameter to 2",),
+            ("g ← g · min(1, 2 / (‖g‖ + 1e-06))",),
+        ),
+        (
+            {"loss_scale": 8.0, "weight_decay": 0.1},
+            ("loss scale 8",),
+            ("g ← g + 0.1 · 8 · w", "g ← g / 8"),
+        ),
+    ],
+)
+def test_words_and_formulas(optimizer, words, lines):
+    found = graphopt.inspect(built(**optimizer))
+    shown = " ".join(page(found).split())
+    assert all(word in shown for word in words), shown
+    formula = [line for line, _ in update_lines(found.optimizer, found.parameters[0])]
+    assert [line for line in formula if line in lines] == list(lines)
+    on_page = payload(found, None)["optimizer"]
+    assert on_page["loss_scale"] in ("1", *(w.removeprefix("loss scale ") for w in words))
+    if "clip_norm" in optimizer:
+        limit, over = on_page["clip_norm"].split(", of ")
+        assert f"clips the norm of {over} to {limit}" in words
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_table_says_what_is_carried():
+    kinds = {s.input: s.kind for s in graphopt.inspect(built(loss_scale=DYNAMIC)).state}
+    assert kinds == {
+        "bucket0": "parameter",
+        "mean_square.bucket0": "mean_square",
+        "global_step": "step",
+        "loss_scale": "loss scale",
+        "loss_scale_steps": "counter",
+        "skipped_steps": "counter",
+    }
+
+
+def test_diff_shows_what_was_changed():
+    before = graphopt.inspect(built(loss_scale=8.0))
+    after = graphopt.inspect(built(loss_scale=DYNAMIC, clip_norm=5.0, clip_norm_per="parameter"))
+    changes = [c for c in diff(before, after).changes if c.part == "optimizer"]
+    assert {c.what: (c.before, c.after) for c in changes} == {
+        "loss_scale": (8.0, DYNAMIC.describe()),
+        "skip_on_overflow": (False, True),
+        "clip_norm": (None, 5.0),
+        "clip_norm_per": ("all", "parameter"),
+    }
+
+
+def test_checkpoints(tmp_path):
+    graph = built(loss_scale=DYNAMIC)
+    start = {p.name: np.ones(p.shape, np.float32) for p in PARAMETERS}
+    session = Session(graph, parameters=start)
+    gradients = {f"{name}_grad": array for name, array in start.items()}
+    session.step(gradients)
+    session.save_checkpoint(tmp_path / "first")
+    session.step(gradients | {"b_grad": np.full(5, np.inf, np.float32)})
+    session.save_checkpoint(tmp_path / "second")
+    found = inspect_checkpoint(tmp_path / "second", graphopt.inspect(graph))
+    assert (found.problems, found.step) == ((), 1)
+    assert {value.name for value in found.others} == {
+        "loss_scale", "loss_scale_steps", "skipped_steps",
+    }  # fmt: skip
+    changed = diff_checkpoints(tmp_path / "first", tmp_path / "second").tensors
+    assert {t.name: t.kind for t in changed if not t.equal} == {
+        "loss_scale": "loss scale",
+        "loss_scale_steps": "counter",
+        "skipped_steps": "counter",
+    }
+    plain = Session(built(), parameters=start)
+    plain.save_checkpoint(tmp_path / "plain")
+    lacks = inspect_checkpoint(tmp_path / "plain", graphopt.inspect(graph)).problems
+    assert {(p.kind, *p.where) for p in lacks} == {
+        ("missing-tensor", name) for name in ("loss_scale", "loss_scale_steps", "skipped_steps")
+    }
