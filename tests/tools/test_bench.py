@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import graphopt
 from graphopt.reference import ReferenceRMSProp
 from tests.helpers.folders import ROOT
-from tools.bench import __main__ as command, cases, check, contenders, measure, report
+from tools.bench import __main__ as command, cases, check, contenders, features, measure, report
 from tools.bench.contenders import copy as copying, pytorch
 
 pytestmark = pytest.mark.any_runtime
@@ -224,3 +224,14 @@ def test_peers_import_without_graphopt():
     code += "print({'graphopt', 'typer', 'models', 'onnx', 'torch'} & set(sys.modules))"
     output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
     assert output == "set()\n"
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_cost_of_each_option(step, monkeypatch, capsys):
+    monkeypatch.setattr(features, "_TURN", 0.0)
+    monkeypatch.setitem(features.SETS, features._SET, [(3, 4), (5,)])
+    monkeypatch.setattr("sys.argv", ["features", "--rounds", "1", *(["--step"] if step else [])])
+    features.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["option"] for line in lines] == list(features.OPTIONS)
+    assert all(line["ratio"] > 0 for line in lines)

@@ -1,0 +1,106 @@
+"""What each option of an update costs: ``python -m tools.bench.features``.
+
+Each is run beside the same update without it, in turns and in one process: of 5.2 M parameters in
+213 tensors, or with ``--step`` of a training step of the zoo's ResNet. Printed are the median time
+of a turn, and the median of the ratios.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import graphopt
+from graphopt import DynamicLossScale, ParameterAverage, RMSProp
+from models.zoo import ZOO
+from tools.bench.cases import SETS
+
+_SET, _NETWORK = "efficientnet_b0", "resnet"
+_THREADS, _TURN = 2, 0.1  # seconds
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "skip_on_overflow": ({"skip_on_overflow": True}, {}),
+    "dynamic loss scale": ({"loss_scale": DynamicLossScale()}, {}),
+    "clip_norm": ({"clip_norm": 1.0}, {}),
+    "clip_value": ({"clip_value": 1.0}, {}),
+    "average": ({"average": ParameterAverage()}, {}),
+    "accumulation of 4": ({}, {"accumulation": 4}),
+}
+"""What is measured: arguments of the optimizer, and of the graph."""
+
+
+def update(optimizer: dict[str, Any], graph: dict[str, Any], *, kernels: bool) -> Callable[[], Any]:
+    """A step of an update alone."""
+    shapes = SETS[_SET]
+    names = [f"p{index}" for index in range(len(shapes))]
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: np.asarray(rng.standard_normal(shape), np.float32)
+        for name, shape in zip(names, shapes, strict=True)
+    }
+    parameters = [graphopt.Parameter(name, array.shape) for name, array in arrays.items()]
+    made = graphopt.update_graph(RMSProp(parameters, 1e-4, **optimizer), **graph)
+    session = graphopt.Session(made, arrays, session_options=_options(), kernels=kernels)
+    feeds = {f"{name}_grad": array for name, array in arrays.items()}
+    return lambda: session.step(feeds)
+
+
+def step(optimizer: dict[str, Any], graph: dict[str, Any], *, kernels: bool) -> Callable[[], Any]:
+    """A training step of a network."""
+    entry = ZOO[_NETWORK]
+    model = entry.build(batch=entry.batch)
+    opt = RMSProp(graphopt.parameters(model), 1e-4, **optimizer)
+    made = graphopt.training_graph(model, entry.loss, opt, **graph)
+    session = graphopt.Session(made, session_options=_options(), kernels=kernels)
+    feeds = entry.feeds(np.random.default_rng(0), entry.batch)
+    return lambda: session.step(feeds)
+
+
+def measured(
+    make: Callable[..., Callable[[], Any]], option: str, rounds: int, *, kernels: bool
+) -> dict[str, Any]:
+    """The time with and without an option, in milliseconds, and their ratio."""
+    runs = [make({}, {}, kernels=kernels), make(*OPTIONS[option], kernels=kernels)]
+    repeats = [max(1, int(_TURN / _timed(run, 2))) for run in runs]
+    turns = [
+        [_timed(run, count) for run, count in zip(runs, repeats, strict=True)]
+        for _ in range(rounds)
+    ]
+    without, with_it = (1e3 * statistics.median(times) for times in zip(*turns, strict=True))
+    ratio = statistics.median(turn[1] / turn[0] for turn in turns)
+    return {"option": option, "without_ms": without, "with_ms": with_it, "ratio": ratio}
+
+
+def _timed(run: Callable[[], Any], count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        run()
+    return (time.perf_counter() - begin) / count
+
+
+def _options() -> Any:
+    import onnxruntime
+
+    options = graphopt._runtime.session_options(onnxruntime)  # noqa: SLF001
+    options.intra_op_num_threads = _THREADS
+    return options
+
+
+def main() -> None:
+    """Measure, and print a line of JSON for each option."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--step", action="store_true", help="a training step")
+    parser.add_argument("--bodies", action="store_true", help="without the kernels")
+    parser.add_argument("--rounds", type=int, default=15)
+    given = parser.parse_args()
+    for option in OPTIONS:
+        make = step if given.step else update
+        result = measured(make, option, given.rounds, kernels=not given.bodies)
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
