@@ -136,7 +136,8 @@ class TrainingGraph:
     def save(self, path: PathLike) -> None:
         """Write the model to a file, atomically; one of 2 GiB or more has its values in another.
 
-        That is ``<path>.data``, which must stay beside it.
+        That is ``<path>.data``, which must stay beside it. The file ends with its digest, so that
+        `load` finds damage, while other programs may change the model as they like.
 
         Raises:
             FileNotFoundError: The folder does not exist.
@@ -144,7 +145,7 @@ class TrainingGraph:
         """
         if not (self._is_whole_file and self.files and same_file(Path(path), self.files[0])):
             self.check_output(path)
-        save_model(self.model, path)
+        save_model(self.model, path, seal=True)
 
     def check_output(self, path: PathLike) -> None:
         """Refuse to write to a file that the graph, or the model it was built from, was read from.
@@ -208,7 +209,7 @@ def load(path: PathLike) -> TrainingGraph:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not an ONNX model, or not a training graph.
+        ValueError: The file is not an ONNX model, not a training graph, or damaged.
 
     Example:
         >>> graph = load("train.onnx")  # doctest: +SKIP

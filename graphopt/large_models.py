@@ -1,7 +1,7 @@
 """Writing models of any size: what one file cannot hold has its values in another beside it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from graphopt._file_sets import write_together
 from graphopt._files import PathLike, check_target, write_atomically
+from graphopt._seal import sealed
 from graphopt._words import size
 from graphopt.dtypes import BITS
 
@@ -23,10 +24,15 @@ _LEAST = 1024  # bytes of a tensor that is worth a place in the other file
 _ALIGNMENT = 4096  # of the tensors in that file, so that they can be mapped into memory
 
 
-def save_model(model: onnx.ModelProto, path: PathLike) -> None:
+def save_model(model: onnx.ModelProto, path: PathLike, *, seal: bool = False) -> None:
     """Write a model atomically; where it has 2 GiB or more, with its values in ``<path>.data``.
 
     Both files are replaced together, or neither. They must stay in one folder.
+
+    Args:
+        model: The model.
+        path: Of the file.
+        seal: End a file that has all values with its digest.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -34,13 +40,19 @@ def save_model(model: onnx.ModelProto, path: PathLike) -> None:
         ValueError: It has 2 GiB or more without its initializers.
     """
     if values_of(model) < MOST and (data := _serialized(model)) is not None:
-        write_atomically(path, lambda part: part.write_bytes(data))
+        pieces = sealed(data) if seal else (data,)
+        write_atomically(path, lambda part: _write(part, pieces))
         return
     target = check_target(path)
     names = [f"{target.name}{DATA}", target.name]
     write_together(
         target.parent, lambda folder: write_beside(model, folder / target.name), names, target.name
     )
+
+
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(pieces)
 
 
 def write_beside(model: onnx.ModelProto, path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -16,6 +17,7 @@ from torch.nn import functional
 import graphopt
 from models import digits, digits_cnn
 from tests.helpers.environments import both_gradients
+from tests.helpers.faults import flips_that_are_found
 
 torch.set_num_threads(1)  # its threads wait by spinning, and the test processes fill the cores
 
@@ -430,6 +432,28 @@ def test_graph_file_round_trip(tmp_path):
     loaded = graphopt.load(tmp_path / "train.onnx")
     assert loaded.model == graph.model
     assert loaded.carried == graph.carried
+
+
+@pytest.mark.any_runtime
+def test_every_flipped_bit_of_a_file_is_found(tmp_path):
+    """Of its values as of everything else."""
+    model = digits_cnn.build()
+    optimizer = graphopt.RMSProp(graphopt.parameters(model))
+    graphopt.training_graph(model, "cross_entropy", optimizer).save(tmp_path / "train.onnx")
+    flips_that_are_found(tmp_path / "train.onnx", graphopt.load)
+
+
+def test_other_programs_run_and_change_a_file(tmp_path):
+    path = tmp_path / "train.onnx"
+    update_only().save(path)
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    changed = onnx.load(path)
+    assert [entry.key for entry in changed.metadata_props].count("graphopt.sha256") == 1
+    changed.doc_string = "changed"
+    onnx.save(changed, path)
+    graph = graphopt.load(path)
+    assert graph.model.doc_string == "changed"
+    assert "graphopt.sha256" not in {entry.key for entry in graph.model.metadata_props}
 
 
 def update_only():

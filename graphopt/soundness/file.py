@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx
 
+from graphopt._seal import check_seal, without_seal
 from graphopt._words import size
 from graphopt.soundness.wire import check_bytes
 
@@ -17,7 +18,8 @@ def read_model(path: Path) -> onnx.ModelProto:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no ONNX model, or takes far more memory than it has bytes.
+        ValueError: It is no ONNX model, takes far more memory than it has bytes, or is not what
+            graphopt wrote there.
     """
     length = path.stat().st_size
     if length >= _TWO_GIB:
@@ -30,8 +32,9 @@ def read_model(path: Path) -> onnx.ModelProto:
     if other := _other_kind(data):
         raise ValueError(other)
     check_bytes(data)
+    check_seal(data)
     try:
-        return onnx.load_model_from_string(data)
+        return without_seal(onnx.load_model_from_string(data))
     except Exception as error:  # noqa: BLE001 - protobuf's, which depends on its implementation
         raise ValueError(f"it is damaged: {error}") from None
 

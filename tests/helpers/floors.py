@@ -8,6 +8,7 @@ FLOORS = [
         "_outputs",
         "_records",
         "_runtime",
+        "_seal",
         "_tables",
         "_words",
         "dtypes",
