@@ -14,7 +14,6 @@ from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
 from graphopt.large_models import MOST, values_of, write_beside
 from graphopt.soundness.errors import about
-from graphopt.stage import AGAIN_PREFIX
 
 _CAPTURE = "enable_cuda_graph"  # an option of the CUDA execution provider
 
@@ -60,11 +59,11 @@ def runtime_session(
     called = fused.called(model, providers) if kernels else ()
     provider = fused.provider_of(providers)
     if called and provider:
-        options = session_options or _options(runtime, providers, sizes, model)
+        options = session_options or _options(runtime, sizes)
         if fused.register(options, called, provider):
             with suppress(Exception):  # without them it may run, or say why it does not
                 return _created(model, options, providers), called
-    options = session_options or _options(runtime, providers, sizes, model)
+    options = session_options or _options(runtime, sizes)
     try:
         if fused.registered(options):  # by an earlier session: leave no function to replace
             model = inliner.inline_local_functions(model)
@@ -90,17 +89,9 @@ def without_capture(provider: Any) -> Any:
     return name, {key: value for key, value in options.items() if key != _CAPTURE}
 
 
-def _options(
-    runtime: Any, providers: Sequence[Any], sizes: Mapping[str, int], model: onnx.ModelProto
-) -> Any:
-    """Options for a session of a model, of these providers and sizes of symbolic dimensions."""
+def _options(runtime: Any, sizes: Mapping[str, int]) -> Any:
+    """Options for a session with these sizes of symbolic dimensions."""
     options = _runtime.session_options(runtime)
-    if any(node.name.startswith(AGAIN_PREFIX) for node in model.graph.node):
-        _runtime.run_in_order_of_file(options)
-    if _runtime.CUDA in _runtime.provider_names(providers):
-        # Memory on the CPU that a node of the GPU still reads must not be used again: once, the
-        # size that it read was another one's.
-        options.enable_mem_reuse = False
     for name, size in sizes.items():
         options.add_free_dimension_override_by_name(name, size)
     return options

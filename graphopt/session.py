@@ -45,9 +45,8 @@ class Session:
             with it, once; a later session of the same options may still do without them. Without
             options, quantized operators are computed as they are written, and not in integers
             (the entry ``session.disable_quant_qdq``), no memory is planned ahead
-            (``enable_mem_pattern`` is off), and where the backward pass computes something again,
-            nodes run in the order of the file (``execution_order`` is PRIORITY_BASED): a step
-            takes much less memory so.
+            (``enable_mem_pattern`` is off) and none kept for a later result
+            (``enable_mem_reuse`` is off): a step takes much less memory so.
         max_skips: How many steps may be skipped in a row, where the optimizer skips steps that
             overflow (``skip_on_overflow``): with that many, `step` raises FloatingPointError. On a
             GPU, each step then waits for its count. None: any number.

@@ -430,12 +430,12 @@ def test_a_session_keeps_no_initial_values(tmp_path):
     assert graph.model.ByteSize() == size
 
 
-def test_no_memory_is_planned_ahead_unless_the_options_say_so(monkeypatch):
+def test_no_memory_is_planned_or_reused_unless_the_options_say_so(monkeypatch):
     taken = []
     made = onnxruntime.InferenceSession
 
     def remembering(model, options, **settings):
-        taken.append(options.enable_mem_pattern)
+        taken.append((options.enable_mem_pattern, options.enable_mem_reuse))
         return made(model, options, **settings)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", remembering)
@@ -444,7 +444,7 @@ def test_no_memory_is_planned_ahead_unless_the_options_say_so(monkeypatch):
     options = onnxruntime.SessionOptions()
     options.enable_mem_pattern = True
     graphopt.Session(graph, session_options=options)
-    assert taken[-2:] == [False, True]
+    assert taken[-2:] == [(False, False), (True, True)]
 
 
 def test_graph_must_be_one():

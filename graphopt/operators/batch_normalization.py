@@ -197,7 +197,7 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
         d_mean = op.Neg(op.Mul(k, d_bias))
         d_variance = op.Mul(op.Mul(op.Mul(d_normalized, k), op.Mul(inverse, inverse)), -0.5)
         return [d_x, d_scale, d_bias, d_mean, d_variance]
-    count = b.count(x, axes)
+    count = b.count(dy, axes)  # of x too, which is not kept for its shape alone
     k0 = op.Div(op.Mul(k, d_bias), count)
     k1 = op.Div(op.Mul(op.Mul(k, inverse), d_scale), count)
     channels = b.shape(x)[1]

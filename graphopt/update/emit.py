@@ -179,12 +179,15 @@ class _Appender:
         self.gate = gate = Gate(self.op)
         for value in first:
             gate.wait_for(value)
-        inputs, gradients = [], []
+        computed = self._last_first(buckets) if len(buckets) > 1 else []
+        alone, inputs, gradients = {*computed}, [], []
         for bucket in buckets:
             with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 inputs.append(self.packing.input_of(bucket))
                 gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
-                gate.wait_for(gradients[-1])
+                if gradients[-1] not in alone:
+                    gate.wait_for(gradients[-1])
+        gate.wait_for_all(computed)
         carried: list[Carried] = []
         if self.accumulator is not None:
             carried, gradients = self._accumulate(buckets, gradients, gate)
@@ -233,6 +236,16 @@ class _Appender:
                 total = self.op.Reshape(flat, np.array(bucket.shape, np.int64))  # noqa: PLW2901
             applied.append(total)
         return applied
+
+    def _last_first(self, buckets: Iterable[Bucket]) -> list[ir.Value]:
+        """The gradients that the graph computes, those first that it computes last.
+
+        So each is computed as soon as what it reads is there, which then need not be held, even if
+        its bucket has gradients that come much later.
+        """
+        place = {value: at for at, node in enumerate(self.op.graph) for value in node.outputs}
+        values = {self.gradients[parameter.name] for bucket in buckets for parameter in bucket}
+        return sorted(values & place.keys(), key=place.__getitem__, reverse=True)
 
     def _append_together(
         self, buckets: Sequence[Bucket], first: Sequence[ir.Value]

@@ -39,7 +39,15 @@ class Gate:
 
     def wait_for(self, value: ir.Value) -> None:
         """Let what passes the gate from now on run after ``value`` has been computed."""
-        self.shape = self._op.Min(self._op.Size(value), self.shape)
+        self.wait_for_all([value])
+
+    def wait_for_all(self, values: Sequence[ir.Value]) -> None:
+        """The same for several values, the last of which ONNX Runtime then computes first.
+
+        Of what a node reads, it goes first for what was appended last.
+        """
+        if values:
+            self.shape = self._op.Min(*map(self._op.Size, values), self.shape)
 
     def flatten(self, value: ir.Value) -> ir.Value:
         """The value as a 1-D tensor that is not there before the gate opens."""

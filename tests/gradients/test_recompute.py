@@ -94,7 +94,8 @@ def test_a_step_holds_less():
         del session
     kept = layers * batch * width * 4
     assert taken["fast"] > 0.8 * kept
-    assert taken["low"] < 0.9 * taken["fast"]
+    assert taken["fast"] < 1.4 * kept
+    assert taken["low"] < 0.5 * taken["fast"]
     for name, value in states["fast"].items():
         np.testing.assert_allclose(states["low"][name], value, rtol=1e-5, atol=1e-6)
 

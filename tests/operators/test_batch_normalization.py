@@ -1,9 +1,11 @@
 """Gradients of batch normalization, by the statistics of the batch and by given ones."""
 
 import numpy as np
+import onnx
 import pytest
 from torch.nn import functional
 
+import graphopt
 from tests.helpers.gradient_oracle import Case, cases, check, normal, onnx_gradients
 
 SHAPES = ((4, 3), (4, 3, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3), (6, 1, 2), (1, 3, 4))
@@ -157,3 +159,20 @@ def test_by_the_statistics_of_the_batch(case, dynamic):
 @cases(FROZEN)
 def test_by_given_statistics_which_may_be_computed(case, dynamic):
     check(case, dynamic)
+
+
+@pytest.mark.any_runtime
+def test_its_input_is_not_kept_beside_the_centered_one():
+    """Not even for its shape, where the batch is open."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,3,8,8] x) => (float[N,4,6,6] y)
+            <float[4,3,3,3] w = {WEIGHTS}, float[4] s = {1,1,1,1}, float[4] b = {0,0,0,0},
+             float[4] m = {0,0,0,0}, float[4] v = {1,1,1,1}>
+        { c = Conv(x, w) y = BatchNormalization<training_mode=1>(c, s, b, m, v) }
+        """.replace("WEIGHTS", ",".join(["0.5"] * 108))
+    )
+    optimizer = graphopt.RMSProp(graphopt.parameters(model))
+    nodes = graphopt.training_graph(model, "mse", optimizer).model.graph.node
+    assert [n.name for n in nodes if "c" in n.input]
+    assert not [n.name for n in nodes if n.name.startswith("backward/") and "c" in n.input]

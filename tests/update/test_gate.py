@@ -1,0 +1,50 @@
+"""In which order the runtime computes what the update waits for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import graphopt
+from graphopt import _runtime
+from tests.gradients.test_recompute import built, deep
+
+LAYERS = 40  # of 64 x 64: two buckets
+
+
+def run_order(graph, feeds, folder):
+    """The names of the nodes of a step, as they ran."""
+    options = _runtime.session_options(onnxruntime)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = graphopt.Session(graph, session_options=options)
+    session.step(feeds)
+    events = json.loads(Path(session._session.end_profiling()).read_text(encoding="utf-8"))
+    ending = "_kernel_time"
+    names = (event["name"] for event in events if event["cat"] == "Node")
+    return [name.removesuffix(ending) for name in names if name.endswith(ending)]
+
+
+def test_a_gradient_is_computed_as_soon_as_it_can_be(tmp_path):
+    """Before the backward pass goes on from the layer below: then nothing is held for it."""
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.normal(size=(3, 64)).astype("f") for n in ("x", "labels")}
+    graph = built(deep(LAYERS), "mse", "fast")
+    assert len(graph.layout["buckets"]) > 1
+    order = run_order(graph, feeds, tmp_path)
+    waits = {node.input[0]: node.name for node in graph.model.graph.node if node.op_type == "Size"}
+    for layer in range(2, LAYERS):
+        known = order.index(waits[f"w{layer}_grad"])
+        below = [at for at, n in enumerate(order) if n.startswith(f"backward/h{layer - 2}/")]
+        assert below
+        assert known < min(below), layer
+
+
+@pytest.mark.any_runtime
+def test_a_gradient_is_waited_for_once():
+    graph = built(deep(LAYERS), "mse", "fast").model.graph
+    read = [node.input[0] for node in graph.node if node.op_type == "Size"]
+    assert len(read) == len(set(read))
+    assert {f"w{layer}_grad" for layer in range(LAYERS + 1)} <= set(read)
