@@ -1,6 +1,5 @@
 """The one place that imports ONNX Runtime, so that graphopt imports without it."""
 
-import ctypes
 import importlib
 import sys
 import tempfile
@@ -70,12 +69,6 @@ def session_options(runtime: Any) -> Any:
     options.enable_mem_reuse = False
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
-
-
-def give_back_memory() -> None:
-    """Give freed memory back to the system, where the C library would keep it (glibc's)."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 def check_session_options(options: Any) -> None:

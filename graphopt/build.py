@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphopt import _checks, states
+from graphopt._memory import give_back_models
 from graphopt.accumulation import UPDATE_INPUT, Accumulation, checked_accumulation
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
@@ -171,10 +172,14 @@ def training_graph(
         with about(model):
             built = _given(model, loss, optimizer, gradients)
     with about(model):
-        graph = built.gradients
-    op = GraphBuilder(graph.model.graph)
-    report_gradients(op, optimizer, graph.gradients, reported)
-    return _updated(built, optimizer, group_mask, provider, layout)
+        computed = built.gradients
+    op = GraphBuilder(computed.model.graph)
+    report_gradients(op, optimizer, computed.gradients, reported)
+    del computed, op
+    graph = _updated(built, optimizer, group_mask, provider, layout)
+    del built
+    give_back_models(sum(value.bytes for value in graph.carried))
+    return graph
 
 
 @dataclass(frozen=True)

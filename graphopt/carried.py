@@ -68,6 +68,11 @@ class Carried:
     views: tuple[View, ...]
     initial: Array | float | str | None = field(default=None, compare=False)
 
+    @property
+    def bytes(self) -> int:
+        """The memory that it takes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 def parts(value: Carried, array: Array) -> Iterator[tuple[View, Array]]:
     """The views of a carried value, each with its part of an array of it, which it shares."""
@@ -77,8 +82,9 @@ def parts(value: Carried, array: Array) -> Iterator[tuple[View, Array]]:
 
 
 def joined(value: Carried, by_name: Mapping[str, Array]) -> Array:
-    """The array of a carried value, from those of its views."""
-    flat = np.concatenate([by_name[view.name].ravel() for view in value.views])
+    """The array of a carried value, from those of its views; of a single one, its own memory."""
+    arrays = [by_name[view.name].ravel() for view in value.views]
+    flat = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return flat.reshape(value.shape)
 
 

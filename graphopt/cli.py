@@ -23,6 +23,7 @@ import graphopt
 from graphopt._files import write_atomically
 from graphopt._outputs import check_outputs
 from graphopt.clipping import ClipNormPer
+from graphopt.gradients import Memory
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
 from graphopt.loss_scale import LossScale
@@ -176,6 +177,13 @@ def build(
             "--straight-through", help="Train through quantization as if it did not round."
         ),
     ] = False,
+    memory: Annotated[
+        Memory,
+        typer.Option(
+            help="What the backward pass computes again rather than keep: nothing, what is cheap, "
+            "or all but a few values."
+        ),
+    ] = "fast",
 ) -> None:
     """Build the training graph of a forward model."""
     check_outputs([("--output", output)], [("FORWARD.onnx", forward)])
@@ -204,6 +212,7 @@ def build(
         provider=provider,
         layout=layout,
         straight_through=straight_through,
+        memory=memory,
     )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")

@@ -1,6 +1,5 @@
 """A graph that trains: an ONNX model, and what it declares about itself."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -245,7 +244,7 @@ def check_state(graph: TrainingGraph) -> None:
     Raises:
         ValueError: It does.
     """
-    needed = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in graph.carried)
+    needed = sum(value.bytes for value in graph.carried)
     with about(graph):
         check_memory(needed, "the state of the training graph")
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_ir as ir
 
+from graphopt._memory import give_back_models
 from graphopt.forward import ForwardModel, read_forward
 from graphopt.graphs import named_once
 from graphopt.soundness.errors import about
@@ -203,7 +204,10 @@ def parameters(model: ForwardModel) -> Parameters:
     """
     opened = read_forward(model)
     with about(model):
-        return _parameters(opened)
+        found = _parameters(opened)
+    del opened
+    give_back_models(sum(p.size * np.dtype(p.dtype).itemsize for p in found))
+    return found
 
 
 def _parameters(opened: ir.Model) -> Parameters:

@@ -11,6 +11,7 @@ import onnx
 from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._bound_state import BoundState
 from graphopt._files import PathLike
+from graphopt._memory import give_back_memory
 from graphopt._runtime_session import captures, runtime_session, without_capture
 from graphopt._skips import Skips
 from graphopt._start import Start
@@ -130,7 +131,7 @@ class Session:
         for value in self.graph.carried:
             self._state.place(value, start.of(value), self._binding)
         del given, start
-        _runtime.give_back_memory()
+        give_back_memory()
         self._check_captures()
         self._lock, self._process = threading.Lock(), os.getpid()
         self._blocking = self.graph.use_locking

@@ -118,6 +118,24 @@ def test_build_scales_and_clips(options, arguments):
 
 
 @pytest.mark.usefixtures("folder")
+def test_build_computes_again_what_it_is_told_to():
+    for memory in ("fast", "low"):
+        succeed(
+            *("build", "forward.onnx", "--loss", "cross_entropy", "-o", f"{memory}.onnx"),
+            *("--memory", memory),
+        )
+    expected = graphopt.training_graph(
+        "forward.onnx",
+        "cross_entropy",
+        graphopt.RMSProp(graphopt.parameters("forward.onnx")),
+        memory="low",
+    )
+    assert graphopt.load("low.onnx").model.graph == expected.model.graph
+    fast, low = (graphopt.inspect(f"{m}.onnx").memory.activations for m in ("fast", "low"))
+    assert low < fast
+
+
+@pytest.mark.usefixtures("folder")
 def test_frozen_parameters_stay_as_they_are():
     result = succeed(
         *("build", "forward.onnx", "--loss", "cross_entropy", "-o", "head.onnx"),

@@ -19,6 +19,7 @@ from graphopt.carried import Array
 from graphopt.dtypes import dtype_of
 from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights
+from graphopt.gradients import MEMORY, Memory
 from graphopt.large_models import save_model
 from graphopt.losses import LABELS, LossFunction
 from graphopt.manifest import Manifest
@@ -88,6 +89,7 @@ def export_on_device(
     outputs: Sequence[str] = (),
     state: Mapping[str, Array] | PathLike | None = None,
     straight_through: bool = False,
+    memory: Memory = "fast",
     output: str | None = None,
 ) -> Artifacts:
     """Write the files with which ONNX Runtime's on-device training API trains.
@@ -130,6 +132,8 @@ def export_on_device(
         state: What to start from instead of the values of the model: `Session.state`, or a
             checkpoint of a session or of on-device training.
         straight_through: Train through quantization; see `training_graph`.
+        memory: What the backward pass computes again rather than keep, "fast", "balanced" or
+            "low"; see `training_graph`.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -150,6 +154,7 @@ def export_on_device(
     """
     optimizer = _check_optimizer(checked_optimizer(optimizer))
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
+    _checks.one_of("memory", memory, MEMORY)
     flags = {
         "optimizer_model": optimizer_model,
         "gradient_accumulation": gradient_accumulation,
@@ -185,6 +190,7 @@ def export_on_device(
             loss_output=loss_output,
             labels=labels,
             straight_through=straight_through,
+            memory=memory,
         )
         _check_float32({name: array.dtype.name for name, array in built.initial.items()})
         if update is None:

@@ -5,6 +5,7 @@ FLOORS = [
         "_checks",
         "_file_sets",
         "_files",
+        "_memory",
         "_outputs",
         "_records",
         "_runtime",

@@ -107,6 +107,31 @@ def test_digits(optimizer_model, tmp_path):
 
 
 @needs_training_package
+@pytest.mark.parametrize("memory", ["balanced", "low"])
+@WAYS
+def test_what_is_computed_again_does_not_show(optimizer_model, memory, tmp_path):
+    model, opt = digits(learning_rate=1e-3, momentum=0.9)
+    settings = {"optimizer_model": optimizer_model}
+    plain = graphopt.export_on_device(model, DIGITS.loss, opt, tmp_path / "plain", **settings)
+    small = graphopt.export_on_device(
+        model, DIGITS.loss, opt, tmp_path / "small", memory=memory, **settings
+    )
+    nodes = onnx.load(small.training_model).graph.node
+    assert any("/again" in node.name for node in nodes)
+    device, expected = Device(small), Device(plain)
+    for feeds in batches(5):
+        assert device.step(feeds)["loss"] == pytest.approx(expected.step(feeds)["loss"], rel=1e-5)
+    assert worst(device.state, expected.state) < 1e-6
+
+
+def test_memory_is_one_of_three(tmp_path):
+    model, opt = digits()
+    with pytest.raises(ValueError, match=r"memory: got 'small' \(str\), expected 'fast' or"):
+        graphopt.export_on_device(model, DIGITS.loss, opt, tmp_path / "device", memory="small")
+    assert not (tmp_path / "device").exists()
+
+
+@needs_training_package
 def test_everything_at_once(tmp_path):
     """Centered with momentum, two rates of which one falls, centralized, a mask that changes."""
     model = DIGITS.build(batch=8)

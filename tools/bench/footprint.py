@@ -27,7 +27,6 @@ from tools.bench.memory import resident
 
 _ROOT = Path(__file__).parents[2]
 _STEPS = 5
-_ROUNDS = 7
 _MIB = 2**20
 _THREADS = 2
 
@@ -73,13 +72,17 @@ class Footprint:
         )
 
 
-def footprint(network: str, memory: str, kept: Path) -> Footprint:
+def footprint(network: str, memory: str, kept: Path, rounds: int) -> Footprint:
     """Measure a network.
 
     Args:
         network: Its name.
         memory: As `graphopt.training_graph` takes it.
         kept: A folder for exported networks, which are not exported anew.
+        rounds: How often each has a turn.
+
+    Raises:
+        RuntimeError: One of the processes failed.
     """
     folder = str(kept / network)
     if not (kept / network / "batch.npz").exists():
@@ -90,7 +93,7 @@ def footprint(network: str, memory: str, kept: Path) -> Footprint:
         _worker(".venv", "graphopt", network, folder, memory) as (ours, run_ours),
         _worker(".venv-field", "torch", network, folder, memory) as (theirs, run_theirs),
     ):
-        times = [(run_ours(), run_theirs()) for _ in range(_ROUNDS)]
+        times = [(run_ours(), run_theirs()) for _ in range(rounds)]
     own, other = zip(*times, strict=True)
     return Footprint(
         network,
@@ -102,16 +105,25 @@ def footprint(network: str, memory: str, kept: Path) -> Footprint:
     )
 
 
-def main() -> None:
-    """Measure all that is asked for, and print a line of each."""
+def main() -> int:
+    """Measure all that is asked for, print a line of each; how many could not be measured."""
     parser = argparse.ArgumentParser()
     parser.add_argument("networks", nargs="*", default=_NAMES)
     parser.add_argument("--memory", default="fast")
     parser.add_argument("--kept", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
+    failed = 0
     with tempfile.TemporaryDirectory() as folder:
+        kept = asked.kept or Path(folder)
         for network in asked.networks:
-            print(footprint(network, asked.memory, asked.kept or Path(folder)).line(), flush=True)
+            try:
+                line = footprint(network, asked.memory, kept, asked.rounds).line()
+            except (RuntimeError, OSError) as error:
+                failed += 1
+                line = f"{network:20} {error}"
+            print(line, flush=True)
+    return failed
 
 
 _NAMES = (
@@ -235,10 +247,10 @@ def _worker(
 
     def run() -> float:
         print("go", file=process.stdin, flush=True)
-        return float(json.loads(answers.readline()))
+        return float(_parsed(answers.readline(), words))
 
     try:
-        yield json.loads(answers.readline()), run
+        yield _parsed(answers.readline(), words), run
     finally:
         process.communicate()
 
@@ -249,11 +261,20 @@ def _answer(environment: str, *words: str) -> dict[str, float]:
         cwd=_ROOT,
         text=True,
         stdout=subprocess.PIPE,
-        check=True,
+        check=False,
         env=_environment(),
     )
-    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, float] = _parsed(
+        "" if done.returncode else done.stdout.splitlines()[-1], words
+    )
     return answer
+
+
+def _parsed(line: str, words: Sequence[str]) -> Any:
+    """What a process has answered, if it did."""
+    if not line:
+        raise RuntimeError(f"'{words[0]}' failed, see above")
+    return json.loads(line)
 
 
 def _command(environment: str, words: Sequence[str]) -> list[str]:
@@ -281,4 +302,4 @@ if __name__ == "__main__":
         role, network_name, folder_name, how = sys.argv[1:]
         _ROLES[role](network_name, Path(folder_name), how)
     else:
-        main()
+        sys.exit(main())
