@@ -119,20 +119,19 @@ def test_build_scales_and_clips(options, arguments):
 
 @pytest.mark.usefixtures("folder")
 def test_build_computes_again_what_it_is_told_to():
-    for memory in ("fast", "low"):
-        succeed(
-            *("build", "forward.onnx", "--loss", "cross_entropy", "-o", f"{memory}.onnx"),
-            *("--memory", memory),
-        )
+    succeed(
+        *("build", "forward.onnx", "--loss", "cross_entropy", "-o", "low.onnx"),
+        *("--memory", "low", "--learning-rate", 0.1),
+    )
     expected = graphopt.training_graph(
         "forward.onnx",
         "cross_entropy",
         graphopt.RMSProp(graphopt.parameters("forward.onnx")),
         memory="low",
     )
-    assert graphopt.load("low.onnx").model.graph == expected.model.graph
-    fast, low = (graphopt.inspect(f"{m}.onnx").memory.activations for m in ("fast", "low"))
-    assert low < fast
+    built = graphopt.load("low.onnx").model.graph
+    assert built == expected.model.graph
+    assert any("/again" in node.name for node in built.node)
 
 
 @pytest.mark.usefixtures("folder")
