@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphopt._words import UNKNOWN, number, shown
+from graphopt.average import ParameterAverage
 from graphopt.inspection.facts import Schedule, Shape
 
 _LONGEST_SCHEDULE = 160
@@ -130,6 +131,19 @@ def loss_scale(value: Schedule) -> str:
     if isinstance(value, Mapping) and value.get("schedule") == "FromCaller":
         return f"fed as '{shown(value.get('input'))}'"
     return schedule(value)
+
+
+def average(rule: ParameterAverage | None) -> str:
+    """How averages of parameters move.
+
+    Example:
+        >>> average(ParameterAverage(0.99, warm_up=True))
+        'decay 0.99 with warm-up'
+    """
+    if rule is None:
+        return UNKNOWN
+    also = ", of statistics too" if rule.statistics else ""
+    return f"decay {number(rule.decay)}{' with warm-up' if rule.warm_up else ''}{also}"
 
 
 def norms(per: str | None) -> str:

@@ -8,6 +8,7 @@ from onnx import inliner
 
 import graphopt
 from graphopt import DynamicLossScale, RMSProp
+from graphopt.average import ParameterAverage
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -99,6 +100,11 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"layout": "separate"},
     ),
     "skipping": ({"skip_on_overflow": True}, {"layout": "foreach"}),
+    "averaged": ({"average": 0.99, "skip_on_overflow": True}, {}),
+    "averaged with warm-up": (
+        {"average": ParameterAverage(0.999, warm_up=True)},
+        {"layout": "separate"},
+    ),
     "clipped": ({"clip_norm": 5.0, "weight_decay": 0.01}, {}),
     "clipped by value": ({"clip_value": 0.5, "loss_scale": 3.0}, {}),
     "clipped one by one": (
@@ -203,7 +209,7 @@ def check(
     assert facts.source == source
     decays = any(rule.decays for rule in opt.rules)
     same = ("decay", "momentum", "epsilon", "centered", "nesterov", "skip_on_overflow")
-    for name in (*same, "clip_norm", "clip_norm_per", "clip_value"):
+    for name in (*same, "clip_norm", "clip_norm_per", "clip_value", "average"):
         assert getattr(facts, name) == getattr(opt, name), name
     assert facts.loss_scale == said_of(opt.loss_scale, start)
     assert facts.epsilon_inside_root == opt.epsilon_inside_root

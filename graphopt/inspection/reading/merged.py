@@ -1,8 +1,9 @@
 """One view of the optimizer, from what the metadata says and what the nodes compute."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
+from graphopt.average import ParameterAverage
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Source
 from graphopt.inspection.reading import rates
 from graphopt.inspection.reading.dataflow import Value
@@ -13,7 +14,7 @@ from graphopt.inspection.reading.trained import Trained, norm_sets
 _TOLERANCE = 1e-6  # numbers of the metadata are decimals, those of nodes float32
 # What nodes do not say, or not always.
 _ONLY_METADATA = {"source", "use_locking", "steps", "formula", "others", "guarded"}
-_CLIPS = {"clip_norm", "clip_value"}  # None says that nothing is limited
+_OR_NONE = {"clip_norm", "clip_value", "average"}  # None says that there is none
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _optimizer(described: Described, recovered: Recovered) -> tuple[OptimizerFac
     taken: dict[str, object] = {}
     for entry in fields(OptimizerFacts):
         computed, told = getattr(nodes, entry.name), said[entry.name]
-        unknown = computed is None and not (entry.name in _CLIPS and recovered.trained)
+        unknown = computed is None and not (entry.name in _OR_NONE and recovered.trained)
         if entry.name in _ONLY_METADATA or unknown or _same(told, computed):
             continue
         if entry.name in ("decoupled_weight_decay", "group_mask") and not computed:
@@ -161,6 +162,8 @@ def _same(metadata: object, nodes: object) -> bool:
     """Whether two facts are the same, as far as nodes can say it."""
     if isinstance(metadata, bool) or isinstance(nodes, bool):
         return metadata is nodes
+    if isinstance(metadata, ParameterAverage) and isinstance(nodes, ParameterAverage):
+        return _same(asdict(metadata), asdict(nodes))
     if isinstance(metadata, int | float) and isinstance(nodes, int | float):
         return abs(metadata - nodes) <= _TOLERANCE * max(abs(metadata), abs(nodes), 1e-38)
     if isinstance(metadata, Mapping) and isinstance(nodes, Mapping):

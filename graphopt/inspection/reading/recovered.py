@@ -7,6 +7,7 @@ import numpy as np
 
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Schedule
 from graphopt.inspection.reading import rates
+from graphopt.inspection.reading.averages import Averages, averages
 from graphopt.inspection.reading.counters import Counters, counters
 from graphopt.inspection.reading.dataflow import Dataflow, Value
 from graphopt.inspection.reading.members import Member, listed, members
@@ -35,6 +36,7 @@ class Recovered:
         odd: Inputs whose update is not made as the first one is.
         unchecked: Parameters whose gradient may overflow unseen, where others are checked.
         counters: The loss scale and the counters beside the step.
+        averages: Those of the parameters.
     """
 
     optimizer: OptimizerFacts
@@ -45,6 +47,7 @@ class Recovered:
     odd: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     counters: Counters = field(default_factory=Counters)
+    averages: Averages = field(default_factory=Averages)
 
 
 def recovered(
@@ -234,8 +237,10 @@ def _assembled(
     first = made[numbered[0].write.input.name] if numbered else None
     scale = numbered[0].scaling.loss_scale if numbered else None
     counted = counters(carried, scale)
+    kept = averages(carried, list(by_bucket), step)
+    optimizer = replace(_optimizer(updates, carried), average=kept.rule)
     return Recovered(
-        scaled(_optimizer(updates, carried), numbered, counted),
+        scaled(optimizer, numbered, counted),
         tuple(_group(members, step) for members in groups),
         tuple(numbered),
         by_bucket,
@@ -243,6 +248,7 @@ def _assembled(
         tuple(name for name in by_bucket if made[name] != first),
         unchecked(numbered),
         counted,
+        kept,
     )
 
 

@@ -23,7 +23,7 @@ from graphopt.inspection.show.parts import (
     short,
     titled_table,
 )
-from graphopt.inspection.words import loss_scale, norms, schedule, schedule_name, shape
+from graphopt.inspection.words import average, loss_scale, norms, schedule, schedule_name, shape
 
 _MOST_KINDS = 8
 _LONGEST_LINE = 1000
@@ -76,6 +76,7 @@ def _hyperparameters(optimizer: OptimizerFacts) -> list[str]:
             facts.clip_norm,
             f"clips the norm of {norms(facts.clip_norm_per)} to {number(facts.clip_norm)}",
         ),
+        (facts.average, f"averages parameters, {average(facts.average)}"),
         (facts.clip_value, f"clips gradients to {number(facts.clip_value)}"),
         (facts.group_mask or None, "group mask"),
         (facts.use_locking or None, "use_locking"),

@@ -15,7 +15,7 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
 from graphopt.on_device.tensor_names import ACCUMULATED
-from graphopt.states import COUNTERS, GLOBAL_STEP, LOSS_SCALE, STATISTIC
+from graphopt.states import AVERAGE, COUNTERS, GLOBAL_STEP, LOSS_SCALE, STATISTIC
 
 _AVERAGE = average(Any("old"), Any("new"))
 
@@ -60,6 +60,10 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
         return kinds
     for name, write in nodes.counters.writes.items():
         kinds[id(write.input)] = "loss scale" if name == LOSS_SCALE.name else "counter"
+    for value in nodes.averages.of_others:
+        kinds[id(value)] = AVERAGE.name
+    for write in nodes.averages.writes.values():
+        kinds[id(write.input)] = AVERAGE.name
     for update in nodes.updates.values():
         kinds[id(update.value("w"))] = "parameter"
         kinds |= {id(old): state.name for state, old, _ in update.states()}

@@ -19,6 +19,7 @@ from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
+from graphopt.states import AVERAGE
 
 # What is fed where the caller gives learning rates; each input gets another one.
 _FED_RATES = (0.01, 0.02, 0.005, 0.03)
@@ -81,6 +82,10 @@ class GraphUpdate(RunnableUpdate):
         elif self._masked:
             raise NotRunError("no input masks groups, as the metadata says")
         self._counter = next((w.output for w in carried if w.input is self.step), None)
+        averaged = {slot.name for slot in self._slots if slot.kind == AVERAGE.name}
+        self.averages = bool(averaged)
+        if self.averages and len(averaged) < len(nodes.trained):
+            raise NotRunError("some parameters have an average, and others have none")
         self._scale = fed_scale(nodes.trained)
         self._counters = {
             name: write for name, write in nodes.counters.writes.items() if write.output
@@ -213,6 +218,8 @@ def slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[Slot]:
             raise NotRunError(f"the shape of '{shown(facts.name)}' was not recognised")
         values = {PARAMETER: trained.write.input}
         values |= {state.name: old for state, old, _ in trained.update.states()}
+        if bucket in nodes.averages.writes:
+            values[AVERAGE.name] = nodes.averages.writes[bucket].input
         for kind, value in values.items():
             if id(value) not in outputs:
                 raise NotRunError(

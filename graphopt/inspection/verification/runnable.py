@@ -51,6 +51,7 @@ class RunnableUpdate(ABC):
         step: What counts the steps.
         fed: What is fed for learning rates, by input.
         groups: How many groups the mask has; 0 without a mask.
+        averages: Whether each parameter has an average, a state of that kind.
         twice_rounded: A new value is computed as the old one less a difference.
         reported: What the last step gave beside parameters and states, by name: what it reports,
             and the scalars that the graph carries.
@@ -60,6 +61,7 @@ class RunnableUpdate(ABC):
     step: Value | None
     fed: Mapping[str, float]
     groups = 0
+    averages = False
     twice_rounded = False
     reported: Mapping[str, Array] = MappingProxyType({})
 

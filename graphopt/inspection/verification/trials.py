@@ -19,7 +19,7 @@ from graphopt.inspection.verification.gradient_factors import GradientFactors
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
 from graphopt.loss_scale import DynamicLossScale
-from graphopt.states import LOSS_SCALE_STEPS, MEAN_GRAD, MEAN_SQUARE, NAMES, SKIPPED_STEPS
+from graphopt.states import AVERAGE, LOSS_SCALE_STEPS, MEAN_GRAD, MEAN_SQUARE, NAMES, SKIPPED_STEPS
 
 # Elements whose mean gradient is too large for their mean square, so that the guard keeps them.
 _GUARDED_SHARE = 0.1
@@ -103,7 +103,9 @@ class _Trials:
         before = [self._state(batch, number) for batch in self._batches]
         given = self._given(number)
         gradients, fed = self._gradients(before, given, ratio, found)
-        after = self._update.run(_spread(self._batches, before), fed, given)
+        fed_state = self._spread(before)
+        after = self._update.run(fed_state, fed, given)
+        self._compare_averages(fed_state, after, given, found)
         factors, norm = self._factors.of(fed, given)
         self._compare_reported(given, norm, found)
         for batch, oracle, state, gradient in zip(
@@ -118,6 +120,41 @@ class _Trials:
                     taken = np.clip(taken, -limit, limit)
                 expected = _expected(oracle, state, taken, number, self._factors.off)
                 _compare_batch(batch, after, *expected, number, found)
+
+    def _spread(self, before: Sequence[Mapping[str, Array]]) -> State:
+        """What each parameter begins with; an average is some other number of its size."""
+        state = _spread(self._batches, before)
+        if not self._update.averages:
+            return state
+        averages = {
+            name: np.asarray(array, np.float32) * np.float32(self._random.uniform(-1.5, 1.5))
+            for name, array in state[PARAMETER].items()
+        }
+        return {**state, AVERAGE.name: averages}
+
+    def _compare_averages(self, state: State, after: State, given: Given, found: Compared) -> None:
+        """The averages, of the parameters that the step has made."""
+        rule = self._optimizer.average
+        if rule is None or not self._update.averages:
+            return
+        decay = float(np.float32(rule.decay_at(given.number)))
+        for parameter in self._update.parameters:
+            name = parameter.name
+            old, got = (s[AVERAGE.name][name].astype(np.float64) for s in (state, after))
+            kept = decay * old
+            added = (1 - decay) * after[PARAMETER][name].astype(np.float64)
+            want, off = kept + added, 2 * _UNIT * (np.abs(kept) + np.abs(added)) + _TINY
+            off += float(np.finfo(parameter.dtype).eps) * np.abs(added)
+            if _is_kept(parameter, given.mask):
+                want, off = old, np.zeros_like(old)
+            parts = _parts(got, want, off).reshape(-1)
+            worst = int(np.argmax(parts))
+            found.deviation = max(found.deviation, float(parts[worst]))
+            if parts[worst] > 1:
+                found.differences.append(
+                    f"step {given.number}: {_element(parameter, AVERAGE.name, worst)} is "
+                    f"{got.reshape(-1)[worst]:.6g}, expected {want.reshape(-1)[worst]:.6g}"
+                )
 
     def _given(self, number: int, *, updates: bool = True) -> Given:
         random, rule = self._random, self._factors.rule
@@ -196,7 +233,7 @@ class _Trials:
         It is tried for some gradients; that the nodes look at all of them is seen in them.
         """
         before = [self._state(batch, number) for batch in self._batches]
-        state = _spread(self._batches, before)
+        state = self._spread(before)
         parameters = self._update.parameters
         chosen = self._random.permutation(len(parameters))[:_MOST_OVERFLOWS]
         for trial, index in enumerate(chosen):
@@ -223,7 +260,7 @@ class _Trials:
         largest = float(np.finfo(np.float32).max)
         scales = {rule.initial, rule.floor, rule.ceiling or largest, 1.5 * rule.initial}
         steps = {0, rule.growth_interval - 2, rule.growth_interval - 1}
-        before = _spread(self._batches, [self._state(batch, 0) for batch in self._batches])
+        before = self._spread([self._state(batch, 0) for batch in self._batches])
         zeros = {p.name: np.zeros(p.shape, p.gradient_dtype) for p in self._update.parameters}
         first = self._update.parameters[0]
         for scale, count, updates in itertools.product(

@@ -20,7 +20,7 @@ from graphopt.inspection.verification.verified_part import (
     GradientCheck,
     checked_part,
 )
-from graphopt.inspection.words import loss_scale, norms
+from graphopt.inspection.words import average, loss_scale, norms
 
 _MOST_DIFFERENCES = 4  # of a kind
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity
@@ -157,6 +157,7 @@ def in_words(optimizer: OptimizerFacts | None) -> str:
         f"clips the norm of {norms(optimizer.clip_norm_per)} to {optimizer.clip_norm:g}"
         if optimizer.clip_norm is not None
         else "",
+        f"averages parameters, {average(optimizer.average)}" if optimizer.average else "",
         f"clips gradients to {optimizer.clip_value:g}" if optimizer.clip_value is not None else "",
         *(f"{name} {value:g}" for name, value in optimizer.others.items()),
     ]

@@ -57,6 +57,8 @@ CONFIGURATIONS = [
     "list",
     "dynamic loss scale",
     "skipping",
+    "averaged",
+    "averaged with warm-up",
     "clipped",
     "clipped by value",
     "clipped one by one",

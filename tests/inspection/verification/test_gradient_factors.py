@@ -7,6 +7,7 @@ from onnx import helper, inliner, numpy_helper, parser
 
 import graphopt
 from graphopt import DynamicLossScale, Parameter, RMSProp
+from graphopt.average import ParameterAverage
 from graphopt.schedules import FromCaller
 from tests.helpers.configurations import CONFIGURATIONS, configured, inlined, without_metadata
 
@@ -36,6 +37,9 @@ RIGHT = [
     ({"params": [HALF, BIAS], "loss_scale": DynamicLossScale(2.0**24), "clip_norm": 1e-3}, {}),
     ({"loss_scale": DynamicLossScale.mindspore_update_cell(2.0**12, 2.0, 1)}, {}),
     ({"loss_scale": DynamicLossScale.flax(3)}, {}),
+    ({"average": 0.99, "momentum": 0.9}, {"layout": "foreach"}),
+    ({"average": ParameterAverage(0.9, warm_up=True), "params": TWO} | MOST, {"group_mask": True}),
+    ({"average": ParameterAverage(0.0), "params": [HALF, BIAS], "clip_value": 0.5}, {}),
     ({"loss_scale": DynamicLossScale(3.0, 1.7, 0.3, 2), "learning_rate": FromCaller("rate")}, {}),
 ]
 
@@ -214,6 +218,22 @@ def stopped_scale(model):
     where.input[2] = where.input[1]
 
 
+def another_average(model):
+    another_number(model, "Mul", 0.875, 0.75)
+
+
+def average_of_others(model):
+    """The average is of the parameters before the step."""
+    kept = [n for n in model.graph.node if n.output[0].startswith("new") and n.op_type == "Mul"]
+    moved = {node.output[0]: node for node in model.graph.node}
+    where = moved["average.dense.next"]
+    while where.op_type not in ("Add", "Where"):
+        where = moved[where.input[0]]
+    added = where if where.op_type == "Add" else moved[where.input[1]]
+    assert kept
+    moved[added.input[1]].input[0] = constant(model, np.zeros([], np.float32))
+
+
 SKIPS, CLIPS = {"skip_on_overflow": True}, {"clip_norm": 5.0}
 ALL = {"loss_scale": DYNAMIC, "clip_norm": 5.0}
 CHANGES = [
@@ -240,7 +260,12 @@ CHANGES = [
     (never_skipped, SKIPS, "how 'skipped_steps' changes was not recognised"),
     (counted_twice, SKIPS, ", which overflows, expected "),
 ]
-BY_METADATA = (another_floor, another_ceiling, another_interval, another_backoff)
+CHANGES += [
+    (another_average, {"average": 0.875}, "average.dense["),
+    (average_of_others, {"average": 0.875}, "average.dense"),
+    (average_of_others, {"average": 0.875} | SKIPS, "average.dense"),
+]
+BY_METADATA = (another_average, another_floor, another_ceiling, another_interval, another_backoff)
 BY_METADATA += (another_limit, another_element, without_check)
 
 

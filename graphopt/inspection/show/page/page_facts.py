@@ -44,6 +44,8 @@ def _hyperparameters(optimizer: OptimizerFacts) -> dict[str, str]:
     found = {}
     if optimizer.loss_scale is not None:
         found["loss_scale"] = words.loss_scale(optimizer.loss_scale)
+    if optimizer.average is not None:
+        found["average"] = words.average(optimizer.average)
     if optimizer.clip_norm is not None:
         limit = _words.number(optimizer.clip_norm)
         found["clip_norm"] = f"{limit}, of {words.norms(optimizer.clip_norm_per)}"
