@@ -302,7 +302,7 @@ class Session:
         differences = self._graph_itself().differences(stored.graph)
         expected = {v.name: (v.shape, c.dtype) for c in self.graph.carried for v in c.views}
         if strict:
-            problems = checkpoint.misfits(stored.state, expected) + differences
+            problems = differences + checkpoint.misfits(stored.state, expected)
             checkpoint.refuse(path, "does not belong to this graph", problems)
         fitting = {
             name: array
