@@ -15,6 +15,7 @@ from graphopt._words import shown, size
 from graphopt.dtypes import BITS
 from graphopt.soundness.functions import check_functions
 from graphopt.soundness.nodes import places, tensors
+from graphopt.soundness.opsets import check_opsets
 from graphopt.soundness.tensors import check_dimensions, check_tensor
 
 _LONGEST = 4096  # characters of the path of a file
@@ -54,8 +55,9 @@ def check_values(model: onnx.ModelProto) -> None:
 
     Raises:
         ValueError: A tensor has too few or too many bytes, or has them in a file that was not
-            loaded; a function calls itself.
+            loaded; a function calls itself; an opset cannot be.
     """
+    check_opsets(model)
     found = list(places(model))
     if model.functions:
         check_functions(model, found)

@@ -402,7 +402,8 @@ class Session:
 
     def _graph_itself(self) -> Fingerprint:
         if self._fingerprint is None:
-            self._fingerprint = of_model(self.graph.model, self.graph.carried)
+            with about(self.graph):
+                self._fingerprint = of_model(self.graph.model, self.graph.carried)
         return self._fingerprint
 
     def _checked_outputs(self, outputs: Collection[str]) -> list[str]:

@@ -67,7 +67,7 @@ def inspect(
     _check(steps, batch_size, dims)
     wanted = None if target is None else parse_target(target)
     reading = read(model, steps)
-    with about(model):
+    with about(reading.file):
         return _inspected(reading, steps, wanted, batch_size, dims or {})
 
 

@@ -33,7 +33,7 @@ from graphopt.on_device.session_state import GRAPH, Arrangement, from_state, rea
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import Fixed
-from graphopt.soundness.errors import naming
+from graphopt.soundness.errors import about, naming
 
 _VERSION = 1
 _TRAINING = "training_model.onnx"
@@ -179,7 +179,8 @@ def export_on_device(
     )
     # What a function of the user's raises is not about the model.
     with naming(model) if isinstance(loss, str) else nullcontext():
-        forward = with_weights(proto, [p.name for p in optimizer.params])
+        with about(model):
+            forward = with_weights(proto, [p.name for p in optimizer.params])
         _check_outputs(forward, outputs)
         _check_float32({parameter.name: parameter.dtype for parameter in optimizer.params})
         update = native_update(optimizer) if optimizer_model else None
@@ -193,16 +194,19 @@ def export_on_device(
             memory=memory,
         )
         _check_float32({name: array.dtype.name for name, array in built.initial.items()})
-        if update is None:
-            training = with_update(
-                built,
-                optimizer,
-                outputs=outputs,
-                group_mask=group_mask,
-                accumulate=gradient_accumulation,
-            )
-        else:
-            training = with_gradients(built, optimizer, outputs=outputs)
+        with about(model):
+            if update is None:
+                training = with_update(
+                    built,
+                    optimizer,
+                    outputs=outputs,
+                    group_mask=group_mask,
+                    accumulate=gradient_accumulation,
+                )
+            else:
+                training = with_gradients(built, optimizer, outputs=outputs)
+            manifest = replace(Manifest.of(optimizer), loss=built.loss)
+            graph = Fingerprint.of(manifest, forward, frozenset(built.initial), {}).entry
         evaluation = eval_model(
             forward,
             loss,
@@ -212,8 +216,6 @@ def export_on_device(
             outputs=outputs,
         )
     checkpoint = _checkpoint(training, optimizer, own_optimizer=update is not None)
-    manifest = replace(Manifest.of(optimizer), loss=built.loss)
-    graph = Fingerprint.of(manifest, forward, frozenset(built.initial), {}).entry
     checkpoint = replace(checkpoint, properties={**checkpoint.properties, GRAPH: json.dumps(graph)})
     if state is not None:
         values = state if isinstance(state, Mapping) else read_stored(state).state

@@ -61,16 +61,21 @@ def naming(model: Any) -> Iterator[None]:
 
 
 def _name(model: Any) -> str:
+    file = _file(model)
+    return f"'{file}'" if file else ""
+
+
+def _file(model: Any) -> str | None:
     file = next(iter(getattr(model, "files", ())), model)
-    return f"'{os.fspath(file)}'" if isinstance(file, str | os.PathLike) else ""
+    return os.fspath(file) if isinstance(file, str | os.PathLike) else None
 
 
 def _diagnosis(model: Any) -> str | None:
     """What is wrong with a model, looked for where something has failed."""
     proto = getattr(model, "model", model)
     try:
-        if isinstance(model, str | os.PathLike):
-            proto = read_model(Path(model))
+        if (file := _file(model)) is not None:
+            proto = read_model(Path(file))
         if isinstance(proto, onnx.ModelProto):
             check_model(proto)
             onnx.checker.check_model(proto)

@@ -6,6 +6,7 @@ from graphopt._words import shown
 from graphopt.soundness.functions import check_functions
 from graphopt.soundness.names import check_name
 from graphopt.soundness.nodes import Place, check_place, places
+from graphopt.soundness.opsets import check_opsets
 from graphopt.soundness.scopes import check_scopes
 
 
@@ -40,14 +41,7 @@ def _check_head(model: onnx.ModelProto) -> None:
         raise ValueError(f"ir_version: got {model.ir_version}, expected 1 or more")
     if not model.opset_import:
         raise ValueError("it has no opset_import, so what its operators mean is not known")
-    of_functions = (entry for function in model.functions for entry in function.opset_import)
-    for entry in (*model.opset_import, *of_functions):
-        check_name(entry.domain, "a domain in opset_import")
-        if entry.version < 1:
-            raise ValueError(
-                f"opset_import: got version {entry.version} of the domain "
-                f"'{shown(entry.domain)}', expected 1 or more"
-            )
+    check_opsets(model)
     check_name(model.producer_name, "its producer")
     texts = [*model.metadata_props, *model.graph.metadata_props]
     for info in model.training_info:

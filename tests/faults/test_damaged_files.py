@@ -344,3 +344,46 @@ def test_the_tool_damages_as_its_seed_says(trained):
         first, second = (damaged(np.random.default_rng(seed), data) for _ in range(2))
         assert first == second
         assert first != data
+
+
+def without_output(model):
+    node = helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.ones(1)))
+    model.graph.node.insert(0, node)
+
+
+def of_a_bad_opset(model):
+    model.opset_import[0].version = -(2**63)
+
+
+@pytest.mark.parametrize("damage", [without_output, of_a_bad_opset])
+def test_what_has_come_through_export_on_device(damage, cnn, tmp_path):
+    model = copied(cnn)
+    damage(model)
+    optimizer = RMSProp(graphopt.parameters(cnn))
+    for call in (
+        lambda path: graphopt.export_on_device(
+            path, "cross_entropy", optimizer, tmp_path / "device"
+        ),
+        lambda path: graphopt.training_graph(path, "cross_entropy", optimizer),
+    ):
+        with pytest.raises(ValueError, match=r"bad\.onnx") as caught:
+            call(written(tmp_path, model))
+        assert type(caught.value) is ValueError
+
+
+def test_a_command_names_the_file_too(cnn, tmp_path):
+    model = copied(cnn)
+    node = helper.make_node("Constant", [], ["c"], other=1)
+    model.graph.node.insert(0, node)
+    path = written(tmp_path, model)
+    result = run("inspect", path)
+    assert result.exit_code == 1
+    assert "bad.onnx" in result.output.replace("\n", "")
+
+
+def test_a_checkpoint_of_a_graph_whose_model_is_damaged(trained, tmp_path):
+    model = copied(trained)
+    entry("forward", "xx")(model)
+    session = graphopt.Session(written(tmp_path, model))
+    with pytest.raises(ValueError, match=r"bad\.onnx.*'graphopt.forward': Incorrect padding"):
+        session.save_checkpoint(tmp_path / "c")

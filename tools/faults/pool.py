@@ -87,7 +87,9 @@ def _work(pipe: Connection, folder: Path, kind: str) -> None:
             except (ValueError, OSError, FloatingPointError) as error:
                 message = str(error)
                 outcome = "refused" if path.name in message.replace("\n", "") else "unnamed"
-                if type(error) is not ValueError and not isinstance(error, OSError):
+                if isinstance(error, FloatingPointError) or "the state is lost" in message:
+                    outcome = "accepted"  # NaN is not in the file, but what came of it
+                elif type(error) is not ValueError and not isinstance(error, OSError):
                     outcome = f"other {type(error).__name__}"
             except CommandError as error:
                 outcome, message = f"other {error}", str(error)

@@ -32,12 +32,14 @@ class SoundModel:
         training: What it says of training, which onnx_ir leaves out.
         name: The path of its file; of a model in memory, the name of its graph.
         bytes: The size of the file, or of the one that would be written.
+        files: Its file, if it has one.
     """
 
     model: ir.Model
     training: tuple[onnx.TrainingInfoProto, ...]
     name: str
     bytes: int
+    files: tuple[Path, ...] = ()
 
 
 def sound_model(model: Any) -> SoundModel:
@@ -52,10 +54,10 @@ def sound_model(model: Any) -> SoundModel:
     with about(model):
         in_memory = _in_memory(proto)
     if isinstance(model, str | os.PathLike):
-        name, size = os.fspath(model), Path(model).stat().st_size
-    else:
-        name, size = proto.graph.name, size_of(proto)
-    return SoundModel(in_memory, tuple(proto.training_info), name, size)
+        size = Path(model).stat().st_size
+        name, files = os.fspath(model), (Path(model),)
+        return SoundModel(in_memory, tuple(proto.training_info), name, size, files)
+    return SoundModel(in_memory, tuple(proto.training_info), proto.graph.name, size_of(proto))
 
 
 def kind_of(value: ir.Value) -> str:
