@@ -122,3 +122,28 @@ def test_checkpoints(tmp_path):
     assert {(p.kind, *p.where) for p in lacks} == {
         ("missing-tensor", name) for name in ("loss_scale", "loss_scale_steps", "skipped_steps")
     }
+
+
+@pytest.mark.parametrize("layout", ["chunks", "foreach"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {},
+        {"loss_scale": DYNAMIC, "average": 0.9, "clip_norm": 1.0},
+        {"clip_value": 0.5, "loss_scale": FromCaller("loss_scale"), "skip_on_overflow": True},
+    ],
+)
+def test_gradients_of_several_steps(optimizer, layout):
+    """They are read, and verify says that it does not run them."""
+    opt = RMSProp(PARAMETERS, 0.01, **optimizer)
+    graph = graphopt.update_graph(opt, layout=layout, accumulation=3)
+    found = graphopt.inspect(graph)
+    assert found.hazards == ()
+    assert found.optimizer.source == "metadata and graph"
+    kinds = {state.input: state.kind for state in found.state}
+    assert kinds["accumulation_count"] == "counter"
+    assert {"accumulated", "mean_square", "parameter"} <= set(kinds.values())
+    assert "other" not in kinds.values()
+    verified = graphopt.verify(graph)
+    assert not verified.verified
+    assert verified.differences[0].startswith("gradients are added up over several steps")

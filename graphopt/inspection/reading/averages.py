@@ -7,6 +7,7 @@ from graphopt.average import ParameterAverage
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Any, Equals, Fed, Found, Number, OneOf, Op, match
 from graphopt.inspection.reading.writes import Write
+from graphopt.states import MEAN_SQUARE
 
 _OLD, _DECAY = Fed("old"), Any("decay")
 _MOVED = Op("Add", Op("Mul", _OLD, _DECAY), Op("Mul", Any("value"), Op("Sub", Equals(1.0), _DECAY)))
@@ -44,6 +45,7 @@ def averages(carried: Sequence[Write], parameters: Sequence[str], step: Value | 
         parameters: The inputs that hold parameters.
         step: What counts the updates.
     """
+    names = {write.input.name for write in carried}
     by_value = {id(write.new.source): write for write in carried}
     found: dict[str, Write] = {}
     others: list[Value] = []
@@ -58,7 +60,7 @@ def averages(carried: Sequence[Write], parameters: Sequence[str], step: Value | 
         rules.add(rule)
         if of.input.name in parameters:
             found[of.input.name] = write
-        else:
+        elif MEAN_SQUARE.of(of.input.name) not in names:
             others.append(write.input)
     if len(rules) != 1 or not found:
         return Averages()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from graphopt.accumulation import UPDATE_INPUT
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Any, Equals, Number, OneOf, Op, match
 from graphopt.inspection.reading.scaling import terms
@@ -10,6 +11,7 @@ _ENTRY = Op("Gather", Any("mask"), OneOf(Number("entry"), Any("entry")))
 _FINITE = Op("Not", Op("IsNaN", Any("total")))
 # Zero times a number is zero, where that is finite.
 _ZERO = Op("ReduceSum", Op("Mul", Any("gradient"), Equals(0.0)))
+_LAST = Op("Equal", Op("Add", Any("count"), Equals(1.0)), Number("steps"))
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,19 @@ class Condition:
         entry: The index of that entry, if it is a constant.
         finite: Flags that say whether gradients are finite; see `checked`.
         others: What else must be.
+        is_last: Whether it must be the last of several steps.
     """
 
     mask: Value | None = None
     entry: int | None = None
     finite: tuple[Value, ...] = ()
     others: tuple[Value, ...] = ()
+    is_last: bool = False
 
 
 def condition_of(flag: Value) -> Condition:
     """What a bool says."""
-    mask, entry = None, None
+    mask, entry, is_last = None, None, False
     finite: list[Value] = []
     others: list[Value] = []
     for part in _parts(flag):
@@ -40,11 +44,13 @@ def condition_of(flag: Value) -> Condition:
             mask = found.value("mask")
             number = found["entry"]
             entry = int(number) if isinstance(number, float) else None
+        elif match(_LAST, part) is not None or (part.is_input and part.name == UPDATE_INPUT):
+            is_last = True
         elif _is_check(part):
             finite.append(part)
         else:
             others.append(part)
-    return Condition(mask, entry, tuple(finite), tuple(others))
+    return Condition(mask, entry, tuple(finite), tuple(others), is_last)
 
 
 def _parts(flag: Value) -> list[Value]:

@@ -17,7 +17,7 @@ from graphopt.inspection.reading.scaling import UNSCALED
 from graphopt.inspection.reading.trained import Trained, scaled, unchecked
 from graphopt.inspection.reading.update import Update, gradient_of, recognised
 from graphopt.inspection.reading.writes import Write
-from graphopt.states import GLOBAL_STEP, MEAN_SQUARE, OF_PARAMETERS
+from graphopt.states import ACCUMULATION_COUNT, GLOBAL_STEP, MEAN_SQUARE, OF_PARAMETERS
 
 _ADAMW = "com.microsoft::AdamWOptimizer"
 _SGD = "com.microsoft::SGDOptimizerV2"
@@ -61,7 +61,8 @@ def recovered(
         metadata: For the names of parameters that have none in the graph any more.
     """
     step = _step(flow, carried)
-    found = _found(carried, unscales=True)
+    several = accumulates(carried)
+    found = _found(carried, unscales=True, accumulates=several)
     if len({update.number("loss_scale", 1.0) for _, update in found}) > 1:
         # A gradient that ends in a division, by the size of the batch for example.
         found = _found(carried, unscales=False)
@@ -79,9 +80,19 @@ def recovered(
     return None if fused is None else Recovered(fused, (), (), {}, step)
 
 
-def _found(carried: Sequence[Write], *, unscales: bool) -> list[tuple[Write, Update]]:
+def accumulates(carried: Sequence[Write]) -> bool:
+    """Whether gradients are added up over several steps."""
+    return any(write.input.name == ACCUMULATION_COUNT.name for write in carried)
+
+
+def _found(
+    carried: Sequence[Write], *, unscales: bool, accumulates: bool = False
+) -> list[tuple[Write, Update]]:
     """The updates that move the inputs that they are written to."""
-    updates = ((write, recognised(write.new, unscales=unscales)) for write in carried)
+    updates = (
+        (write, recognised(write.new, unscales=unscales, accumulates=accumulates))
+        for write in carried
+    )
     return [(w, update) for w, update in updates if update and update.value("w") is w.input]
 
 

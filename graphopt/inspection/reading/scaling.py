@@ -35,6 +35,20 @@ SCALED: Pattern = OneOf(
 )
 """The gradient, multiplied by a factor of the step and limited, or as it is."""
 
+_SUM = Op(
+    "Add",
+    Op("Mul", Fed("total"), Any("keeps")),
+    Op("Mul", Any("gradient"), OneOf(_INVERSE, Number("inverse_scale"))),
+)
+_TOTAL = OneOf(Op("Where", Any("counts"), _SUM, Fed("total")), _SUM)
+_OF_SEVERAL = OneOf(
+    Op("Mul", _TOTAL, OneOf(Op("Mul", Op("Min", _SHARE, Equals(1.0)), Any("share")), Any("share"))),
+    _TOTAL,
+)
+
+ACCUMULATED: Pattern = OneOf(Op("Clip", _OF_SEVERAL, _LOWEST, Number("clip_value")), _OF_SEVERAL)
+"""The same of the sum of the gradients of several steps."""
+
 _MASKED_SQUARES = Op(
     "Where", Op("Gather", Any("mask"), Number("entry")), Any("squares"), Equals(0.0)
 )

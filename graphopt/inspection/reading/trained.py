@@ -63,8 +63,14 @@ def scaled(
     )
 
 
-def _norms_are_over(trained: Sequence[Trained]) -> str:
-    """What each norm is over: "all", "group", "parameter", or "other" gradients."""
+def _norms_are_over(trained: Sequence[Trained]) -> str | None:
+    """What each norm is over: "all", "group", "parameter", or "other" gradients.
+
+    Returns:
+        None where gradients of several steps are added up, of whole buckets.
+    """
+    if any(parameter.update.has("total") for parameter in trained):
+        return None
     sets = norm_sets(trained)
     if sets is None:
         return "other"

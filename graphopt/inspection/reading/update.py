@@ -26,7 +26,14 @@ from graphopt.inspection.reading.pattern import (
     Pattern,
     match,
 )
-from graphopt.inspection.reading.scaling import SCALED, UNSCALED, Scaling, is_symmetric, scaling
+from graphopt.inspection.reading.scaling import (
+    ACCUMULATED,
+    SCALED,
+    UNSCALED,
+    Scaling,
+    is_symmetric,
+    scaling,
+)
 from graphopt.states import OF_PARAMETERS, State
 
 _W, _LR, _K = Fed("w"), Any("lr"), Any("k")
@@ -68,7 +75,6 @@ def _coupled(g: Pattern) -> Pattern:
     )
 
 
-_DECAYED = OneOf(_coupled(SCALED), SCALED)
 # The last two are what is left where learning rate and weight decay have been multiplied before.
 _BASE = OneOf(
     Marked("decoupled", Op("Sub", _W, Op("Mul", _W, Op("Mul", _LR, _K)))),
@@ -78,10 +84,12 @@ _BASE = OneOf(
 )
 
 
-def _rmsprop(*, unscales: bool) -> Pattern:
+def _rmsprop(*, unscales: bool, accumulates: bool = False) -> Pattern:
     """The new parameters; see `recognised`."""
-    unscaled = Op("Div", _DECAYED, Number("loss_scale"), here=True)
-    g = Named("g", OneOf(unscaled, _DECAYED) if unscales else _DECAYED)
+    scaled = ACCUMULATED if accumulates else SCALED
+    decayed = OneOf(_coupled(scaled), scaled)
+    unscaled = Op("Div", decayed, Number("loss_scale"), here=True)
+    g = Named("g", OneOf(unscaled, decayed) if unscales else decayed)
     rest_g = Op("Mul", Op("Mul", g, Number("rest")), g)
     s1 = Named(
         "s1",
@@ -133,6 +141,7 @@ def _rmsprop(*, unscales: bool) -> Pattern:
 
 
 _RMSPROP = {unscales: _rmsprop(unscales=unscales) for unscales in (True, False)}
+_ACCUMULATING = _rmsprop(unscales=False, accumulates=True)
 
 # Stochastic gradient descent written out in operators; momentum as in PyTorch.
 _PLAIN = OneOf(_coupled(_RAW), _RAW)
@@ -212,18 +221,19 @@ class Gradient:
     scaling: Scaling = UNSCALED
 
 
-def recognised(new: Value, *, unscales: bool = True) -> Update | None:
+def recognised(new: Value, *, unscales: bool = True, accumulates: bool = False) -> Update | None:
     """The update that computes these new parameters, if it is one that is known.
 
     Args:
         new: The new parameters.
         unscales: Whether a gradient that is divided by a number is one with a loss scale.
+        accumulates: Whether it is an update by the gradients of several steps.
     """
     value, enabled, kept = _unmasked(new)
     operation = value.source.operation
     if operation is None or operation.op_type not in ("Add", "Sub"):
         return None
-    found = match(_RMSPROP[unscales], value)
+    found = match(_ACCUMULATING if accumulates else _RMSPROP[unscales], value)
     name = "RMSProp"
     if found is None or not _is_consistent(found):
         found, name = match(_SGD, value), "SGD"

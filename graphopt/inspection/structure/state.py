@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from graphopt import in_place
+from graphopt import in_place, states
 from graphopt.carried import Carried
 from graphopt.inspection.facts import StateFacts
 from graphopt.inspection.reading.dataflow import Value
@@ -15,7 +15,14 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.reading.writes import Write
 from graphopt.on_device.tensor_names import ACCUMULATED
-from graphopt.states import AVERAGE, COUNTERS, GLOBAL_STEP, LOSS_SCALE, STATISTIC
+from graphopt.states import (
+    ACCUMULATION_COUNT,
+    AVERAGE,
+    COUNTERS,
+    GLOBAL_STEP,
+    LOSS_SCALE,
+    STATISTIC,
+)
 
 _AVERAGE = average(Any("old"), Any("new"))
 
@@ -66,12 +73,15 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
         kinds[id(write.input)] = AVERAGE.name
     for update in nodes.updates.values():
         kinds[id(update.value("w"))] = "parameter"
+        kinds[id(update.value("total"))] = states.ACCUMULATED.name
         kinds |= {id(old): state.name for state, old, _ in update.states()}
     return kinds
 
 
 def _other_kind(write: Write) -> str:
     value = write.input
+    if value.name == ACCUMULATION_COUNT.name:
+        return "counter"
     if value.name in COUNTERS - {GLOBAL_STEP.name}:
         return "other"  # it does not count what it should
     if value.name in {GLOBAL_STEP.name, ACCUMULATED} or _is_counter(value):

@@ -9,7 +9,7 @@ from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import read
-from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.recovered import Recovered, accumulates
 from graphopt.inspection.verification.claims import contradictions
 from graphopt.inspection.verification.graph_update import GraphUpdate
 from graphopt.inspection.verification.runnable import NotRunError
@@ -107,6 +107,8 @@ def verify(
     nodes, said, optimizer = reading.recovered, reading.described, reading.merged
     words = in_words(optimizer.optimizer)
     reason = _why_not(nodes, reading.buffers)
+    if accumulates(reading.carried):
+        reason = "gradients are added up over several steps, which is not run: nothing was compared"
     if reason is not None or nodes is None:
         return Verification(words, verified=False, differences=(reason or "",))
     found = Compared()
