@@ -1,10 +1,11 @@
 """What training steps hold, and how long they take: ``python -m tools.bench.footprint``.
 
 With words as arguments, the networks that are called so; ``--memory low`` measures graphs that were
-built with it, ``--kept FOLDER`` keeps exported networks. Each measurement runs in a process of its
+built with it, ``--kept FOLDER`` keeps exported networks, ``--json FILE`` writes what has been
+measured, ``--rounds`` says how often each has a turn. Each measurement runs in a process of its
 own, and counts what is resident beyond what was, with all libraries loaded: a graph is built in
 one process, runs in another, and PyTorch trains in a third. The last two take turns where times
-are taken.
+are taken. A network that fails does not lose the others.
 """
 
 import argparse
@@ -59,6 +60,25 @@ class Footprint:
     step: float
     torch_step: float
 
+    def records(self) -> list[dict[str, Any]]:
+        """A record of graphopt and one of PyTorch, as in ``results.json``, with the memory."""
+        measured = {
+            "graphopt": (self.step, self.peak),
+            "pytorch": (self.torch_step, self.torch_peak),
+        }
+        return [
+            {
+                "case": f"step/{self.network}",
+                "contender": contender,
+                "median_ms": round(step, 4),
+                "threads": _THREADS,
+                "ratio": round(self.step / step, 3),
+                "peak_mib": round(peak, 1),
+                "memory_ratio": round(self.peak / peak, 3),
+            }
+            for contender, (step, peak) in measured.items()
+        ]
+
     def line(self) -> str:
         """For people, ratios first."""
         both = self.file + self.state
@@ -112,17 +132,22 @@ def main() -> int:
     parser.add_argument("--memory", default="fast")
     parser.add_argument("--kept", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    failed = 0
+    failed, records = 0, []
     with tempfile.TemporaryDirectory() as folder:
         kept = asked.kept or Path(folder)
         for network in asked.networks:
             try:
-                line = footprint(network, asked.memory, kept, asked.rounds).line()
+                measured = footprint(network, asked.memory, kept, asked.rounds)
             except (RuntimeError, OSError) as error:
                 failed += 1
-                line = f"{network:20} {error}"
-            print(line, flush=True)
+                print(f"{network:20} {error}", flush=True)
+                continue
+            print(measured.line(), flush=True)
+            records += measured.records()
+            if asked.json:
+                asked.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     return failed
 
 
