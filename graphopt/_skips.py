@@ -38,13 +38,14 @@ class Skips:
         """Whether anybody asks."""
         return self._limit is not None
 
-    def see(self, skipped: int) -> None:
-        """Look at the number of skipped steps after each step.
+    def see(self, before: int, skipped: int) -> None:
+        """Look at the number of skipped steps before and after each step.
 
         Raises:
             FloatingPointError: There were too many in a row.
         """
-        self._in_a_row = self._in_a_row + 1 if skipped == self._before + 1 else 0
+        goes_on = before == self._before  # otherwise, another state has been loaded
+        self._in_a_row = (self._in_a_row * goes_on + 1) * (skipped > before)
         self._before = skipped
         if self._limit is not None and self._in_a_row >= self._limit:
             in_a_row, self._in_a_row = self._in_a_row, 0

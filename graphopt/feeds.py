@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from graphopt.dtypes import dtype_of
+from graphopt.loss_scale import SMALLEST
 from graphopt.operators.labels import ClassLabels
 
 
@@ -169,13 +170,13 @@ def check_rate(name: str, array: np.ndarray) -> None:
 
 
 def check_scale(name: str, array: np.ndarray) -> None:
-    """Refuse a loss scale that is fed and is NaN, infinite or not above zero.
+    """Refuse a loss scale that is fed and is NaN, infinite or no normal number above zero.
 
     Raises:
         ValueError: It is.
     """
-    if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(f"feed '{name}': got {array}, expected a finite number > 0")
+    if not (np.isfinite(array).all() and (array >= SMALLEST).all()):
+        raise ValueError(f"feed '{name}': got {array}, expected a finite number >= {SMALLEST}")
 
 
 def in_native_byte_order(array: np.ndarray) -> np.ndarray:

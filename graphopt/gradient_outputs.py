@@ -54,10 +54,11 @@ def report_gradients(
         if scale != 1 and gradient.name == name:
             gradient.name = op.fresh_name(f"{name}/scaled")
             op.release_name(name)
-        if not isinstance(scale, float):
-            gradient = op.Div(gradient, op.CastLike(input_of(op, scale), gradient))
-        elif scale != 1:
-            gradient = op.Div(gradient, np.array(scale, parameter.dtype))
+        dtype = ir.DataType.from_numpy(np.dtype(parameter.dtype))
+        if scale != 1:  # in float32: another dtype may not hold the scale
+            divisor = np.float32(scale) if isinstance(scale, float) else input_of(op, scale)
+            wide = op.Cast(gradient, to=ir.DataType.FLOAT)
+            gradient = op.Cast(op.Div(wide, divisor), to=dtype)
         reported = op.output(gradient, name)
-        reported.dtype = ir.DataType.from_numpy(np.dtype(parameter.dtype))
+        reported.dtype = dtype
         reported.shape = ir.Shape(parameter.shape)

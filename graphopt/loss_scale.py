@@ -11,7 +11,9 @@ from graphopt.builder import GraphBuilder
 from graphopt.schedules import FromCaller
 from graphopt.states import LOSS_SCALE
 
-_SMALLEST = 1.1754943508222875e-38  # the smallest normal float32
+SMALLEST = 1.1754943508222875e-38
+"""The smallest normal float32, of which 1 / SMALLEST is finite."""
+_OURS = "graphopt.loss_scale"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class DynamicLossScale:
         growth_factor: A number > 1.
         backoff_factor: A number > 0 and < 1.
         growth_interval: An int >= 1.
-        floor: A number >= 0: the scale never becomes smaller.
+        floor: A number >= 0: the scale never becomes smaller, nor than the smallest normal float32,
+            below which one divided by it is infinite.
         ceiling: A number >= ``initial``: it never becomes larger; None: there is none.
 
     Raises:
@@ -59,7 +62,7 @@ class DynamicLossScale:
     growth_factor: float = 2.0
     backoff_factor: float = 0.5
     growth_interval: int = 2000
-    floor: float = 0.0
+    floor: float = SMALLEST
     ceiling: float | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class DynamicLossScale:
             raise ValueError(f"growth_factor: got {self.growth_factor}, expected a number > 1")
         if self.backoff_factor >= 1:
             raise ValueError(f"backoff_factor: got {self.backoff_factor}, expected a number < 1")
+        object.__setattr__(self, "floor", max(float(self.floor), SMALLEST))
         if self.floor > self.initial:
             raise ValueError(
                 f"floor: got {self.floor}, expected at most initial, which is {self.initial}"
@@ -126,8 +130,8 @@ class DynamicLossScale:
 
         It tests its counter before it counts, and so grows one step later.
         """
-        highest, lowest = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
-        return cls(growth_interval=growth_interval + 1, floor=lowest, ceiling=highest)
+        highest = float(np.finfo(np.float32).max)
+        return cls(growth_interval=growth_interval + 1, ceiling=highest)
 
     def after(self, scale: float, steps: int, *, finite: bool) -> tuple[float, int]:
         """The scale and the steps since it last changed, after a step.
@@ -160,9 +164,8 @@ class DynamicLossScale:
             steps: An int64 scalar.
             finite: A bool scalar.
         """
-        backed = op.Mul(scale, np.float32(self.backoff_factor))
-        if self.floor:
-            backed = op.Max(backed, np.float32(self.floor))
+        smaller = op.Mul(scale, np.float32(self.backoff_factor))
+        backed = op.Max(smaller, np.float32(self.floor))
         counted = op.Add(steps, 1)
         full = op.Equal(counted, self.growth_interval)
         grown = op.Mul(scale, np.float32(self.growth_factor))
@@ -203,10 +206,9 @@ def checked_loss_scale(value: Any) -> LossScale:
 
 def _checked(name: str, value: Any) -> float:
     checked = _checks.above_zero(name, value)
-    if checked < _SMALLEST:
+    if checked < SMALLEST:
         raise ValueError(
-            f"{name}: got {checked}, expected at least {_SMALLEST}, "
-            "below which float32 loses digits"
+            f"{name}: got {checked}, expected at least {SMALLEST}, below which float32 loses digits"
         )
     return checked
 
@@ -215,8 +217,12 @@ def input_of(op: GraphBuilder, scale: DynamicLossScale | FromCaller) -> ir.Value
     """The input of the graph that holds a loss scale, the same wherever it is read."""
     if isinstance(scale, FromCaller):
         return scale.input_of(op)
-    held = (value for value in op.graph.inputs if value.name == LOSS_SCALE.name)
-    return next(held, None) or op.input(LOSS_SCALE.name, LOSS_SCALE.dtype, [])
+    for value in op.graph.inputs:
+        if value.name == LOSS_SCALE.name and _OURS in value.meta:
+            return value
+    value = op.input(LOSS_SCALE.name, LOSS_SCALE.dtype, [])
+    value.meta[_OURS] = True
+    return value
 
 
 def scaled(op: GraphBuilder, loss: ir.Value, scale: LossScale) -> ir.Value:

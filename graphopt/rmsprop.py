@@ -201,6 +201,11 @@ class RMSProp:
             for parameter in group.params
         }
         for rule in rules.values():
+            if self.loss_scale in (rule.learning_rate, rule.weight_decay):
+                raise ValueError(
+                    f"loss_scale: got {self.loss_scale}, which a learning rate or weight decay is "
+                    "too; give it another name"
+                )
             if isinstance(rule.weight_decay, Fixed):
                 factor = rule.weight_decay.constant * self.carried_loss_scale
                 _checks.in_float32("weight_decay * loss_scale", factor)

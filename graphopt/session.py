@@ -25,7 +25,7 @@ from graphopt.inference import inference_model
 from graphopt.large_models import save_model
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
-from graphopt.states import SKIPPED_STEPS, averages
+from graphopt.states import SKIPPED_STEPS, averages, first_averages
 
 
 class Session:
@@ -187,6 +187,7 @@ class Session:
             self._settle()
             self._check_steps()
             reserved = self._io.reserve(names)
+            skipped = self._skipped() if self._skips.are_limited else 0
             try:
                 if self._captures:
                     self._capture(values)
@@ -198,7 +199,7 @@ class Session:
             except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
                 raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
             if self._skips.are_limited:
-                self._skips.see(int(self._values[SKIPPED_STEPS.name].numpy()))
+                self._skips.see(skipped, self._skipped())
             try:
                 return self._io.read(names, reserved)
             except MemoryError as error:
@@ -316,6 +317,7 @@ class Session:
             differences=tuple(differences),
         )
         del stored
+        fitting |= first_averages(fitting, report.kept)
         with self._exclusively():
             self._settle()
             self._io.wait()
@@ -389,6 +391,9 @@ class Session:
     def _step(self) -> int:
         """The number of steps that have been taken, as the state has it."""
         return self._state.step
+
+    def _skipped(self) -> int:
+        return int(self._values[SKIPPED_STEPS.name].numpy())
 
     def _settle(self) -> None:
         self._state.settle(self._io, self._binding)

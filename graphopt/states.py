@@ -4,7 +4,7 @@ Whoever handles state takes it from here: the update, checkpoints, on-device fil
 profiling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -167,3 +167,13 @@ def averages(state: Mapping[str, Any]) -> dict[str, Any]:
             "average=graphopt.ParameterAverage(0.999)"
         )
     return found
+
+
+def first_averages(state: Mapping[str, Any], lacking: Iterable[str]) -> dict[str, Any]:
+    """The averages that a state lacks, which start as what they are of."""
+    kinds = ((name, *split(name)) for name in lacking)
+    return {
+        name: state[of].astype(AVERAGE.dtype)
+        for name, kind, of in kinds
+        if kind == AVERAGE.name and of in state
+    }

@@ -1,6 +1,7 @@
 """Gradients as outputs of a training graph: without the loss scale, before anything else."""
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
@@ -82,3 +83,20 @@ WRONG = {
 def test_wrong_arguments(outputs, kind, message):
     with pytest.raises(kind, match=message):
         graph(outputs)
+
+
+@pytest.mark.parametrize("scale", [1e5, DynamicLossScale(1e5)], ids=["number", "dynamic"])
+def test_half_precision_need_not_hold_the_scale(scale):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (float[N,2] x) => (float[N,1] y)
+        <float16[2,1] w = {1, 2}> { v = Cast<to = 1>(w) y = MatMul(x, v) }"""
+    )
+    opt = RMSProp(graphopt.parameters(model), 1e-3, loss_scale=scale)
+    made = graphopt.training_graph(model, "mse", opt, gradient_outputs=True)
+    x = np.array([[1e-3, 2e-3]], np.float32)
+    y = np.array([[-0.1]], np.float32)
+    got = Session(made).step({"x": x, "labels": y})["w_grad"]
+    w = Session(made).state["w"].astype(np.float32)
+    wanted = 2 * (x @ w - y) * x.T
+    assert got.dtype == np.float16
+    np.testing.assert_allclose(got, wanted, rtol=2e-3)

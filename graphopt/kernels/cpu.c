@@ -46,8 +46,14 @@ ALWAYS_INLINE void limit_gradients(const float *g, float *limited, float factor,
   }
 }
 
+/* Where a is 0, x does not count, whatever it is. */
 ALWAYS_INLINE void add_weighted(const float *x, const float *y, float *sum, float a, float b,
                                 size_t n) {
+  if (a == 0.0f) {
+    INDEPENDENT
+    for (size_t i = 0; i < n; i++) sum[i] = 0.0f + y[i] * b;
+    return;
+  }
   INDEPENDENT
   for (size_t i = 0; i < n; i++) sum[i] = x[i] * a + y[i] * b;
 }

@@ -18,12 +18,14 @@ class Accumulator:
 
     Attributes:
         is_last: Whether the step is the last before an update, a bool scalar.
+        is_sound: Whether the sums of finite gradients are finite too; None where nobody asks.
         share: What the sum is multiplied by in an update, a float32 scalar.
     """
 
     def __init__(self, op: GraphBuilder, rule: Accumulation) -> None:
         """Append the scalars."""
         self._op = op
+        self.is_sound: ir.Value | None = None
         self._steps = op.input(ACCUMULATION_COUNT.name, ACCUMULATION_COUNT.dtype, [])
         self._counted = op.Add(self._steps, 1)
         self._keeps = op.Cast(op.Greater(self._steps, 0), to=ir.DataType.FLOAT)
@@ -59,13 +61,19 @@ class Accumulator:
             return functions.call(self._op, "WeightedSum", *operands)
         return functions.call(self._op, "WeightedSumMask", *operands, finite)
 
-    def count(self, updated: ir.Value, seen: ir.Value) -> tuple[ir.Value, ir.Value]:
+    @property
+    def applies(self) -> ir.Value:
+        """Whether the sums are applied, if the step counts."""
+        if self.is_sound is None:
+            return self.is_last
+        return self._op.And(self.is_last, self.is_sound)
+
+    def count(self, seen: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The number of steps that have been added up, before and after this one.
 
         Args:
-            updated: Whether the step was an update, which is not known before the gate opens.
-            seen: Whether its gradients count.
+            seen: Whether its gradients count, which is not known before the gate opens.
         """
         op = self._op
-        added = op.Where(seen, self._counted, self._steps)
-        return self._steps, op.Where(updated, np.int64(0), added)
+        added = op.Where(self.is_last, np.int64(0), self._counted)
+        return self._steps, op.Where(seen, added, self._steps)

@@ -39,7 +39,7 @@ def count_step(
     """
     done = gate.opened()
     seen = done if finite is None else op.And(done, finite)
-    updated = seen if accumulator is None else op.And(seen, accumulator.is_last)
+    updated = seen if accumulator is None else op.And(seen, accumulator.applies)
     flag = op.output(updated, "updated")
     flag.dtype, flag.shape = ir.DataType.BOOL, ir.Shape([])
     if finite is None and accumulator is None:
@@ -47,7 +47,7 @@ def count_step(
         return
     yield GLOBAL_STEP, global_step, op.Add(global_step, _as_count(op, updated))
     if accumulator is not None:
-        yield ACCUMULATION_COUNT, *accumulator.count(updated, seen)
+        yield ACCUMULATION_COUNT, *accumulator.count(seen)
     if (rule := optimizer.dynamic_loss_scale) is not None:
         scale = input_of(op, rule)
         steps = op.input(LOSS_SCALE_STEPS.name, LOSS_SCALE_STEPS.dtype, [])
@@ -56,7 +56,10 @@ def count_step(
         yield LOSS_SCALE_STEPS, steps, new_steps
     if finite is not None:
         skipped = op.input(SKIPPED_STEPS.name, SKIPPED_STEPS.dtype, [])
-        yield SKIPPED_STEPS, skipped, op.Add(skipped, _as_count(op, op.Not(seen)))
+        is_good = seen
+        if accumulator is not None:
+            is_good = op.Or(updated, op.And(seen, op.Not(accumulator.is_last)))
+        yield SKIPPED_STEPS, skipped, op.Add(skipped, _as_count(op, op.Not(is_good)))
 
 
 def _as_count(op: GraphBuilder, flag: ir.Value) -> ir.Value:

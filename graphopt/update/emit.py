@@ -212,7 +212,13 @@ class _Appender:
                     gate.wait_for(new)
                 carried.append(self._carry(old, new, views, initial=0.0))
                 totals.append(new)
-        return carried, self._applied(buckets, totals)
+        applied = self._applied(buckets, totals)
+        if self.scale.finite is not None:
+            sound = functions.all_finite(self.op, totals)
+            if self.scale.norm is not None:
+                sound = self.op.And(sound, self.op.Not(self.op.IsInf(self.scale.norm)))
+            self.accumulator.is_sound = sound
+        return carried, applied
 
     def _applied(self, buckets: Sequence[Bucket], totals: Sequence[ir.Value]) -> list[ir.Value]:
         """Sums of gradients, after what is done with each parameter's alone."""
@@ -329,8 +335,8 @@ class _Appender:
             assert on is not None
             return on
         if group not in self.on:
-            last = self.accumulator.is_last
-            self.on[group] = last if on is None else self.op.And(on, last)
+            applies = self.accumulator.applies
+            self.on[group] = applies if on is None else self.op.And(on, applies)
         return self.on[group]
 
     def _counts(self, group: int | None) -> ir.Value | None:

@@ -46,6 +46,7 @@ class GradientScale:
         self._op = op
         self._optimizer = optimizer
         self._mask = mask
+        self._adds_up = share is not None
         self._of_group: dict[int, ir.Value] = {}
         self._of_parameter: dict[str, ir.Value] = {}
         self.finite: ir.Value | None = None
@@ -102,6 +103,9 @@ class GradientScale:
                 for group, square in of_groups.items()
             }
         self.norm = self._norm(of_groups.values())
+        if self.finite is not None and not self._adds_up:
+            # The squares overflow before the gradients do: a smaller loss scale helps against both.
+            self.finite = op.And(self.finite, op.Not(op.IsInf(self.norm)))
         if optimizer.clip_norm_per == "group":
             for group, square in of_groups.items():
                 self._of_group[group] = self._limited(limit, self._norm([square]))

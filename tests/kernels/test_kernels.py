@@ -199,12 +199,12 @@ def test_weighted_sum(masked, threads):
     """That of the body, bit for bit, also in the memory of the first input."""
     name = "WeightedSum" if masked is None else "WeightedSumMask"
     inputs = ["x", "y", "a", "b", *([] if masked is None else ["on"])]
-    for size in (0, 1, 1025, 100001):
+    for size, a in itertools.product((0, 1, 1025, 100001), (0.9, 0.0)):
         proto = stages(
             name, inputs, {n: [size] if n in "xy" else [] for n in inputs}, ["sum"], [size]
         )
         arrays = {n: feeds(proto, 3, special=True)[n] for n in ("x", "y")}
-        arrays |= {"a": np.array(0.9, np.float32), "b": np.array(0.1, np.float32)}
+        arrays |= {"a": np.array(a, np.float32), "b": np.array(0.1, np.float32)}
         if masked is not None:
             arrays["on"] = np.array(masked)
         expected = run(runtime_session(proto, options()), arrays)["sum"]

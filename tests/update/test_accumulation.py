@@ -226,3 +226,48 @@ def test_wrong_arguments(value, kind, message):
 def test_wrong_reduction():
     with pytest.raises(ValueError, match="reduction: got 'max'"):
         Accumulation(2, "max")
+
+
+def one(**settings):
+    parameters = [Parameter("a", (2,)), Parameter("b", (2,))]
+    groups = [{"params": [parameter]} for parameter in parameters]
+    initial = {p.name: np.ones(2, np.float32) for p in parameters}
+    return RMSProp(groups, 0.01, **settings), initial
+
+
+def of_both(a, b):
+    return {"a_grad": np.array(a, np.float32), "b_grad": np.array(b, np.float32)}
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "bodies"])
+def test_a_sum_of_none_begins_anew(kernels):
+    """Whatever was added up before: of a group that was not updated, or that was clipped."""
+    opt, initial = one()
+    graph = update_graph(opt, group_mask=True, accumulation=2)
+    session = Session(graph, initial, kernels=kernels)
+    mask = {"group_mask": np.array([True, False])}
+    for b in ([np.inf, np.nan], [1, 1]):
+        session.step(of_both([1, 1], b) | mask)
+    np.testing.assert_array_equal(session.state["b"], 1)
+    for _ in range(2):
+        session.step(of_both([1, 1], [1, 1]))
+    assert np.isfinite(session.state["b"]).all()
+    assert (session.state["b"] != 1).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}], ids=["plain", "norm"])
+def test_a_sum_that_overflows_is_not_applied(layout, clip):
+    opt, initial = one(skip_on_overflow=True, **clip)
+    session = Session(update_graph(opt, accumulation=2, layout=layout), initial)
+    for _ in range(2):
+        assert not session.step(of_both([1, 1], [3e38, 1]))["updated"]
+    state = session.state
+    assert (state["skipped_steps"], state["global_step"], state["accumulation_count"]) == (1, 0, 0)
+    np.testing.assert_array_equal(state["a"], 1)
+    np.testing.assert_array_equal(state["mean_square.b"], 1)
+    assert [bool(session.step(of_both([1, 1], [1, 1]))["updated"]) for _ in range(2)] == [
+        False,
+        True,
+    ]
+    assert np.isfinite(session.state["b"]).all()

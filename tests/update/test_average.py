@@ -200,3 +200,14 @@ WRONG = {
 def test_wrong_arguments(value, kind, message):
     with pytest.raises(kind, match=message):
         RMSProp(PARAMETERS, average=value)
+
+
+def test_an_average_that_a_checkpoint_lacks_starts_as_the_parameter(tmp_path):
+    path = tmp_path / "c.safetensors"
+    session = Session(update_graph(RMSProp(PARAMETERS, 0.1)), start())
+    session.step(feeds(np.random.default_rng(0)))
+    session.save_checkpoint(path)
+    other = Session(update_graph(RMSProp(PARAMETERS, 0.1, average=0.9)), start())
+    assert "average.a" in other.load_checkpoint(path, strict=False).kept
+    for p in PARAMETERS:
+        np.testing.assert_array_equal(other.state[f"average.{p.name}"], session.state[p.name])

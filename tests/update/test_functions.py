@@ -623,6 +623,12 @@ def test_weighted_sum_with_a_mask(on):
     assert_bits(got, x * a + y * b if on else x, "masked sum")
 
 
+def test_weighted_sum_begins_anew():
+    x, y = np.array([1, np.inf, np.nan], np.float32), np.full(3, 2, np.float32)
+    zero, b = np.array(0, np.float32), np.array(0.5, np.float32)
+    np.testing.assert_array_equal(run("WeightedSum", [x, y, zero, b]), [1, 1, 1])
+
+
 @pytest.mark.parametrize("bad", [None, np.inf, -np.inf, np.nan], ids=str)
 @pytest.mark.parametrize("shapes", [[()], [(3, 4), (0,), (5,)]], ids=str)
 def test_all_finite(bad, shapes):

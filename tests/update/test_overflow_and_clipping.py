@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
@@ -278,11 +279,74 @@ class TestManySkips:
             Session(graph, {"scalar": np.array(1, np.float32)}, max_skips=3)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-40, np.nan, np.inf])
 def test_a_fed_scale_that_is_none(scale):
     opt = RMSProp(PARAMETERS[3:], loss_scale=schedules.FromCaller("loss_scale"))
     session = Session(update_graph(opt), {"scalar": np.array(1, np.float32)})
     feeds = {"scalar_grad": np.array(1, np.float32), "loss_scale": np.array(scale, np.float32)}
-    with pytest.raises(ValueError, match=r"feed 'loss_scale': got .* expected a finite number > 0"):
+    with pytest.raises(ValueError, match=r"feed 'loss_scale': got .* expected a finite number >= "):
         session.step(feeds)
     assert session.state["scalar"] == 1
+
+
+def scalar_session(**settings):
+    opt = RMSProp(PARAMETERS[3:], 0.1, **settings)
+    return Session(update_graph(opt), {"scalar": np.array(1, np.float32)})
+
+
+def test_a_scale_stays_a_number_that_divides():
+    """After more overflows than float32 has exponents, a good step is a good step."""
+    session = scalar_session(loss_scale=DynamicLossScale(growth_interval=1))
+    for _ in range(200):
+        session.step({"scalar_grad": np.array(np.nan, np.float32)})
+    scale = session.state["loss_scale"]
+    assert np.isfinite(1 / scale)
+    assert session.step({"scalar_grad": np.array(scale, np.float32)})["updated"]
+    assert np.isfinite(session.state["scalar"])
+    assert session.state["loss_scale"] == 2 * scale
+
+
+def test_a_norm_that_overflows_is_an_overflow():
+    """The squares overflow before the gradients do; clipped to zero, they would train nothing."""
+    session = scalar_session(loss_scale=DynamicLossScale(2.0**66), clip_norm=1.0)
+    assert not session.step({"scalar_grad": np.array(2.0**66, np.float32)})["updated"]
+    scale = float(session.state["loss_scale"])
+    assert scale == 2.0**65
+    for _ in range(3):
+        scale = float(session.state["loss_scale"])
+        session.step({"scalar_grad": np.array(scale, np.float32)})
+    assert session.state["global_step"] > 0
+    assert session.state["scalar"] != 1
+
+
+def test_skips_before_a_checkpoint_do_not_count(tmp_path):
+    path = tmp_path / "c.safetensors"
+    bad, good = ({"scalar_grad": np.array(value, np.float32)} for value in (np.nan, 1))
+    session = scalar_session(skip_on_overflow=True)
+    session.step(bad)
+    session.save_checkpoint(path)
+    opt = RMSProp(PARAMETERS[3:], 0.1, skip_on_overflow=True)
+    other = Session(update_graph(opt), {"scalar": np.array(1, np.float32)}, max_skips=2)
+    other.step(bad)
+    other.load_checkpoint(path)
+    assert other.step(good)["updated"]
+    assert not other.step(bad)["updated"]
+
+
+@pytest.mark.any_runtime
+def test_an_input_of_the_model_is_not_taken_for_the_scale():
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,2] x, float loss_scale) => (float[N,1] y)
+        <float[2,1] w = {1, 2}> { z = MatMul(x, w) y = Mul(z, loss_scale) }"""
+    )
+    opt = RMSProp(graphopt.parameters(model), loss_scale=DynamicLossScale())
+    with pytest.raises(ValueError, match="has a value named 'loss_scale' already"):
+        graphopt.training_graph(model, "mse", opt)
+
+
+@pytest.mark.any_runtime
+def test_one_input_is_not_both_rate_and_scale():
+    fed = schedules.FromCaller("r")
+    with pytest.raises(ValueError, match=r"loss_scale: got .* give it another name"):
+        RMSProp(PARAMETERS, fed, loss_scale=fed)
