@@ -170,6 +170,12 @@ def training_graph(
             memory=memory != "fast",
         )
         with about(model):
+            if optimizer.dynamic_loss_scale is not None:
+                raise ValueError(
+                    f"loss_scale: got {optimizer.loss_scale}, but with gradients=... the model "
+                    "computes its gradients itself, which do not carry it; leave it out, or let "
+                    "graphopt build the gradients"
+                )
             built = _given(model, loss, optimizer, gradients)
     with about(model):
         computed = built.gradients

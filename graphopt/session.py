@@ -356,7 +356,14 @@ class Session:
         _checks.boolean("average", average)
         state = self._sound_state(force=force)
         if average:
-            state |= averages(state)
+            # Averages alone start as another value does.
+            held = (
+                v
+                for value in self.graph.carried
+                if isinstance(value.initial, str)
+                for v in value.views
+            )
+            state |= averages(state, [view.name for view in held])
         model = self.graph.forward(state)
         save_model(model if training else inference_model(model), path)
 

@@ -149,18 +149,14 @@ def split(name: str) -> tuple[str, str]:
     return (kind, parameter) if parameter and kind in NAMES else ("", name)
 
 
-def averages(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The averages in a state, each under the name of what it is of, in the dtype of that.
+def averages(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The averages of these names, each under that of what it is of, in the dtype of that.
 
     Raises:
         ValueError: There are none.
     """
-    kinds = {name: split(name) for name in state}
-    found = {
-        of: state[name].astype(state[of].dtype)
-        for name, (kind, of) in kinds.items()
-        if kind == AVERAGE.name and of in state
-    }
+    pairs = ((name, split(name)[1]) for name in names)
+    found = {of: state[name].astype(state[of].dtype) for name, of in pairs}
     if not found:
         raise ValueError(
             "average: got True, but the training graph carries none; build the optimizer with "

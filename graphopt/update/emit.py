@@ -75,8 +75,9 @@ def append_update(
     rules = zip(optimizer.params, optimizer.rules, strict=True)
     planned = plan(rules, layout, provider, stored=initial or ())
     with op.named("update"):
-        update = _Appender(op, optimizer, parameters, gradients, initial or {}, group_mask)
-        return update.append(planned, statistics)
+        moved = list(statistics)
+        update = _Appender(op, optimizer, parameters, gradients, initial or {}, group_mask, moved)
+        return update.append(planned)
 
 
 class _Appender:
@@ -88,8 +89,10 @@ class _Appender:
         gradients: Mapping[str, ir.Value],
         initial: Mapping[str, Array],
         group_mask: bool,
+        statistics: Sequence[tuple[RunningStatistic, ir.Value]],
     ) -> None:
         self.op = op
+        self.statistics = statistics
         self.optimizer = optimizer
         self.gradients = dict(gradients)
         self.initial = initial
@@ -117,9 +120,7 @@ class _Appender:
         self.counts: dict[int | None, ir.Value | None] = {}
         self.scale = self._gradient_scale()
 
-    def append(
-        self, layout: Layout, statistics: Iterable[tuple[RunningStatistic, ir.Value]]
-    ) -> AppendedUpdate:
+    def append(self, layout: Layout) -> AppendedUpdate:
         op = self.op
         rules = self.optimizer.rules
         used = (s for rule in rules for s in (rule.learning_rate, rule.weight_decay))
@@ -141,7 +142,7 @@ class _Appender:
         if self.scale.norm is not None:
             norm = op.output(self.scale.norm, "gradient_norm")
             norm.dtype, norm.shape = ir.DataType.FLOAT, ir.Shape([])
-        carried += self._update_statistics(list(statistics), gate)
+        carried += self._update_statistics(self.statistics, gate)
         counted = count_step(
             op, self.optimizer, gate, self.global_step, self.scale.finite, self.accumulator
         )
@@ -160,7 +161,15 @@ class _Appender:
                 gradients[p.name] = self._float32(gradients[p.name], p.dtype)
         self.wide_gradients = gradients
         share = None if self.accumulator is None else self.accumulator.share
-        return GradientScale(self.op, optimizer, gradients.values(), self.mask, share)
+        # A statistic of the batch may overflow where no gradient does.
+        batch = [self._wide(value) for _, value in self.statistics]
+        checked = [*gradients.values(), *(batch if optimizer.skip_on_overflow else [])]
+        return GradientScale(self.op, optimizer, checked, self.mask, share)
+
+    def _wide(self, value: ir.Value) -> ir.Value:
+        """A value of any dtype in float32."""
+        is_wide = value.dtype in (None, ir.DataType.FLOAT)
+        return value if is_wide else self.op.Cast(value, to=ir.DataType.FLOAT)
 
     def _limit_norms(self, gradients: Mapping[str, ir.Value]) -> None:
         """Find the norms of gradients, by parameter; each is scaled where it has one of its own."""

@@ -211,3 +211,30 @@ def test_an_average_that_a_checkpoint_lacks_starts_as_the_parameter(tmp_path):
     assert "average.a" in other.load_checkpoint(path, strict=False).kept
     for p in PARAMETERS:
         np.testing.assert_array_equal(other.state[f"average.{p.name}"], session.state[p.name])
+
+
+def test_a_parameter_that_is_called_so_is_no_average(tmp_path):
+    model = parameters_called_so()
+    opt = RMSProp(graphopt.parameters(model), 1e-3)
+    session = Session(graphopt.training_graph(model, "mse", opt))
+    with pytest.raises(ValueError, match="carries none"):
+        session.export(tmp_path / "a.onnx", average=True)
+
+
+def parameters_called_so():
+    helper = onnx.helper
+    names = ("w", "average.w")
+    return helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Mul", ["x", "w"], ["z"]),
+                helper.make_node("Mul", ["z", names[1]], ["y"]),
+            ],
+            "net",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 2])],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2])],
+            [onnx.numpy_helper.from_array(np.full(2, 3, np.float32), name) for name in names],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )

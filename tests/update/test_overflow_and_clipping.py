@@ -350,3 +350,26 @@ def test_one_input_is_not_both_rate_and_scale():
     fed = schedules.FromCaller("r")
     with pytest.raises(ValueError, match=r"loss_scale: got .* give it another name"):
         RMSProp(PARAMETERS, fed, loss_scale=fed)
+
+
+def test_statistics_of_a_batch_that_overflow():
+    """Also where no gradient does."""
+    entry, graph = trained(skip_on_overflow=True)
+    session = Session(graph)
+    batch = entry.feeds(np.random.default_rng(0), 4)
+    before = session.state
+    large = dict(batch) | {"x": batch["x"] * np.float32(1e19)}
+    assert not session.step(large)["updated"]
+    for name, array in session.state.items():
+        assert name == "skipped_steps" or array.tobytes() == before[name].tobytes(), name
+
+
+@pytest.mark.any_runtime
+def test_gradients_that_are_given_carry_no_dynamic_scale():
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[2] w) => (float[2] g) { g = Neg(w) }"""
+    )
+    opt = RMSProp([Parameter("w", (2,))], loss_scale=DynamicLossScale())
+    with pytest.raises(ValueError, match="which do not carry it"):
+        graphopt.training_graph(model, None, opt, gradients={"w": "g"})
