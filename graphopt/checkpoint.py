@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from graphopt._files import PathLike, existing_file, write_atomically
 from graphopt.fingerprint import shortened
 from graphopt.finite import lost_in
-from graphopt.states import COUNTERS, NOT_NEGATIVE, split
+from graphopt.loss_scale import SMALLEST
+from graphopt.states import COUNTERS, LOSS_SCALE, NOT_NEGATIVE, split
 from graphopt.versions import GRAPHOPT
 
 _FORMAT, _VERSION = "graphopt", "2"
@@ -273,6 +274,8 @@ def impossible(state: State) -> list[str]:
             problems.append(f"{count} of {array.size} numbers of '{name}' {verb} NaN or infinite")
         elif kind in NOT_NEGATIVE and array.size and array.min() < 0:
             problems.append(f"'{name}' has the value {array.min()}, expected 0 or more")
+        elif name == LOSS_SCALE.name and array.size and array.min() < SMALLEST:
+            problems.append(f"'{name}' is {array.min()}, expected {SMALLEST} or more")
         elif name in COUNTERS and array.size and array.max() > _LARGEST_COUNT:
             problems.append(f"'{name}' is {array.max()}, expected {_LARGEST_COUNT} at most")
     return problems

@@ -167,7 +167,7 @@ class DynamicLossScale:
         smaller = op.Mul(scale, np.float32(self.backoff_factor))
         backed = op.Max(smaller, np.float32(self.floor))
         counted = op.Add(steps, 1)
-        full = op.Equal(counted, self.growth_interval)
+        full = op.GreaterOrEqual(counted, self.growth_interval)
         grown = op.Mul(scale, np.float32(self.growth_factor))
         if self.ceiling is not None:
             grown = op.Min(grown, np.float32(self.ceiling))
@@ -250,4 +250,7 @@ def scaled(op: GraphBuilder, loss: ir.Value, scale: LossScale) -> ir.Value:
             )
         if not isinstance(scale, DynamicLossScale):
             return op.Mul(loss, number)
-    return op.Mul(loss, op.CastLike(input_of(op, scale), loss))
+    held = input_of(op, scale)
+    if loss.dtype is None:
+        return op.Mul(loss, op.CastLike(held, loss))
+    return op.Mul(loss, held if loss.dtype == ir.DataType.FLOAT else op.Cast(held, to=loss.dtype))

@@ -32,7 +32,7 @@ class Accumulator:
         if rule.steps is None:
             self.is_last = op.input(UPDATE_INPUT, np.bool_, [])
         else:
-            self.is_last = op.Equal(self._counted, rule.steps)
+            self.is_last = op.GreaterOrEqual(self._counted, rule.steps)
         if rule.reduction == "sum":
             self.share = op.constant(np.float32(1))
         elif rule.steps is None:

@@ -133,7 +133,7 @@ class _Appender:
         if self.accumulator is not None:
             first += self.accumulator.scalars
         else:
-            self._limit_norms(self.wide_gradients)
+            self._limit_norms(self.gradients)
             if self.scale.norm is not None:
                 first.append(self.scale.norm)
         together = layout.name == "foreach"
@@ -159,12 +159,9 @@ class _Appender:
         if optimizer.unscales_first or optimizer.skip_on_overflow:
             for p in optimizer.params:
                 gradients[p.name] = self._float32(gradients[p.name], p.dtype)
-        self.wide_gradients = gradients
         share = None if self.accumulator is None else self.accumulator.share
-        # A statistic of the batch may overflow where no gradient does.
-        batch = [self._wide(value) for _, value in self.statistics]
-        checked = [*gradients.values(), *(batch if optimizer.skip_on_overflow else [])]
-        return GradientScale(self.op, optimizer, checked, self.mask, share)
+        self.gradients = gradients  # in what is looked at: a Cast and back might be left out
+        return GradientScale(self.op, optimizer, gradients.values(), self.mask, share)
 
     def _wide(self, value: ir.Value) -> ir.Value:
         """A value of any dtype in float32."""
@@ -177,7 +174,7 @@ class _Appender:
             (rule.group, p.name, gradients[p.name])
             for p, rule in zip(self.optimizer.params, self.optimizer.rules, strict=True)
         )
-        for name, gradient in gradients.items():
+        for name, gradient in list(gradients.items()):
             if (factor := self.scale.factor_of(name)) is not None:
                 self.gradients[name] = functions.call(self.op, "Scale", gradient, factor)
 
@@ -372,9 +369,16 @@ class _Appender:
                 for statistic, old, batch in entries
             }
         carried = []
+        sound = None
+        if entries and self.scale.finite is not None:
+            # A statistic of the batch may overflow where no gradient does.
+            sound = functions.all_finite(self.op, [self._wide(batch) for *_, batch in entries])
         for statistic, old, _ in entries:
             new, group = moved[statistic.name], self.group_of.get(statistic.parameter)
-            if (counts := self._counts(group)) is not None:
+            counts = self._counts(group)
+            if counts is not None and sound is not None:
+                counts = self.op.And(counts, sound)
+            if counts is not None:
                 new = functions.call(self.op, "Mask", counts, old, new)
             carried.append(self._carry(old, new, initial=self.initial.get(statistic.name)))
             if self.averages.rule is not None and self.averages.rule.statistics:

@@ -22,8 +22,7 @@ class GradientScale:
     Args:
         op: Appends the nodes.
         optimizer: What is applied.
-        gradients: The float32 gradients of the step, still with the loss scale, and whatever else
-            must be finite.
+        gradients: The float32 gradients of the step, still with the loss scale.
         mask: The bool input that says which groups are updated.
         share: What the sum of gradients of several steps is multiplied by; None where the
             gradients of this step alone are applied.

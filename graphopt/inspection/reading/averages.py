@@ -10,7 +10,11 @@ from graphopt.inspection.reading.writes import Write
 from graphopt.states import MEAN_SQUARE
 
 _OLD, _DECAY = Fed("old"), Any("decay")
-_MOVED = Op("Add", Op("Mul", _OLD, _DECAY), Op("Mul", Any("value"), Op("Sub", Equals(1.0), _DECAY)))
+_KEPT = Op("Mul", _OLD, _DECAY)
+_UNLESS_NONE = Op("Where", Op("Equal", _DECAY, Equals(0.0)), Equals(0.0), _KEPT)
+_MOVED = Op(
+    "Add", OneOf(_UNLESS_NONE, _KEPT), Op("Mul", Any("value"), Op("Sub", Equals(1.0), _DECAY))
+)
 _MASKED = OneOf(Op("Where", Any("on"), _MOVED, _OLD), _MOVED)
 _STEP = Any("step")
 _CONSTANT = Op("Mul", Op("Cast", Op("Greater", _STEP, Equals(0.0))), Number("decay"))

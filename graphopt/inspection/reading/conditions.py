@@ -11,7 +11,9 @@ _ENTRY = Op("Gather", Any("mask"), OneOf(Number("entry"), Any("entry")))
 _FINITE = Op("Not", Op("IsNaN", Any("total")))
 # Zero times a number is zero, where that is finite.
 _ZERO = Op("ReduceSum", Op("Mul", Any("gradient"), Equals(0.0)))
-_LAST = Op("Equal", Op("Add", Any("count"), Equals(1.0)), Number("steps"))
+_STEPS = Op("Add", Any("count"), Equals(1.0)), Number("steps")
+_LAST = OneOf(Op("GreaterOrEqual", *_STEPS), Op("Equal", *_STEPS))
+_BOUNDED = Op("Not", Op("IsInf", Any("norm")))
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def condition_of(flag: Value) -> Condition:
             is_last = True
         elif _is_check(part):
             finite.append(part)
-        else:
+        elif match(_BOUNDED, part) is None:  # whose squares are finite, if gradients are
             others.append(part)
     return Condition(mask, entry, tuple(finite), tuple(others), is_last)
 

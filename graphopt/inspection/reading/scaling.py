@@ -35,9 +35,11 @@ SCALED: Pattern = OneOf(
 )
 """The gradient, multiplied by a factor of the step and limited, or as it is."""
 
+_KEPT = Op("Mul", Fed("total"), Any("keeps"))
+_UNLESS_NONE = Op("Where", Op("Equal", Any("keeps"), Equals(0.0)), Equals(0.0), _KEPT)
 _SUM = Op(
     "Add",
-    Op("Mul", Fed("total"), Any("keeps")),
+    OneOf(_UNLESS_NONE, _KEPT),
     Op("Mul", Any("gradient"), OneOf(_INVERSE, Number("inverse_scale"))),
 )
 _TOTAL = OneOf(Op("Where", Any("counts"), _SUM, Fed("total")), _SUM)
