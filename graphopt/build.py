@@ -169,6 +169,11 @@ def training_graph(
             straight_through=straight_through,
             memory=memory != "fast",
         )
+        if not isinstance(loss, str | None):
+            raise TypeError(
+                f"loss: got {type(loss).__name__}, expected the name of a scalar output: with "
+                "gradients=... the model computes its loss itself"
+            )
         with about(model):
             if optimizer.dynamic_loss_scale is not None:
                 raise ValueError(
@@ -311,7 +316,7 @@ def update_graph(
 
 def _given(
     model: ForwardModel,
-    loss: str | LossFunction | None,
+    loss: str | None,
     optimizer: RMSProp,
     gradients: Mapping[str, str],
 ) -> Differentiated:
@@ -332,11 +337,6 @@ def _given(
     op = GraphBuilder(prepared.graph)
     _free_names(op, _NAMES, (), set(gradients.values()))
     if loss is not None:
-        if not isinstance(loss, str):
-            raise TypeError(
-                f"loss: got {type(loss).__name__}, expected the name of a scalar output: with "
-                "gradients=... the model computes its loss itself"
-            )
         outputs = {str(value.name): value for value in prepared.graph.outputs}
         if loss not in outputs:
             raise ValueError(

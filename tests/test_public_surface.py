@@ -89,6 +89,8 @@ def test_the_command_line_and_python_have_one_name_and_default_for_one_thing(com
         default = arguments[name]
         if name == "providers":
             assert (option.default, default) in [(CPU, None), (CPU, (CPU,))]
+        elif name == "loss_scale":  # which may be a word there
+            assert float(option.default) == default
         elif default is not inspect.Parameter.empty:
             assert option.default == default, option.opts
 

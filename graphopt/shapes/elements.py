@@ -76,7 +76,9 @@ def _calculated(
     """The elements of the result, of lists and single numbers."""
     functions: Mapping[str, Callable[..., Number]] = _OF_ONE if len(given) == 1 else _OF_TWO
     function, count = functions.get(op_type), TensorInfo(shape=shape).elements
-    if function is None or len(given) > 2 or count is None or count > MOST_ELEMENTS:
+    if function is None or count is None or count > MOST_ELEMENTS:
+        return None
+    if len(given) > 2 and op_type not in ("Max", "Min"):
         return None
     if all(info.numbers is None for info in given):
         return None

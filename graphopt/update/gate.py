@@ -21,6 +21,9 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.update import functions
 
+_MOST_AT_ONCE = 64
+"""For how many values a node waits, so that few are ready at the same time."""
+
 
 def only_waits(node: ir.Node) -> bool:
     """Whether what a node gives does not depend on the values that it reads, but comes after."""
@@ -46,8 +49,9 @@ class Gate:
 
         Of what a node reads, it goes first for what was appended last.
         """
-        if values:
-            self.shape = self._op.Min(*map(self._op.Size, values), self.shape)
+        for end in range(len(values), 0, -_MOST_AT_ONCE):
+            several = values[max(0, end - _MOST_AT_ONCE) : end]
+            self.shape = self._op.Min(*map(self._op.Size, several), self.shape)
 
     def flatten(self, value: ir.Value) -> ir.Value:
         """The value as a 1-D tensor that is not there before the gate opens."""

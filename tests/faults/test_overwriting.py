@@ -91,6 +91,7 @@ def test_two_outputs_of_one_name(second, folder):
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.quick
 def test_a_checkpoint_is_resumed_and_written():
     """It is what a run goes on from, and then what it has come to."""
     options = ("--resume", "c.safetensors", "--checkpoint", "c.safetensors")

@@ -9,14 +9,10 @@ import pytest
 
 import graphopt
 from models.zoo import ZOO
+from tests.helpers.deep import built, deep
 
 NETWORKS = ["mlp", "digits_cnn", "resnet", "transformer", "lstm"]
 STEPS = 3
-
-
-def built(model, loss, memory):
-    optimizer = graphopt.RMSProp(graphopt.parameters(model), 1e-3, momentum=0.9, epsilon=1e-3)
-    return graphopt.training_graph(model, loss, optimizer, memory=memory)
 
 
 def trained(graph, feeds, **settings):
@@ -42,28 +38,6 @@ def test_the_results_are_the_same(name, memory):
     for key, value in expected.items():
         scale = max(1e-3, float(np.abs(value).max(initial=0)))
         np.testing.assert_allclose(state[key], value, atol=1e-5 * scale, err_msg=key)
-
-
-def deep(layers, width=64):
-    """Layers of tanh(x w), one parameter each."""
-    rng = np.random.default_rng(0)
-    names = [f"h{i}" for i in range(layers)] + ["y"]
-    nodes, weights, value = [], [], "x"
-    for index, name in enumerate(names):
-        weight = rng.normal(scale=width**-0.5, size=(width, width)).astype(np.float32)
-        weights.append(onnx.numpy_helper.from_array(weight, f"w{index}"))
-        nodes += [
-            onnx.helper.make_node("MatMul", [value, f"w{index}"], [f"{name}.product"]),
-            onnx.helper.make_node("Tanh", [f"{name}.product"], [name]),
-        ]
-        value = name
-    x, y = (
-        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", width])
-        for n in ("x", "y")
-    )
-    graph = onnx.helper.make_graph(nodes, "deep", [x], [y], weights)
-    opset = onnx.helper.make_opsetid("", 17)
-    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
 
 
 @pytest.mark.any_runtime

@@ -10,9 +10,10 @@ from graphopt import DynamicLossScale, Parameter, RMSProp, Session
 from graphopt.inspection import diff
 from graphopt.inspection.checkpoints import diff_checkpoints, inspect_checkpoint
 from graphopt.inspection.show.formula import update_lines
+from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page.page_facts import payload
 from graphopt.schedules import FromCaller
-from tests.inspection.show.test_tables import page
+from tests.helpers.tables import drawn
 
 pytestmark = pytest.mark.any_runtime
 
@@ -60,7 +61,7 @@ def built(**optimizer):
 )
 def test_words_and_formulas(optimizer, words, lines):
     found = graphopt.inspect(built(**optimizer))
-    shown = " ".join(page(found).split())
+    shown = " ".join(drawn(graph_tables(found)).split())
     assert all(word in shown for word in words), shown
     formula = [line for line, _ in update_lines(found.optimizer, found.parameters[0])]
     assert [line for line in formula if line in lines] == list(lines)

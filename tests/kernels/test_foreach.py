@@ -12,7 +12,7 @@ import graphopt
 from graphopt import kernels
 from graphopt.update import core, functions
 from tests.helpers.environments import needs_kernels
-from tests.kernels.test_kernels import ATTRIBUTES, SCALARS as ONE_SCALARS, TYPICAL
+from tests.helpers.variants import ATTRIBUTES, SCALARS as ONE_SCALARS, TYPICAL
 
 SHAPES = [(3, 5), (), (7,), (40, 1000), (0,), (1,)]
 VARIANTS = [replace(variant, tensors=len(SHAPES)) for variant in TYPICAL if not variant.chunked]

@@ -9,7 +9,7 @@ import pytest
 
 import graphopt
 from graphopt import _runtime
-from tests.gradients.test_recompute import built, deep
+from tests.helpers.deep import built, deep
 
 LAYERS = 40  # of 64 x 64: two buckets
 

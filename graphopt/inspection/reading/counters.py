@@ -1,5 +1,6 @@
 """The scalars that a graph carries beside its step: the loss scale, and what goes with it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any as AnyType
@@ -8,6 +9,7 @@ from graphopt.inspection.reading.conditions import condition_of
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Any, Equals, Fed, Found, Number, OneOf, Op, match
 from graphopt.inspection.reading.writes import Write
+from graphopt.loss_scale import SMALLEST
 from graphopt.states import LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS
 
 _SCALE, _STEPS, _FLAG = Fed("scale"), Fed("steps"), Any("finite")
@@ -85,5 +87,7 @@ def _rule(changes: Found, write: Write) -> dict[str, AnyType]:
     names = ("growth_factor", "backoff_factor", "floor", "ceiling")
     numbers = {"floor": 0.0, "ceiling": None} | {n: changes[n] for n in names if n in changes}
     start = {"initial": write.initial} if isinstance(write.initial, float) else {}
+    if "floor" in changes and math.isclose(changes.number("floor"), SMALLEST, rel_tol=1e-6):
+        numbers["floor"] = SMALLEST  # of which float32 has another decimal
     interval = int(changes.number("growth_interval"))
     return {"schedule": "DynamicLossScale", **start, **numbers, "growth_interval": interval}

@@ -1,11 +1,9 @@
 """The page on the terminal: what it says, whatever is found, however wide it is."""
 
-import io
 import re
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from graphopt import _words
 from graphopt.inspection import words
@@ -25,6 +23,7 @@ from graphopt.inspection.facts import (
 )
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.requirement import Requirements
+from tests.helpers.tables import drawn
 
 pytestmark = pytest.mark.any_runtime
 
@@ -95,14 +94,7 @@ def inspection(**fields):
 
 
 def page(found=None, width=100, color=None, **options):
-    with io.StringIO() as file:
-        console = Console(
-            file=file, width=width, force_terminal=color is not None, color_system=color,
-            legacy_windows=False,
-        )  # fmt: skip
-        for part in graph_tables(inspection() if found is None else found, **options):
-            console.print(part)
-        return file.getvalue()
+    return drawn(graph_tables(inspection() if found is None else found, **options), width, color)
 
 
 def squeezed(text):

@@ -1,0 +1,33 @@
+"""Networks of many layers, and their training graphs."""
+
+import numpy as np
+import onnx
+
+import graphopt
+
+
+def built(model, loss, memory):
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), 1e-3, momentum=0.9, epsilon=1e-3)
+    return graphopt.training_graph(model, loss, optimizer, memory=memory)
+
+
+def deep(layers, width=64):
+    """Layers of tanh(x w), one parameter each."""
+    rng = np.random.default_rng(0)
+    names = [f"h{i}" for i in range(layers)] + ["y"]
+    nodes, weights, value = [], [], "x"
+    for index, name in enumerate(names):
+        weight = rng.normal(scale=width**-0.5, size=(width, width)).astype(np.float32)
+        weights.append(onnx.numpy_helper.from_array(weight, f"w{index}"))
+        nodes += [
+            onnx.helper.make_node("MatMul", [value, f"w{index}"], [f"{name}.product"]),
+            onnx.helper.make_node("Tanh", [f"{name}.product"], [name]),
+        ]
+        value = name
+    x, y = (
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", width])
+        for n in ("x", "y")
+    )
+    graph = onnx.helper.make_graph(nodes, "deep", [x], [y], weights)
+    opset = onnx.helper.make_opsetid("", 17)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
