@@ -44,8 +44,9 @@ class Skips:
         Raises:
             FloatingPointError: There were too many in a row.
         """
-        goes_on = before == self._before  # otherwise, another state has been loaded
-        self._in_a_row = (self._in_a_row * goes_on + 1) * (skipped > before)
+        if before != self._before or skipped == before:  # another state was loaded, or an update
+            self._in_a_row = 0
+        self._in_a_row += skipped > before
         self._before = skipped
         if self._limit is not None and self._in_a_row >= self._limit:
             in_a_row, self._in_a_row = self._in_a_row, 0

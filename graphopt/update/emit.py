@@ -163,11 +163,6 @@ class _Appender:
         self.gradients = gradients  # in what is looked at: a Cast and back might be left out
         return GradientScale(self.op, optimizer, gradients.values(), self.mask, share)
 
-    def _wide(self, value: ir.Value) -> ir.Value:
-        """A value of any dtype in float32."""
-        is_wide = value.dtype in (None, ir.DataType.FLOAT)
-        return value if is_wide else self.op.Cast(value, to=ir.DataType.FLOAT)
-
     def _limit_norms(self, gradients: Mapping[str, ir.Value]) -> None:
         """Find the norms of gradients, by parameter; each is scaled where it has one of its own."""
         self.scale.limit_norms(
@@ -307,13 +302,15 @@ class _Appender:
         for index, bucket in enumerate(buckets):
             new_w, *new_states = new[index::count]
             narrow = self._as(new_w, bucket.dtype)
+            averages = self.averages.rule is not None
+            flat = op.Reshape(new_w, [-1]) if averages else new_w
             by_name[bucket.name] = [
                 self._carry_parameters(bucket, old[index], narrow),
                 *(
                     self._carry_state(bucket, kind, of_kind[index], new_state)
                     for kind, of_kind, new_state in zip(kinds, states, new_states, strict=True)
                 ),
-                *self._average_parameters(bucket, op.Reshape(new_w, [-1]), old[index]),
+                *self._average_parameters(bucket, flat, old[index]),
             ]
         return by_name
 
@@ -372,7 +369,8 @@ class _Appender:
         sound = None
         if entries and self.scale.finite is not None:
             # A statistic of the batch may overflow where no gradient does.
-            sound = functions.all_finite(self.op, [self._wide(batch) for *_, batch in entries])
+            wide = [self._float32(batch, _dtype(old)) for _, old, batch in entries]
+            sound = functions.all_finite(self.op, wide)
         for statistic, old, _ in entries:
             new, group = moved[statistic.name], self.group_of.get(statistic.parameter)
             counts = self._counts(group)
@@ -386,9 +384,8 @@ class _Appender:
         return carried
 
     def _average_statistic(self, old: ir.Value, new: ir.Value, group: int | None) -> Carried:
-        assert old.dtype is not None
         average = self.op.input(AVERAGE.of(str(old.name)), AVERAGE.dtype, old.shape or [])
-        wide = self._float32(new, old.dtype.numpy().name)
+        wide = self._float32(new, _dtype(old))
         masks = self._counts(group) is not None or self.accumulator is not None
         moved = self.averages.moved(average, wide, self._is_on(group) if masks else None)
         return self._carry(average, moved, initial=old.name)
@@ -507,10 +504,20 @@ class _Appender:
         name, shape = str(value.name), tuple(value.shape.numpy())
         output = self.op.output(new, f"{name}{NEXT}")
         output.dtype, output.shape = value.dtype, ir.Shape(shape)
-        dtype = value.dtype.numpy().name
         return Carried(
-            name, f"{name}{NEXT}", shape, dtype, tuple(views or [View(name, shape)]), initial
+            name,
+            f"{name}{NEXT}",
+            shape,
+            _dtype(value),
+            tuple(views or [View(name, shape)]),
+            initial,
         )
+
+
+def _dtype(value: ir.Value) -> str:
+    """NumPy's name of the element type of an input."""
+    assert value.dtype is not None
+    return value.dtype.numpy().name
 
 
 def _waited(bucket: Bucket, gradient: ir.Value, gate: Gate | DeviceGate) -> ir.Value:
