@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 import graphopt
 from graphopt import checkpoint, fingerprint
-from models import digits, digits_cnn
+from models import digits_cnn
+from tests.helpers.batches import batches
 from tests.helpers.faults import flips_that_are_found
 
 pytestmark = pytest.mark.any_runtime
@@ -23,13 +24,6 @@ def digits_graph(model=None, loss="cross_entropy", *, build=None, **settings):
     settings = {"learning_rate": 0.002, "momentum": 0.9} | settings
     optimizer = graphopt.RMSProp(graphopt.parameters(model), **settings)
     return graphopt.training_graph(model, loss, optimizer, **build or {})
-
-
-def batches(count, size=32):
-    data, rng = digits.load().train, np.random.default_rng(0)
-    for _ in range(count):
-        rows = rng.integers(0, len(data.x), size)
-        yield {"x": data.x[rows], "labels": data.labels[rows]}
 
 
 def assert_same_state(one, other):

@@ -18,8 +18,9 @@ from graphopt import _runtime, _runtime_session, in_place
 from graphopt.builder import GraphBuilder
 from graphopt.graph import assemble, manifest_of
 from graphopt.update import emit, layout as layouts
-from models import digits, digits_cnn
+from models import digits_cnn
 from models.zoo import ZOO
+from tests.helpers.batches import batches
 
 
 def digits_graph(**settings):
@@ -28,13 +29,6 @@ def digits_graph(**settings):
         graphopt.parameters(model), **({"learning_rate": 0.002, "momentum": 0.9} | settings)
     )
     return graphopt.training_graph(model, "cross_entropy", optimizer)
-
-
-def batches(count, size=32):
-    data, rng = digits.load().train, np.random.default_rng(0)
-    for _ in range(count):
-        rows = rng.integers(0, len(data.x), size)
-        yield {"x": data.x[rows], "labels": data.labels[rows]}
 
 
 def assert_same_state(one, other):
