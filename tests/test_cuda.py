@@ -186,6 +186,88 @@ def test_updates_have_the_bits_of_the_cpu(options, layout, kernels):
         np.testing.assert_array_equal(state[name], value, err_msg=name)
 
 
+TRAINING_OPTIONS = {
+    "dynamic scale": {"loss_scale": graphopt.DynamicLossScale(64.0, growth_interval=2)},
+    "skip": {"skip_on_overflow": True, "momentum": 0.9},
+    "clip by the global norm": {"clip_norm": 1.0},
+    "clip by each group's norm": {"clip_norm": 1.0, "clip_norm_per": "group"},
+    "clip by each parameter's norm": {"clip_norm": 1.0, "clip_norm_per": "parameter"},
+    "clip by value": {"clip_value": 0.5},
+    "average": {"average": graphopt.ParameterAverage(0.9), "skip_on_overflow": True},
+}
+
+
+@needs_cuda
+@pytest.mark.parametrize("captured", ["0", "1"], ids=["runs", "captured"])
+@pytest.mark.parametrize("layout", ["foreach", "buckets", "chunks", "separate"])
+@pytest.mark.parametrize("options", TRAINING_OPTIONS.values(), ids=TRAINING_OPTIONS)
+def test_training_options_give_what_the_cpu_gives(options, layout, captured):
+    """One of the batches has gradients that are not finite where such are skipped."""
+    rng = np.random.default_rng(0)
+    shapes = [(3, 5), (1000,), (257, 33), (1,), (4, 4), (300, 70)]
+    parameters = [graphopt.Parameter(f"p{i}", shape) for i, shape in enumerate(shapes)]
+    initial = {p.name: rng.standard_normal(p.shape, np.float32) for p in parameters}
+    optimizer = graphopt.RMSProp(
+        [{"params": parameters[:4], "lr": 0.1}, {"params": parameters[4:]}], 0.01, **options
+    )
+    update = graphopt.update_graph(optimizer, layout=layout)
+    provider = {"use_tf32": "0", "enable_cuda_graph": captured}
+    on_cuda = graphopt.Session(
+        update, initial, providers=[("CUDAExecutionProvider", provider), "CPUExecutionProvider"]
+    )
+    on_cpu = graphopt.Session(update, initial)
+    for number in range(8):
+        feeds = {f"{p.name}_grad": rng.standard_normal(p.shape, np.float32) for p in parameters}
+        if optimizer.skip_on_overflow and number in {2, 5}:
+            feeds["p2_grad"][3, 4] = [np.inf, 0, 0, np.nan][number - 2]
+        for session in (on_cuda, on_cpu):
+            session.step(feeds)
+    state = on_cuda.state
+    for name, value in on_cpu.state.items():
+        np.testing.assert_allclose(state[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@needs_cuda
+@pytest.mark.parametrize("captured", ["0", "1"], ids=["runs", "captured"])
+def test_accumulation_gives_what_the_cpu_gives(captured):
+    model = ZOO["digits_cnn"].build()
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), 0.002, skip_on_overflow=True)
+    accumulating = graphopt.training_graph(
+        model,
+        ZOO["digits_cnn"].loss,
+        optimizer,
+        provider="CUDAExecutionProvider",
+        accumulation=graphopt.Accumulation(3),
+    )
+    provider = {"use_tf32": "0", "enable_cuda_graph": captured}
+    on_cuda = graphopt.Session(
+        accumulating, providers=[("CUDAExecutionProvider", provider), "CPUExecutionProvider"]
+    )
+    on_cpu = graphopt.Session(accumulating)
+    np.testing.assert_allclose(
+        steps(on_cuda, "digits_cnn", 20), steps(on_cpu, "digits_cnn", 20), rtol=1e-3
+    )
+    assert on_cuda.state["global_step"] == on_cpu.state["global_step"] == 6
+
+
+@needs_cuda
+@pytest.mark.parametrize("memory", ["low", "balanced"])
+def test_choices_of_memory_give_what_the_cpu_gives(memory):
+    model = ZOO["transformer"].build()
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), 0.002)
+    built = graphopt.training_graph(
+        model,
+        ZOO["transformer"].loss,
+        optimizer,
+        provider="CUDAExecutionProvider",
+        memory=memory,
+    )
+    on_cuda, on_cpu = (graphopt.Session(built, providers=p) for p in (CUDA, None))
+    np.testing.assert_allclose(
+        steps(on_cuda, "transformer", 20), steps(on_cpu, "transformer", 20), rtol=1e-3
+    )
+
+
 @needs_cuda
 @pytest.mark.parametrize("name", ZOO)
 def test_state_stays_on_the_gpu(name):
