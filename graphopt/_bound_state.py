@@ -36,7 +36,8 @@ class BoundState:
     Args:
         carried: The values.
         in_place: The inputs whose new value may overwrite the old one; the others take turns.
-        ort_value: Makes a value of the runtime of an array.
+        ort_value: Makes a value of the runtime of the name of an input and an array.
+        rebinds: Bind all values in each step, because the runtime may have copied them.
 
     Attributes:
         values: What holds each, by input.
@@ -47,10 +48,12 @@ class BoundState:
         self,
         carried: Sequence[Carried],
         in_place: Collection[str],
-        ort_value: Callable[[np.ndarray], Any],
+        ort_value: Callable[[str, np.ndarray], Any],
+        *,
+        rebinds: bool = False,
     ) -> None:
         """Nothing is bound yet."""
-        self._carried, self._ort_value = carried, ort_value
+        self._carried, self._ort_value, self._rebinds = carried, ort_value, rebinds
         self._in_place = set(in_place)
         self._counter = next((value for value in carried if value.input == GLOBAL_STEP.name), None)
         if self._counter and len(self._in_place) < len(carried):
@@ -69,9 +72,9 @@ class BoundState:
 
     def place(self, value: Carried, array: np.ndarray, binding: Any) -> None:
         """Put a value into the runtime's memory and bind it to its input and output."""
-        self.values[value.input] = self._ort_value(array)
+        self.values[value.input] = self._ort_value(value.input, array)
         if value.input not in self._in_place:
-            self.next[value.input] = self._ort_value(array)
+            self.next[value.input] = self._ort_value(value.input, array)
         self._bind(value, binding)
 
     def bind(self, binding: Any) -> None:
@@ -87,10 +90,10 @@ class BoundState:
     def begin(self, binding: Any) -> None:
         """Bind what takes turns for the next step, and say that it is at work."""
         turn = self._position.turn
-        if self._turn_bound != turn:
+        if self._turn_bound != turn or self._rebinds:
             self._turn_bound = -1  # neither, until all are bound
             for value in self._carried:
-                if value.input in self.next:
+                if value.input in self.next or self._rebinds:
                     self._bind(value, binding)
             self._turn_bound = turn
         if self._counter and self._counter.input in self.next:

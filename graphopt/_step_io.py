@@ -28,9 +28,12 @@ class StepIO:
 
     Attributes:
         is_new: The last run was the first on a device with feeds of these shapes.
+        rebinds: It is not known where inputs are read. Binding a value copies it to there, so that
+            all have to be bound in each run.
     """
 
     is_new = False
+    rebinds = False
 
     def __init__(self, runtime: Any, session: Any, binding: Any, reported: Sequence[str]) -> None:
         """Bind nothing yet."""
@@ -89,6 +92,11 @@ class StepIO:
         np.copyto(reserved, array)
         return reserved
 
+    def place_of(self, name: str) -> tuple[str, int]:
+        """Where an input is to be: the kind of device, and its number."""
+        del name
+        return "cpu", 0
+
     def wait(self) -> None:
         """Return when the state can be read and written."""
 
@@ -124,17 +132,20 @@ class CudaIO(StepIO):
         options = session.get_provider_options()[_runtime.CUDA]
         self._device = int(options.get("device_id", 0))
         self._captured = captures((_runtime.CUDA, options))
+        places = _places_of_inputs(session)
+        self.rebinds = places is None
+        self._places = places or {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._outputs: dict[str, Any] = {}
         self._fed: Mapping[str, Any] | None = None  # the last feeds
-        self._has_arrays = True
+        self._copies_feeds = True  # some of the last
         self._is_at_work = False
         self._without_waiting = runtime.RunOptions()
         self._without_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
         """Run the graph once; it waits for the GPU if outputs will be read."""
-        is_fed = feeds is self._fed and not self._has_arrays
+        is_fed = feeds is self._fed and not self._copies_feeds
         shapes = self._shapes if is_fed else {n: shape_of(v) for n, v in feeds.items()}
         changed = not self._outputs or shapes != self._shapes
         if changed and self._captured and self._shapes:
@@ -146,7 +157,7 @@ class CudaIO(StepIO):
             self.wait()  # what is overwritten may still be read
             for name, value in feeds.items():
                 self._feed(name, value)
-            self._has_arrays = any(isinstance(value, np.ndarray) for value in feeds.values())
+            self._copies_feeds = any(map(self._copies, feeds, feeds.values()))
             self._fed = feeds
         if changed:
             for name in self._reported:
@@ -157,6 +168,10 @@ class CudaIO(StepIO):
         self._session.run_with_iobinding(self._binding, None if waits else self._without_waiting)
         if changed:
             self._keep(shapes, super()._values())
+
+    def place_of(self, name: str) -> tuple[str, int]:
+        """The GPU, unless the nodes that read it run on the CPU."""
+        return self._places.get(name, ("cuda", self._device))
 
     def _values(self) -> dict[str, Any]:
         return self._outputs
@@ -179,15 +194,37 @@ class CudaIO(StepIO):
 
     def _feed(self, name: str, value: Any) -> None:
         if not isinstance(value, np.ndarray):
+            if self._copies(name, value):
+                self._bound.pop(name, None)  # the runtime has a copy of what it was
             super()._feed(name, value)
             return
         bound = self._bound.get(name)
         if isinstance(bound, _Copied) and bound.shape == value.shape:
             bound.value.update_inplace(value)
+            if self.rebinds:
+                self._binding.bind_ortvalue_input(name, bound.value)
             return
-        copied = self._runtime.OrtValue.ortvalue_from_numpy(value, "cuda", self._device)
+        own = np.array(value, order="C")  # on the CPU, a value of the runtime may share its memory
+        copied = self._runtime.OrtValue.ortvalue_from_numpy(own, *self.place_of(name))
         self._binding.bind_ortvalue_input(name, copied)
         self._bound[name] = _Copied(copied, value.shape)
+
+    def _copies(self, name: str, value: Any) -> bool:
+        """Whether the runtime reads a copy of what is fed, which is made when it is bound."""
+        if self.rebinds or isinstance(value, np.ndarray):
+            return True
+        return bool(value.device_name() != self.place_of(name)[0])
+
+
+def _places_of_inputs(session: Any) -> dict[str, tuple[str, int]] | None:
+    """Where the nodes that read each input run; None if the runtime is too old to tell."""
+    if not hasattr(session, "get_input_memory_infos"):
+        return None
+    infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+    return {
+        value.name: ("cuda", info.device_id) if info.name == "Cuda" else ("cpu", 0)
+        for value, info in infos
+    }
 
 
 class _Copied:

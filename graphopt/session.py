@@ -102,7 +102,6 @@ class Session:
         self._runtime = _runtime.onnxruntime()
         self._providers = _runtime.checked_providers(providers)
         self._options, self._with_kernels = session_options, kernels
-        self._device = _device(self._providers)
         model = self.graph.model.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
@@ -122,12 +121,14 @@ class Session:
         if _runtime.keeps_order(self._runtime):
             with about(self.graph):
                 self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
-        self._state = BoundState(self.graph.carried, self._in_place, self._ort_value)
-        self._values, self._next = self._state.values, self._state.next
         self._fingerprint: Fingerprint | None = None
         # A CUDA graph is captured at the first step, when all sizes are known.
         self._captures = any(map(captures, self._providers))
         self._open([without_capture(provider) for provider in self._providers])
+        self._state = BoundState(
+            self.graph.carried, self._in_place, self._ort_value, rebinds=self._io.rebinds
+        )
+        self._values, self._next = self._state.values, self._state.next
         for value in self.graph.carried:
             self._state.place(value, start.of(value), self._binding)
         del given, start
@@ -463,13 +464,8 @@ class Session:
         self._settle()
         self._captures = False
 
-    def _ort_value(self, array: np.ndarray) -> Any:
+    def _ort_value(self, name: str, array: np.ndarray) -> Any:
+        """A value of the runtime for an input, where the input is read."""
         # On the CPU the OrtValue may share the array's memory, which must then be its own.
-        return self._runtime.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)
-
-
-def _device(providers: Sequence[Any]) -> tuple[str, int]:
-    """Where the first provider keeps tensors."""
-    first = providers[0]
-    name, options = first if isinstance(first, tuple) else (first, {})
-    return ("cuda", int(options.get("device_id", 0))) if name.startswith("CUDA") else ("cpu", 0)
+        own = np.array(array, order="C")
+        return self._runtime.OrtValue.ortvalue_from_numpy(own, *self._io.place_of(name))

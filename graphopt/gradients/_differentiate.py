@@ -17,6 +17,7 @@ from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
 from graphopt.gradients._recompute import Memory, recompute
 from graphopt.gradients._steep import selected_infinities, steep_values
+from graphopt.gradients._sums import summed
 from graphopt.graphs import captured
 from graphopt.operators import NoGradient, of
 from graphopt.operators.backward import Backward
@@ -102,10 +103,7 @@ def _backward(
 
     def gradient(value: ir.Value) -> ir.Value | None:
         if value not in gradients and contributions[value]:
-            first, *others = contributions.pop(value)
-            for other in others:
-                first = _like(op.Add(first, other), value)
-            gradients[value] = first
+            gradients[value] = _like(summed(op, contributions.pop(value), value), value)
         return gradients.get(value)
 
     def inner(

@@ -37,7 +37,8 @@ def gather(b: Backward) -> Sequence[ir.Value | None]:
             flat = np.where(flat < 0, flat + size, flat)
         is_signed_alike = (flat >= 0).all() or (flat < 0).all()
         if flat.size and is_signed_alike and (np.diff(flat) == 1).all():
-            return [_unsliced(b, dy, shape, {axis: int(flat[0])}, {axis: 1}), None]
+            taken = {axis: np.array([flat.size])}
+            return [_unsliced(b, dy, shape, taken, {axis: int(flat[0])}, {axis: 1}), None]
         is_unique = bool(is_signed_alike) and np.unique(flat).size == flat.size
         if is_unique and flat.size == size:
             return [b.op.Gather(dy, np.argsort(flat), axis=axis), None]
@@ -145,7 +146,11 @@ def slice_(b: Backward) -> ir.Value:
         }
     else:
         begins = dict(zip(by_axis, starts.reshape(-1).tolist(), strict=True))
-    return _unsliced(b, b.dy, b.shape_of(b.y), begins, by_axis)
+    sizes = zip(b.shape(b.x), b.shape(b.y), strict=True)
+    whole = [axis for axis, (size, taken) in enumerate(sizes) if size is not None and size == taken]
+    cut = {axis: step for axis, step in by_axis.items() if axis not in whole or step != 1}
+    taken = {axis: b.size(b.y, axis) for axis in cut}
+    return _unsliced(b, b.dy, b.shape_of(b.y), taken, begins, cut) if cut else b.dy
 
 
 def _constant_vector(b: Backward, index: int, what: str) -> list[int] | None:
@@ -162,6 +167,7 @@ def _unsliced(
     b: Backward,
     dy: ir.Value,
     shape: Operand,
+    sizes: Mapping[int, Operand],
     starts: Mapping[int, int | ir.Value],
     steps: Mapping[int, int],
 ) -> ir.Value:
@@ -171,6 +177,7 @@ def _unsliced(
         b: Its first input was sliced.
         dy: The gradient of the slice.
         shape: That of ``dy``.
+        sizes: Those of ``dy`` along the axes that were sliced.
         starts: Where the slice starts, by axis; a value is a vector of one.
         steps: Its steps along these axes.
     """
@@ -181,7 +188,7 @@ def _unsliced(
     before: list[Operand] = [np.zeros(1, np.int64)] * b.rank(b.x)
     after = list(before)
     for axis, step in steps.items():
-        size, taken = b.size(b.x, axis), _at(b, shape, axis)
+        size, taken = b.size(b.x, axis), sizes[axis]
         start = starts[axis]
         begin: Operand = np.array([start]) if isinstance(start, int) else start
         begin = _clamped(b, begin, size, step)

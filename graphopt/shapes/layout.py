@@ -172,6 +172,10 @@ def split(node: Node) -> list[TensorInfo]:
     ]
 
 
+_BEYOND = np.iinfo(np.int32).max
+"""Where a Slice ends that takes all, whatever the size."""
+
+
 def part(node: Node) -> list[TensorInfo]:
     """From somewhere to somewhere in steps (Slice)."""
     first, sizes = node.input(0), list(node.shape())
@@ -191,6 +195,8 @@ def part(node: Node) -> list[TensorInfo]:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = axis_of(axis, rank)
         size = sizes[at]
+        if (start, step) == (0, 1) and isinstance(end, int) and end >= _BEYOND:
+            continue
         part = None
         if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
             part = _part(size, start, end, step)

@@ -157,3 +157,25 @@ def test_sizes_of_one_name_or_none(name):
         session.step(feeds)
         states.append(session.state["w"])
     np.testing.assert_allclose(states[0], states[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pads", "left"),
+    [
+        ([0, 0, 3, 0], 0),
+        ([0, 2, 0, 0], 0),
+        ([0, 2, 0, 1], 0),
+        ([0, 0, 0, 0], 1),
+        ([1, 0, 1, 1], 1),
+        ([0, -1, 0, 2], 1),
+    ],
+)
+def test_zeros_beside(pads, left):
+    proto = parsed(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float y)
+        <int64[4] pads = {{{", ".join(map(str, pads))}}}> {{ y = Pad(x, pads) }}"""
+    )
+    after = suited(proto)
+    assert [node.op_type for node in after.graph.node].count("Pad") == left
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(run(after, x=x), run(proto, x=x))
