@@ -5,7 +5,10 @@ Here are the verbs and what users construct. What the verbs return stands where 
 `profiling.Profile` and `inspection.Inspection`.
 """
 
+from typing import TYPE_CHECKING
+
 from graphopt import inspection, reference, schedules, torch, versions
+from graphopt._slips import no_attribute
 from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.build import training_graph, update_graph
@@ -50,3 +53,14 @@ __all__ = [
     "update_graph",
     "verify",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Say what is meant by a name that is nearly one of these."""
+        if name in _OTHER_OPTIMIZERS:
+            raise AttributeError(f"graphopt has no optimizer but RMSProp, got '{name}'")
+        raise no_attribute("graphopt", name, __all__)
+
+
+_OTHER_OPTIMIZERS = {"Adam", "AdamW", "SGD", "Adagrad", "Adadelta", "Lion", "Momentum", "LAMB"}

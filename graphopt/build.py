@@ -14,10 +14,17 @@ from onnx import numpy_helper
 
 from graphopt import _checks, states
 from graphopt._memory import give_back_models
+from graphopt._slips import says_what_is_meant
 from graphopt.accumulation import UPDATE_INPUT, Accumulation, checked_accumulation
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
-from graphopt.forward import ForwardModel, read_with_files, to_ir, with_weights
+from graphopt.forward import (
+    ForwardModel,
+    check_is_forward,
+    read_with_files,
+    to_ir,
+    with_weights,
+)
 from graphopt.gradient_outputs import GradientOutputs, checked_names, report_gradients
 from graphopt.gradients import (
     MEMORY,
@@ -53,6 +60,7 @@ _NAMES = {
 }
 
 
+@says_what_is_meant
 def training_graph(
     model: ForwardModel,
     loss: str | LossFunction | None,
@@ -247,6 +255,7 @@ def differentiated(
     names = [parameter.name for parameter in optimizer.params]
     proto, files = read_with_files(model)
     with about(model):
+        check_is_forward(proto)
         forward = with_weights(proto, names)
         _check_parameters(forward, optimizer.params)
         prepare_forward = prepare if portable else prepare_for_builder
@@ -271,6 +280,7 @@ def differentiated(
     return Differentiated(gradients, forward, remembered(prepared.graph), files, entry)
 
 
+@says_what_is_meant
 def update_graph(
     optimizer: RMSProp,
     *,

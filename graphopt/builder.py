@@ -5,12 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+
+from graphopt._slips import no_attribute
+
+if TYPE_CHECKING:
+    from graphopt._operator_methods import OperatorMethods
+else:
+    OperatorMethods = object
 
 Operand = ir.Value | npt.ArrayLike | None
 
@@ -24,7 +31,14 @@ _KEEPS_DTYPE = frozenset(
 _ONE_DTYPE = _KEEPS_DTYPE | {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 
 
-class GraphBuilder:
+@cache
+def operator_names() -> frozenset[str]:
+    """The operators of ONNX, of all its opsets."""
+    schemas = onnx.defs.get_all_schemas_with_history()
+    return frozenset(schema.name for schema in schemas if not schema.domain)
+
+
+class GraphBuilder(OperatorMethods):
     """Appends nodes to an `onnx_ir.Graph`; every ONNX operator is a method.
 
     ``op.Conv(x, w, pads=[1, 1, 1, 1])`` appends a Conv node and returns its output. Operands are
@@ -64,15 +78,19 @@ class GraphBuilder:
         """The version of ONNX's operators that the graph uses."""
         return self._outermost.opset_imports[""]
 
-    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
-        """A function that appends a node of this operator and returns its first output."""
-        if not op_type[:1].isupper():
-            raise AttributeError(f"GraphBuilder has no attribute '{op_type}'")
+    if not TYPE_CHECKING:
 
-        def append(*operands: Operand, **attributes: Any) -> ir.Value:
-            return self.node(op_type, operands, **attributes)[0]
+        def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+            """A function that appends a node of this operator and returns its first output."""
+            if not op_type[:1].isupper():
+                raise AttributeError(f"GraphBuilder has no attribute '{op_type}'")
+            if op_type not in operator_names():
+                raise no_attribute("ONNX", op_type, operator_names(), what="operator")
 
-        return append
+            def append(*operands: Operand, **attributes: Any) -> ir.Value:
+                return self.node(op_type, operands, **attributes)[0]
+
+            return append
 
     def node(
         self,

@@ -111,11 +111,17 @@ class Feeds:
             if array.dtype != np.dtype(feed.dtype):
                 raise TypeError(
                     f"feed '{feed.name}': got dtype {array.dtype.name}, expected {feed.dtype}; "
-                    f"convert it, for example with .astype('{feed.dtype}')"
+                    f"convert it, for example with {_conversion(feed, array)}"
                 )
             _check_shape(feed, array.shape, symbols)
             arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
         return arrays
+
+
+def _conversion(feed: Feed, array: np.ndarray) -> str:
+    """How an array gets the dtype of a feed; classes, from one row of numbers for each."""
+    rows = feed.dtype == "int64" and feed.shape is not None and array.ndim == len(feed.shape) + 1
+    return ".argmax(1)" if rows and array.shape[1] > 1 else f".astype('{feed.dtype}')"
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt._files import PathLike, existing_file
+from graphopt._slips import is_of_torch, kind_of
 from graphopt.external_data import check_values, checked_file, load_values
 from graphopt.graphs import proto_graphs, subgraphs
 from graphopt.soundness.errors import about
@@ -87,11 +88,33 @@ def read_with_files(model: ForwardModel) -> tuple[onnx.ModelProto, tuple[Path, .
         proto = model
     else:
         raise TypeError(
-            f"model: got {type(model).__name__}, "
+            f"model: got {_described(model)}, "
             "expected a path, an onnx.ModelProto or an onnx_ir.Model"
         )
     check_values(proto)
     return proto, ()
+
+
+def check_is_forward(model: onnx.ModelProto) -> None:
+    """Refuse a training graph where the forward model is meant.
+
+    Raises:
+        ValueError: It declares what is carried from step to step.
+    """
+    if any(info.update_binding for info in model.training_info):
+        raise ValueError(
+            "the model is a training graph already; give the forward model that it was made from, "
+            "or take the one in it, graphopt.load(path).forward({})"
+        )
+
+
+def _described(model: object) -> str:
+    """What was given in place of a model, and what to do."""
+    if is_of_torch(model):
+        return f"{kind_of(model)} (export it first, with graphopt.torch.export)"
+    if type(model).__name__ == "TrainingGraph":
+        return "a TrainingGraph (its forward model is graph.forward({}))"
+    return type(model).__name__
 
 
 def _read(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:

@@ -1,11 +1,12 @@
 """Parameter groups: which parameters share a learning rate and a weight decay, and their order."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks
+from graphopt._slips import is_of_torch, kind_of, nearest
 from graphopt.parameter import Parameter
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules.base import Fixed, Listed
@@ -15,6 +16,7 @@ from graphopt.schedules.parse import checked_schedule, learning_rate as as_learn
 _TRAINABLE = ("float32", "float16")
 _RATES = ("lr", "learning_rate")  # two names of the same
 _KEYS = ("params", *_RATES, "weight_decay", "grad_centralization")
+_OF_ALL = ("decay", "momentum", "epsilon", "centered", "loss_scale", "clip_norm", "clip_value")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def _group(
 ) -> Group:
     for key in entry:
         if key not in _KEYS:
-            raise KeyError(f"{where}: unknown key {key!r}, expected {', '.join(_KEYS)}")
+            meant = nearest(str(key), _KEYS)
+            remedy = f"did you mean '{meant}'?" if meant else f"expected {', '.join(_KEYS)}"
+            raise KeyError(f"{where}: unknown key {key!r}, {remedy}{_shared(key)}")
     if "params" not in entry:
         raise KeyError(f"{where}: the group has no 'params'")
     rates = [key for key in _RATES if key in entry]
@@ -99,6 +103,13 @@ def _group(
         weight_decay,
         _checks.boolean(f"{where}['grad_centralization']", entry.get("grad_centralization", False)),
     )
+
+
+def _shared(key: Any) -> str:
+    """A hint at what all groups have in common."""
+    if nearest(str(key), _OF_ALL) is None:
+        return ""
+    return f"; '{nearest(str(key), _OF_ALL)}' is the same for all groups: an argument of RMSProp"
 
 
 def as_weight_decay(name: str, value: Any) -> LearningRateSchedule:
@@ -121,8 +132,21 @@ def _entries(name: str, value: Any) -> list[Any]:
         raise TypeError(f"{name}: got {type(value).__name__}, {expected}")
     entries = list(value)
     if not entries:
-        raise ValueError(f"{name}: got no parameter, expected at least one")
+        used = ""
+        if isinstance(value, Iterator):
+            used = " (a generator gives what it has once only: make it a list before)"
+        raise ValueError(f"{name}: got no parameter, expected at least one{used}")
     return entries
+
+
+def _described(given: Any) -> str:
+    if isinstance(given, str):
+        return f"the str '{given}' (its Parameter is graphopt.parameters(model)['{given}'])"
+    if isinstance(given, tuple) and any(map(is_of_torch, given)):
+        given = next(filter(is_of_torch, given))
+    if is_of_torch(given):
+        return f"a {kind_of(given)} (export its module first, with graphopt.torch.export)"
+    return type(given).__name__
 
 
 def _parameters(name: str, entries: list[Any]) -> tuple[Parameter, ...]:
@@ -130,7 +154,7 @@ def _parameters(name: str, entries: list[Any]) -> tuple[Parameter, ...]:
         where = f"{name}[{index}]"
         if not isinstance(parameter, Parameter):
             raise TypeError(
-                f"{where}: got {type(parameter).__name__}, expected a Parameter "
+                f"{where}: got {_described(parameter)}, expected a Parameter "
                 "(graphopt.parameters(model) lists those of a model)"
             )
         if parameter.dtype not in _TRAINABLE:

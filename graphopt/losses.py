@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt._slips import is_of_torch, kind_of
 from graphopt.builder import GraphBuilder
 from graphopt.manifest import LossEntry
 from graphopt.operators.labels import checked_labels, with_shape
@@ -131,6 +132,12 @@ def append_loss(
                 "leave it out"
             )
         value = outputs[loss]
+    elif is_of_torch(loss) or getattr(loss, "__module__", None) == "torch.nn.functional":
+        raise TypeError(
+            f"loss: got {kind_of(loss)}, expected {_listed(BUILT_IN)}, the name of an output of "
+            "the model, or a function that appends ONNX nodes; or export the loss with the module, "
+            "as its output"
+        )
     elif callable(loss):
         chosen = list(outputs.values())
         if loss_output is not None:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import SupportsIndex, overload
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt._memory import give_back_models
-from graphopt.forward import ForwardModel, read_forward
+from graphopt._slips import nearest
+from graphopt.forward import ForwardModel, check_is_forward, read_forward, read_proto
 from graphopt.graphs import named_once
 from graphopt.soundness.errors import about
 from graphopt.weights import Weights, inlined, tensor_of
@@ -107,6 +109,8 @@ class Parameters(list[Parameter]):
         ['conv1.bias']
         >>> [p.name for p in network.without(network.matching("conv*"))]
         ['head.weight']
+        >>> network["head.weight"].shape
+        (10, 8)
         >>> [p.name for p in network.without_decay()]
         ['conv1.bias']
     """
@@ -118,6 +122,28 @@ class Parameters(list[Parameter]):
         """A list of these."""
         super().__init__(found)
         self.left_out = self if not self else Parameters()
+
+    @overload
+    def __getitem__(self, at: str | SupportsIndex) -> Parameter: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Parameters": ...
+    def __getitem__(self, at: str | SupportsIndex | slice) -> "Parameter | Parameters":
+        """The one of a name, or at a place; or those of a slice.
+
+        Raises:
+            IndexError: There is no such place.
+            KeyError: There is none of this name.
+        """
+        if isinstance(at, slice):
+            return Parameters(super().__getitem__(at))
+        if not isinstance(at, str):
+            return super().__getitem__(at)
+        names = [parameter.name for parameter in self]
+        if at not in names:
+            meant = nearest(at, names)
+            remedy = f"did you mean '{meant}'?" if meant else f"there are {', '.join(names)}"
+            raise KeyError(f"no parameter is called '{at}'; {remedy}")
+        return super().__getitem__(names.index(at))
 
     def matching(self, *patterns: str) -> "Parameters":
         """Those whose name matches a pattern; ``*`` and ``?`` as in file names.
@@ -192,7 +218,7 @@ def parameters(model: ForwardModel) -> Parameters:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not an ONNX model, or has no weight.
+        ValueError: The file is not an ONNX model, or has no weight, or is a training graph.
         TypeError: ``model`` is none of the three.
 
     Example:
@@ -202,6 +228,10 @@ def parameters(model: ForwardModel) -> Parameters:
         >>> parameters(model)
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
+    if not isinstance(model, ir.Model):
+        model = read_proto(given := model)
+        with about(given):
+            check_is_forward(model)
     opened = read_forward(model)
     with about(model):
         found = _parameters(opened)

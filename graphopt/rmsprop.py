@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt import _checks, states
+from graphopt._slips import says_what_is_meant
 from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage, checked_average
 from graphopt.clipping import ClipNormPer, check_clipping
@@ -134,6 +135,7 @@ class RMSProp:
         ('mean_square', 'moment')
     """
 
+    @says_what_is_meant
     def __init__(
         self,
         params: Iterable[Parameter | dict[str, Any]],

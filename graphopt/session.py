@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from graphopt._files import PathLike
 from graphopt._memory import give_back_memory
 from graphopt._runtime_session import captures, runtime_session, without_capture
 from graphopt._skips import Skips
+from graphopt._slips import no_attribute, says_what_is_meant
 from graphopt._start import Start
 from graphopt._step_io import step_io
 from graphopt.checkpoint import LoadReport
@@ -26,6 +27,15 @@ from graphopt.large_models import save_model
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
 from graphopt.states import SKIPPED_STEPS, averages, first_averages
+
+# What other frameworks call what a session does.
+_MEANT = {
+    **dict.fromkeys(("run", "fit", "train_step", "train_on_batch"), "step runs a training step"),
+    **dict.fromkeys(("train", "eval"), "export writes a model for inference, step trains"),
+    **dict.fromkeys(("save", "save_state"), "save_checkpoint writes the state, export the model"),
+    **dict.fromkeys(("load", "load_state_dict", "restore"), "load_checkpoint reads a state"),
+    **dict.fromkeys(("state_dict", "parameters", "get_weights"), "its state has all values"),
+}
 
 
 class Session:
@@ -82,6 +92,7 @@ class Session:
         array(2.3025851, dtype=float32)
     """
 
+    @says_what_is_meant
     def __init__(
         self,
         graph: TrainingGraph | onnx.ModelProto | PathLike,
@@ -375,6 +386,15 @@ class Session:
         if not force:
             check_finite(state)
         return state
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say which method is meant by one of another framework."""
+            meant = _MEANT.get(name)
+            if meant is None:
+                raise no_attribute("Session", name, dir(type(self)))
+            raise AttributeError(f"Session has no attribute '{name}'; {meant}")
 
     def __repr__(self) -> str:
         """The graph, the provider and the kernels."""

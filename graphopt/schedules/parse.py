@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from graphopt import _checks
+from graphopt._slips import is_of_torch
 from graphopt.builder import GraphBuilder
 from graphopt.schedules.base import Fixed, LearningRateSchedule, Listed
 
@@ -88,6 +89,8 @@ def _array(value: Any) -> np.ndarray | None:
         return numpy_helper.to_array(value)
     if isinstance(value, ir.TensorProtocol):
         return value.numpy()
+    if is_of_torch(value) and hasattr(value, "__array__"):
+        return np.asarray(value)
     return value if isinstance(value, np.ndarray) else None
 
 
