@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def differentiated(
         check_is_forward(proto)
         forward = with_weights(proto, names)
         _check_parameters(forward, optimizer.params)
-        prepare_forward = prepare if portable else prepare_for_builder
+        prepare_forward = partial(prepare, provider=provider) if portable else prepare_for_builder
         read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
         source = with_straight_through(forward, names) if straight_through else forward
         prepared, statistics = prepare_forward(source, names, read)

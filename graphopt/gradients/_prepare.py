@@ -4,6 +4,7 @@ Each rewrite leaves what the model computes as it is, save one: batch normalizat
 bias is trained normalizes by the statistics of the batch, as training means.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -13,13 +14,17 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._inline import wanted_nodes
 from graphopt.gradients._open import open_model
-from graphopt.operators import OPERATORS, of
+from graphopt.operators import OPERATORS, name_of, of
 from graphopt.operators.record import Rewrite
+from graphopt.operators.recurrent import RECURRENT, rewrite_recurrent
 from graphopt.operators.rewriting import RunningStatistic, describe
 
 
 def prepare(
-    proto: onnx.ModelProto, trained: Collection[str], outputs: Collection[str] | None = None
+    proto: onnx.ModelProto,
+    trained: Collection[str],
+    outputs: Collection[str] | None = None,
+    provider: str = "CPUExecutionProvider",
 ) -> tuple[ir.Model, list[RunningStatistic]]:
     """A copy of the model that can be differentiated, and its running statistics.
 
@@ -28,6 +33,7 @@ def prepare(
         trained: The names of the trained parameters.
         outputs: The names of the outputs that the loss reads; None for all. What is not between a
             trained parameter and one of these is passed on as it is.
+        provider: The execution provider for which formulations are chosen.
 
     Raises:
         ValueError: The model cannot be brought to an opset that the rules know, or an operator
@@ -35,7 +41,8 @@ def prepare(
     """
     known = {name for name, operator in OPERATORS.items() if operator.is_known}
     model = open_model(proto, known, trained, outputs)
-    return rewritten(model, trained, outputs, rewrite)
+    is_cpu = provider == "CPUExecutionProvider"
+    return rewritten(model, trained, outputs, rewrite if is_cpu else rewrite_unrolled)
 
 
 def rewritten(
@@ -69,6 +76,16 @@ def rewrite(
     """Rewrite a node as its operator says."""
     of_operator = of(node).rewrite
     return None if of_operator is None else of_operator(op, node, trained)
+
+
+def rewrite_unrolled(
+    op: GraphBuilder, node: ir.Node, trained: Collection[str]
+) -> Sequence[RunningStatistic] | None:
+    """As `rewrite`, but loops over a known number of steps are unrolled."""
+    if name_of(node) in RECURRENT:
+        rewrite_recurrent(op, node, trained, sys.maxsize)
+        return None
+    return rewrite(op, node, trained)
 
 
 def _check_statistics(trained: Collection[str], statistics: Collection[RunningStatistic]) -> None:

@@ -5,7 +5,7 @@
 | `activation` | Relu, Gelu, HardSwish, ... |
 | `arithmetic` | Add, Mul, Pow, Max, Where, ... |
 | `batch_normalization` | BatchNormalization |
-| `control_flow` | If, Loop, Scan |
+| `control_flow` | If, Loop |
 | `convolution` | Conv, ConvTranspose, Col2Im |
 | `cross_entropy` | SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss |
 | `cumulative` | CumSum, CumProd, Range |
@@ -25,6 +25,7 @@
 | `resize` | Resize |
 | `runtime` | those of ONNX Runtime: FusedConv, InPlaceAccumulatorV2, ... |
 | `sampling` | GridSample, AffineGrid |
+| `scan` | Scan |
 | `scatter` | ScatterElements, ScatterND, TensorScatter |
 | `shape` | Reshape, Transpose, Concat, Split, Expand, ... |
 | `softmax` | Softmax, LogSoftmax |
@@ -55,6 +56,7 @@ from graphopt.operators import (  # noqa: F401 - each file declares its records
     resize,
     runtime,
     sampling,
+    scan,
     scatter,
     shape,
     softmax,

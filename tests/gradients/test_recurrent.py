@@ -1,8 +1,8 @@
-"""LSTM, GRU and RNN, unrolled: against ONNX Runtime's kernels and PyTorch in float64."""
+"""LSTM, GRU and RNN, against ONNX Runtime's kernels and PyTorch in float64."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -426,12 +426,18 @@ def with_gradients(proto, weights, trained):
     return result
 
 
-def compare_gradients(case, batch, trained, arrays, tolerance):
-    leaves, outputs = oracle(case, arrays)
-    weights = {
+def weights_of(case, arrays):
+    """What the outputs are multiplied by in the loss."""
+    _, outputs = oracle(case, arrays)
+    return {
         f"{name}.weight": normal(*outputs[name].shape, seed=9).astype(arrays["X"].dtype)
         for name in case.names()
     }
+
+
+def compare_gradients(case, batch, trained, arrays, tolerance):
+    leaves, outputs = oracle(case, arrays)
+    weights = weights_of(case, arrays)
     loss = sum((outputs[n] * torch.tensor(weights[f"{n}.weight"])).sum() for n in case.names())
     expected = torch.autograd.grad(
         loss, [leaves[name] for name in trained], allow_unused=True, materialize_grads=True
@@ -518,6 +524,21 @@ def test_gradients_with_any_number_of_steps(case):
         np.testing.assert_allclose(
             one, want, rtol=0, atol=1e-5 * float(want.abs().max()), err_msg=name
         )
+
+
+SCANNED = {
+    name: replace(case, steps=9, lengths=[3 * length for length in case.lengths])
+    for name, case in CASES.items()
+    if case.steps == 3 and (not name.startswith("with") or name.endswith(("Elu", "Relu")))
+}
+
+
+@pytest.mark.parametrize("case", SCANNED.values(), ids=SCANNED)
+def test_gradients_of_a_cell_that_is_scanned(case):
+    arrays = case.arrays()
+    trained = [name for name in arrays if name != "sequence_lens"]
+    graph = compare_gradients(case, None, trained, arrays, 1e-5)
+    assert [node.op_type for node in graph.graph.node].count("Scan") == 2 * len(case.backwards)
 
 
 def with_open_steps(proto, case):
@@ -664,12 +685,28 @@ def test_hidden_size_may_be_left_out():
 
 @pytest.mark.parametrize(("op", "most"), [("LSTM", 10), ("GRU", 10), ("RNN", 2)])
 def test_few_nodes_a_step(op, most):
-    def count(steps):
+    def count(steps, provider):
         case = Case(op, attributes={} if op != "GRU" else {"linear_before_reset": 1}, steps=steps)
-        return len(prepare(model(case, case.arrays(), "N"), WEIGHTS)[0].graph)
+        proto = model(case, case.arrays(), "N")
+        return len(prepare(proto, WEIGHTS, provider=provider)[0].graph)
 
-    assert count(20) - count(10) == 10 * most
-    assert count(30) - count(20) == 10 * most
+    def on_cuda(steps):
+        return count(steps, "CUDAExecutionProvider")
+
+    assert on_cuda(20) - on_cuda(10) == 10 * most
+    assert on_cuda(30) - on_cuda(20) == 10 * most
+    assert count(1000, "CPUExecutionProvider") == count(10, "CPUExecutionProvider") < on_cuda(10)
+
+
+def test_weights_of_a_cell_that_is_scanned_are_summed_by_one_product():
+    case = Case("LSTM", STATES, steps=9)
+    arrays = case.arrays()
+    graph = with_gradients(model(case, arrays, "N", WEIGHTS), weights_of(case, arrays), ("W", "R"))
+    forward, backward = (node for node in graph.graph.node if node.op_type == "Scan")
+    bodies = [ir.from_proto(scan).attributes["body"].as_graph() for scan in (forward, backward)]
+    counts = [Counter(node.op_type for node in body) for body in bodies]
+    assert [count["Gemm"] for count in counts] == [1, 1]
+    assert counts[1]["Sigmoid"] + counts[1]["Tanh"] == 0
 
 
 def altered(case, **attributes):

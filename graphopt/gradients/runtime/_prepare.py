@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._open import open_model
-from graphopt.gradients._prepare import rewrite, rewritten
+from graphopt.gradients._prepare import rewrite, rewrite_unrolled, rewritten
 from graphopt.gradients.runtime import _rewrites
 from graphopt.marks import STOP_GRADIENT
 from graphopt.operators import name_of
@@ -97,5 +97,5 @@ def _rewrite(
         case "Conv" | "ConvTranspose" | "MaxPool":
             _rewrites.write_out_pads(node)
         case _:
-            return rewrite(op, node, trained)
+            return rewrite_unrolled(op, node, trained)
     return None

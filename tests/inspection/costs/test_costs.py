@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 import graphopt
+from graphopt.graphs import proto_nodes
 from graphopt.inspection.costs import memory, operations
 from graphopt.inspection.facts import StageFacts
 from graphopt.inspection.structure import layers, stages
@@ -356,7 +357,7 @@ def needed_for(model, names):
     needed = set(names)
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(name for each in proto_nodes([node]) for name in each.input)
     return needed
 
 
