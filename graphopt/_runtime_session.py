@@ -12,6 +12,7 @@ from onnx import inliner
 
 from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
+from graphopt.half import lacking
 from graphopt.large_models import MOST, values_of, write_beside
 from graphopt.soundness.errors import about
 
@@ -72,6 +73,7 @@ def runtime_session(
         with about(graph):
             raise ValueError(
                 f"onnxruntime {runtime.__version__} cannot run this training graph: {error}"
+                f"{lacking(model, str(error), providers)}"
             ) from None
 
 

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble, manifest_of
+from graphopt.half import Precision, check_precision
 from graphopt.loss_scale import scaled
 from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
 from graphopt.manifest import LossEntry
@@ -78,6 +78,7 @@ def training_graph(
     memory: Memory = "fast",
     gradient_outputs: GradientOutputs = False,
     accumulation: int | Accumulation | None = None,
+    precision: Precision | None = None,
     output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
@@ -131,6 +132,11 @@ def training_graph(
             outputs ``<parameter>_grad``: without the loss scale, before clipping and weight decay.
         accumulation: After how many steps there is an update, from the mean of their gradients;
             or an `Accumulation`. None: each step is one.
+        precision: "float16" or "bfloat16": a float32 model is computed in that where it is safe,
+            above all its products of matrices and its convolutions; normalization, softmax, sums,
+            exponentials, the loss and the update in float32. Parameters, states, running statistics
+            and what is reported stay float32. What ``provider`` does not run in it is computed in
+            float32 and rounded. With "float16", gradients need a loss scale.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -155,6 +161,7 @@ def training_graph(
     _checks.boolean("straight_through", straight_through)
     _check_options(group_mask, provider, layout)
     _checks.one_of("memory", memory, MEMORY)
+    check_precision(precision, provider)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     reported = checked_names(optimizer, gradient_outputs)
     if gradients is None:
@@ -168,6 +175,7 @@ def training_graph(
             provider=provider,
             straight_through=straight_through,
             memory=memory,
+            precision=precision,
         )
     else:
         _check_unused(
@@ -177,6 +185,7 @@ def training_graph(
             portable=not portable,
             straight_through=straight_through,
             memory=memory != "fast",
+            precision=precision is not None,
         )
         if not isinstance(loss, str | None):
             raise TypeError(
@@ -242,6 +251,7 @@ def differentiated(
     provider: str = "CPUExecutionProvider",
     straight_through: bool = False,
     memory: Memory = "fast",
+    precision: Precision | None = None,
 ) -> Differentiated:
     """Append the loss, times the loss scale, and the gradients; see `training_graph`."""
     if loss is None:
@@ -252,30 +262,39 @@ def differentiated(
     if not labels:
         raise ValueError("labels: got an empty string, expected the name of an input")
     if not portable:
-        _check_unused("portable=False", straight_through=straight_through, memory=memory != "fast")
+        _check_unused(
+            "portable=False",
+            straight_through=straight_through,
+            memory=memory != "fast",
+            precision=precision is not None,
+        )
+    half = check_precision(precision, provider)
     names = [parameter.name for parameter in optimizer.params]
     proto, files = read_with_files(model)
     with about(model):
         check_is_forward(proto)
         forward = with_weights(proto, names)
         _check_parameters(forward, optimizer.params)
-        prepare_forward = partial(prepare, provider=provider) if portable else prepare_for_builder
         read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
         source = with_straight_through(forward, names) if straight_through else forward
-        prepared, statistics = prepare_forward(source, names, read)
+        if portable:
+            prepared, statistics = prepare(source, names, read, provider, half)
+        else:
+            prepared, statistics = prepare_for_builder(source, names, read)
         op = GraphBuilder(prepared.graph)
         _free_names(op, {*_NAMES, labels}, names)
     # What a function of the user's raises is not about the model.
     with about(model) if isinstance(loss, str) else nullcontext():
         before = len(prepared.graph)
         value = append_loss(op, loss, loss_output, labels)
-        entry = loss_entry(loss, loss_output, prepared.graph[before:], straight_through)
+        appended = prepared.graph[before:]
+        entry = loss_entry(loss, loss_output, appended, straight_through, precision)
     with about(model):
         if portable and not straight_through:
             check_rounding(prepared.graph, names, value)
         value = scaled(op, value, optimizer.loss_scale)
         if portable:
-            gradients = differentiate(prepared, names, value, statistics, provider, memory)
+            gradients = differentiate(prepared, names, value, statistics, provider, memory, half)
         else:
             gradients = build_gradients(prepared, names, value, statistics)
     return Differentiated(gradients, forward, remembered(prepared.graph), files, entry)

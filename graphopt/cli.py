@@ -24,6 +24,7 @@ from graphopt._files import write_atomically
 from graphopt._outputs import check_outputs
 from graphopt.clipping import ClipNormPer
 from graphopt.gradients import Memory
+from graphopt.half import Precision
 from graphopt.inspection import commands
 from graphopt.inspection.commands import console, named_size
 from graphopt.loss_scale import LossScale
@@ -184,6 +185,13 @@ def build(
             "or all but a few values."
         ),
     ] = "fast",
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="What products and convolutions are computed in, if not in float32.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Build the training graph of a forward model."""
     check_outputs([("--output", output)], [("FORWARD.onnx", forward)])
@@ -213,6 +221,7 @@ def build(
         layout=layout,
         straight_through=straight_through,
         memory=memory,
+        precision=precision,
     )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")

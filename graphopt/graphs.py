@@ -58,6 +58,17 @@ def captured(node: ir.Node) -> dict[ir.Value, None]:
     return dict.fromkeys(value for value in read if value.graph not in inside)
 
 
+def replace_captured(node: ir.Node, value: ir.Value, by: ir.Value) -> None:
+    """Let the subgraphs of a node read another value in place of one of the graphs around them."""
+    for graph in subgraphs(node):
+        for inner in graph.all_nodes():
+            for index, read in enumerate(inner.inputs):
+                if read is value:
+                    inner.replace_input_with(index, by)
+        for inner_graph in (graph, *graph.subgraphs()):
+            inner_graph.outputs[:] = [by if v is value else v for v in inner_graph.outputs]
+
+
 def needed_for(values: Iterable[ir.Value], graph: ir.Graph) -> set[ir.Value]:
     """These values of a sorted graph, and all that they are computed from."""
     needed = set(values)

@@ -158,6 +158,7 @@ def loss_entry(
     loss_output: str | None,
     nodes: Iterable[ir.Node],
     straight_through: bool,
+    precision: str | None = None,
 ) -> LossEntry:
     """What a loss is, for the metadata.
 
@@ -166,12 +167,14 @@ def loss_entry(
         loss_output: The same.
         nodes: Those that it has appended.
         straight_through: Whether gradients go through quantization.
+        precision: In what the model is computed where that is safe; None for its own.
     """
+    kind = precision or LossEntry.precision
     if isinstance(loss, str):
-        return LossEntry(loss, loss_output, straight_through)
+        return LossEntry(loss, loss_output, straight_through, precision=kind)
     name = getattr(loss, "__qualname__", type(loss).__name__)
     operators = tuple(node.op_type for node in nodes)
-    return LossEntry(name, loss_output, straight_through, operators)
+    return LossEntry(name, loss_output, straight_through, operators, kind)
 
 
 def read_by(
@@ -259,5 +262,6 @@ def _with_target(
 
 
 def _float32(op: GraphBuilder, value: ir.Value) -> ir.Value:
-    """Losses are computed in float32: the mean of many float16 values is not one."""
-    return op.Cast(value, to=ir.DataType.FLOAT) if value.dtype == ir.DataType.FLOAT16 else value
+    """Losses are computed in float32: the mean of many values of 16 bits is not one."""
+    narrow = value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return op.Cast(value, to=ir.DataType.FLOAT) if narrow else value

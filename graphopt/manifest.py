@@ -82,12 +82,14 @@ class LossEntry:
         output: The output that it applies to, where that was said.
         straight_through: Whether gradients go through quantization.
         operators: Of a function: the operators that it appends.
+        precision: In what the model before it is computed where that is safe.
     """
 
     name: str
     output: str | None = None
     straight_through: bool = False
     operators: tuple[str, ...] | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

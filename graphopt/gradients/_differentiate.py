@@ -19,6 +19,7 @@ from graphopt.gradients._recompute import Memory, recompute
 from graphopt.gradients._steep import selected_infinities, steep_values
 from graphopt.gradients._sums import summed
 from graphopt.graphs import captured
+from graphopt.half import fit_kernels
 from graphopt.operators import NoGradient, of
 from graphopt.operators.backward import Backward
 from graphopt.operators.path import Path
@@ -33,6 +34,7 @@ def differentiate(
     statistics: Collection[RunningStatistic],
     provider: str = "CPUExecutionProvider",
     memory: Memory = "fast",
+    half: ir.DataType | None = None,
 ) -> GradientGraph:
     """Append the gradients of ``loss`` with respect to the initializers called ``names``.
 
@@ -43,6 +45,8 @@ def differentiate(
         statistics: The running statistics of the graph, which become inputs too.
         provider: The execution provider for which formulations are chosen.
         memory: What the backward pass computes again; see `recompute`.
+        half: The type of 16 bits in which a part of the graph is computed, if any is; what the
+            provider lacks of it is computed in float32.
 
     Raises:
         ValueError: No gradient reaches a parameter, or operators have none.
@@ -75,7 +79,11 @@ def differentiate(
     graph.sort()
     passes.RemoveUnusedNodesPass()(model)
     graph.outputs[:] = kept
+    if half is not None:
+        fit_kernels(op, model, half, provider)
     recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory)
+    if half is not None and memory != "fast":
+        fit_kernels(op, model, half, provider)
     return GradientGraph(model, parameters, named, batch)
 
 

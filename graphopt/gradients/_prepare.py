@@ -14,6 +14,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._inline import wanted_nodes
 from graphopt.gradients._open import open_model
+from graphopt.half import compute_in_half
 from graphopt.operators import OPERATORS, name_of, of
 from graphopt.operators.record import Rewrite
 from graphopt.operators.recurrent import RECURRENT, rewrite_recurrent
@@ -25,6 +26,7 @@ def prepare(
     trained: Collection[str],
     outputs: Collection[str] | None = None,
     provider: str = "CPUExecutionProvider",
+    half: ir.DataType | None = None,
 ) -> tuple[ir.Model, list[RunningStatistic]]:
     """A copy of the model that can be differentiated, and its running statistics.
 
@@ -34,6 +36,7 @@ def prepare(
         outputs: The names of the outputs that the loss reads; None for all. What is not between a
             trained parameter and one of these is passed on as it is.
         provider: The execution provider for which formulations are chosen.
+        half: The type of 16 bits in which the safe part of a float32 model is computed, if any.
 
     Raises:
         ValueError: The model cannot be brought to an opset that the rules know, or an operator
@@ -41,6 +44,8 @@ def prepare(
     """
     known = {name for name, operator in OPERATORS.items() if operator.is_known}
     model = open_model(proto, known, trained, outputs)
+    if half is not None:
+        compute_in_half(model, half, trained)
     is_cpu = provider == "CPUExecutionProvider"
     return rewritten(model, trained, outputs, rewrite if is_cpu else rewrite_unrolled)
 

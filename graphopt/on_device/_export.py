@@ -20,6 +20,7 @@ from graphopt.dtypes import dtype_of
 from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights
 from graphopt.gradients import MEMORY, Memory
+from graphopt.half import Precision, check_precision
 from graphopt.large_models import save_model
 from graphopt.losses import LABELS, LossFunction
 from graphopt.manifest import Manifest
@@ -90,6 +91,7 @@ def export_on_device(
     state: Mapping[str, Array] | PathLike | None = None,
     straight_through: bool = False,
     memory: Memory = "fast",
+    precision: Precision | None = None,
     output: str | None = None,
 ) -> Artifacts:
     """Write the files with which ONNX Runtime's on-device training API trains.
@@ -134,6 +136,8 @@ def export_on_device(
         straight_through: Train through quantization; see `training_graph`.
         memory: What the backward pass computes again rather than keep, "fast", "balanced" or
             "low"; see `training_graph`.
+        precision: "float16" or "bfloat16", in which the safe part of the model is computed; see
+            `training_graph`. What the files carry is float32.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -155,6 +159,7 @@ def export_on_device(
     optimizer = _check_optimizer(checked_optimizer(optimizer))
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     _checks.one_of("memory", memory, MEMORY)
+    check_precision(precision, _runtime.CPU)
     flags = {
         "optimizer_model": optimizer_model,
         "gradient_accumulation": gradient_accumulation,
@@ -192,6 +197,7 @@ def export_on_device(
             labels=labels,
             straight_through=straight_through,
             memory=memory,
+            precision=precision,
         )
         _check_float32({name: array.dtype.name for name, array in built.initial.items()})
         with about(model):

@@ -26,7 +26,7 @@ FLOORS = [
     ["shapes"],
     ["operators"],
     ["shapes.engine", "shapes.in_place", "dropping"],
-    ["inference", "weights", "schedules"],
+    ["half", "inference", "weights", "schedules"],
     [
         "accumulation",
         "average",

@@ -1,0 +1,102 @@
+"""What runs in half precision on an execution provider; everything else is computed in float32.
+
+The lists of the CPU are what ONNX Runtime 1.19 and 1.32 both run, tested by
+``tests/half/test_kernels.py``. Those of CUDA are from its table of kernels, without what a training
+graph has no use for.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from graphopt import _checks
+from graphopt._runtime import CPU, CUDA, provider_names
+from graphopt.half.precision import DTYPES, PRECISIONS, Precision
+
+_MOVING = (
+    *("Cast", "Concat", "ConstantOfShape", "Flatten", "Gather", "GatherElements", "GatherND"),
+    *("Identity", "Reshape", "Shape", "Sign", "Slice", "Split", "Squeeze", "Transpose"),
+    "Unsqueeze",
+)
+_ON_CUDA = (
+    *("Add", "Div", "Dropout", "Erf", "Exp", "Expand", "Gelu", "Gemm", "MatMul", "Max", "Min"),
+    *("Mul", "Neg", "Pow", "ReduceSum", "Relu", "ScatterElements", "ScatterND", "Sigmoid"),
+    *("Size", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Tile", "Trilu", "Where", "Compress"),
+)
+_ON_CUDA_IN_FLOAT16 = (
+    *("Abs", "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "Ceil", "Clip", "Conv"),
+    *("ConvTranspose", "Cos", "DepthToSpace", "Einsum", "Elu", "Equal", "Floor"),
+    *("GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid"),
+    *("HardSwish", "LeakyRelu", "Less", "LessOrEqual", "Log", "MaxPool", "Mod", "OneHot"),
+    *("PRelu", "Pad", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "Resize", "Round"),
+    *("Selu", "Sin", "Softplus", "Softsign", "SpaceToDepth", "ThresholdedRelu", "TopK"),
+)
+KERNELS = {
+    (CPU, DTYPES["float16"]): frozenset((*_MOVING, "Expand")),
+    (CPU, DTYPES["bfloat16"]): frozenset(_MOVING),
+    (CUDA, DTYPES["float16"]): frozenset((*_MOVING, *_ON_CUDA, *_ON_CUDA_IN_FLOAT16)),
+    (CUDA, DTYPES["bfloat16"]): frozenset((*_MOVING, *_ON_CUDA)),
+}
+"""The operators that run on a provider in a type of 16 bits."""
+
+
+def check_precision(precision: Precision | None, provider: str) -> ir.DataType | None:
+    """The type of 16 bits that is meant, or None for float32.
+
+    Raises:
+        TypeError: ``precision`` is no text.
+        ValueError: It is another text, or it is not known what the provider runs in it.
+    """
+    if precision is None:
+        return None
+    _checks.one_of("precision", precision, PRECISIONS)
+    if (provider, DTYPES[precision]) not in KERNELS:
+        raise ValueError(
+            f"precision: got '{precision}' with provider='{provider}', of which it is not known "
+            f"which operators it runs in {precision}; build the graph for {CUDA} or for {CPU}, "
+            "whose graph runs wherever float32 does"
+        )
+    return DTYPES[precision]
+
+
+def lacking(model: onnx.ModelProto, error: str, providers: Sequence[Any]) -> str:
+    """What to do where a runtime lacks kernels of a graph that was built for another provider.
+
+    Args:
+        model: What it was to run.
+        error: What it says.
+        providers: The execution providers that it has, as a session takes them.
+    """
+    kind = int(DTYPES["bfloat16"])
+    casts = (node for node in model.graph.node if node.op_type == "Cast")
+    is_half = any(attribute.i == kind for node in casts for attribute in node.attribute)
+    if "Could not find an implementation" not in error or not is_half:
+        return ""
+    (first, *_) = provider_names(providers)
+    return (
+        "; the graph computes it in bfloat16, for another execution provider: "
+        f"build it with provider='{first}'"
+    )
+
+
+def runs(node: ir.Node, half: ir.DataType, provider: str, opset: int) -> bool:
+    """Whether a node runs on a provider in a type of 16 bits."""
+    if node.domain or node.op_type not in KERNELS[provider, half]:
+        return False
+    return _is_allowed(node.op_type, f"tensor({half.numpy().name})", opset)
+
+
+@cache
+def _is_allowed(op_type: str, kind: str, opset: int) -> bool:
+    """Whether ONNX has an operator for a type, in the version of an opset."""
+    schema = onnx.defs.get_schema(op_type, opset)
+    formal = schema.inputs[0].type_str if schema.inputs else schema.outputs[0].type_str
+    if op_type == "ConstantOfShape":
+        formal = schema.outputs[0].type_str
+    for constraint in schema.type_constraints:
+        if constraint.type_param_str == formal:
+            return kind in constraint.allowed_type_strs
+    return formal == kind
