@@ -44,8 +44,8 @@ demo: $(VENV)/demo.stamp ## train the digits network; results in build/demo/
 
 test: $(VENV)/test.stamp $(TRAINING_STAMP) ## run the tests, on today's ONNX Runtime and on 1.19
 	@failed=0; \
-	$(BIN)/python -m pytest -n auto || failed=1; \
-	$(if $(TRAINING_STAMP),$(TRAINING)/bin/python -m pytest -n auto -m 'not any_runtime' || failed=1, \
+	$(BIN)/python -m pytest -n auto --dist worksteal || failed=1; \
+	$(if $(TRAINING_STAMP),$(TRAINING)/bin/python -m pytest -n auto --dist worksteal -m 'not any_runtime' || failed=1, \
 	echo 'NOT RUN: the tests on ONNX Runtime 1.19, whose training package is not for this Python'); \
 	exit $$failed
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ CPU = ["CPUExecutionProvider"]
 SAME_BITS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (300, 130)]
 CHUNKED_SHAPES = [(1, 7), (5, 64), (3, 40000)]
+# Larger than what is prepared at once, and no multiple of it.
+MATRIX = (33, 40)
 # Around what is prepared at once, 1024 elements, and what a thread takes at once, 32768.
 SIZES = [1023, 1024, 1025, 2049, 32767, 32768, 32769, 65536, 100001]
 SPECIAL = np.array(
@@ -40,9 +43,9 @@ CORES = [
     for late in ((False, True) if momentum else (False,))
 ]
 EXTRAS = [
-    {"weight_decay": decay, "mask": mask, "chunked": chunked, **before}
+    {"weight_decay": decay, "mask": mask, **before}
     for decay in ("", "WeightDecay", "DecoupledWeightDecay")
-    for mask, chunked in itertools.product((False, True), repeat=2)
+    for mask in (False, True)
     for before in (
         *({"unscale": unscale} for unscale in (False, True)),
         *({"scale": scale, "clip_value": not scale} for scale in (False, True)),
@@ -51,8 +54,8 @@ EXTRAS = [
 ]
 
 
-def variants(extras):
-    return [core.Variant(**{**vars(variant), **extras}) for variant in CORES]
+def variants(extras, chunked=False):
+    return [replace(variant, chunked=chunked, **extras) for variant in CORES]
 
 
 def is_scalar(name):
@@ -150,7 +153,12 @@ def assert_agree(fused, bodies):
 
 @needs_kernels
 def test_each_function_has_a_kernel():
-    every = {variant.name for extras in EXTRAS for variant in variants(extras)}
+    every = {
+        variant.name
+        for extras in EXTRAS
+        for chunked in (False, True)
+        for variant in variants(extras, chunked)
+    }
     assert len(every) == 1200
     assert kernels.names() == every | {"WeightedSum", "WeightedSumMask"}
 
@@ -591,8 +599,37 @@ def test_session_that_fails_anyway():
 @needs_kernels
 @pytest.mark.parametrize("extras", EXTRAS, ids=lambda e: core.Variant(**e).name)
 def test_kernel_is_the_body(extras, tmp_path):
-    called = variants(extras)
-    proto = model(called, CHUNKED_SHAPES if extras["chunked"] else SHAPES)
+    """Each of them; what depends on shapes is the same in all, and is tested with some."""
+    assert_kernels_are_bodies(variants(extras), [MATRIX], tmp_path)
+
+
+@needs_kernels
+@pytest.mark.parametrize("on", [True, False])
+def test_kernels_of_chunks_are_those_of_the_whole(on):
+    """Bit for bit; that their bodies are so too is tested with these."""
+    pairs = [
+        pair
+        for extras in EXTRAS
+        for pair in zip(variants(extras), variants(extras, True), strict=True)
+    ]
+    proto = model([variant for pair in pairs for variant in pair], [MATRIX], bodies=False)
+    got = run(runtime_session(proto, options(proto)), feeds(proto, 4, special=True, on=on))
+    for whole, chunked in pairs:
+        for name in whole.outputs:
+            results = (got[f"{name}.{variant.name}.0"] for variant in (whole, chunked))
+            assert len({array.tobytes() for array in results}) == 1, f"{name} of {chunked.name}"
+
+
+@needs_kernels
+@pytest.mark.parametrize("variant", TYPICAL, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+def test_shapes(variant, chunked, tmp_path):
+    shapes = CHUNKED_SHAPES if chunked else SHAPES
+    assert_kernels_are_bodies([replace(variant, chunked=chunked)], shapes, tmp_path)
+
+
+def assert_kernels_are_bodies(called, shapes, tmp_path):
+    proto = model(called, shapes)
     onnx.checker.check_model(proto)
     profiled = options(proto)
     profiled.enable_profiling = True
@@ -603,7 +640,7 @@ def test_kernel_is_the_body(extras, tmp_path):
     for seed, special in enumerate(specials):
         arrays = feeds(proto, seed, special=special)
         assert_agree(run(fused, arrays), run(bodies, arrays))
-    if extras["mask"]:
+    if called[0].mask:
         arrays = feeds(proto, 2, special=True, on=False)
         kept = run(fused, arrays)
         assert_agree(kept, run(bodies, arrays))
