@@ -3,10 +3,12 @@
 import functools
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
 import graphopt
+from graphopt.shapes.in_place import infer_shapes
 from models.zoo import ZOO
 from tests.helpers.environments import needs_cuda, needs_kernels
 from tools.gpu.placement import floats_on_cpu, profiled_nodes
@@ -33,7 +35,16 @@ KERNELS = {
     *("Dropout", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather"),
     *("GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool"),
     *("Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity"),
-    *("InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log"),
+    *(
+        "InstanceNormalization",
+        "IsInf",
+        "IsNaN",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Less",
+        "LessOrEqual",
+        "Log",
+    ),
     *("LogSoftmax", "LRN", "MatMul", "Max", "MaxPool", "Min", "Mod", "Mul", "Neg", "NonZero"),
     *("Not", "OneHot", "Or", "PRelu", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax"),
     *("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Resize"),
@@ -46,18 +57,26 @@ REPLACED = {"Constant", "CastLike"}
 
 
 @functools.cache
-def graph(name, provider="CUDAExecutionProvider"):
+def graph(name, provider="CUDAExecutionProvider", precision=None):
     model = ZOO[name].build()
+    scale = graphopt.DynamicLossScale(1024.0) if precision == "float16" else 1.0
     optimizer = graphopt.RMSProp(
-        graphopt.parameters(model), learning_rate=0.002, momentum=0.9, centered=True
+        graphopt.parameters(model),
+        learning_rate=0.002,
+        momentum=0.9,
+        centered=True,
+        loss_scale=scale,
     )
-    return graphopt.training_graph(model, ZOO[name].loss, optimizer, provider=provider)
+    return graphopt.training_graph(
+        model, ZOO[name].loss, optimizer, provider=provider, precision=precision
+    )
 
 
 @pytest.mark.any_runtime
+@pytest.mark.parametrize("precision", [None, "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ZOO)
-def test_every_operator_has_a_cuda_kernel(name):
-    operators = set(graphopt.requirements(graph(name)).operators[""])
+def test_every_operator_has_a_cuda_kernel(name, precision):
+    operators = set(graphopt.requirements(graph(name, precision=precision)).operators[""])
     assert operators <= KERNELS | REPLACED
 
 
@@ -96,6 +115,62 @@ def test_a_captured_graph_trains_as_any_other(name):
     on_cpu = graphopt.Session(graph(name))
     np.testing.assert_allclose(steps(session, name, 20), steps(on_cpu, name, 20), rtol=1e-3)
     assert session.state["global_step"] == 20
+
+
+# Of the losses of some steps: how far the sums of the two providers, rounded, may lie apart.
+HALVES = {"float16": 1e-2, "bfloat16": 5e-2}
+
+
+@needs_cuda
+@pytest.mark.parametrize("captured", ["0", "1"], ids=["runs", "captured"])
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("name", ZOO)
+def test_half_precision_trains_as_on_the_cpu(name, precision, captured):
+    provider = {"use_tf32": "0", "enable_cuda_graph": captured}
+    on_cuda = graphopt.Session(
+        graph(name, precision=precision), providers=[("CUDAExecutionProvider", provider), CUDA[1]]
+    )
+    on_cpu = graphopt.Session(graph(name, "CPUExecutionProvider", precision))
+    found, expected = steps(on_cuda, name, 6), steps(on_cpu, name, 6)
+    np.testing.assert_allclose(found, expected, rtol=HALVES[precision], atol=HALVES[precision])
+    assert on_cuda.state["global_step"] == 6
+    assert {v.dtype.name for v in on_cuda.state.values()} <= {"float32", "int64"}
+
+
+PRODUCTS = pytest.mark.parametrize(
+    ("precision", "products"),
+    [("float16", {"Conv", "ConvTranspose", "Gemm", "MatMul"}), ("bfloat16", {"Gemm", "MatMul"})],
+)
+
+
+@pytest.mark.any_runtime
+@PRODUCTS
+@pytest.mark.parametrize("name", ["digits_cnn", "resnet", "mobilenet_v3", "transformer"])
+def test_products_are_in_half_precision(name, precision, products):
+    """In the forward and in the backward pass."""
+    model = ir.from_proto(graph(name, precision=precision).model)
+    infer_shapes(model)
+    given = {node.outputs[0].dtype.numpy().name for node in model.graph if node.op_type in products}
+    assert given == {precision}
+
+
+@needs_cuda
+@PRODUCTS
+@pytest.mark.parametrize("name", ["digits_cnn", "resnet", "transformer"])
+def test_products_are_computed_in_half_precision(name, precision, products):
+    """By the profile of the runtime, on the GPU, in the forward and in the backward pass."""
+    batches = [ZOO[name].feeds(np.random.default_rng(0), BATCH)]
+    _, nodes = profiled_nodes(graph(name, precision=precision), CUDA, batches)
+    given = [
+        kind
+        for node in nodes
+        if node["op_name"].removeprefix("Fused") in products
+        for output in node["output_type_shape"]
+        for kind in output
+    ]
+    assert given
+    assert set(given) == {precision}
+    assert floats_on_cpu(nodes) == []
 
 
 @needs_cuda

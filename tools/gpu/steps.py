@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphopt._runtime import CPU, CUDA
+from graphopt.half.precision import PRECISIONS, Precision
 from tools.gpu.networks import CLASSES, GRAPHS, NETWORKS
 from tools.gpu.records import print_records
 from tools.gpu.timing import Steps, milliseconds
@@ -68,7 +69,7 @@ def forward_model(name: str) -> onnx.ModelProto:
 
 
 def _graphopt(
-    name: str, *, captured: bool, tf32: bool, **options: str
+    name: str, *, captured: bool, tf32: bool, precision: Precision | None = None, **options: str
 ) -> tuple[Steps, list[float]]:
     import onnxruntime
 
@@ -76,9 +77,15 @@ def _graphopt(
 
     model = forward_model(name)
     optimizer = graphopt.RMSProp(
-        graphopt.parameters(model), _RATE, epsilon_inside_root=False, initial_mean_square=0.0
+        graphopt.parameters(model),
+        _RATE,
+        epsilon_inside_root=False,
+        initial_mean_square=0.0,
+        loss_scale=graphopt.DynamicLossScale() if precision == "float16" else 1.0,
     )
-    graph = graphopt.training_graph(model, "cross_entropy", optimizer, provider=CUDA)
+    graph = graphopt.training_graph(
+        model, "cross_entropy", optimizer, provider=CUDA, precision=precision
+    )
     provider = {
         "enable_cuda_graph": str(int(captured)),
         "use_tf32": str(int(tf32)),
@@ -94,7 +101,9 @@ def _graphopt(
     return Steps(lambda: session.step(feeds, outputs=[]), session.wait), losses
 
 
-def _torch(name: str, *, compiled: bool, tf32: bool) -> tuple[Steps, list[float]]:
+def _torch(
+    name: str, *, compiled: bool, tf32: bool, precision: Precision | None = None
+) -> tuple[Steps, list[float]]:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -106,14 +115,21 @@ def _torch(name: str, *, compiled: bool, tf32: bool) -> tuple[Steps, list[float]
             part.p = 0.0
     x, labels = (value.cuda() for value in _batch(name))
     optimizer = torch.optim.RMSprop(module.parameters(), lr=_RATE, alpha=0.9, eps=1e-10)
-    loss_of: Callable[..., Any] = lambda: torch.nn.functional.cross_entropy(module(x), labels)  # noqa: E731
+    scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
+    dtype = None if precision is None else getattr(torch, precision)
+
+    def loss_of() -> Any:
+        with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
+            return torch.nn.functional.cross_entropy(module(x), labels)
+
     forward = torch.compile(loss_of) if compiled else loss_of
 
     def step() -> Any:
         optimizer.zero_grad()
         loss = forward()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return loss.detach()
 
     losses = [float(step()) for _ in range(3)]
@@ -126,6 +142,14 @@ CONTENDERS: dict[str, Callable[[str], tuple[Steps, list[float]]]] = {
     "torch.compile": functools.partial(_torch, compiled=True, tf32=False),
     "graphopt, captured, TF32": functools.partial(_graphopt, captured=True, tf32=True),
     "torch, TF32": functools.partial(_torch, compiled=False, tf32=True),
+    **{
+        f"{contender} {precision}": functools.partial(make, tf32=True, precision=precision)
+        for precision in PRECISIONS
+        for contender, make in (
+            ("graphopt, captured,", functools.partial(_graphopt, captured=True)),
+            ("torch, autocast", functools.partial(_torch, compiled=False)),
+        )
+    },
     "graphopt": functools.partial(_graphopt, captured=False, tf32=False),
     "torch.compile, TF32": functools.partial(_torch, compiled=True, tf32=True),
 }
