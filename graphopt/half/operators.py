@@ -46,7 +46,7 @@ OPERATORS = (
         In.OPERANDS,
         "each result comes from few elements, and is about as large as they are",
         (
-            *("Abs", "Add", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Floor"),
+            *("Abs", "Add", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Floor"),
             *("HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min", "Mul", "Neg", "PRelu"),
             *("Relu", "Round", "Selu", "Sigmoid", "Sign", "Softsign", "Sub", "Sum", "Tanh"),
             *("ThresholdedRelu", "Where"),
@@ -110,6 +110,11 @@ OPERATORS = (
             *("Log", "LogSoftmax", "Mod", "Pow", "Reciprocal", "Sin", "Sinh", "Softplus"),
             *("Sqrt", "Tan"),
         ),
+    ),
+    Several(
+        In.FLOAT32,
+        "1 + erf(x), as it is read, is the difference of two numbers that are nearly equal",
+        ("Erf",),
     ),
     Several(
         In.FLOAT32,
