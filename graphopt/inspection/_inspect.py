@@ -16,6 +16,7 @@ from graphopt.inspection.structure.buckets import bucket_facts, layout_of
 from graphopt.inspection.structure.contents import contents_of
 from graphopt.inspection.structure.interface import inputs_of, outputs_of
 from graphopt.inspection.structure.layers import layers
+from graphopt.inspection.structure.precision import precision_of
 from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
 from graphopt.inspection.structure.state import overwriting, state_facts
 from graphopt.inspection.structure.untrained import could_be_trained, parameters_of, weights_of
@@ -107,6 +108,7 @@ def _inspected(
             producer=model.producer_name or "",
             nodes=len(model.graph),
             bytes=reading.file.bytes,
+            precision=precision_of(model.graph, stages, tensors),
         ),
         optimizer=_optimizer(reading, trained=kind != "model"),
         groups=reading.merged.groups,

@@ -51,6 +51,8 @@ class ModelFacts:
         producer: Who wrote it; "" if it does not say.
         nodes: Their number, those in branches, loops and functions not counted.
         bytes: The size of the model.
+        precision: The floating-point types in which the forward pass computes, those of the most
+            digits first.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ModelFacts:
     producer: str
     nodes: int
     bytes: int
+    precision: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,29 @@ def loss_scale_unchecked(subject: Subject) -> Iterator[Finding]:
     else:
         yield Finding(
             ["loss_scale"],
-            "nothing looks for gradients that overflow; in float32 a loss scale has no use",
+            "nothing looks for gradients that overflow; a loss scale is of use in float16 alone",
             "leave loss_scale at 1.0",
             "note",
         )
+
+
+@hazard("float16-unscaled", "warning")
+def float16_unscaled(subject: Subject) -> Iterator[Finding]:
+    """Gradients are computed in float16 without a loss scale, and small ones become 0."""
+    recovered = subject.recovered
+    if recovered is None or recovered.optimizer.loss_scale not in (None, 1.0):
+        return
+    yield Finding(
+        [
+            operation.outputs[0].name
+            for operation in subject.flow.operations
+            if operation.op_type == "Cast"
+            and operation.number("to", 0) == ir.DataType.FLOAT16
+            and subject.stages[operation.node] == "backward"
+        ],
+        "what is smaller than 3e-8 becomes 0 in float16, and loses digits below 6e-5",
+        "build it with loss_scale=DynamicLossScale(), or with precision='bfloat16'",
+    )
 
 
 @hazard("unchecked-gradient", "error")

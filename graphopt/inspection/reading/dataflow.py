@@ -22,6 +22,7 @@ _MAX_OPERATIONS = 500_000
 # Values of a constant are looked at up to this size: longer ones are weights.
 _MAX_CONSTANT = 2**20
 
+_HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
@@ -128,12 +129,27 @@ def _same_elements(operation: Operation | None) -> Value | None:
 
 
 def _between_floats(cast: Operation) -> bool:
-    """Whether a Cast is to a floating-point type, and not from a comparison."""
-    if cast.number("to", 0) not in _FLOATING:
+    """Whether a Cast is to a floating-point type, and not from a comparison.
+
+    One back to more digits does not give those again that a Cast before it has taken; and NumPy
+    holds no bfloat16, so that what is computed in it is looked at behind the Cast.
+    """
+    to, operand = cast.number("to", 0), cast.inputs[0]
+    if to not in _FLOATING or (to not in _HALVES and _is_rounded(operand)):
         return False
-    operand = cast.inputs[0]
     before = operand.operation if operand is not None else None
     return before is None or not of(before.op_type).is_boolean
+
+
+def _is_rounded(value: Value | None) -> bool:
+    """Whether a value was cast to 16 bits, but for changes of shape behind that."""
+    while value is not None and value.operation is not None:
+        if value.dtype == "bfloat16":
+            return True
+        if value.operation.op_type == "Cast" and value.operation.number("to", 0) in _HALVES:
+            return True
+        value = _same_elements(value.operation)
+    return False
 
 
 class Dataflow:

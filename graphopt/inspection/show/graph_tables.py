@@ -132,6 +132,8 @@ def _selected(
 def _title(model: ModelFacts) -> Text:
     title = Text(short(model.name), style="bold")
     title.append(f": {shown(model.kind)}, {model.nodes:,} nodes, {size(model.bytes)}", "not bold")
+    if model.precision not in ((), ("float32",)):
+        title.append(f", computed in {' and '.join(model.precision)}", "not bold")
     if model.producer:
         title.append(f", written by {shown(model.producer)}", "not bold")
     return title

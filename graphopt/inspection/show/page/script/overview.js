@@ -6,6 +6,7 @@ function showOverview() {
   document.title = `${short(file, 80)} – inspection`;
   byId("name").textContent = short(file, 400);
   const line = [visible(model.kind), plural(model.nodes, "node"), bytes(model.bytes)];
+  if (model.precision.some((kind) => kind !== "float32")) line.push(`computed in ${model.precision.join(" and ")}`);
   if (model.producer) line.push(`made by ${short(model.producer)}`);
   if (file !== model.name) line.push(short(model.name, 400));
   const known = stages.filter((stage) => stage.flops !== null);
