@@ -31,6 +31,7 @@ from graphopt.gradients import (
     GradientGraph,
     Memory,
     check_rounding,
+    compute_random_numbers,
     convert_opset,
     differentiate,
     given_gradients,
@@ -45,8 +46,11 @@ from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_
 from graphopt.manifest import LossEntry
 from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
+from graphopt.random_numbers import checked_seed
 from graphopt.rmsprop import RMSProp
 from graphopt.soundness.errors import about
+from graphopt.state_inputs import state_of
+from graphopt.states import RANDOM_SEED
 from graphopt.update.emit import append_update
 from graphopt.update.layout import LayoutName, check_layout
 from graphopt.versions import IR_VERSION, MIN_OPSET
@@ -79,6 +83,7 @@ def training_graph(
     gradient_outputs: GradientOutputs = False,
     accumulation: int | Accumulation | None = None,
     precision: Precision | None = None,
+    seed: int | None = 0,
     output: str | None = None,
 ) -> TrainingGraph:
     """One graph that computes the loss, the gradients and the update.
@@ -137,6 +142,10 @@ def training_graph(
             exponentials, the loss and the update in float32. Parameters, states, running statistics
             and what is reported stay float32. What ``provider`` does not run in it is computed in
             float32 and rounded. With "float16", gradients need a loss scale.
+        seed: What the random numbers of Dropout and of the other operators that draw some begin
+            with, an int >= 0 and < 2**31. They follow from the states ``random_seed`` and
+            ``random_step``, so that a run that goes on from a checkpoint is the same bit for bit,
+            and other ones in each step. None: the runtime draws them, others in each session.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -163,6 +172,7 @@ def training_graph(
     _checks.one_of("memory", memory, MEMORY)
     check_precision(precision, provider)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
+    seed = checked_seed(seed)
     reported = checked_names(optimizer, gradient_outputs)
     if gradients is None:
         built = differentiated(
@@ -176,6 +186,7 @@ def training_graph(
             straight_through=straight_through,
             memory=memory,
             precision=precision,
+            seed=seed,
         )
     else:
         _check_unused(
@@ -199,7 +210,7 @@ def training_graph(
                     "computes its gradients itself, which do not carry it; leave it out, or let "
                     "graphopt build the gradients"
                 )
-            built = _given(model, loss, optimizer, gradients)
+            built = _given(model, loss, optimizer, gradients, seed)
     with about(model):
         computed = built.gradients
     op = GraphBuilder(computed.model.graph)
@@ -221,6 +232,7 @@ class Differentiated:
         class_labels: The inputs of the graph that hold class indices.
         files: The files that the forward model was read from.
         loss: What the loss is, where there is one.
+        seed: What its random numbers begin with; None where it draws none, or the runtime does.
     """
 
     gradients: GradientGraph
@@ -228,6 +240,7 @@ class Differentiated:
     class_labels: Sequence[ClassLabels] = ()
     files: tuple[Path, ...] = ()
     loss: LossEntry | None = None
+    seed: int | None = None
 
     @property
     def initial(self) -> dict[str, np.ndarray]:
@@ -252,6 +265,7 @@ def differentiated(
     straight_through: bool = False,
     memory: Memory = "fast",
     precision: Precision | None = None,
+    seed: int | None = None,
 ) -> Differentiated:
     """Append the loss, times the loss scale, and the gradients; see `training_graph`."""
     if loss is None:
@@ -294,10 +308,18 @@ def differentiated(
             check_rounding(prepared.graph, names, value)
         value = scaled(op, value, optimizer.loss_scale)
         if portable:
-            gradients = differentiate(prepared, names, value, statistics, provider, memory, half)
+            seeded = seed is not None
+            gradients = differentiate(
+                prepared, names, value, statistics, provider, memory, half, seeded=seeded
+            )
         else:
             gradients = build_gradients(prepared, names, value, statistics)
-    return Differentiated(gradients, forward, remembered(prepared.graph), files, entry)
+            if seed is not None:
+                compute_random_numbers(GraphBuilder(prepared.graph))
+    draws = state_of(prepared.graph, RANDOM_SEED) is not None
+    return Differentiated(
+        gradients, forward, remembered(prepared.graph), files, entry, seed if draws else None
+    )
 
 
 @says_what_is_meant
@@ -349,6 +371,7 @@ def _given(
     loss: str | None,
     optimizer: RMSProp,
     gradients: Mapping[str, str],
+    seed: int | None,
 ) -> Differentiated:
     """A model that computes its gradients itself."""
     forward, files = read_with_files(model)
@@ -375,7 +398,9 @@ def _given(
             )
         report_loss(op, outputs[loss])
     entry = LossEntry(loss) if loss else None
-    return Differentiated(built, forward, files=files, loss=entry)
+    if seed is not None and not compute_random_numbers(op):
+        seed = None
+    return Differentiated(built, forward, files=files, loss=entry, seed=seed)
 
 
 def _updated(
@@ -387,6 +412,7 @@ def _updated(
 ) -> TrainingGraph:
     """The same with the update; what is exported has all parameters, or there is nothing to."""
     graph, initial = built.gradients, built.initial
+    optimizer = optimizer.drawing(built.seed)
     update = append_update(
         GraphBuilder(graph.model.graph),
         optimizer,

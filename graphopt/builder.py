@@ -216,7 +216,9 @@ class GraphBuilder(OperatorMethods):
             array = array.astype(np.float32)
         equal = self._constants.setdefault((array.dtype.name, array.shape, array.tobytes()), {})
         for other, initializer in equal.items():
-            if name == other or None in (name, other):
+            # One that nothing read may have been removed since.
+            is_there = self._outermost.initializers.get(str(initializer.name)) is initializer
+            if is_there and (name == other or None in (name, other)):
                 return initializer
         tensor = ir.Tensor(array, name=self.fresh_name(name or "constant"))
         equal[name] = ir.val(tensor.name, tensor.dtype, array.shape, const_value=tensor)

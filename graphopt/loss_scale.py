@@ -9,11 +9,11 @@ import onnx_ir as ir
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
 from graphopt.schedules import FromCaller
+from graphopt.state_inputs import input_of_state
 from graphopt.states import LOSS_SCALE
 
 SMALLEST = 1.1754943508222875e-38
 """The smallest normal float32, of which 1 / SMALLEST is finite."""
-_OURS = "graphopt.loss_scale"
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,7 @@ def input_of(op: GraphBuilder, scale: DynamicLossScale | FromCaller) -> ir.Value
     """The input of the graph that holds a loss scale, the same wherever it is read."""
     if isinstance(scale, FromCaller):
         return scale.input_of(op)
-    for value in op.graph.inputs:
-        if value.name == LOSS_SCALE.name and _OURS in value.meta:
-            return value
-    value = op.input(LOSS_SCALE.name, LOSS_SCALE.dtype, [])
-    value.meta[_OURS] = True
-    return value
+    return input_of_state(op, LOSS_SCALE)
 
 
 def scaled(op: GraphBuilder, loss: ir.Value, scale: LossScale) -> ir.Value:

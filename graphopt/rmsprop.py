@@ -116,6 +116,7 @@ class RMSProp:
         rules: How each is updated.
         groups: The groups; one that holds everything if there are none.
         accumulation: How many steps make an update; a training graph says it.
+        seed: What random numbers begin with, where the training graph draws some.
 
     Raises:
         KeyError: A group has no ``params``, or a key that is unknown.
@@ -175,6 +176,7 @@ class RMSProp:
         self.clip_norm_per = clip_norm_per
         self.average = checked_average(average)
         self.accumulation: Accumulation | None = None
+        self.seed: int | None = None
         self.clip_value = None if clip_value is None else float(clip_value)
         self.epsilon_inside_root = _checks.boolean("epsilon_inside_root", epsilon_inside_root)
         self.initial_mean_square = _checks.at_least_zero("initial_mean_square", initial_mean_square)
@@ -223,6 +225,17 @@ class RMSProp:
         made = copy(self)
         made.accumulation = accumulation
         return made
+
+    def drawing(self, seed: int | None) -> "RMSProp":
+        """The same optimizer, for a graph whose random numbers begin with a seed, if it has one."""
+        made = copy(self)
+        made.seed = seed
+        return made
+
+    @property
+    def random_operators(self) -> bool:
+        """Whether it is for a graph whose random numbers follow from a seed."""
+        return self.seed is not None
 
     @property
     def dynamic_loss_scale(self) -> DynamicLossScale | None:

@@ -96,6 +96,21 @@ SKIPPED_STEPS = State(
     dtype="int64",
     kept_with="skip_on_overflow",
 )
+RANDOM_SEED = State(
+    "random_seed",
+    "what random numbers are made of",
+    "graph",
+    dtype="int64",
+    initial="seed",
+    kept_with="random_operators",
+)
+RANDOM_STEP = State(
+    "random_step",
+    "the number of steps, with or without an update, of which they are made too",
+    "graph",
+    dtype="int64",
+    kept_with="random_operators",
+)
 STATISTIC = State(
     "statistic",
     "a running mean or variance",
@@ -107,6 +122,7 @@ STATISTIC = State(
 STATES = (
     *(ACCUMULATED, MEAN_SQUARE, MEAN_GRAD, MOMENT, AVERAGE),
     *(GLOBAL_STEP, ACCUMULATION_COUNT, LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS),
+    *(RANDOM_SEED, RANDOM_STEP),
     STATISTIC,
 )
 """All kinds, those of a parameter in the order of the update."""

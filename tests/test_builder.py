@@ -117,6 +117,13 @@ def test_equal_constants_with_different_names_are_different(op):
     assert op.constant(0.25, name="learning_rate") is unnamed
 
 
+def test_a_constant_that_was_removed_is_made_again(op):
+    removed = op.constant(0.5)
+    del op.graph.initializers[removed.name]
+    made = op.constant(0.5)
+    assert op.graph.initializers[made.name] is made
+
+
 def test_changing_an_array_does_not_change_its_constant(op):
     array = np.zeros(3, np.float32)
     constant = op.constant(array)

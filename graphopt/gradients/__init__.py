@@ -6,6 +6,7 @@ from graphopt.gradients._given import given_gradients
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
 from graphopt.gradients._opset import convert_opset
 from graphopt.gradients._prepare import prepare
+from graphopt.gradients._random_numbers import compute_random_numbers
 from graphopt.gradients._recompute import MEMORY, Memory
 from graphopt.gradients._sequences import write_tensors
 from graphopt.gradients._straight_through import check_rounding, with_straight_through
@@ -18,6 +19,7 @@ __all__ = [
     "RunningStatistic",
     "avoid_fusions",
     "check_rounding",
+    "compute_random_numbers",
     "convert_opset",
     "differentiate",
     "given_gradients",

@@ -15,6 +15,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients._for_device import suit_device
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
+from graphopt.gradients._random_numbers import compute_random_numbers
 from graphopt.gradients._recompute import Memory, recompute
 from graphopt.gradients._steep import selected_infinities, steep_values
 from graphopt.gradients._sums import summed
@@ -35,6 +36,8 @@ def differentiate(
     provider: str = "CPUExecutionProvider",
     memory: Memory = "fast",
     half: ir.DataType | None = None,
+    *,
+    seeded: bool = False,
 ) -> GradientGraph:
     """Append the gradients of ``loss`` with respect to the initializers called ``names``.
 
@@ -47,6 +50,7 @@ def differentiate(
         memory: What the backward pass computes again; see `recompute`.
         half: The type of 16 bits in which a part of the graph is computed, if any is; what the
             provider lacks of it is computed in float32.
+        seeded: Let random numbers follow from a seed and the step; see `compute_random_numbers`.
 
     Raises:
         ValueError: No gradient reaches a parameter, or operators have none.
@@ -79,6 +83,8 @@ def differentiate(
     graph.sort()
     passes.RemoveUnusedNodesPass()(model)
     graph.outputs[:] = kept
+    if seeded and compute_random_numbers(op):
+        graph.sort()
     if half is not None:
         fit_kernels(op, model, half, provider)
     recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory)

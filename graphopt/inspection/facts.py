@@ -214,7 +214,8 @@ class StateFacts:
         input: The graph's input.
         output: The output that feeds it at the next step; None if it is written in place.
         kind: "parameter", "mean_square", "mean_grad", "moment", "statistic" (of batch
-            normalization), "average", "accumulated", "step", "loss scale", "counter" or "other".
+            normalization), "average", "accumulated", "step", "loss scale", "counter", "seed" or
+            "other".
         shape: Its shape in the graph.
         dtype: NumPy's name of its element type.
         bytes: Its size.

@@ -7,11 +7,14 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.loss_scale import input_of
 from graphopt.rmsprop import RMSProp
+from graphopt.state_inputs import state_of
 from graphopt.states import (
     ACCUMULATION_COUNT,
     GLOBAL_STEP,
     LOSS_SCALE,
     LOSS_SCALE_STEPS,
+    RANDOM_SEED,
+    RANDOM_STEP,
     SKIPPED_STEPS,
     State,
 )
@@ -60,6 +63,20 @@ def count_step(
         if accumulator is not None:
             is_good = op.Or(updated, op.And(seen, op.Not(accumulator.is_last)))
         yield SKIPPED_STEPS, skipped, op.Add(skipped, _as_count(op, op.Not(is_good)))
+
+
+def count_draws(
+    op: GraphBuilder, gate: Gate | DeviceGate
+) -> Iterator[tuple[State, ir.Value, ir.Value]]:
+    """Append what random numbers are made of in the next step, where the graph draws some.
+
+    Gives each state with its input and its new value. Each step counts, also one without an update,
+    so that none has the numbers of another.
+    """
+    seed, step = (state_of(op.graph, state) for state in (RANDOM_SEED, RANDOM_STEP))
+    if seed is not None and step is not None:
+        yield RANDOM_SEED, seed, op.Sub(gate.after(seed), 1)
+        yield RANDOM_STEP, step, gate.after(step)
 
 
 def _as_count(op: GraphBuilder, flag: ir.Value) -> ir.Value:

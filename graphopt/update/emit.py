@@ -22,7 +22,7 @@ from graphopt.update import functions
 from graphopt.update.accumulate import Accumulator
 from graphopt.update.averages import Averages
 from graphopt.update.core import Variant, variant
-from graphopt.update.counters import count_step
+from graphopt.update.counters import count_draws, count_step
 from graphopt.update.gate import DeviceGate, Gate
 from graphopt.update.gradient_scale import GradientScale
 from graphopt.update.layout import Bucket, Layout, plan
@@ -150,8 +150,16 @@ class _Appender:
             self._carry(old, new, initial=state.start(self.optimizer))
             for state, old, new in counted
         ]
+        carried += self._count_draws(gate)
         variants = tuple(self.variants[bucket.name] for bucket in layout.buckets)
         return AppendedUpdate(tuple(carried), layout, variants)
+
+    def _count_draws(self, gate: Gate | DeviceGate) -> list[Carried]:
+        """What random numbers are made of, where the graph draws some; every step is another."""
+        return [
+            self._carry(old, new, initial=state.start(self.optimizer))
+            for state, old, new in count_draws(self.op, gate)
+        ]
 
     def _gradient_scale(self) -> GradientScale:
         """The scalars that depend on the gradients."""

@@ -689,7 +689,8 @@ def test_a_row_calls_no_function():
 def test_every_stage_is_tested():
     names = [path.name for path in files(functions).iterdir()]
     stages = {name.removesuffix(".onnxtxt") for name in names if "onnxtxt" in name}
-    assert stages == {*STAGES, "Centralize", "Mask", "WeightedSumMask"}
+    drawing = {name for name in stages if name.startswith("Random")}  # test_random_numbers.py
+    assert stages - drawing == {*STAGES, "Centralize", "Mask", "WeightedSumMask"}
 
 
 @pytest.mark.any_runtime

@@ -129,7 +129,7 @@ def _expected(graph: Inspection) -> dict[str, tuple[tuple[int, ...] | None, str]
         for kind in parameter.states:
             expected[f"{kind}.{parameter.name}"] = parameter.shape, "float32"
     for state in graph.state:
-        if state.kind in (STATISTIC.name, "loss scale", "counter"):
+        if state.kind in (STATISTIC.name, "loss scale", "counter", "seed"):
             expected[state.input] = static(state.shape), state.dtype
     return expected
 

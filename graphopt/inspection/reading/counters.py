@@ -1,4 +1,4 @@
-"""The scalars that a graph carries beside its step: the loss scale, and what goes with it."""
+"""The scalars that a graph carries beside its step: the loss scale, counters, and a seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,13 @@ from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.pattern import Any, Equals, Fed, Found, Number, OneOf, Op, match
 from graphopt.inspection.reading.writes import Write
 from graphopt.loss_scale import SMALLEST
-from graphopt.states import LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS
+from graphopt.states import (
+    LOSS_SCALE,
+    LOSS_SCALE_STEPS,
+    RANDOM_SEED,
+    RANDOM_STEP,
+    SKIPPED_STEPS,
+)
 
 _SCALE, _STEPS, _FLAG = Fed("scale"), Fed("steps"), Any("finite")
 _SMALLER = Op("Mul", _SCALE, Number("backoff_factor"))
@@ -28,6 +34,11 @@ _NEW_STEPS = Op("Where", _GOES_ON, _COUNTED, Equals(0.0))
 # Of gradients that are added up: it is an update, or none that should have been one.
 _UNLESS_LAST = Op("And", _FLAG, Op("Not", Any("last")))
 _GOOD = OneOf(Op("Or", Any("updated"), _UNLESS_LAST), _FLAG)
+_NEXT = OneOf(Op("Add", Fed("step"), Equals(1.0)), Op("Sub", Fed("step"), Any("gate")))
+_DRAWN = {
+    RANDOM_SEED.name: OneOf(Op("Sub", _NEXT, Equals(1.0)), Fed("step")),
+    RANDOM_STEP.name: _NEXT,
+}
 _SKIPPED = Op("Add", Fed("skipped"), Op("Cast", Op("Not", _GOOD)))
 
 
@@ -45,7 +56,7 @@ class Counters:
 
 
 def counters(carried: Sequence[Write], scale: Value | float | None) -> Counters:
-    """The loss scale, the steps since it changed, and the steps that were skipped.
+    """The loss scale, the steps since it changed, those skipped, and what is drawn from.
 
     Args:
         carried: What is handed from step to step.
@@ -57,6 +68,10 @@ def counters(carried: Sequence[Write], scale: Value | float | None) -> Counters:
         skips = match(_SKIPPED, write.new)
         if skips is not None and skips["skipped"] is write.input and _is_finite(skips):
             found[SKIPPED_STEPS.name] = write
+        if (drawn := _DRAWN.get(write.input.name)) is not None:
+            goes = match(drawn, write.new)
+            if goes is not None and goes["step"] is write.input:
+                found[write.input.name] = write
         if write.input is scale and (changes := match(_NEW_SCALE, write.new)) is not None:
             steps = next((w for w in carried if w.input is changes["steps"]), None)
             if changes["scale"] is write.input and steps is not None and _goes(changes, steps):

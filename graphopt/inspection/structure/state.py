@@ -21,9 +21,11 @@ from graphopt.states import (
     COUNTERS,
     GLOBAL_STEP,
     LOSS_SCALE,
+    RANDOM_SEED,
     STATISTIC,
 )
 
+_SCALARS = {LOSS_SCALE.name: "loss scale", RANDOM_SEED.name: "seed"}
 _AVERAGE = average(Any("old"), Any("new"))
 
 
@@ -66,7 +68,7 @@ def _kinds(nodes: Recovered | None) -> dict[int, str]:
     if nodes is None:
         return kinds
     for name, write in nodes.counters.writes.items():
-        kinds[id(write.input)] = "loss scale" if name == LOSS_SCALE.name else "counter"
+        kinds[id(write.input)] = _SCALARS.get(name, "counter")
     for value in nodes.averages.of_others:
         kinds[id(value)] = AVERAGE.name
     for write in nodes.averages.writes.values():

@@ -15,7 +15,7 @@ from graphopt.parameter import Parameter
 from graphopt.reference import ReferenceRMSProp
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules import FromCaller
-from graphopt.states import LOSS_SCALE, LOSS_SCALE_STEPS, SKIPPED_STEPS
+from graphopt.states import LOSS_SCALE, LOSS_SCALE_STEPS, RANDOM_STEP, SKIPPED_STEPS
 
 _UNITS = 8.0  # in the last place, of a few products and a root
 _OF_SUMS = 0.25  # how many more a sum of squares is off, times the root of their number
@@ -88,6 +88,8 @@ class GradientFactors:
             after[LOSS_SCALE.name], after[LOSS_SCALE_STEPS.name] = self.rule.after(
                 given.loss_scale, int(given.counters[LOSS_SCALE_STEPS.name]), finite=given.updates
             )
+        if RANDOM_STEP.name in after:
+            after[RANDOM_STEP.name] += 1
         if self.skips:
             after[SKIPPED_STEPS.name] = given.counters[SKIPPED_STEPS.name] + (not given.updates)
         return after

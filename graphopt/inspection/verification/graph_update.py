@@ -114,7 +114,9 @@ class GraphUpdate(RunnableUpdate):
             feeds[self._scale.name] = scale
         for name, write in self._counters.items():
             if write.input is not self._scale:
-                counted = np.full(_shape(write.input), given.counters[name], write.input.dtype)
+                counted = np.full(
+                    _shape(write.input), given.counters.get(name, 0.0), write.input.dtype
+                )
                 feeds[write.input.name] = counted
         results = self._results(feeds, given)
         after: dict[str, dict[str, Array]] = {}

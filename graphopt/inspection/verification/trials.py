@@ -19,7 +19,16 @@ from graphopt.inspection.verification.gradient_factors import GradientFactors
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
 from graphopt.loss_scale import DynamicLossScale
-from graphopt.states import AVERAGE, LOSS_SCALE_STEPS, MEAN_GRAD, MEAN_SQUARE, NAMES, SKIPPED_STEPS
+from graphopt.states import (
+    AVERAGE,
+    LOSS_SCALE_STEPS,
+    MEAN_GRAD,
+    MEAN_SQUARE,
+    NAMES,
+    RANDOM_SEED,
+    RANDOM_STEP,
+    SKIPPED_STEPS,
+)
 
 # Elements whose mean gradient is too large for their mean square, so that the guard keeps them.
 _GUARDED_SHARE = 0.1
@@ -163,6 +172,8 @@ class _Trials:
         counters = {
             LOSS_SCALE_STEPS.name: float(random.integers(most)),
             SKIPPED_STEPS.name: float(random.integers(1000)),
+            RANDOM_SEED.name: float(random.integers(1000)),
+            RANDOM_STEP.name: float(random.integers(1000)),
         }
         return Given(
             number,
