@@ -35,6 +35,7 @@ def compute_random_numbers(op: GraphBuilder) -> bool:
     drawing = [node for node in op.graph.all_nodes() if _draws(node)]
     if not drawing:
         return False
+    op.graph.opset_imports[functions.DOMAIN] = functions.VERSION
     with op.at_front(), op.named("random"):
         seed, step = (input_of_state(op, state) for state in (RANDOM_SEED, RANDOM_STEP))
         count = sum(_KEYS_OF.get(node.op_type, _KEYS_OF_OTHERS) for node in drawing)

@@ -219,6 +219,19 @@ def test_the_gradient_has_the_mask_of_the_forward_pass(layout, memory):
         np.testing.assert_allclose(session.step({"x": x})["v_grad"], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_in_half_precision(precision):
+    made = net()
+    opt = RMSProp(parameters(made), learning_rate=0.0)
+    graph = graph_of(made, opt, gradient_outputs=True, precision=precision)
+    x = np.random.default_rng(1).standard_normal((33, 20)).astype(np.float32)
+    kept = numpys.kept(numpys.keys(1, 0, 0)[0], 0.3, (33, 20)) / 0.7
+    found = Session(graph).step({"x": x})
+    np.testing.assert_array_equal(found["z"] != 0, kept != 0)
+    expected = x.T.astype(np.float64) @ (kept / kept.size)
+    np.testing.assert_allclose(found["v_grad"], expected, rtol=0.05, atol=2e-3)
+
+
 def test_skipped_steps_and_those_that_are_added_up_have_others():
     made = net()
     opt = RMSProp(parameters(made), learning_rate=0.1, loss_scale=DynamicLossScale())
