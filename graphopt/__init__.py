@@ -7,7 +7,7 @@ Here are the verbs and what users construct. What the verbs return stands where 
 
 from typing import TYPE_CHECKING
 
-from graphopt import inspection, reference, schedules, torch, versions
+from graphopt import conversion, inspection, reference, schedules, torch, versions
 from graphopt._slips import no_attribute
 from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
@@ -38,6 +38,7 @@ __all__ = [
     "RMSProp",
     "Session",
     "__version__",
+    "conversion",
     "export_on_device",
     "inspect",
     "inspection",

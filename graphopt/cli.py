@@ -23,6 +23,7 @@ import graphopt
 from graphopt._files import write_atomically
 from graphopt._outputs import check_outputs
 from graphopt.clipping import ClipNormPer
+from graphopt.conversion.commands import convert
 from graphopt.gradients import Memory
 from graphopt.half import Precision
 from graphopt.inspection import commands
@@ -455,6 +456,9 @@ def profile(
         typer.echo(f"profile: {json_path}")
 
 
+app.command(
+    epilog="Example:\n\ngraphopt convert train.onnx --from optimizer.pt --graph-order -o state.ckpt"
+)(convert)
 app.command(epilog="Example:\n\ngraphopt inspect train.onnx --steps 10000 --html train.html")(
     commands.inspect
 )

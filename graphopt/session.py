@@ -19,7 +19,7 @@ from graphopt._start import Start
 from graphopt._step_io import step_io
 from graphopt.checkpoint import LoadReport
 from graphopt.feeds import Feeds, check_labels, check_rate, check_scale, feed_of, sizes_of
-from graphopt.fingerprint import Fingerprint, of_model
+from graphopt.fingerprint import Fingerprint, of_model, shortened
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
 from graphopt.inference import inference_model
@@ -313,7 +313,7 @@ class Session:
         _checks.boolean("strict", strict)
         stored = read_stored(path)
         differences = self._graph_itself().differences(stored.graph)
-        expected = {v.name: (v.shape, c.dtype) for c in self.graph.carried for v in c.views}
+        expected = self._expected()
         if strict:
             problems = differences + checkpoint.misfits(stored.state, expected)
             checkpoint.refuse(path, "does not belong to this graph", problems)
@@ -329,13 +329,51 @@ class Session:
             differences=tuple(differences),
         )
         del stored
-        fitting |= first_averages(fitting, report.kept)
+        self._take(fitting, report.kept)
+        return report
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> LoadReport:
+        """Continue with values of one's own; if one does not fit, nothing changes.
+
+        Args:
+            state: Arrays by their names in `state`; what is not among them stays as it is.
+
+        Returns:
+            What was loaded, and what was kept.
+
+        Raises:
+            ValueError: A name is unknown, an array has another shape or dtype, or values that no
+                training leaves behind, such as NaN.
+
+        Example:
+            >>> graph = update_graph(RMSProp([Parameter("w", ())]))
+            >>> session = Session(graph, parameters={"w": np.float32(5)})
+            >>> session.load_state({"w": np.array(3, np.float32)}).kept
+            ('mean_square.w', 'global_step')
+        """
+        arrays = {name: np.asarray(array) for name, array in state.items()}
+        expected = self._expected()
+        kept = tuple(name for name in expected if name not in arrays)
+        problems = checkpoint.misfits(arrays, {n: e for n, e in expected.items() if n in arrays})
+        problems += checkpoint.impossible(arrays)
+        if problems:
+            raise ValueError(f"state: {shortened(problems)}")
+        loaded = tuple(arrays)
+        self._take(arrays, kept)
+        return LoadReport(loaded, kept)
+
+    def _expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each value of the state."""
+        return {v.name: (v.shape, c.dtype) for c in self.graph.carried for v in c.views}
+
+    def _take(self, fitting: dict[str, np.ndarray], kept: Collection[str]) -> None:
+        """Make a state of arrays, which are used up, and of what is kept."""
+        fitting |= first_averages(fitting, kept)
         with self._exclusively():
             self._settle()
             self._io.wait()
             self._state.load(fitting)
             self._settle()
-        return report
 
     def export(
         self,

@@ -41,7 +41,7 @@ def test_the_top_level_has_verbs_and_what_users_construct():
     results = {"Artifacts", "Feed", "Inspection", "Profile", "Requirements", "TrainingGraph"}
     assert not results & vars(graphopt).keys()
     modules = {name for name in graphopt.__all__ if isinstance(getattr(graphopt, name), ModuleType)}
-    assert modules == {"inspection", "reference", "schedules", "torch"}
+    assert modules == {"conversion", "inspection", "reference", "schedules", "torch"}
 
 
 def test_one_version():
@@ -65,6 +65,10 @@ COMMANDS = {
         {"file", "json", "html", "name", "group", "sort", "rows", "all", "graph", "fail-on"},
     ),
     "verify": ((graphopt.verify,), {"file", "data", "json"}),
+    "convert": (
+        (graphopt.conversion.load_state,),
+        {"graph", "from", "output", "to", "names", "graph-order", "transposed"},
+    ),
     "diff": ((graphopt.inspection.diff,), {"rows", "json"}),
 }
 # An option that may be repeated, or that is completed, names one of what the argument has several.

@@ -18,7 +18,7 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = blocks("python", TEXT)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         exec(compile(snippet, GUIDE.name, "exec"), namespace)
         assert capsys.readouterr().out.splitlines() == printed(snippet)

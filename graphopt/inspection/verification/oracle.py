@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import schedules
 from graphopt.builder import GraphBuilder
 from graphopt.inspection.facts import OptimizerFacts, Schedule
-from graphopt.inspection.reading import rates, scalars
+from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import RunnableUpdate
@@ -20,6 +19,7 @@ from graphopt.reference import ReferenceRMSProp
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules.base import Fixed
+from graphopt.schedules.described import made_of
 
 _EPSILON = float(np.finfo(np.float32).eps)
 # Each intermediate result is taken to be off by so many units in the last place.
@@ -222,30 +222,8 @@ def _schedule(
         raise TypeError("a learning rate is not known")
     if not isinstance(described, Mapping):
         return described
-    made = _made(described, fed)
+    made = made_of(described, fed)
     return computed if made is None else made
-
-
-def _made(described: Mapping[str, Any], fed: Mapping[str, float]) -> LearningRateSchedule | None:
-    """A schedule, made of its description; None if that does not say all."""
-    kind = described["schedule"]
-    if kind == "Fixed":
-        return Fixed(described["constant"])
-    if kind == "FromCaller":
-        return Fixed(fed[described["input"]]) if described.get("input") in fed else None
-    if kind == "SequentialLR":
-        parts = [_made(part, fed) for part in described["schedules"]]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
-        return schedules.SequentialLR(known, list(described["milestones"]))
-    if kind not in rates.RECOGNISED or kind == "list":
-        return None
-    arguments = {name: value for name, value in described.items() if name != "schedule"}
-    if kind == "NaturalExpDecayLR":
-        arguments.setdefault("decay_steps", 1)  # without steps it has no influence
-    made: LearningRateSchedule = getattr(schedules, kind)(**arguments)
-    return made
 
 
 @dataclass(frozen=True, eq=False)
