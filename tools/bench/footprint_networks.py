@@ -127,7 +127,8 @@ def _tokens(batch: int) -> Callable[[], torch.Tensor]:
 
 
 NETWORKS = {
-    "resnet50": Sized(_vision("resnet50"), _images(8, 64)),
+    "resnet18": Sized(_vision("resnet18"), _images(8, 112)),
+    "resnet50": Sized(_vision("resnet50"), _images(8, 112)),
     "vit_tiny": Sized(_timm("vit_tiny_patch16_224", img_size=112), _images(8, 112)),
     "bert": Sized(
         _transformer("Bert", "MaskedLM"),
@@ -139,8 +140,9 @@ NETWORKS = {
     ),
     "convnext_atto": Sized(_timm("convnext_atto"), _images(8, 112)),
     "mobilenet_v3_large": Sized(_vision("mobilenet_v3_large"), _images(8, 112)),
+    "efficientnet_b0": Sized(_vision("efficientnet_b0"), _images(8, 112)),
     "unet": Sized(_UNet, _images(4, 96)),
-    "lstm": Sized(_Recurrent, lambda: torch.randn(32, 64, _WIDTH)),
+    "lstm_256": Sized(_Recurrent, lambda: torch.randn(32, 64, _WIDTH)),
 }
 """By name."""
 

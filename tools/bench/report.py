@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tools.bench import sized
 from tools.bench.cases import SETS, VARIANTS, is_update
 from tools.bench.contenders import CONTENDERS
 from tools.bench.measure import Measured, Record
@@ -59,12 +60,13 @@ class Report:
     def save(self, folder: Path) -> None:
         """Write ``results.json``, ``results.md`` and, of updates, ``update.png``.
 
-        Each is replaced at once; nothing stays of an earlier run.
+        Each is replaced at once; nothing stays of an earlier run but networks of real sizes.
         """
         folder.mkdir(parents=True, exist_ok=True)
         plain = [record.to_json() for record in self.records]
-        _replace(folder / "results.json", (json.dumps(plain, indent=1) + "\n").encode())
-        _replace(folder / "results.md", self._markdown().encode())
+        kept = [record for record in sized.records_in(folder) if sized.is_sized(record)]
+        _replace(folder / "results.json", (json.dumps(plain + kept, indent=1) + "\n").encode())
+        _replace(folder / "results.md", sized.with_section(self._markdown(), kept).encode())
         picture = folder / "update.png"
         updates = [record for record in self.records if is_update(record.case)]
         if updates:
