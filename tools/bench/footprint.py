@@ -3,8 +3,8 @@
 Networks of real kinds and sizes, beside PyTorch's eager and compiled steps. With words as
 arguments, the networks that are called so. A graph is built in one process, runs in another, and
 others train in further ones, which take turns; a network or a contender that fails does not lose
-the others. The records go into ``bench/results.json`` and a section of ``bench/results.md``, in the place of older
-ones of the same networks.
+the others. The records go into ``bench/results.json`` and a section of ``bench/results.md``, in
+the place of older ones of the same networks.
 """
 
 import argparse
