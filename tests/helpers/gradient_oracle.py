@@ -8,6 +8,7 @@ otherwise, with shapes that only the running graph knows.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -51,6 +52,12 @@ class Case:
     known: Sequence[str] = ()
     tolerance: float = 5e-6
     options: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def weights(self) -> list[np.ndarray]:
+        """For each output what the loss multiplies it with."""
+        _, outputs = torch_outputs(self, [])
+        return [normal(*output.shape, seed=7 + i) for i, output in enumerate(outputs)]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -109,16 +116,10 @@ def torch_outputs(case: Case, names: Sequence[str]) -> tuple[dict[str, torch.Ten
     return inputs, list(result) if isinstance(result, tuple | list) else [result]
 
 
-def weights(case: Case, names: Sequence[str]) -> list[np.ndarray]:
-    _, outputs = torch_outputs(case, names)
-    return [normal(*output.shape, seed=7 + i) for i, output in enumerate(outputs)]
-
-
 def torch_gradients(case: Case, names: Sequence[str]) -> dict[str, np.ndarray]:
     inputs, outputs = torch_outputs(case, names)
     loss = sum(
-        (y * torch.tensor(w).double()).sum()
-        for y, w in zip(outputs, weights(case, names), strict=True)
+        (y * torch.tensor(w).double()).sum() for y, w in zip(outputs, case.weights, strict=True)
     )
     gradients = torch.autograd.grad(
         loss, [inputs[name] for name in names], allow_unused=True, materialize_grads=True
@@ -141,7 +142,7 @@ def onnx_model(case: Case, names: Sequence[str], *, dynamic: bool) -> onnx.Model
         else:
             initializers.append(numpy_helper.from_array(array, name))
     lines.append(case.node)
-    for i, (output, w) in enumerate(zip(case.outputs, weights(case, names), strict=True)):
+    for i, (output, w) in enumerate(zip(case.outputs, case.weights, strict=True)):
         lines.append(f"wy{i} = Mul({output}, weight{i})")
         lines.append(f"part{i} = ReduceSum<keepdims=0>(wy{i})")
         initializers.append(numpy_helper.from_array(w, f"weight{i}"))
