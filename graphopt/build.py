@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from graphopt import _checks, states
+from graphopt import _checks, states, web_gpu
 from graphopt._memory import give_back_models
 from graphopt._slips import says_what_is_meant
 from graphopt.accumulation import UPDATE_INPUT, Accumulation, checked_accumulation
@@ -424,6 +424,8 @@ def _updated(
         statistics=graph.statistics.values(),
         group_mask=group_mask,
     )
+    if provider == web_gpu.PROVIDER:
+        web_gpu.suit_web_gpu(GraphBuilder(graph.model.graph), graph.model)
     forward = built.forward if initial.keys() >= graph.parameters.keys() else None
     manifest = manifest_of(optimizer, update, built.class_labels, group_mask, built.loss)
     return assemble(graph.model, update, manifest, forward, files=built.files)
@@ -451,7 +453,7 @@ def _check_options(group_mask: Any, provider: Any, layout: Any) -> None:
     if not provider.endswith("ExecutionProvider"):
         raise ValueError(
             f"provider: got '{provider}', expected the name of an execution provider, such as "
-            "'CPUExecutionProvider' or 'CUDAExecutionProvider'"
+            f"'CPUExecutionProvider', 'CUDAExecutionProvider' or '{web_gpu.PROVIDER}'"
         )
 
 

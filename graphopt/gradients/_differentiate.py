@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from graphopt import web_gpu
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._for_device import suit_device
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
@@ -66,13 +67,14 @@ def differentiate(
     path.check_rules()
     steep = steep_values(path.nodes, path.values, parameters.values())
     one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
-    gradients = _backward(op, path, steep, {loss: one}, provider)
+    rules = "CPUExecutionProvider" if provider == web_gpu.PROVIDER else provider
+    gradients = _backward(op, path, steep, {loss: one}, rules)
     for node in list(graph.all_nodes()):
         if node.op_type in ("Mul", "Div") and not node.domain:
             keep_axes(op, node)
     if missing := [name for name, value in parameters.items() if value not in gradients]:
         raise ValueError(unreached(missing))
-    if provider != "CPUExecutionProvider":
+    if provider == "CUDAExecutionProvider":
         suit_device(op, model)
     named = _name(op, {name: gradients[value] for name, value in parameters.items()})
     inner = {value.name: value for node in graph for value in node.outputs}

@@ -23,7 +23,11 @@ from graphopt.rmsprop import Rule
 
 LayoutName = Literal["auto", "chunks", "buckets", "separate", "foreach"]
 
-_FOR_PROVIDER = {"CPUExecutionProvider": "chunks", "CUDAExecutionProvider": "foreach"}
+_FOR_PROVIDER: dict[str, LayoutName] = {
+    "CPUExecutionProvider": "chunks",
+    "CUDAExecutionProvider": "foreach",
+    "WebGpuExecutionProvider": "separate",  # its shaders read and write few tensors each
+}
 # A larger parameter has a bucket to itself: its gradient is worth more than one copy of it.
 _LARGE = 64 * 1024
 # Elements of a bucket of several parameters. ONNX Runtime splits an operator between threads above

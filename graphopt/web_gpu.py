@@ -1,0 +1,161 @@
+"""Formulations for ONNX Runtime's WebGPU execution provider, in place of what it has no kernel of.
+
+What it lacks runs on the CPU: what the GPU has computed is copied there, and back. It has no
+float64 at all, not even a Cast on the CPU, so learning rates are computed in float32.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.builder import GraphBuilder
+from graphopt.operators.rewriting import describe, reduced, take_place
+
+PROVIDER = "WebGpuExecutionProvider"
+"""The name of the execution provider; in JavaScript, ``"webgpu"``."""
+
+
+# A shader has eight storage buffers for sure, one of them for what it writes.
+_MOST_TENSORS = 7
+_DOUBLE = ir.DataType.DOUBLE
+
+
+def suit_web_gpu(op: GraphBuilder, model: ir.Model) -> None:
+    """Rewrite nodes of a training graph; what it computes stays the same, within rounding.
+
+    Args:
+        op: Appends to the graph of the model.
+        model: Changed in place.
+
+    Raises:
+        ValueError: The model computes in float64, or pools in a way that the provider cannot.
+    """
+    for node in list(model.graph.all_nodes()):
+        if node.op_type in _REWRITES and not node.domain and node.graph is not None:
+            with op.inside(node.graph), op.before(node):
+                _REWRITES[node.op_type](op, node)
+    _use_float32(model)
+
+
+def _log_softmax(op: GraphBuilder, node: ir.Node) -> None:
+    """Z - log Σ exp(z), with z = x - max x."""
+    x, axis = node.inputs[0], node.attributes.get_int("axis", -1)
+    assert x is not None
+    centered = op.Sub(x, reduced(op, "ReduceMax", x, [axis], keepdims=True))
+    total = reduced(op, "ReduceSum", op.Exp(centered), [axis], keepdims=True)
+    take_place(node, [op.Sub(centered, op.Log(total))])
+
+
+def _one_hot(op: GraphBuilder, node: ir.Node) -> None:
+    """Where the index is that of the place."""
+    indices, depth, values = node.inputs
+    if indices is None or depth is None or values is None or indices.shape is None:
+        return
+    rank = len(indices.shape) + 1
+    axis = node.attributes.get_int("axis", -1) % rank
+    count = op.Cast(op.Reshape(depth, np.zeros(0, np.int64)), to=ir.DataType.INT32)
+    index = op.Cast(indices, to=ir.DataType.INT32)
+    index = op.Where(op.Less(index, np.int32(0)), op.Add(index, count), index)
+    places = op.Range(np.int32(0), count, np.int32(1))
+    places = op.Reshape(places, [-1 if at == axis else 1 for at in range(rank)])
+    off, on = (op.Gather(values, at) for at in (0, 1))
+    take_place(node, [op.Where(op.Equal(op.Unsqueeze(index, [axis]), places), on, off)])
+
+
+def _sign(op: GraphBuilder, node: ir.Node) -> None:
+    """Whether it is above zero less whether it is below."""
+    x = node.inputs[0]
+    assert x is not None
+    above, below = (
+        op.CastLike(compare(x, op.CastLike(0.0, x)), x) for compare in (op.Greater, op.Less)
+    )
+    take_place(node, [op.Sub(above, below)])
+
+
+def _concat(op: GraphBuilder, node: ir.Node) -> None:
+    """Of a few at a time."""
+    axis = node.attributes.get_int("axis")
+    parts = list(node.inputs)
+    while len(parts) > _MOST_TENSORS:
+        parts = [
+            op.Concat(*some, axis=axis) if len(some) > 1 else some[0]
+            for start in range(0, len(parts), _MOST_TENSORS)
+            for some in [parts[start : start + _MOST_TENSORS]]
+        ]
+    if len(parts) < len(node.inputs):
+        take_place(node, [op.Concat(*parts, axis=axis)])
+
+
+def _split(op: GraphBuilder, node: ir.Node) -> None:
+    """One Slice for each of many parts."""
+    x, count, axis = node.inputs[0], len(node.outputs), node.attributes.get_int("axis", 0)
+    if count <= _MOST_TENSORS or x is None:
+        return
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    tensor = None if given is None else ir.convenience.get_const_tensor(given)
+    if tensor is not None:
+        widths = tensor.numpy()
+    elif given is None and x.shape is not None and isinstance(size := x.shape[axis], int):
+        widths = np.diff([*range(0, size, -(-size // count)), size])
+    else:
+        return
+    ends = np.cumsum(widths)
+    parts = [
+        op.Slice(x, [int(end - width)], [int(end)], [axis])
+        for end, width in zip(ends, widths, strict=True)
+    ]
+    take_place(node, parts)
+
+
+def _max_pool(op: GraphBuilder, node: ir.Node) -> None:
+    """Not where it says which elements were the largest."""
+    del op
+    if len(node.outputs) > 1 and node.outputs[1].uses():
+        raise ValueError(
+            f"{describe(node)}: its gradient needs the places of the largest elements, which "
+            f"{PROVIDER} does not give; let windows of at most 4 elements tile the input, or use "
+            "AveragePool or a stride of the convolution before it; or run on the CPU (wasm)"
+        )
+
+
+_REWRITES: dict[str, Callable[[GraphBuilder, ir.Node], None]] = {
+    "LogSoftmax": _log_softmax,
+    "OneHot": _one_hot,
+    "Sign": _sign,
+    "Concat": _concat,
+    "Split": _split,
+    "MaxPool": _max_pool,
+}
+
+
+def _use_float32(model: ir.Model) -> None:
+    """Let what the update computes in float64 be float32."""
+    graph = model.graph
+    for value in (*graph.inputs, *graph.outputs):
+        if value.dtype == _DOUBLE:
+            raise ValueError(
+                f"'{value.name}' is float64, which {PROVIDER} does not have; "
+                "convert the model to float32"
+            )
+    for initializer in graph.initializers.values():
+        if initializer.dtype == _DOUBLE and initializer.const_value is not None:
+            _narrow(initializer, initializer.const_value)
+    for node in graph.all_nodes():
+        if node.attributes.get_int("to", 0) == _DOUBLE:
+            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+        tensor = node.attributes.get_tensor("value", None)
+        if tensor is not None and tensor.dtype == _DOUBLE:
+            node.attributes["value"] = ir.AttrTensor("value", _float32(tensor))
+        for output in node.outputs:
+            if output.dtype == _DOUBLE:
+                output.dtype = ir.DataType.FLOAT
+
+
+def _narrow(initializer: ir.Value, tensor: ir.TensorProtocol) -> None:
+    initializer.const_value = _float32(tensor)
+    initializer.dtype = ir.DataType.FLOAT
+
+
+def _float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
