@@ -5,11 +5,12 @@ float64 at all, not even a Cast on the CPU, so learning rates are computed in fl
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.builder import GraphBuilder
+from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators.rewriting import describe, reduced, take_place
 
 PROVIDER = "WebGpuExecutionProvider"
@@ -92,20 +93,24 @@ def _split(op: GraphBuilder, node: ir.Node) -> None:
     x, count, axis = node.inputs[0], len(node.outputs), node.attributes.get_int("axis", 0)
     if count <= _MOST_TENSORS or x is None:
         return
-    given = node.inputs[1] if len(node.inputs) > 1 else None
-    tensor = None if given is None else ir.convenience.get_const_tensor(given)
-    if tensor is not None:
-        widths = tensor.numpy()
-    elif given is None and x.shape is not None and isinstance(size := x.shape[axis], int):
-        widths = np.diff([*range(0, size, -(-size // count)), size])
+    sizes = node.inputs[1] if len(node.inputs) > 1 else None
+    if sizes is None:
+        if x.shape is None or not isinstance(size := x.shape[axis], int):
+            return
+        widths: Operand = np.diff([*range(0, size, -(-size // count)), size])
     else:
-        return
-    ends = np.cumsum(widths)
-    parts = [
-        op.Slice(x, [int(end - width)], [int(end)], [axis])
-        for end, width in zip(ends, widths, strict=True)
-    ]
+        tensor = ir.convenience.get_const_tensor(sizes)
+        widths = sizes if tensor is None else tensor.numpy()
+    ends = [_sum_of(op, widths, index) for index in range(count + 1)]
+    parts = [op.Slice(x, begin, end, [axis]) for begin, end in pairwise(ends)]
     take_place(node, parts)
+
+
+def _sum_of(op: GraphBuilder, numbers: Operand, count: int) -> Operand:
+    """Of the first of some numbers, a vector of one."""
+    if isinstance(numbers, np.ndarray):
+        return np.array([numbers[:count].sum()], np.int64)
+    return op.ReduceSum(op.Slice(numbers, [0], [count]), [0])
 
 
 def _max_pool(op: GraphBuilder, node: ir.Node) -> None:

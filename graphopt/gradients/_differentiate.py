@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from graphopt import web_gpu
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._for_device import suit_device
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
@@ -67,8 +66,7 @@ def differentiate(
     path.check_rules()
     steep = steep_values(path.nodes, path.values, parameters.values())
     one = op.constant(np.ones((), (loss.dtype or ir.DataType.FLOAT).numpy()))
-    rules = "CPUExecutionProvider" if provider == web_gpu.PROVIDER else provider
-    gradients = _backward(op, path, steep, {loss: one}, rules)
+    gradients = _backward(op, path, steep, {loss: one}, provider)
     for node in list(graph.all_nodes()):
         if node.op_type in ("Mul", "Div") and not node.domain:
             keep_axes(op, node)

@@ -56,6 +56,10 @@ def rewrite_ceiled(op: GraphBuilder, node: ir.Node, trained: Collection[str]) ->
     node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
 
 
+_WITHOUT_INDICES = ("CPUExecutionProvider", "WebGpuExecutionProvider")
+"""Where pooling is slow, or impossible, if it has to return indices."""
+
+
 def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(outputs[0].elements, *(node.attributes.integers("kernel_shape") or (None,)))
 
@@ -68,7 +72,7 @@ def max_pool(b: Backward) -> ir.Value:
     window = _window(b)
     sizes = known(b.shape(b.x)[2:])
     if (
-        b.provider == "CPUExecutionProvider"
+        b.provider in _WITHOUT_INDICES
         and not b.is_steep
         and sizes is not None
         and math.prod(window.kernel) <= 4

@@ -39,7 +39,7 @@ FLOORS = [
         "reference",
     ],
     ["carried", "requirement", "manifest", "feeds", "losses", "in_place", "gradient_outputs"],
-    ["update", "kernels"],
+    ["update", "kernels", "web_gpu"],
     ["gradients"],
     ["graph", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
     ["_runtime_session", "_skips", "_step_io", "_bound_state", "_start", "session", "on_device"],
