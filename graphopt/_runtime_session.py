@@ -25,6 +25,7 @@ def runtime_session(
     session_options: Any,
     *,
     kernels: bool,
+    deterministic: bool = False,
     sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Any, tuple[str, ...]]:
     """The session of the runtime, and the functions that it runs as kernels.
@@ -34,12 +35,14 @@ def runtime_session(
         providers: Execution providers in order of preference.
         session_options: An ``onnxruntime.SessionOptions``, or None.
         kernels: Use the kernels where they are installed.
+        deterministic: Compute the same bits whatever the number of cores.
         sizes: What symbolic dimensions are in each run; not used with options of one's own.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
         TypeError: These are no session options.
-        ValueError: A provider is not available, or ONNX Runtime cannot run the graph.
+        ValueError: A provider is not available, ONNX Runtime cannot run the graph, or the options
+            have another number of threads than one, and it is to be deterministic.
     """
     runtime = _runtime.onnxruntime()
     available = runtime.get_available_providers()
@@ -51,6 +54,14 @@ def runtime_session(
             )
     if session_options is not None:
         _runtime.check_session_options(session_options)
+
+    def chosen() -> Any:
+        options = session_options or _options(runtime, sizes)
+        if deterministic:
+            _make_deterministic(options, given=session_options is not None)
+        return options
+
+    options = chosen()
     if _runtime.CUDA in _runtime.provider_names(providers):
         _runtime.load_cuda(runtime)
     source = graph.model  # without training_info and metadata, which the runtime does not read
@@ -59,12 +70,10 @@ def runtime_session(
     model.functions.extend(source.functions)
     called = fused.called(model, providers) if kernels else ()
     provider = fused.provider_of(providers)
-    if called and provider:
-        options = session_options or _options(runtime, sizes)
-        if fused.register(options, called, provider):
-            with suppress(Exception):  # without them it may run, or say why it does not
-                return _created(model, options, providers), called
-    options = session_options or _options(runtime, sizes)
+    if called and provider and fused.register(options, called, provider):
+        with suppress(Exception):  # without them it may run, or say why it does not
+            return _created(model, options, providers), called
+        options = chosen()
     try:
         if fused.registered(options):  # by an earlier session: leave no function to replace
             model = inliner.inline_local_functions(model)
@@ -97,6 +106,26 @@ def _options(runtime: Any, sizes: Mapping[str, int]) -> Any:
     for name, size in sizes.items():
         options.add_free_dimension_override_by_name(name, size)
     return options
+
+
+def _make_deterministic(options: Any, *, given: bool) -> None:
+    """Let a session compute the same bits whatever the number of cores.
+
+    Where a product has a long inner axis, the runtime adds up other parts of it with another number
+    of threads, and no option of it says which; so there is one thread.
+
+    Raises:
+        ValueError: The options are the user's, and have another number of threads.
+    """
+    if given and options.intra_op_num_threads != 1:
+        raise ValueError(
+            "deterministic: got session_options with intra_op_num_threads="
+            f"{options.intra_op_num_threads}, expected 1: with another number of threads, sums are "
+            "rounded otherwise; for the same bits on machines with as many cores, leave out "
+            "deterministic and set options.use_deterministic_compute"
+        )
+    options.intra_op_num_threads = 1
+    options.use_deterministic_compute = True
 
 
 def _created(model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> Any:

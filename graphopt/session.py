@@ -63,6 +63,9 @@ class Session:
             GPU, each step then waits for its count. None: any number.
         kernels: Use the fused CPU kernels where they are installed; False runs the ONNX function
             bodies.
+        deterministic: Compute the same bits whatever the number of cores, with one thread of the
+            CPU. Without it, runs are the same bits with the same number of threads. Neither holds
+            for random numbers, other versions of the runtime, or CPUs with other instructions.
 
     Attributes:
         inputs: What a step must be given, a list of `Feed`.
@@ -75,8 +78,8 @@ class Session:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: ONNX Runtime is not installed.
-        TypeError: ``graph`` is none of these, a parameter has the wrong dtype, or ``kernels`` is
-            not a bool.
+        TypeError: ``graph`` is none of these, a parameter has the wrong dtype, or ``kernels``
+            or ``deterministic`` is not a bool.
         ValueError: The file is not a training graph; a parameter is unknown, missing or of the
             wrong shape; a provider is not available; the installed ONNX Runtime cannot run the
             graph.
@@ -102,9 +105,11 @@ class Session:
         session_options: Any = None,
         kernels: bool = True,
         max_skips: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         """See the class."""
         _checks.boolean("kernels", kernels)
+        self._deterministic = _checks.boolean("deterministic", deterministic)
         given = as_training_graph(graph)
         check_state(given)
         with naming(given):
@@ -490,7 +495,10 @@ class Session:
     def _open(self, providers: Sequence[Any], sizes: Mapping[str, int] | None = None) -> None:
         """Create the runtime's session, for these sizes of symbolic dimensions."""
         self._session, self.kernels = runtime_session(
-            self.graph, providers, self._options, kernels=self._with_kernels, sizes=sizes or {}
+            *(self.graph, providers, self._options),
+            kernels=self._with_kernels,
+            deterministic=self._deterministic,
+            sizes=sizes or {},
         )
         self._binding = self._session.io_binding()
         self._io = step_io(self._runtime, self._session, self._binding, self._reported)

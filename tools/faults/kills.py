@@ -3,7 +3,8 @@
 ``python -m tools.faults.kills --kills 200``: the same command is run again and again, and killed
 with SIGKILL after a random time, until it ends by itself. The state must be, bit for bit, that of
 the uninterrupted run, and nothing may be left in the folder. Each run is a process that is forked
-from this one, which has imported all and has no session, so that a kill takes a second.
+from this one, which has imported all and has no session, so that a kill takes a second; with
+``--anew`` it is a new process, ``python -m graphopt train ...``, as a user starts it.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -46,19 +48,29 @@ class Outcome:
     left: list[str]
 
 
-def killed_run(folder: Path, kills: int, epochs: int, seed: int = 0) -> Outcome:
-    """Kill a run so often, or as often as it can be before it ends."""
+def killed_run(
+    folder: Path, kills: int, epochs: int, seed: int = 0, *, anew: bool = False
+) -> Outcome:
+    """Kill a run so often, or as often as it can be before it ends.
+
+    Args:
+        folder: Where it is.
+        kills: How often.
+        epochs: How long the run is.
+        seed: Of the moments.
+        anew: Start new processes, instead of forking this one.
+    """
     _prepare(folder)
     _runtime.onnxruntime()
     arguments = ["train", "train.onnx", "--data", "digits.npz", "--epochs", str(epochs)]
     arguments += ["--batch-size", "16", "--checkpoint"]
-    _end(_started([*arguments, "whole.safetensors"], folder))
+    _end(_started([*arguments, "whole.safetensors"], folder, anew=anew))
     arguments += ["run", "--save-every", "3", "--background"]
     rng, done, starts = random.Random(seed), 0, 0
     run = folder / "run"
     while True:
         starts += 1
-        before, process = _newest(run), _started(arguments, folder)
+        before, process = _newest(run), _started(arguments, folder, anew=anew)
         if done == kills:
             _end(process)
             break
@@ -84,7 +96,7 @@ def killed_run(folder: Path, kills: int, epochs: int, seed: int = 0) -> Outcome:
     )
 
 
-def _started(arguments: list[str], folder: Path) -> int:
+def _started(arguments: list[str], folder: Path, *, anew: bool) -> int:
     """The number of the process that runs a command."""
     child = os.fork()
     if child:
@@ -95,6 +107,10 @@ def _started(arguments: list[str], folder: Path) -> int:
         os.dup2(nowhere.fileno(), 2)
     code = 1
     try:
+        if anew:
+            paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            os.execv(sys.executable, [sys.executable, "-m", "graphopt", *arguments])
         app(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
@@ -133,9 +149,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--anew", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = killed_run(Path(folder), options.kills, options.epochs, options.seed)
+        outcome = killed_run(
+            *(Path(folder), options.kills, options.epochs, options.seed), anew=options.anew
+        )
     print(json.dumps(asdict(outcome)))
 
 
