@@ -59,7 +59,7 @@ class ParameterAverage:
         return self.decay if step else 0.0
 
     def emit(self, op: GraphBuilder, global_step: ir.Value) -> ir.Value:
-        """Append what `decay_at` computes, a float32 scalar.
+        """Append what `decay_at` computes, a scalar of ``op.real``.
 
         Args:
             op: Appends the nodes.
@@ -68,9 +68,9 @@ class ParameterAverage:
         if self.warm_up:
             step = op.Cast(global_step, to=ir.DataType.DOUBLE)
             share = op.Div(op.Add(step, 1.0), op.Add(step, 10.0))
-            return op.Cast(op.Min(share, np.float64(self.decay)), to=ir.DataType.FLOAT)
-        counts = op.Cast(op.Greater(global_step, 0), to=ir.DataType.FLOAT)
-        return op.Mul(counts, np.float32(self.decay))
+            return op.Cast(op.Min(share, np.float64(self.decay)), to=op.real)
+        counts = op.Cast(op.Greater(global_step, 0), to=op.real)
+        return op.Mul(counts, op.number(self.decay))
 
 
 def checked_average(value: Any) -> ParameterAverage | None:

@@ -40,7 +40,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble, manifest_of
-from graphopt.half import Precision, check_precision
+from graphopt.half import Precision, check_float32, check_precision
 from graphopt.loss_scale import scaled
 from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
 from graphopt.manifest import LossEntry
@@ -289,6 +289,8 @@ def differentiated(
         check_is_forward(proto)
         forward = with_weights(proto, names)
         _check_parameters(forward, optimizer.params)
+        if half is not None:
+            check_float32(optimizer.params, str(precision))
         read = read_by(loss, loss_output, [value.name for value in forward.graph.output])
         source = with_straight_through(forward, names) if straight_through else forward
         if portable:

@@ -55,6 +55,9 @@ class GraphBuilder(OperatorMethods):
         ...     return op.ReduceMean(op.Max(op.Mul(error, 0.9), op.Mul(error, -0.1)), keepdims=0)
     """
 
+    real: ir.DataType
+    """The dtype of `number`: float32, unless what is appended computes in another one."""
+
     def __init__(self, graph: ir.Graph) -> None:
         """A builder that appends to ``graph``."""
         self.graph = graph
@@ -71,7 +74,12 @@ class GraphBuilder(OperatorMethods):
         self._prefix = ""
         self._before: ir.Node | None = None
         self._last_node_number: Counter[str] = Counter()
+        self.real = ir.DataType.FLOAT
         self._constants: dict[tuple[str, tuple[int, ...], bytes], dict[str | None, ir.Value]] = {}
+
+    def number(self, value: float) -> np.ndarray:
+        """A number of a formula, as a scalar of the dtype in which the graph computes it."""
+        return np.array(value, self.real.numpy())
 
     @property
     def opset(self) -> int:

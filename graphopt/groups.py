@@ -12,8 +12,9 @@ from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules.base import Fixed, Listed
 from graphopt.schedules.parse import checked_schedule, learning_rate as as_learning_rate
 
-# Parameters of these dtypes can be updated; the arithmetic and the state are float32.
-_TRAINABLE = ("float32", "float16")
+# Parameters of these dtypes can be updated; the arithmetic and the state are float32, of float64
+# in float64.
+_TRAINABLE = ("float32", "float16", "float64")
 _RATES = ("lr", "learning_rate")  # two names of the same
 _KEYS = ("params", *_RATES, "weight_decay", "grad_centralization")
 _OF_ALL = ("decay", "momentum", "epsilon", "centered", "loss_scale", "clip_norm", "clip_value")
@@ -159,8 +160,8 @@ def _parameters(name: str, entries: list[Any]) -> tuple[Parameter, ...]:
             )
         if parameter.dtype not in _TRAINABLE:
             raise TypeError(
-                f"{where}: parameter '{parameter.name}' has dtype {parameter.dtype}, "
-                f"expected {' or '.join(_TRAINABLE)}; convert the model first"
+                f"{where}: parameter '{parameter.name}' has dtype {parameter.dtype}, expected "
+                f"{', '.join(_TRAINABLE[:-1])} or {_TRAINABLE[-1]}; convert the model first"
             )
         if parameter.size == 0:
             raise ValueError(

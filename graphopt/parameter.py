@@ -29,7 +29,7 @@ class Parameter:
     Attributes:
         name: The name of the initializer in the forward model.
         shape: Its dimensions; ``()`` for a scalar.
-        dtype: Its element type by NumPy's name. Optimizers take float32 and float16.
+        dtype: Its element type by NumPy's name. Optimizers take float32, float16 and float64.
         op_type: The operator whose weight it is (``"Conv"``, ``"Gemm"``, ...), or None for a bias
             or where the graph does not tell.
         why: Why it is or is not counted a parameter, where the model does not tell that for

@@ -62,7 +62,7 @@ class RMSProp:
     **ones**, the moment :math:`m` and the mean gradient :math:`a` at zeros. Centered: an element
     whose :math:`s - a^2 + \epsilon` is not positive keeps its moment and its weight in that step
     (decoupled weight decay still applies).
-    State and arithmetic are float32, whatever the dtype of the parameter.
+    State and arithmetic are float32; of parameters that are float64, float64.
 
     Parameter groups are dicts with ``params`` and, each optional, ``lr`` (or ``learning_rate``),
     ``weight_decay`` and ``grad_centralization`` (False); what a group lacks is the optimizer's.
@@ -121,10 +121,11 @@ class RMSProp:
     Raises:
         KeyError: A group has no ``params``, or a key that is unknown.
         TypeError: An argument has the wrong type (``decay``, ``momentum`` and ``epsilon`` must be
-            floats), or a parameter is neither float32 nor float16.
+            floats), or a parameter is not of a floating-point type.
         ValueError: An argument is out of range; there is no parameter, one stands twice, or one
             has no elements; a group has both ``lr`` and ``learning_rate``; ``order_params`` is
-            not a permutation of the grouped parameters.
+            not a permutation of the grouped parameters; or some parameters are float64, and others
+            are not.
 
     Source:
         Tieleman and Hinton, "Lecture 6.5 - RMSProp", 2012; Graves, "Generating sequences with
@@ -194,6 +195,7 @@ class RMSProp:
             as_learning_rate("learning_rate", learning_rate),
             as_weight_decay("weight_decay", weight_decay),
         )
+        _check_one_arithmetic(self.params)
         rules = {
             parameter.name: Rule(
                 index,
@@ -214,6 +216,12 @@ class RMSProp:
                 factor = rule.weight_decay.constant * self.carried_loss_scale
                 _checks.in_float32("weight_decay * loss_scale", factor)
         self.rules = tuple(rules[parameter.name] for parameter in self.params)
+
+    @property
+    def dtype(self) -> str:
+        """In what the update is computed and states are carried: float32 or float64."""
+        is_double = any(parameter.dtype == "float64" for parameter in self.params)
+        return "float64" if is_double else "float32"
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -272,6 +280,17 @@ class RMSProp:
             f"RMSProp({len(self.params)} parameters, decay={self.decay}, "
             f"momentum={self.momentum}, epsilon={self.epsilon}, centered={self.centered}, "
             f"loss_scale={self.loss_scale}, use_locking={self.use_locking})"
+        )
+
+
+def _check_one_arithmetic(params: Iterable[Parameter]) -> None:
+    """Refuse parameters of float64 beside others."""
+    by_dtype = {parameter.dtype: parameter.name for parameter in params}
+    if "float64" in by_dtype and len(by_dtype) > 1:
+        named = " and ".join(f"'{name}' is {dtype}" for dtype, name in by_dtype.items())
+        raise ValueError(
+            f"params: {named}, but an update is computed in float64 for all parameters or for "
+            "none; convert the model to one of them, or leave the others out"
         )
 
 

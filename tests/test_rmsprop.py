@@ -116,7 +116,7 @@ PARAMS = [
     ("same twice", [W, B, W], ValueError, "w"),
     ("same name", [W, Parameter("w", (2,))], ValueError, "w"),
     ("int32", [W, Parameter("i", (2,), "int32")], TypeError, "'i'.*int32"),
-    ("float64", [Parameter("d", (2,), "float64")], TypeError, "'d'.*float64"),
+    ("int64", [Parameter("d", (2,), "int64")], TypeError, "'d'.*int64"),
     ("bool", [Parameter("f", (2,), "bool")], TypeError, "'f'.*bool"),
     ("size 0", [W, Parameter("z", (2, 0))], ValueError, r"'z'.*\(2, 0\)"),
 ]

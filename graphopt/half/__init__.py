@@ -7,11 +7,12 @@ computes in float32 what they lack.
 
 from graphopt.half.casts import compute_in_half
 from graphopt.half.fitting import fit_kernels
-from graphopt.half.kernels import check_precision, lacking
+from graphopt.half.kernels import check_float32, check_precision, lacking
 from graphopt.half.precision import Precision
 
 __all__ = [
     "Precision",
+    "check_float32",
     "check_precision",
     "compute_in_half",
     "fit_kernels",

@@ -5,9 +5,9 @@ The lists of the CPU are what ONNX Runtime 1.19 and 1.32 both run, tested by
 graph has no use for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 import onnx_ir as ir
@@ -43,6 +43,20 @@ KERNELS = {
 """The operators that run on a provider in a type of 16 bits."""
 
 
+class HasDtype(Protocol):
+    """A `Parameter`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of its element type."""
+        ...
+
+
 def check_precision(precision: Precision | None, provider: str) -> ir.DataType | None:
     """The type of 16 bits that is meant, or None for float32.
 
@@ -62,6 +76,21 @@ def check_precision(precision: Precision | None, provider: str) -> ir.DataType |
     return DTYPES[precision]
 
 
+def check_float32(parameters: Iterable[HasDtype], precision: str) -> None:
+    """Refuse a model that is not float32 already.
+
+    Raises:
+        ValueError: A parameter is of another dtype.
+    """
+    for parameter in parameters:
+        if parameter.dtype != "float32":
+            raise ValueError(
+                f"precision: got '{precision}', but parameter '{parameter.name}' is "
+                f"{parameter.dtype}: it is for models in float32; convert the model, or leave "
+                "precision out, and it is computed in its own"
+            )
+
+
 def lacking(model: onnx.ModelProto, error: str, providers: Sequence[Any]) -> str:
     """What to do where a runtime lacks kernels of a graph that was built for another provider.
 
@@ -70,10 +99,13 @@ def lacking(model: onnx.ModelProto, error: str, providers: Sequence[Any]) -> str
         error: What it says.
         providers: The execution providers that it has, as a session takes them.
     """
-    kind = int(DTYPES["bfloat16"])
+    if "Could not find an implementation" not in error:
+        return ""
+    kinds = {value.type.tensor_type.elem_type for value in model.graph.input}
+    if onnx.TensorProto.DOUBLE in kinds:
+        return ", for it has no kernel of that in float64; convert the model to float32"
     casts = (node for node in model.graph.node if node.op_type == "Cast")
-    is_half = any(attribute.i == kind for node in casts for attribute in node.attribute)
-    if "Could not find an implementation" not in error or not is_half:
+    if not any(a.i == onnx.TensorProto.BFLOAT16 for cast in casts for a in cast.attribute):
         return ""
     (first, *_) = provider_names(providers)
     return (

@@ -107,7 +107,7 @@ class Fixed(LearningRateSchedule):
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:  # noqa: ARG002
         """An initializer."""
-        return op.constant(np.float32(self.constant), name="learning_rate")
+        return op.constant(op.number(self.constant), name="learning_rate")
 
     def value(self, step: int) -> float:  # noqa: ARG002
         """The value, whatever the step."""
@@ -122,7 +122,7 @@ class Listed(LearningRateSchedule):
 
     def emit(self, op: GraphBuilder, step: ir.Value) -> ir.Value:
         """Gather; past the end a Reshape to more elements than there are, which fails."""
-        values = op.constant(np.array(self.values, np.float32), name="learning_rates")
+        values = op.constant(np.array(self.values, op.real.numpy()), name="learning_rates")
         last = len(self.values) - 1
         index = op.Reshape(op.Cast(step, to=ir.DataType.INT64), [1])
         value = op.Gather(values, op.Min(index, last), axis=0)

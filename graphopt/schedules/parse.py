@@ -70,7 +70,7 @@ def checked_schedule(name: str, schedule: LearningRateSchedule) -> LearningRateS
 
 
 def emit(schedule: LearningRateSchedule, op: GraphBuilder, global_step: ir.Value) -> ir.Value:
-    """The value of a schedule at the global step, an int64 scalar, as a float32 scalar."""
+    """The value of a schedule at the global step, an int64 scalar, as a scalar of ``op.real``."""
     if isinstance(schedule, Fixed):
         return schedule.emit(op, global_step)
     step = op.Cast(global_step, to=ir.DataType.DOUBLE)
@@ -78,8 +78,8 @@ def emit(schedule: LearningRateSchedule, op: GraphBuilder, global_step: ir.Value
     cast = step.producer()
     if cast is not None and not step.uses():
         op.graph.remove(cast, safe=True)
-    if value.dtype != ir.DataType.FLOAT:
-        value = op.Cast(value, to=ir.DataType.FLOAT)
+    if value.dtype != op.real:
+        value = op.Cast(value, to=op.real)
     # Whatever a schedule of a user's own returns is a scalar from here on, or the step fails.
     return value if value.is_graph_input() else op.Reshape(value, np.zeros(0, np.int64))
 

@@ -28,17 +28,17 @@ class Accumulator:
         self.is_sound: ir.Value | None = None
         self._steps = op.input(ACCUMULATION_COUNT.name, ACCUMULATION_COUNT.dtype, [])
         self._counted = op.Add(self._steps, 1)
-        self._keeps = op.Cast(op.Greater(self._steps, 0), to=ir.DataType.FLOAT)
+        self._keeps = op.Cast(op.Greater(self._steps, 0), to=op.real)
         if rule.steps is None:
             self.is_last = op.input(UPDATE_INPUT, np.bool_, [])
         else:
             self.is_last = op.GreaterOrEqual(self._counted, rule.steps)
         if rule.reduction == "sum":
-            self.share = op.constant(np.float32(1))
+            self.share = op.constant(op.number(1))
         elif rule.steps is None:
-            self.share = op.Reciprocal(op.Cast(self._counted, to=ir.DataType.FLOAT))
+            self.share = op.Reciprocal(op.Cast(self._counted, to=op.real))
         else:
-            self.share = op.constant(np.float32(1 / rule.steps), name="share")
+            self.share = op.constant(op.number(1 / rule.steps), name="share")
 
     @property
     def scalars(self) -> list[ir.Value]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.average import ParameterAverage
@@ -32,7 +31,7 @@ class Averages:
         self.weights: Sequence[ir.Value] = ()
         if rule is not None:
             decay = rule.emit(op, global_step)
-            self.weights = (decay, op.Sub(np.float32(1), decay))
+            self.weights = (decay, op.Sub(op.number(1), decay))
 
     def moved(self, average: ir.Value, value: ir.Value, on: ir.Value | None) -> ir.Value:
         """The new average.

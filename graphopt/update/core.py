@@ -47,6 +47,7 @@ class Variant:
         tensors: For how many parameters, each with tensors of its own; 0: for a bucket.
         scale: Multiply the gradient by a factor of the step, before anything else.
         clip_value: Limit the elements of the gradient, after that.
+        float64: Compute in float64, in which all tensors and scalars are then.
     """
 
     centered: bool = False
@@ -60,6 +61,7 @@ class Variant:
     tensors: int = 0
     scale: bool = False
     clip_value: bool = False
+    float64: bool = False
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ class Variant:
             self.weight_decay,
             "Unscale" if self.unscale else "",
             "Mask" if self.mask else "",
+            functions.FLOAT64 if self.float64 else "",
         )
         return "".join(parts)
 
@@ -110,6 +113,8 @@ class Variant:
     @property
     def text(self) -> str:
         """The function as ONNX text."""
+        if self.float64:
+            return functions.in_float64(replace(self, float64=False).text)
         if self.tensors:
             lines = list(self._foreach())
         else:
@@ -277,6 +282,7 @@ def variant(
         mask=mask,
         chunked=chunked,
         tensors=tensors,
+        float64=optimizer.dtype == "float64",
     )
 
 

@@ -92,6 +92,7 @@ class _Appender:
         statistics: Sequence[tuple[RunningStatistic, ir.Value]],
     ) -> None:
         self.op = op
+        self.op.real = ir.DataType.from_numpy(np.dtype(optimizer.dtype))
         self.statistics = statistics
         self.optimizer = optimizer
         self.gradients = dict(gradients)
@@ -141,7 +142,7 @@ class _Appender:
         carried, gate = append(layout.buckets, first)
         if self.scale.norm is not None:
             norm = op.output(self.scale.norm, "gradient_norm")
-            norm.dtype, norm.shape = ir.DataType.FLOAT, ir.Shape([])
+            norm.dtype, norm.shape = op.real, ir.Shape([])
         carried += self._update_statistics(self.statistics, gate)
         counted = count_step(
             op, self.optimizer, gate, self.global_step, self.scale.finite, self.accumulator
@@ -166,7 +167,7 @@ class _Appender:
         optimizer, gradients = self.optimizer, dict(self.gradients)
         if optimizer.unscales_first or optimizer.skip_on_overflow:
             for p in optimizer.params:
-                gradients[p.name] = self._float32(gradients[p.name], p.dtype)
+                gradients[p.name] = self._wide(gradients[p.name], p.dtype)
         share = None if self.accumulator is None else self.accumulator.share
         self.gradients = gradients  # in what is looked at: a Cast and back might be left out
         return GradientScale(self.op, optimizer, gradients.values(), self.mask, share)
@@ -214,8 +215,8 @@ class _Appender:
         for bucket, gradient in zip(buckets, gradients, strict=True):
             with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 views = [View(ACCUMULATED.of(p.name), p.shape, at) for p, at in bucket.offsets()]
-                old = self.op.input(ACCUMULATED.of(bucket.name), ACCUMULATED.dtype, bucket.shape)
-                waited = self._float32(_waited(bucket, gradient, gate), bucket.dtype)
+                old = self.op.input(ACCUMULATED.of(bucket.name), self.optimizer.dtype, bucket.shape)
+                waited = self._wide(_waited(bucket, gradient, gate), bucket.dtype)
                 new = self.accumulator.added(old, waited, self.scale.unscales, self.scale.finite)
                 if isinstance(gate, Gate):
                     gate.wait_for(new)
@@ -289,12 +290,15 @@ class _Appender:
         """What buckets of one rule carry, by their names."""
         op, rule, kinds = self.op, buckets[0].rule, moved_by(self.optimizer)
         old = [self.packing.input_of(bucket) for bucket in buckets]
-        w = [self._float32(v, bucket.dtype) for v, bucket in zip(old, buckets, strict=True)]
+        w = [self._wide(v, bucket.dtype) for v, bucket in zip(old, buckets, strict=True)]
         g = [gradients[bucket.name] for bucket in buckets]
         if not (rule.grad_centralization or self.accumulator):
-            g = [self._float32(v, bucket.dtype) for v, bucket in zip(g, buckets, strict=True)]
+            g = [self._wide(v, bucket.dtype) for v, bucket in zip(g, buckets, strict=True)]
         states = [
-            [op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for bucket in buckets]
+            [
+                op.input(kind.of(bucket.name), self.optimizer.dtype, bucket.shape)
+                for bucket in buckets
+            ]
             for kind in kinds
         ]
         made = variant(self.optimizer, rule, mask=self._masks, tensors=len(buckets))
@@ -377,7 +381,7 @@ class _Appender:
         sound = None
         if entries and self.scale.finite is not None:
             # A statistic of the batch may overflow where no gradient does.
-            wide = [self._float32(batch, _dtype(old)) for _, old, batch in entries]
+            wide = [self._wide(batch, _dtype(old)) for _, old, batch in entries]
             sound = functions.all_finite(self.op, wide)
         for statistic, old, _ in entries:
             new, group = moved[statistic.name], self.group_of.get(statistic.parameter)
@@ -392,8 +396,8 @@ class _Appender:
         return carried
 
     def _average_statistic(self, old: ir.Value, new: ir.Value, group: int | None) -> Carried:
-        average = self.op.input(AVERAGE.of(str(old.name)), AVERAGE.dtype, old.shape or [])
-        wide = self._float32(new, _dtype(old))
+        average = self.op.input(AVERAGE.of(str(old.name)), self.optimizer.dtype, old.shape or [])
+        wide = self._wide(new, _dtype(old))
         masks = self._counts(group) is not None or self.accumulator is not None
         moved = self.averages.moved(average, wide, self._is_on(group) if masks else None)
         return self._carry(average, moved, initial=old.name)
@@ -414,7 +418,7 @@ class _Appender:
             rule,
             self.packing.parameter(parameter.name),
             gradient,
-            lambda value: self._float32(
+            lambda value: self._wide(
                 self.op.Reshape(value, [parameter.shape[0], -1]), parameter.dtype
             ),
             self.scale.factor(rule.group),
@@ -424,15 +428,18 @@ class _Appender:
         self, bucket: Bucket, old: ir.Value, gradient: ir.Value, gate: Gate
     ) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
-        w = self._float32(self._flat(old) if bucket.separate else old, bucket.dtype)
+        w = self._wide(self._flat(old) if bucket.separate else old, bucket.dtype)
         # Everything that is written depends on the gradient, so that only this one must wait.
         g = gradient
         if self.accumulator is None:
             g = _waited(bucket, gradient, gate)
         if not (rule.grad_centralization or self.accumulator):
-            g = self._float32(g, bucket.dtype)
+            g = self._wide(g, bucket.dtype)
         kinds = moved_by(optimizer)
-        states = [self.op.input(kind.of(bucket.name), kind.dtype, bucket.shape) for kind in kinds]
+        states = [
+            self.op.input(kind.of(bucket.name), self.optimizer.dtype, bucket.shape)
+            for kind in kinds
+        ]
         made = variant(optimizer, rule, mask=self._masks, chunked=bucket.rows is not None)
         self.variants[bucket.name] = made
         new_w, *new_states = self.arithmetic.update(
@@ -461,7 +468,7 @@ class _Appender:
         if self.averages.rule is None:
             return []
         views = [View(AVERAGE.of(p.name), p.shape, offset) for p, offset in bucket.offsets()]
-        old = self.op.input(AVERAGE.of(bucket.name), AVERAGE.dtype, bucket.shape)
+        old = self.op.input(AVERAGE.of(bucket.name), self.optimizer.dtype, bucket.shape)
         on = self._is_on(bucket.rule.group) if self._masks else None
         moved = self.averages.moved(old, new, on)
         return [self._carry(old, moved, views, initial=parameters.name)]
@@ -477,12 +484,13 @@ class _Appender:
         views = [View(kind.of(p.name), p.shape, offset) for p, offset in bucket.offsets()]
         return self._carry(old, new, views, initial=kind.start(self.optimizer))
 
-    def _float32(self, value: ir.Value, dtype: str) -> ir.Value:
-        return value if dtype == "float32" else self.op.Cast(value, to=ir.DataType.FLOAT)
+    def _wide(self, value: ir.Value, dtype: str) -> ir.Value:
+        """A value of a dtype in that of the arithmetic."""
+        return value if dtype == self.optimizer.dtype else self.op.Cast(value, to=self.op.real)
 
     def _as(self, value: ir.Value, dtype: str) -> ir.Value:
-        """A float32 value in the dtype of what it feeds."""
-        if dtype == "float32":
+        """A value of the arithmetic in the dtype of what it feeds."""
+        if dtype == self.optimizer.dtype:
             return value
         return self.op.Cast(value, to=ir.DataType.from_numpy(np.dtype(dtype)))
 

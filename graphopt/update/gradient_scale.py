@@ -6,7 +6,6 @@ takes the loss scale out and limits a norm.
 
 from collections.abc import Iterable
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -77,8 +76,11 @@ class GradientScale:
         """One divided by the loss scale."""
         scale = self._optimizer.loss_scale
         if isinstance(scale, float):
-            return self._op.constant(np.float32(1 / scale), name="inverse_scale")
-        return self._op.Reciprocal(input_of(self._op, scale))
+            return self._op.constant(self._op.number(1 / scale), name="inverse_scale")
+        held = input_of(self._op, scale)
+        if self._op.real != ir.DataType.FLOAT:
+            held = self._op.Cast(held, to=self._op.real)
+        return self._op.Reciprocal(held)
 
     def limit_norms(self, gradients: Iterable[tuple[int, str, ir.Value]]) -> None:
         """Find the factors that limit norms, where the optimizer limits them.
@@ -92,14 +94,14 @@ class GradientScale:
         squares: dict[int, list[ir.Value]] = {}
         for group, name, gradient in gradients:
             square = op.ReduceSumSquare(gradient, keepdims=0)
-            square.dtype = ir.DataType.FLOAT
+            square.dtype = op.real
             squares.setdefault(group, []).append(square)
             if optimizer.clip_norm_per == "parameter":
                 self._of_parameter[name] = self._limited(limit, self._norm([square]))
         of_groups = {group: _sum(op, several) for group, several in squares.items()}
         if self._mask is not None:
             of_groups = {
-                group: op.Where(op.Gather(self._mask, group, axis=0), square, np.float32(0))
+                group: op.Where(op.Gather(self._mask, group, axis=0), square, op.number(0))
                 for group, square in of_groups.items()
             }
         self.norm = self._norm(of_groups.values())
@@ -119,8 +121,8 @@ class GradientScale:
     def _limited(self, limit: float, norm: ir.Value) -> ir.Value:
         """What does that too, and takes the norm to this limit at most."""
         op = self._op
-        share = op.Div(np.float32(limit), op.Add(norm, np.float32(SMALLEST_NORM)))
-        return op.Mul(op.Min(share, np.float32(1)), self._share)
+        share = op.Div(op.number(limit), op.Add(norm, op.number(SMALLEST_NORM)))
+        return op.Mul(op.Min(share, op.number(1)), self._share)
 
 
 def _sum(op: GraphBuilder, values: Iterable[ir.Value]) -> ir.Value:
@@ -128,5 +130,5 @@ def _sum(op: GraphBuilder, values: Iterable[ir.Value]) -> ir.Value:
     if len(several) == 1:
         return several[0]
     total = op.Sum(*several)
-    total.dtype = ir.DataType.FLOAT
+    total.dtype = op.real
     return total

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
@@ -53,7 +52,7 @@ class Arithmetic:
             1.0 if self._optimizer.decoupled_weight_decay else self._optimizer.carried_loss_scale
         )
         if isinstance(decay, Fixed):
-            return self._op.constant(np.float32(decay.constant * scale), name="weight_decay")
+            return self._op.constant(self._op.number(decay.constant * scale), name="weight_decay")
         return self.value(decay, scale)
 
     def adds_decay(self, rule: Rule) -> bool:
@@ -106,10 +105,11 @@ class Arithmetic:
             tensors: Parameters, gradients and states.
             scalars: Its other inputs.
         """
+        attributes = {name: getattr(self._optimizer, name) for name in variant.attributes}
         return op.node(
             variant.name,
             [*tensors, *scalars],
             domain=functions.DOMAIN,
             outputs=len(variant.outputs),
-            **{name: getattr(self._optimizer, name) for name in variant.attributes},
+            **functions.attributes(op, attributes),
         )

@@ -27,10 +27,10 @@ def moved_statistic(
         batch: That of the batch, of the same size and dtype.
     """
     value = gate.flatten(batch)
-    narrow = _is_narrow(old)
+    narrow = _is_narrow(op, old)
     operands = [old, value]
     if narrow:
-        operands = [op.Cast(operand, to=ir.DataType.FLOAT) for operand in operands]
+        operands = [op.Cast(operand, to=op.real) for operand in operands]
     new = functions.call(op, "MovingAverage", *operands, decay=statistic.momentum)
     return op.Cast(new, to=old.dtype) if narrow else new
 
@@ -54,12 +54,12 @@ def moved_together(
     for number, entry in enumerate(statistics):
         statistic, old, _ = entry
         key: Hashable = (number // functions.MOST_TOGETHER, statistic.momentum)
-        if _is_narrow(old):
+        if _is_narrow(op, old):
             key = statistic.name
         alike.setdefault(key, []).append(entry)
     moved = {}
     for several in alike.values():
-        if _is_narrow(several[0][1]):
+        if _is_narrow(op, several[0][1]):
             ((statistic, old, batch),) = several
             moved[statistic.name] = moved_statistic(op, gate, statistic, old, batch)
             continue
@@ -74,6 +74,6 @@ def moved_together(
     return moved
 
 
-def _is_narrow(statistic: ir.Value) -> bool:
+def _is_narrow(op: GraphBuilder, statistic: ir.Value) -> bool:
     """Whether it is carried in another dtype than it is computed in."""
-    return statistic.dtype is not None and statistic.dtype != ir.DataType.FLOAT
+    return statistic.dtype is not None and statistic.dtype != op.real

@@ -124,6 +124,7 @@ def _rmsprop(*, unscales: bool, accumulates: bool = False) -> Pattern:
     guarded = OneOf(
         Op("Sub", without_negative, without_positive),
         Op("Where", positive, rated, Equals(0.0)),
+        Op("Where", Op("Greater", moves, Equals(0.0)), rated, Equals(0.0)),
     )
     u = Named("u", OneOf(Marked("guarded", guarded), rated))
     resting = Op("Sub", Equals(1.0), moves)

@@ -6,11 +6,12 @@ over the body.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import helper, parser
@@ -27,12 +28,45 @@ HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
 MOST_TOGETHER = 1024
 """For how many parameters, or running statistics, a node may be; the kernels take no more."""
 
+FLOAT64 = "Float64"
+"""What the name of a function ends with that computes in float64."""
+
+_IN_FLOAT64 = (
+    (r"value_float: float = @(\w+)", r"value: tensor = @\1"),
+    (r"value_float: float = ([\d.]+)", r"value: tensor = double {\1}"),
+    (r": float = @", ": tensor = @"),
+    (r"graphopt\.(?!Mask\b)(\w+)", rf"graphopt.\1{FLOAT64}"),
+    (r"\bfloat\[", "double["),
+    (r"to: int = 1>", "to: int = 11>"),
+)
+
 _READY, _FOREACH, _ALL_FINITE = "Ready", "Foreach", "AllFinite"
 
 
-def call(op: GraphBuilder, function: str, *operands: ir.Value, **attributes: Any) -> ir.Value:
+def call(op: GraphBuilder, function: str, *operands: ir.Value, **given: float) -> ir.Value:
     """Append a call of a function that has one output."""
-    return op.node(function, operands, domain=DOMAIN, **attributes)[0]
+    name = of_type(function, op.real)
+    return op.node(name, operands, domain=DOMAIN, **attributes(op, given))[0]
+
+
+def of_type(function: str, real: ir.DataType) -> str:
+    """The name of a function that computes in a type: float32, or float64."""
+    return f"{function}{FLOAT64}" if real == ir.DataType.DOUBLE else function
+
+
+def attributes(op: GraphBuilder, given: Mapping[str, float]) -> dict[str, Any]:
+    """Hyperparameters as attributes: in float64 they are tensors, as attributes are float32."""
+    if op.real != ir.DataType.DOUBLE:
+        return dict(given)
+    return {name: ir.tensor(np.array(value, np.float64)) for name, value in given.items()}
+
+
+def in_float64(text: str) -> str:
+    """The ONNX text of a function that computes in float64."""
+    signature = re.sub(r"^(\w+)(?= [<(])", rf"\1{FLOAT64}", text, count=1, flags=re.MULTILINE)
+    for pattern, replacement in _IN_FLOAT64:
+        signature = re.sub(pattern, replacement, signature)
+    return signature
 
 
 def with_stages(
@@ -101,7 +135,7 @@ def parse(text: str, opset: int) -> onnx.FunctionProto:
 
 def ready(op: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
     """A bool scalar that is True once all values are there, on the device that computes them."""
-    return call(op, f"{_READY}{len(values)}", *values)
+    return op.node(f"{_READY}{len(values)}", values, domain=DOMAIN)[0]
 
 
 def is_ready(name: str) -> bool:
@@ -125,7 +159,7 @@ def all_finite(op: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
 
 def is_all_finite(name: str) -> bool:
     """Whether this is the name of a function that `all_finite` calls."""
-    return re.fullmatch(rf"{_ALL_FINITE}[1-9]\d*", name) is not None
+    return re.fullmatch(rf"{_ALL_FINITE}[1-9]\d*({FLOAT64})?", name) is not None
 
 
 def moved_averages(
@@ -146,19 +180,24 @@ def moved_averages(
     """
     name = f"{_FOREACH}{len(averages)}MovingAverage"
     operands = [*averages, *values, gate]
-    return op.node(name, operands, domain=DOMAIN, outputs=len(averages), decay=decay)
+    given = attributes(op, {"decay": decay})
+    outputs = len(averages)
+    return op.node(of_type(name, op.real), operands, domain=DOMAIN, outputs=outputs, **given)
 
 
 @cache
 def stage(name: str) -> str:
     """The ONNX text of a stage."""
+    own = files(__name__).joinpath(f"{name}.onnxtxt")
+    if name.endswith(FLOAT64) and not own.is_file():
+        return in_float64(stage(name.removesuffix(FLOAT64)))
     if match := re.fullmatch(rf"{_READY}(\d+)", name):
         return _ready(name, int(match[1]))
     if match := re.fullmatch(rf"{_ALL_FINITE}(\d+)", name):
         return _all_finite(name, int(match[1]))
     if match := re.fullmatch(rf"{_FOREACH}(\d+)MovingAverage", name):
         return _moved_averages(name, int(match[1]))
-    return files(__name__).joinpath(f"{name}.onnxtxt").read_text(encoding="utf-8")
+    return own.read_text(encoding="utf-8")
 
 
 def _ready(name: str, count: int) -> str:
