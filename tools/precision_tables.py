@@ -35,7 +35,7 @@ def main() -> None:
     guide = _GUIDE.read_text(encoding="utf-8")
     for table in (operators(), kernels()):
         head = re.escape(table.partition("\n")[0])
-        guide = re.sub(rf"{head}\n(?:\|.*\n)+", lambda _, table=table: table, guide)
+        guide = re.sub(rf"{head}\n(?:\|.*\n)+", table.replace("\\", r"\\"), guide)
     _GUIDE.write_text(guide, encoding="utf-8")
 
 
