@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from torch.nn import functional
 
 from graphopt.gradients import differentiate, prepare
+from tests.helpers.environments import typical
 from tests.helpers.gradient_oracle import normal
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -385,7 +386,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+ON_EACH_RUNTIME = [
+    *("LSTM plain", "LSTM clip with peepholes", "LSTM coupled with peepholes", "LSTM opset 21"),
+    *("LSTM layout, bidirectional", "LSTM lengths, reverse", "LSTM activations", "LSTM one step"),
+    *("GRU lengths, linear_before_reset=0", "GRU bidirectional, linear_before_reset=1"),
+    *("GRU opset 21, linear_before_reset=1", "RNN bidirectional", "RNN lengths", "RNN activations"),
+    *(f"with {name}" for name in ACTIVATIONS),
+]
+
+
+@pytest.mark.parametrize("case", typical(CASES, *ON_EACH_RUNTIME))
 def test_forward(case):
     arrays = case.arrays()
     proto = model(case, arrays)
@@ -426,9 +436,8 @@ def with_gradients(proto, weights, trained):
     return result
 
 
-def weights_of(case, arrays):
+def weights_of(case, arrays, outputs):
     """What the outputs are multiplied by in the loss."""
-    _, outputs = oracle(case, arrays)
     return {
         f"{name}.weight": normal(*outputs[name].shape, seed=9).astype(arrays["X"].dtype)
         for name in case.names()
@@ -437,7 +446,7 @@ def weights_of(case, arrays):
 
 def compare_gradients(case, batch, trained, arrays, tolerance):
     leaves, outputs = oracle(case, arrays)
-    weights = weights_of(case, arrays)
+    weights = weights_of(case, arrays, outputs)
     loss = sum((outputs[n] * torch.tensor(weights[f"{n}.weight"])).sum() for n in case.names())
     expected = torch.autograd.grad(
         loss, [leaves[name] for name in trained], allow_unused=True, materialize_grads=True
@@ -451,7 +460,7 @@ def compare_gradients(case, batch, trained, arrays, tolerance):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", typical(CASES, *ON_EACH_RUNTIME))
 def test_gradients_of_all_operands(case):
     arrays = case.arrays()
     trained = [name for name in arrays if name != "sequence_lens"]
@@ -701,7 +710,11 @@ def test_few_nodes_a_step(op, most):
 def test_weights_of_a_cell_that_is_scanned_are_summed_by_one_product():
     case = Case("LSTM", STATES, steps=9)
     arrays = case.arrays()
-    graph = with_gradients(model(case, arrays, "N", WEIGHTS), weights_of(case, arrays), ("W", "R"))
+    graph = with_gradients(
+        model(case, arrays, "N", WEIGHTS),
+        weights_of(case, arrays, oracle(case, arrays)[1]),
+        ("W", "R"),
+    )
     forward, backward = (node for node in graph.graph.node if node.op_type == "Scan")
     bodies = [ir.from_proto(scan).attributes["body"].as_graph() for scan in (forward, backward)]
     counts = [Counter(node.op_type for node in body) for body in bodies]

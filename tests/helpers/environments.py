@@ -2,7 +2,9 @@
 
 import importlib
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,28 @@ needs_other_runtime = pytest.mark.skipif(
     reason="NOT RUN: GRAPHOPT_OTHER_PYTHON names no Python with another ONNX Runtime; "
     "make test sets it",
 )
+
+
+def typical(cases: Mapping[str, Any] | Iterable[str], *names: str) -> list[Any]:
+    """The cases of a table as parameters: each runtime runs these, and today's all others too.
+
+    For what is made of the same operators in all cases, of which these have each.
+
+    Args:
+        cases: By their names, or the names alone, which then are the parameters.
+        names: Those that each runtime runs.
+    """
+    table = cases if isinstance(cases, Mapping) else {name: name for name in cases}
+    assert table.keys() >= set(names)
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else [case]),
+            id=name,
+            marks=() if name in names else pytest.mark.any_runtime,
+        )
+        for name, case in table.items()
+    ]
+
 
 both_gradients = pytest.mark.parametrize(
     "portable",

@@ -212,6 +212,7 @@ def test_number_of_variants():
 # Tests of one session each: building one for all variants takes longer than what it is tested for.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("kind", [kind for kind, shape in SHAPES.items() if shape != MATRIX])
 def test_formula(kind):
     for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):

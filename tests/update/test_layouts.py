@@ -13,6 +13,7 @@ from graphopt import Parameter, in_place
 from graphopt.reference import ReferenceRMSProp
 from graphopt.update import layout as layouts
 from models.zoo import ZOO
+from tests.helpers.environments import typical
 from tests.helpers.functions import EXACT_ROOTS
 
 LAYOUTS = ("separate", "buckets", "chunks")
@@ -140,7 +141,9 @@ UPDATES = {
         {"momentum": 0.9, "weight_decay": 0.1},
     ),
 }
-every_update = pytest.mark.parametrize("case", UPDATES)
+every_update = pytest.mark.parametrize(
+    "case", typical(UPDATES.keys(), "everything", "groups, decoupled", "float16, centralization")
+)
 
 
 def optimizer(case):
@@ -268,6 +271,7 @@ def test_a_group_that_rests_keeps_every_bit(layout):
 # Checkpoints.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("saved", "loaded"), list(product(LAYOUTS, LAYOUTS)))
 @pytest.mark.parametrize("case", ["everything", "both dtypes"])
@@ -398,6 +402,7 @@ def test_training_is_the_same(network, tmp_path):
             assert_same(report, expected)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("layout", ["buckets", "chunks"])
 @pytest.mark.parametrize("network", ["digits_cnn", "shared", "normalized"])
@@ -413,6 +418,7 @@ def test_some_parameters_are_given(network, layout):
     assert_same(trained(graph, network, given)[0].state, expected.state)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("saved", "loaded"), list(product(LAYOUTS, LAYOUTS)))
 def test_training_continues_in_another_layout(saved, loaded, tmp_path):
@@ -488,6 +494,7 @@ def test_given_gradients_are_the_same(stored):
 # Memory.
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name != "reported"])
@@ -495,6 +502,7 @@ def test_every_value_of_a_training_graph_is_overwritten_in_place(network, layout
     assert_overwritable(training_graph(network, layout))
 
 
+@pytest.mark.any_runtime
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_parameter_that_is_reported_is_not_overwritten(layout):
@@ -508,7 +516,9 @@ def test_a_parameter_that_is_reported_is_not_overwritten(layout):
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", ["everything", "float16", "centralization, decay"])
+@pytest.mark.parametrize(
+    "case", typical(["everything", "float16", "centralization, decay"], "everything")
+)
 def test_in_place_is_the_same_as_taking_turns(case, layout, monkeypatch):
     opt = optimizer(case)
     state = updated(opt, layout).state

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt import DynamicLossScale, Parameter, RMSProp, Session, schedules, update_graph
+from tests.helpers.environments import typical
 
 STEPS = 2200
 
@@ -164,7 +165,10 @@ SEQUENCES = {
 }
 
 
-@pytest.mark.parametrize(("rule", "expected", "finite"), SEQUENCES.values(), ids=SEQUENCES)
+@pytest.mark.parametrize(
+    ("rule", "expected", "finite"),
+    typical(SEQUENCES, "PyTorch, short", "MindSpore, manager", "flax, short"),
+)
 def test_sequence(rule, expected, finite):
     wanted = expected()
     assert formula(rule, finite) == wanted

@@ -10,6 +10,7 @@ from graphopt import DynamicLossScale, Parameter, RMSProp
 from graphopt.average import ParameterAverage
 from graphopt.schedules import FromCaller
 from tests.helpers.configurations import CONFIGURATIONS, configured, inlined, without_metadata
+from tests.helpers.environments import typical
 
 DENSE, BIAS, SCALAR = Parameter("dense", (33, 40)), Parameter("bias", (40,)), Parameter("one", ())
 CONV = Parameter("conv", (5, 3, 2, 2), op_type="Conv")
@@ -49,7 +50,10 @@ def built(optimizer, graph=None):
     return graphopt.update_graph(opt, **graph or {}).model
 
 
-@pytest.mark.parametrize("strip", [lambda model: model, inlined], ids=["", "nodes alone"])
+@pytest.mark.parametrize(
+    "strip",
+    typical({"": lambda model: model, "nodes alone": inlined}, ""),
+)
 @pytest.mark.parametrize(("optimizer", "graph"), RIGHT)
 def test_what_is_right_is_verified(optimizer, graph, strip):
     found = graphopt.verify(strip(built(optimizer, graph)))
@@ -269,6 +273,7 @@ BY_METADATA = (another_average, another_floor, another_ceiling, another_interval
 BY_METADATA += (another_limit, another_element, without_check)
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize("layout", ["separate", "foreach"])
 @pytest.mark.parametrize("strip", [False, True], ids=["", "without_metadata"])
 @pytest.mark.parametrize(

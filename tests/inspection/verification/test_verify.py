@@ -26,6 +26,7 @@ from graphopt.schedules import (
 )
 from models import zoo
 from tests.helpers.configurations import ROOT, WARM_UP, without_metadata
+from tests.helpers.environments import typical
 from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
 from tests.helpers.random_configurations import configurations
 from tests.helpers.zoo import zoo_graph
@@ -108,6 +109,9 @@ CONFIGURATIONS = {
 }
 
 
+ON_EACH_RUNTIME = ("plain", "falling, decoupled", "float16, decayed", "onnx text", "everything")
+
+
 @cache
 def configured(name, layout="auto"):
     """The graph of a configuration, which nobody changes."""
@@ -135,7 +139,7 @@ def check(found, steps=5):
 
 class TestVerified:
     @pytest.mark.quick
-    @pytest.mark.parametrize("name", CONFIGURATIONS)
+    @pytest.mark.parametrize("name", typical(CONFIGURATIONS.keys(), *ON_EACH_RUNTIME))
     def test_configurations(self, name):
         check(graphopt.verify(configured(name)))
 
@@ -184,7 +188,7 @@ class TestVerified:
         )
         check(graphopt.verify(files.training_model, steps=2), 2)
 
-    @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+    @pytest.mark.parametrize("settings", typical(VARIANTS, *list(VARIANTS)[::4]))
     def test_on_device_optimizer_models(self, settings, tmp_path):
         model = optimizer_model(RMSProp(parameters(SHAPES), 0.05, **settings), tmp_path)
         check(graphopt.verify(model))
@@ -213,6 +217,7 @@ class TestVerified:
                 entry.value = "{"
         check(graphopt.verify(model))
 
+    @pytest.mark.any_runtime
     @settings(
         derandomize=True,
         deadline=None,
