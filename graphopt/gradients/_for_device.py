@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.operators.rewriting import reduced, take_place
+from graphopt.operators.rewriting import reduced
 
 
 def suit_device(op: GraphBuilder, model: ir.Model) -> None:
@@ -117,4 +117,9 @@ def _put_zeros_beside(op: GraphBuilder, node: ir.Node) -> None:
         if width:
             sizes = op.Concat(front, [width], behind, axis=0)
             parts.insert(place, op.Expand(np.zeros((), dtype.numpy()), sizes))
-    take_place(node, [op.Concat(*parts, axis=axis)])
+    node.op_type = "Concat"  # itself: others know its result as the gradient of a parameter
+    node.attributes.clear()
+    node.attributes["axis"] = ir.AttrInt64("axis", axis)
+    node.resize_inputs(len(parts))
+    for index, part in enumerate(parts):
+        node.replace_input_with(index, part)

@@ -90,3 +90,16 @@ def test_a_slice_of_all_is_no_part(axis):
     model, statistics = prepare(onnx_model(case, ["x"], dynamic=True), ["p_x"])
     built = differentiate(model, ["p_x"], model.graph.outputs[0], statistics)
     assert "Pad" not in {node.op_type for node in built.model.graph}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_gradient_of_a_parameter_is_a_part(dynamic):
+    """On a device too, where zeros are put beside it in another way."""
+    case = Case(
+        "y = Slice(x, nil, two, axis)",
+        {"x": normal(3, 4), **LIMITS},
+        lambda x, *_: x[:, :2],
+        dynamic="batch",
+        options={"provider": "CUDAExecutionProvider"},
+    )
+    check(case, dynamic)
