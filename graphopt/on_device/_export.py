@@ -14,6 +14,7 @@ from graphopt import _checks, _runtime
 from graphopt._file_sets import write_together
 from graphopt._files import PathLike
 from graphopt._outputs import check_outputs
+from graphopt.accumulation import Accumulation, checked_accumulation
 from graphopt.build import checked_optimizer, differentiated
 from graphopt.carried import Array
 from graphopt.dtypes import dtype_of
@@ -31,6 +32,7 @@ from graphopt.on_device._optimizer_model import optimizer_model as native_update
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, write
 from graphopt.on_device.session_state import GRAPH, Arrangement, from_state, read_stored
+from graphopt.random_numbers import checked_seed
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import Fixed
@@ -92,6 +94,8 @@ def export_on_device(
     straight_through: bool = False,
     memory: Memory = "fast",
     precision: Precision | None = None,
+    accumulation: int | Accumulation | None = None,
+    seed: int | None = 0,
     output: str | None = None,
 ) -> Artifacts:
     """Write the files with which ONNX Runtime's on-device training API trains.
@@ -121,7 +125,8 @@ def export_on_device(
             learning rates that are schedules or lists, do not fit in there.
         gradient_accumulation: Add the input ``update``, bool [1], after the labels: where it is
             False, the step only adds its gradients to those before; where it is True, their sum
-            updates, as a sum of losses would. ``optimizer_model=True`` always can.
+            updates, as a sum of losses would. ``optimizer_model=True`` always can. Neither goes
+            with a loss scale that is not constant, skipped steps, clipping or averages.
         group_mask: Add the input ``group_mask``, bool [groups]; see `training_graph`.
         nominal_checkpoint: Write ``nominal_checkpoint`` too: the checkpoint without values, for an
             application that gets them from elsewhere.
@@ -138,6 +143,9 @@ def export_on_device(
             "low"; see `training_graph`.
         precision: "float16" or "bfloat16", in which the safe part of the model is computed; see
             `training_graph`. What the files carry is float32.
+        accumulation: After how many steps there is an update; see `training_graph`. What is added
+            up is part of the state.
+        seed: What random numbers begin with; see `training_graph`.
         output: The older name of ``loss_output``.
 
     Raises:
@@ -156,7 +164,8 @@ def export_on_device(
         >>> export_on_device(model, "mse", opt, "device").checkpoint
         PosixPath('device/checkpoint')
     """
-    optimizer = _check_optimizer(checked_optimizer(optimizer))
+    optimizer = checked_optimizer(optimizer).accumulating(checked_accumulation(accumulation))
+    seed = checked_seed(seed)
     loss_output = _checks.renamed("loss_output", loss_output, "output", output)
     _checks.one_of("memory", memory, MEMORY)
     check_precision(precision, _runtime.CPU)
@@ -175,6 +184,7 @@ def export_on_device(
                 f"{name}: got True with optimizer_model=True, whose inputs are those of ONNX "
                 "Runtime's own optimizers; leave out one of them"
             )
+    _check_options(optimizer, optimizer_model=optimizer_model, adds_up=gradient_accumulation)
     if ort_format:
         _runtime.training_package("ort_format=True", "for models in ONNX")
     proto, files = read_with_files(model)
@@ -198,6 +208,7 @@ def export_on_device(
             straight_through=straight_through,
             memory=memory,
             precision=precision,
+            seed=seed,
         )
         _check_float32({name: array.dtype.name for name, array in built.initial.items()})
         with about(model):
@@ -235,20 +246,27 @@ def export_on_device(
         return _write(Path(directory), models, checkpoints, ort_format=ort_format)
 
 
-def _check_optimizer(optimizer: RMSProp) -> RMSProp:
-    """Refuse what the files have no place for."""
-    defaults = dict.fromkeys(("clip_norm", "clip_value", "average"))
+def _check_options(optimizer: RMSProp, *, optimizer_model: bool, adds_up: bool) -> None:
+    """Refuse what gradients in the buffers of ONNX Runtime have no place for."""
+    if not (optimizer_model or adds_up):
+        return
+    defaults = dict.fromkeys(("accumulation", "clip_norm", "clip_value", "average"))
     defaults |= {"skip_on_overflow": False}
     chosen = {name: getattr(optimizer, name) for name in defaults}
     names = [name for name, value in chosen.items() if value != defaults[name]]
     if not isinstance(optimizer.loss_scale, float):
         names.insert(0, "loss_scale")
-    if names:
-        raise ValueError(
-            f"{names[0]}: got {getattr(optimizer, names[0])}, which files of export_on_device do "
-            "not have; leave it out, or train with training_graph, whose file any ONNX Runtime runs"
-        )
-    return optimizer
+    if not names:
+        return
+    why = (
+        "optimizer_model=True, whose OptimizerStep is given gradients and ONNX Runtime's own "
+        "states alone; leave one of them out"
+        if optimizer_model
+        else "gradient_accumulation=True, which adds gradients up in ONNX Runtime's buffers as "
+        "they are; pass accumulation=graphopt.Accumulation(None, 'sum') instead, which has an "
+        "input update too"
+    )
+    raise ValueError(f"{names[0]}: got {getattr(optimizer, names[0])} with {why}")
 
 
 def _check_outputs(forward: onnx.ModelProto, outputs: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from graphopt.on_device._writer import Writer, once_written
 from graphopt.on_device.tensor_names import ACCUMULATED, RESET, UPDATE, accumulated, gradient_buffer
 from graphopt.rmsprop import RMSProp
 from graphopt.states import COUNTERS
+from graphopt.update.counters import count_draws
 from graphopt.update.emit import AppendedUpdate, append_update
 from graphopt.update.gate import Gate
 from graphopt.update.layout import Layout
@@ -63,6 +64,7 @@ def with_update(
         group_mask: Add the input ``group_mask``.
         accumulate: Add the input ``update``, bool [1].
     """
+    optimizer = optimizer.drawing(built.seed)
     gradients, statistics = built.gradients.gradients, built.gradients.statistics
     op = GraphBuilder(built.gradients.model.graph)
     writer = Writer(op)
@@ -88,13 +90,8 @@ def with_update(
     updating = Writer(op)
     _write(op, updating, [value for value in appended.carried if value.input not in statistics])
     flags = [only_if(op, update, updating.flags)] if accumulate else updating.flags
-    _report(op, outputs, [*writer.flags, *flags])
-    initial = {
-        value.input: value.initial if isinstance(value.initial, np.ndarray) else filled(value)
-        for value in appended.carried
-    }
-    for name in COUNTERS & initial.keys():
-        initial[name] = _step_numbers.encode(int(initial[name]))
+    _report(op, [*outputs, *_said(optimizer)], [*writer.flags, *flags])
+    initial = _initial(appended.carried)
     if accumulate:
         initial[ACCUMULATED] = np.zeros(1, np.float32)
     return _training_model(built, optimizer, appended, initial, group_mask=group_mask)
@@ -110,6 +107,7 @@ def with_gradients(
         optimizer: Whose parameters have gradients.
         outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
     """
+    optimizer = optimizer.drawing(built.seed)
     gradients, statistics = built.gradients.gradients, built.gradients.statistics
     op = GraphBuilder(built.gradients.model.graph)
     writer = Writer(op)
@@ -125,11 +123,42 @@ def with_gradients(
     for name, (statistic, batch) in statistics.items():
         old = inputs[name]
         writer.write(old, moved_statistic(op, gate, statistic, old, batch))
+    initial = dict(built.initial)
+    for state, old, new in count_draws(op, gate):
+        writer.write(_float_counter(op, old), _step_numbers.encoded(op, new))
+        initial[state.name] = _step_numbers.encode(int(state.start(optimizer)))
     _report(op, outputs, writer.flags)
     for name, flag in sums.items():
         op.output(flag, accumulated(name))
     nothing = AppendedUpdate((), Layout("separate", ()), ())
-    return _training_model(built, optimizer, nothing, built.initial)
+    return _training_model(built, optimizer, nothing, initial)
+
+
+def _said(optimizer: RMSProp) -> list[str]:
+    """What a step says of its gradients."""
+    said = {
+        "updated": optimizer.skip_on_overflow or optimizer.accumulation is not None,
+        "gradient_norm": optimizer.clip_norm is not None,
+    }
+    return [name for name, is_said in said.items() if is_said]
+
+
+def _initial(carried: Sequence[Carried]) -> dict[str, Array]:
+    """What is carried begins with; counters as two numbers."""
+    first = {
+        value.input: value.initial if isinstance(value.initial, np.ndarray) else filled(value)
+        for value in carried
+        if not isinstance(value.initial, str)
+    }
+    first |= {
+        value.input: first[value.initial].reshape(value.shape).astype(value.dtype)
+        for value in carried
+        if isinstance(value.initial, str)
+    }
+    ordered = {value.input: first[value.input] for value in carried}
+    for name in COUNTERS & ordered.keys():
+        ordered[name] = _step_numbers.encode(int(ordered[name]))
+    return ordered
 
 
 def _gradient_buffers(

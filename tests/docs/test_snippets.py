@@ -73,7 +73,7 @@ def test_extras_exist():
 def test_guide_to_devices(tmp_path):
     """In one program, on the runtime that has the training API."""
     snippets = blocks("python", ON_DEVICE)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     program = "\n".join(snippets)
     result = subprocess.run(
         [OTHER_PYTHON, "-c", program],

@@ -234,25 +234,6 @@ def test_wrong_arguments(settings, kind, message):
         RMSProp(PARAMETERS, **settings)
 
 
-@pytest.mark.any_runtime
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"loss_scale": DynamicLossScale()},
-        {"loss_scale": schedules.FromCaller("loss_scale")},
-        {"skip_on_overflow": True},
-        {"clip_norm": 1.0},
-        {"clip_value": 1.0},
-    ],
-    ids=lambda settings: next(iter(settings)),
-)
-def test_on_device_files_have_no_place_for_it(settings, tmp_path):
-    model = ZOO["mlp"].build()
-    opt = RMSProp(graphopt.parameters(model), **settings)
-    with pytest.raises(ValueError, match=f"{next(iter(settings))}: got .* training_graph"):
-        graphopt.export_on_device(model, loss="cross_entropy", optimizer=opt, directory=tmp_path)
-
-
 class TestManySkips:
     def session(self, limit, **settings):
         opt = RMSProp(PARAMETERS[3:], 0.1, skip_on_overflow=True, **settings)

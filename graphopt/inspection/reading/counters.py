@@ -65,27 +65,33 @@ def counters(carried: Sequence[Write], scale: Value | float | None) -> Counters:
     found: dict[str, Write] = {}
     rule = None
     for write in carried:
-        skips = match(_SKIPPED, write.new)
-        if skips is not None and skips["skipped"] is write.input and _is_finite(skips):
+        held, new = write.counter or (write.input, write.new)
+        skips = match(_SKIPPED, new)
+        if skips is not None and skips["skipped"] is held and _is_finite(skips):
             found[SKIPPED_STEPS.name] = write
         if (drawn := _DRAWN.get(write.input.name)) is not None:
-            goes = match(drawn, write.new)
-            if goes is not None and goes["step"] is write.input:
+            goes = match(drawn, new)
+            if goes is not None and goes["step"] is held:
                 found[write.input.name] = write
         if write.input is scale and (changes := match(_NEW_SCALE, write.new)) is not None:
-            steps = next((w for w in carried if w.input is changes["steps"]), None)
+            steps = next((w for w in carried if _held(w) is changes["steps"]), None)
             if changes["scale"] is write.input and steps is not None and _goes(changes, steps):
                 found |= {LOSS_SCALE.name: write, LOSS_SCALE_STEPS.name: steps}
                 rule = _rule(changes, write)
     return Counters(found, rule)
 
 
+def _held(write: Write) -> Value:
+    """The scalar that it holds."""
+    return write.counter[0] if write.counter else write.input
+
+
 def _goes(changes: Found, steps: Write) -> bool:
     """Whether the steps are counted as the change of the scale needs it."""
-    counted = match(_NEW_STEPS, steps.new)
+    counted = match(_NEW_STEPS, steps.counter[1] if steps.counter else steps.new)
     return (
         counted is not None
-        and counted["steps"] is steps.input
+        and counted["steps"] is _held(steps)
         and counted["growth_interval"] == changes["growth_interval"]
         and _is_finite(counted)
         and _is_finite(changes)

@@ -68,8 +68,23 @@ class Fed:
 
     def __call__(self, value: Value, found: Found) -> Iterator[Found]:
         source = value.source
-        if source.operation is None or source.tensor is not None or _is_part(source):
+        is_fed = source.operation is None or source.tensor is not None
+        if is_fed or _is_part(source) or is_counter(source):
             yield from _named(self.name, source, found)
+
+
+def is_counter(value: Value, numbers: Value | None = None) -> bool:
+    """Whether it is the int64 scalar that two float32 numbers, an input, stand for."""
+    operation = value.operation
+    if operation is None or operation.op_type != "ReduceSum":
+        return False
+    parts = operation.inputs[0].operation if operation.inputs[0] is not None else None
+    if parts is None or parts.op_type != "Mul" or parts.inputs[0] is None:
+        return False
+    cast = parts.inputs[0].operation
+    fed = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    is_pair = fed is not None and fed.is_input and fed.static_shape == (2,)
+    return is_pair and (numbers is None or fed is numbers)
 
 
 def _is_part(value: Value) -> bool:

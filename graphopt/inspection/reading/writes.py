@@ -9,6 +9,7 @@ import onnx_ir as ir
 from graphopt.carried import NEXT
 from graphopt.in_place import ACCUMULATOR
 from graphopt.inspection.reading.dataflow import Dataflow, Value
+from graphopt.inspection.reading.pattern import Any, Named, Op, is_counter, match
 from graphopt.inspection.reading.update import recognised
 from graphopt.manifest import Manifest
 from graphopt.on_device.tensor_names import GRADIENT_BUFFER
@@ -25,12 +26,15 @@ class Write:
         new: Its value at the next step.
         output: The output that is the new value; None if the input is written in place.
         initial: What it starts from: "values", a number that fills it, or None if unknown.
+        counter: Where two float32 numbers stand for an int64 scalar: that scalar, and its value at
+            the next step.
     """
 
     input: Value
     new: Value
     output: str | None
     initial: float | str | None = None
+    counter: tuple[Value, Value] | None = None
 
 
 def writes(
@@ -118,7 +122,15 @@ def _in_place(flow: Dataflow) -> Iterator[Write]:
     """The inputs that the graph writes over, gradient buffers aside."""
     for buffer, value, overwrite in _accumulated(flow):
         if overwrite.number == 1.0 and buffer.is_input:
-            yield Write(buffer, value, None, "values")
+            yield Write(buffer, value, None, "values", _counter(flow, buffer, value))
+
+
+def _counter(flow: Dataflow, numbers: Value, new: Value) -> tuple[Value, Value] | None:
+    """The scalar that two numbers stand for, and the one that their new values stand for."""
+    decoded = (o.outputs[0] for o in flow.operations if is_counter(o.outputs[0], numbers))
+    whole = match(Op("Mod", Op("Div", Named("new", Any("any")), Any("powers")), Any("base")), new)
+    held = next(decoded, None)
+    return None if held is None or whole is None else (held, whole.value("new"))
 
 
 def _accumulated(flow: Dataflow) -> Iterator[tuple[Value, Value, Value]]:

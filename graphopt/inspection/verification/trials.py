@@ -172,8 +172,8 @@ class _Trials:
         counters = {
             LOSS_SCALE_STEPS.name: float(random.integers(most)),
             SKIPPED_STEPS.name: float(random.integers(1000)),
-            RANDOM_SEED.name: float(random.integers(1000)),
-            RANDOM_STEP.name: float(random.integers(1000)),
+            RANDOM_SEED.name: float(number % 1000 + 1),
+            RANDOM_STEP.name: float(number % 997),
         }
         return Given(
             number,
