@@ -13,6 +13,7 @@ from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
+from graphopt.checkpoint_average import average_checkpoints
 from graphopt.checkpoint_folder import Checkpoints
 from graphopt.graph import load
 from graphopt.inspection import inspect, verify
@@ -38,6 +39,7 @@ __all__ = [
     "RMSProp",
     "Session",
     "__version__",
+    "average_checkpoints",
     "conversion",
     "export_on_device",
     "inspect",

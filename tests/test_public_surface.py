@@ -64,6 +64,7 @@ COMMANDS = {
         (graphopt.inspect,),
         {"file", "json", "html", "name", "group", "sort", "rows", "all", "graph", "fail-on"},
     ),
+    "average": ((graphopt.average_checkpoints,), {"output"}),
     "verify": ((graphopt.verify,), {"file", "data", "json"}),
     "convert": (
         (graphopt.conversion.load_state,),

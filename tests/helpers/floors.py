@@ -43,7 +43,7 @@ FLOORS = [
     ["gradients"],
     ["graph", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
     ["_runtime_session", "_skips", "_step_io", "_bound_state", "_start", "session", "on_device"],
-    ["checkpoint_folder", "conversion", "profiling", "torch"],
+    ["checkpoint_average", "checkpoint_folder", "conversion", "profiling", "torch"],
     ["training_run"],
     ["inspection.facts", "inspection.words"],
     ["inspection.opening"],
