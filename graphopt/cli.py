@@ -276,7 +276,16 @@ def train(
     save_every: Annotated[
         int | None, typer.Option(min=1, metavar="STEPS", help="Save after so many steps too.")
     ] = None,
+    save_minutes: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Save after so many minutes too.")
+    ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many checkpoints stay in the folder.")] = 3,
+    keep_best: Annotated[
+        bool,
+        typer.Option(
+            "--keep-best", help="Keep that of the epoch with the lowest mean loss beside them."
+        ),
+    ] = False,
     background: Annotated[
         bool, typer.Option("--background", help="Write to the folder while training goes on.")
     ] = False,
@@ -303,7 +312,14 @@ def train(
         session = graphopt.Session(graph)
         size = size_of_batch(session.inputs, batch_size)
         plan = Plan(samples, size, _steps_of_epoch(session, samples, size, data), epochs, seed)
-        target = target_at(checkpoint, save_every, keep, background=background)
+        target = target_at(
+            checkpoint,
+            every=save_every,
+            minutes=save_minutes,
+            keep=keep,
+            best=keep_best,
+            background=background,
+        )
         run = Run(session, plan, target)
         run.resume(resume)
         if 0 < run.position < plan.total:

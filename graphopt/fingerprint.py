@@ -124,7 +124,7 @@ class Fingerprint:
         for parameter in ours.keys() & others.keys():
             one, other = ours[parameter], others[parameter]
             for key in one.keys() & other.keys():
-                if one[key] != other[key]:
+                if not _same(one[key], other[key]):
                     difference = key, json.dumps(other[key]), json.dumps(one[key])
                     names.setdefault(difference, []).append(parameter)
         for (key, before, now), parameters in sorted(names.items()):
@@ -170,6 +170,16 @@ def _by_parameter(rules: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         name: {key: value for key, value in rule.items() if key != "parameters"}
         for rule in rules
         for name in rule["parameters"]
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two rules are; those of an older graphopt do not say what is in a list."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return bool(one == other)
+    lacking = {"digest"} - (one.keys() & other.keys())
+    return {k: v for k, v in one.items() if k not in lacking} == {
+        k: v for k, v in other.items() if k not in lacking
     }
 
 

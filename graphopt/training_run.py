@@ -3,6 +3,7 @@
 import hashlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt import _checks
 from graphopt.checkpoint_folder import Checkpoints
 from graphopt.on_device import read_stored
 from graphopt.samples import Batch, batches
@@ -19,6 +21,7 @@ from graphopt.session import Session
 from graphopt.states import GLOBAL_STEP
 
 _POSITION = "position"
+_LOSSES = "losses"  # of the epoch so far: how many, and their sum
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,25 @@ class Target:
     Args:
         path: Of a file, or of a folder; None for nowhere.
         checkpoints: Those of the folder.
-        every: Save after so many steps too, to a file.
+        every: Save after so many steps too.
+        minutes: Save after so many minutes too.
+        best: Keep the checkpoint of the epoch with the lowest mean loss beside the newest.
     """
 
     def __init__(
-        self, path: Path | None, checkpoints: Checkpoints | None = None, every: int | None = None
+        self,
+        path: Path | None,
+        checkpoints: Checkpoints | None = None,
+        *,
+        every: int | None = None,
+        minutes: float | None = None,
+        best: bool = False,
     ) -> None:
         """See the class."""
-        self.path, self.checkpoints, self._every = path, checkpoints, every
+        self.path, self.checkpoints = path, checkpoints
+        self._every, self._minutes, self._best = every, minutes, best
         self._saved_at: int | None = None  # the position
+        self._saved = time.monotonic()
 
     def resume(self, session: Session, resume: Path | None) -> Mapping[str, Any] | None:
         """Go on from a file, or from what was saved here; returns what was noted, if anything was.
@@ -101,19 +114,29 @@ class Target:
                 )
         return note
 
-    def save(self, session: Session, note: Mapping[str, Any]) -> None:
-        """Save, if that has not been done at this position."""
+    def save(
+        self, session: Session, note: Mapping[str, Any], mean_loss: float | None = None
+    ) -> None:
+        """Save, if that has not been done at this position.
+
+        Args:
+            session: The session.
+            note: What is to be noted.
+            mean_loss: That of the epoch, where one has ended.
+        """
         if self.path is None or self._saved_at == note[_POSITION]:
             return
         if self.checkpoints is not None:
-            self.checkpoints.save(session, note)
+            self.checkpoints.save(session, note, metric=mean_loss if self._best else None)
         else:
             session.save_checkpoint(self.path, note=note)
-        self._saved_at = note[_POSITION]
+        self._saved_at, self._saved = note[_POSITION], time.monotonic()
 
     def save_if_due(self, session: Session, note: Mapping[str, Any]) -> None:
-        """Save, if as many steps were taken as were asked for."""
-        if self._every is not None and note[_POSITION] % self._every == 0:
+        """Save, if as many steps were taken as were asked for, or as many minutes have passed."""
+        due = self._every is not None and note[_POSITION] % self._every == 0
+        minutes = (time.monotonic() - self._saved) / 60
+        if due or (self._minutes is not None and minutes >= self._minutes):
             self.save(session, note)
 
     def wait(self) -> None:
@@ -122,23 +145,37 @@ class Target:
             self.checkpoints.wait()
 
 
-def target_at(path: Path | None, every: int | None, keep: int, *, background: bool) -> Target:
+def target_at(
+    path: Path | None,
+    *,
+    every: int | None,
+    minutes: float | None,
+    keep: int,
+    best: bool,
+    background: bool,
+) -> Target:
     """Where a run is saved; a path that is a folder, or has no ending, is that of a folder.
 
     Args:
         path: The path.
         every: Save after so many steps too.
+        minutes: Save after so many minutes too.
         keep: How many checkpoints stay in a folder.
+        best: Keep that of the epoch with the lowest mean loss too.
         background: Write to the folder while training goes on.
 
     Raises:
-        ValueError: ``background`` without a folder.
+        ValueError: ``best`` or ``background`` without a folder, or ``minutes`` is not above zero.
     """
+    if minutes is not None:
+        minutes = _checks.above_zero("--save-minutes", minutes)
     if path is not None and (path.is_dir() or not (path.exists() or path.suffix)):
-        return Target(path, Checkpoints(path, keep=keep, background=background), every)
-    if background:
-        raise ValueError(f"--background: needs a folder, got --checkpoint '{path}'")
-    return Target(path, every=every)
+        checkpoints = Checkpoints(path, keep=keep, background=background)
+        return Target(path, checkpoints, every=every, minutes=minutes, best=best)
+    for option, given in (("--background", background), ("--keep-best", best)):
+        if given:
+            raise ValueError(f"{option}: needs a folder, got --checkpoint '{path}'")
+    return Target(path, every=every, minutes=minutes)
 
 
 @dataclass
@@ -158,6 +195,7 @@ class Run:
         target: Where it is saved.
         position: The number of steps taken.
         losses: Those of the last epoch, as far as this run took it.
+        summed: Of the epoch so far, whoever took its steps: how many losses, and their sum.
     """
 
     session: Session
@@ -165,6 +203,7 @@ class Run:
     target: Target
     position: int = 0
     losses: list[float] = field(default_factory=list)
+    summed: tuple[int, float] = (0, 0.0)
 
     def resume(self, resume: Path | None) -> None:
         """Go on from where a run was.
@@ -177,6 +216,8 @@ class Run:
         if note is None:
             return
         self.position = int(note.get(_POSITION, self.session.global_step))
+        if isinstance(losses := note.get(_LOSSES), list) and len(losses) == 2:
+            self.summed = int(losses[0]), float(losses[1])
         for name, now in self._described.items():
             if name in note and note[name] != now:
                 values = "" if name == "data" else f": it was {note[name]}, and is {now}"
@@ -196,12 +237,15 @@ class Run:
             if stop.signal is not None:
                 break
             if self.position % self.plan.steps == 0:
-                self.losses = []
+                self.losses, self.summed = [], (0, 0.0)
             self.losses.append(float(self.session.step(batch)["loss"]))
             self.position += 1
+            self.summed = self.summed[0] + 1, self.summed[1] + self.losses[-1]
             report(self.position, self.losses[-1])
             if self.position % self.plan.steps == 0:
-                self.target.save(self.session, self.note)
+                mean = self.summed[1] / self.summed[0]
+                finite = mean if np.isfinite(mean) else None
+                self.target.save(self.session, self.note, finite)
                 self._check_losses()
             else:
                 self.target.save_if_due(self.session, self.note)
@@ -225,7 +269,7 @@ class Run:
     @property
     def note(self) -> dict[str, Any]:
         """What a checkpoint says of the run."""
-        return {_POSITION: self.position, **self._described}
+        return {_POSITION: self.position, _LOSSES: list(self.summed), **self._described}
 
 
 @contextmanager

@@ -235,6 +235,10 @@ OTHERS = {
         lambda: digits_graph(learning_rate=graphopt.schedules.CosineDecayLR(0.0, 0.1, 10)),
         ['is 0.002 in it, but {"schedule": "CosineDecayLR"'],
     ),
+    "a list of as many rates": (
+        lambda: digits_graph(learning_rate=[0.1] * 9),
+        ['is 0.002 in it, but {"schedule": "list", "length": 9, "digest": "'],
+    ),
     "weight decay": (
         lambda: digits_graph(weight_decay=0.1),
         ["weight_decay of 'conv1.bias' and 7 more is 0.0 in it, but 0.1 in the graph"],
@@ -381,3 +385,27 @@ def test_no_memory_for_a_part_changes_nothing(path, layout, monkeypatch):
             with pytest.raises(MemoryError):
                 session.load_checkpoint(path)
         assert_same_state(session.state, before)
+
+
+def test_another_list_of_as_many_rates_is_refused(tmp_path):
+    file = tmp_path / "list.safetensors"
+    rates = [0.1, 0.2, 0.3]
+    graphopt.Session(digits_graph(learning_rate=rates)).save_checkpoint(file)
+    graphopt.Session(digits_graph(learning_rate=np.array(rates))).load_checkpoint(file)
+    other = graphopt.Session(digits_graph(learning_rate=rates[::-1]))
+    with pytest.raises(ValueError, match=r'is {"schedule": "list", "length": 3, "digest"'):
+        other.load_checkpoint(file)
+
+
+def test_an_older_checkpoint_does_not_say_what_is_in_a_list():
+    rates = fingerprint.of_model(*of(digits_graph(learning_rate=[0.1, 0.2])))
+    entry = json.loads(json.dumps(rates.entry))
+    for rule in entry["rules"]:
+        assert rule["learning_rate"].pop("digest")
+    assert rates.differences(entry) == []
+    entry["rules"][0]["learning_rate"]["length"] = 5
+    assert len(rates.differences(entry)) == 1
+
+
+def of(graph):
+    return graph.model, graph.carried

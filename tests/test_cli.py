@@ -15,8 +15,11 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
+import graphopt_command
+from graphopt import checkpoint
 from models import digits, digits_cnn
 from tests.helpers.command_line import run, succeed
+from tests.helpers.folders import ROOT
 
 pytestmark = pytest.mark.any_runtime
 
@@ -283,6 +286,57 @@ def test_a_signal_ends_it_after_the_step_and_saves(number, code, background):
     succeed(*RUN, "--epochs", total, "--checkpoint", "whole.safetensors")
     assert_same_state(state("train.onnx", "run"), state("train.onnx", "whole.safetensors"))
     assert not list(Path("run").glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3])
+def test_ctrl_c_while_it_imports_is_no_traceback(seconds):
+    program = "import graphopt_command as c; print(flush=True); c.main()"
+    command = [sys.executable, "-c", program, "--version"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        process.stdout.readline()
+        time.sleep(0.02 + seconds)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (130, "", "stopped by SIGINT\n")
+
+
+def test_the_command_outside_the_package_is_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["graphopt", "--version"])
+    with pytest.raises(SystemExit) as end:
+        graphopt_command.main()
+    assert not end.value.code
+    assert capsys.readouterr().out == f"graphopt {graphopt.__version__}\n"
+
+
+@pytest.mark.usefixtures("folder")
+def test_saving_by_minutes():
+    minutes = ("--save-minutes", 1e-9, "--keep", 9)
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "run", *minutes)
+    assert len(list(Path("run").iterdir())) == 7  # after each step
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "rare", "--save-minutes", 60)
+    assert len(list(Path("rare").iterdir())) == 1
+    assert "--save-minutes: got 0.0" in run(*RUN, "--epochs", 1, "--save-minutes", 0).stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_best_epoch_is_kept_also_where_the_run_was_interrupted():
+    """Its mean loss is that of all steps of the epoch, whichever run took them."""
+    options = ("--keep", 1, "--keep-best", "--save-every", 2)
+    succeed(*RUN, "--epochs", 5, "--checkpoint", "whole", *options)
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "parts", *options, "--keep", 9)
+    for path in sorted(Path("parts").iterdir())[-2:]:  # as if it had ended within the second epoch
+        path.unlink()
+    succeed(*RUN, "--epochs", 5, "--checkpoint", "parts", *options)
+    whole, parts = (
+        {path.name: checkpoint.read_stored(path).note for path in Path(name).iterdir()}
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
+    assert any("metric" in note for note in whole.values())
+    assert "--keep-best: needs a folder" in run(*RUN, "--epochs", 1, "--keep-best").stderr
 
 
 @pytest.mark.usefixtures("folder")

@@ -1,5 +1,6 @@
 """What every learning rate is: a value at a step, in NumPy and in ONNX."""
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,17 @@ class Fixed(LearningRateSchedule):
         return self.constant
 
 
+def described_list(values: np.ndarray) -> dict[str, Any]:
+    """What the metadata says about the values of a list.
+
+    Example:
+        >>> described_list(np.array([0.1, 0.2]))
+        {'schedule': 'list', 'length': 2, 'digest': 'e26cbd66'}
+    """
+    digest = zlib.crc32(values.astype("<f4").tobytes())
+    return {"schedule": "list", "length": len(values), "digest": f"{digest:08x}"}
+
+
 @dataclass(frozen=True)
 class Listed(LearningRateSchedule):
     """One value for each step; there is no step after the last."""
@@ -140,5 +152,5 @@ class Listed(LearningRateSchedule):
         return self.values[step]
 
     def describe(self) -> Mapping[str, Any]:
-        """The number of values; the values stand in the graph."""
-        return {"schedule": "list", "length": len(self.values)}
+        """The number of values, and their digest; the values stand in the graph."""
+        return described_list(np.array(self.values))

@@ -20,6 +20,7 @@ from graphopt.inspection.reading.pattern import (
     match,
 )
 from graphopt.inspection.reading.scalars import evaluated, expression, operations_of
+from graphopt.schedules.base import described_list
 
 _POINTS = 200
 _HALF_PI = 1.5707963267948966
@@ -111,7 +112,10 @@ def schedule_of(value: Value, step: Value | None) -> Schedule:
         return {"schedule": "FromCaller", "input": value.name}
     length = _listed_length(value)
     if length is not None:
-        return {"schedule": "list", "length": length}
+        listed = match(_LISTED, value)
+        values = None if listed is None else listed.value("values").constant
+        lengths = {"schedule": "list", "length": length}
+        return lengths if values is None else described_list(values)
     found = _multi_step(value, step) or _sequential(value, step) or _single(value, step)
     return found or {"schedule": "expression", "formula": expression(value)}
 
