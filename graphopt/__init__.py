@@ -19,6 +19,7 @@ from graphopt.graph import load
 from graphopt.inspection import inspect, verify
 from graphopt.kernels import register_kernels
 from graphopt.loss_scale import DynamicLossScale
+from graphopt.master_weights import with_master_weights
 from graphopt.on_device import export_on_device
 from graphopt.parameter import Parameter, Parameters, parameters
 from graphopt.profiling import profile
@@ -55,6 +56,7 @@ __all__ = [
     "training_graph",
     "update_graph",
     "verify",
+    "with_master_weights",
 ]
 
 if not TYPE_CHECKING:

@@ -40,7 +40,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble, manifest_of
-from graphopt.half import Precision, check_float32, check_precision
+from graphopt.half import Precision, check_float32, check_precision, own_half
 from graphopt.loss_scale import scaled
 from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
 from graphopt.manifest import LossEntry
@@ -297,6 +297,8 @@ def differentiated(
             prepared, statistics = prepare(source, names, read, provider, half)
         else:
             prepared, statistics = prepare_for_builder(source, names, read)
+        if portable:
+            half = half or own_half(prepared.graph, provider)
         op = GraphBuilder(prepared.graph)
         _free_names(op, {*_NAMES, labels}, names)
     # What a function of the user's raises is not about the model.

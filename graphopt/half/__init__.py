@@ -7,7 +7,7 @@ computes in float32 what they lack.
 
 from graphopt.half.casts import compute_in_half
 from graphopt.half.fitting import fit_kernels
-from graphopt.half.kernels import check_float32, check_precision, lacking
+from graphopt.half.kernels import check_float32, check_precision, lacking, own_half
 from graphopt.half.precision import Precision
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "compute_in_half",
     "fit_kernels",
     "lacking",
+    "own_half",
 ]

@@ -91,6 +91,17 @@ def check_float32(parameters: Iterable[HasDtype], precision: str) -> None:
             )
 
 
+def own_half(graph: ir.Graph, provider: str) -> ir.DataType | None:
+    """Bfloat16, if a model computes in it by itself, for a provider of which is known what it runs.
+
+    What the CPU lacks of float16, ONNX Runtime computes in float32 by itself, but not of bfloat16.
+    """
+    half = DTYPES["bfloat16"]
+    values = (value for node in graph for value in node.outputs)
+    is_used = any(value.dtype == half for value in values)
+    return half if is_used and (provider, half) in KERNELS else None
+
+
 def lacking(model: onnx.ModelProto, error: str, providers: Sequence[Any]) -> str:
     """What to do where a runtime lacks kernels of a graph that was built for another provider.
 
