@@ -340,6 +340,8 @@ def train(
         typer.echo(f"mean loss of the last epoch: {np.mean(run.losses):.6f}")
     else:
         typer.echo(f"nothing to do: {run.position} of {plan.total} steps were done before")
+    if run.skipped:
+        typer.echo(f"skipped steps: {run.skipped}")
     if checkpoint is not None:
         typer.echo(f"checkpoint: {checkpoint}")
     if export is not None:

@@ -18,7 +18,7 @@ from graphopt.checkpoint_folder import Checkpoints
 from graphopt.on_device import read_stored
 from graphopt.samples import Batch, batches
 from graphopt.session import Session
-from graphopt.states import GLOBAL_STEP
+from graphopt.states import GLOBAL_STEP, SKIPPED_STEPS
 
 _POSITION = "position"
 _LOSSES = "losses"  # of the epoch so far: how many, and their sum
@@ -194,7 +194,7 @@ class Run:
         plan: What it is trained on.
         target: Where it is saved.
         position: The number of steps taken.
-        losses: Those of the last epoch, as far as this run took it.
+        losses: Those of the last epoch, as far as this run took it; not of skipped steps.
         summed: Of the epoch so far, whoever took its steps: how many losses, and their sum.
     """
 
@@ -238,12 +238,14 @@ class Run:
                 break
             if self.position % self.plan.steps == 0:
                 self.losses, self.summed = [], (0, 0.0)
-            self.losses.append(float(self.session.step(batch)["loss"]))
+            loss = float(self.session.step(batch)["loss"])
+            if np.isfinite(loss) or not self._skips:
+                self.losses.append(loss)
+                self.summed = self.summed[0] + 1, self.summed[1] + loss
             self.position += 1
-            self.summed = self.summed[0] + 1, self.summed[1] + self.losses[-1]
-            report(self.position, self.losses[-1])
+            report(self.position, loss)
             if self.position % self.plan.steps == 0:
-                mean = self.summed[1] / self.summed[0]
+                mean = self.summed[1] / self.summed[0] if self.summed[0] else np.nan
                 finite = mean if np.isfinite(mean) else None
                 self.target.save(self.session, self.note, finite)
                 self._check_losses()
@@ -259,12 +261,27 @@ class Run:
         Raises:
             FloatingPointError: They are not.
         """
+        if not self.summed[0]:
+            raise FloatingPointError(
+                "all steps of an epoch overflowed and were skipped; the state is sound: look for "
+                "numbers in the samples that are NaN, infinite or too large"
+            )
         if not np.isfinite(self.losses).all():
             self.session.check()
             lost = next(loss for loss in self.losses if not np.isfinite(loss))
             raise FloatingPointError(
                 f"the loss is {lost}; the state is sound: look for such numbers in the samples"
             )
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped, in this run and those that it goes on from."""
+        return int(self.session.state[SKIPPED_STEPS.name]) if self._skips else 0
+
+    @property
+    def _skips(self) -> bool:
+        """Whether steps that overflow are skipped, so that their losses say nothing."""
+        return any(value.input == SKIPPED_STEPS.name for value in self.session.graph.carried)
 
     @property
     def note(self) -> dict[str, Any]:
