@@ -38,6 +38,7 @@ def unreached(names: Collection[str]) -> str:
 def initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
     """Turn these initializers into inputs of the graph."""
     graph = model.graph
+    inputs = {*graph.inputs}
     for name in [name for name in graph.initializers if name in names]:
         value = graph.initializers.pop(name)
         assert value.const_value is not None
@@ -46,5 +47,5 @@ def initializers_to_inputs(model: ir.Model, names: Collection[str]) -> None:
             ir.Shape(value.const_value.shape.numpy()),
         )
         value.const_value = None
-        if value not in graph.inputs:
+        if value not in inputs:
             graph.inputs.append(value)

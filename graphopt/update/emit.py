@@ -140,6 +140,7 @@ class _Appender:
         together = layout.name == "foreach"
         append = self._append_together if together else self._append_buckets
         carried, gate = append(layout.buckets, first)
+        self.packing.remove_carried()
         if self.scale.norm is not None:
             norm = op.output(self.scale.norm, "gradient_norm")
             norm.dtype, norm.shape = op.real, ir.Shape([])

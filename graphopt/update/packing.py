@@ -30,6 +30,7 @@ class Packing:
         self._op = op
         self._parameters = dict(parameters)
         self._is_needed = is_needed
+        self._carried: set[ir.Value] = set()
 
     def parameter(self, name: str) -> ir.Value:
         """A parameter in its own shape."""
@@ -39,8 +40,7 @@ class Packing:
         """The input that carries the parameters of a bucket."""
         if bucket.separate or [bucket.shape] == [parameter.shape for parameter in bucket]:
             return self._parameters[bucket.name]
-        for parameter in bucket:
-            self._op.graph.inputs.remove(self._parameters[parameter.name])
+        self._carried.update(self._parameters[parameter.name] for parameter in bucket)
         (first, *others) = (self._parameters[parameter.name] for parameter in bucket)
         if not others and not first.is_graph_output():
             self._op.release_name(bucket.name)
@@ -50,6 +50,13 @@ class Packing:
         if any(self._is_read(parameter, bucket.rule) for parameter in bucket):
             self._unpack(bucket, flat)
         return flat
+
+    def remove_carried(self) -> None:
+        """Remove the inputs of parameters that others carry now, all at once."""
+        inputs = self._op.graph.inputs
+        kept = [value for value in inputs if value not in self._carried]
+        inputs.clear()
+        inputs.extend(kept)
 
     def split(self, flat: ir.Value, bucket: Bucket) -> Iterator[ir.Value]:
         """The parts of a bucket's tensor, each in the shape of its parameter."""
