@@ -64,6 +64,14 @@ def _one_hot(op: GraphBuilder, node: ir.Node) -> None:
     take_place(node, [op.Where(op.Equal(op.Unsqueeze(index, [axis]), places), on, off)])
 
 
+def _constant_of_shape(op: GraphBuilder, node: ir.Node) -> None:
+    """One number, expanded; a shape alone stays on the CPU."""
+    given, shape = node.attributes.get_tensor("value", None), node.inputs[0]
+    value = np.zeros((), np.float32) if given is None else given.numpy().reshape(())
+    if value.dtype.kind == "f":
+        take_place(node, [op.Expand(value, shape)])
+
+
 def _sign(op: GraphBuilder, node: ir.Node) -> None:
     """Whether it is above zero less whether it is below."""
     x = node.inputs[0]
@@ -74,18 +82,23 @@ def _sign(op: GraphBuilder, node: ir.Node) -> None:
     take_place(node, [op.Sub(above, below)])
 
 
-def _concat(op: GraphBuilder, node: ir.Node) -> None:
-    """Of a few at a time."""
-    axis = node.attributes.get_int("axis")
-    parts = list(node.inputs)
-    while len(parts) > _MOST_TENSORS:
-        parts = [
-            op.Concat(*some, axis=axis) if len(some) > 1 else some[0]
-            for start in range(0, len(parts), _MOST_TENSORS)
-            for some in [parts[start : start + _MOST_TENSORS]]
+def _few_at_a_time(op: GraphBuilder, node: ir.Node) -> None:
+    """Of a few operands at a time, which computes the same."""
+    if node.outputs[0].dtype == ir.DataType.INT64:  # counters, on the CPU
+        return
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    operands = list(node.inputs)
+    while len(operands) > _MOST_TENSORS:
+        groups = [
+            operands[start : start + _MOST_TENSORS]
+            for start in range(0, len(operands), _MOST_TENSORS)
         ]
-    if len(parts) < len(node.inputs):
-        take_place(node, [op.Concat(*parts, axis=axis)])
+        operands = [
+            op.node(node.op_type, group, **attributes)[0] if len(group) > 1 else group[0]
+            for group in groups
+        ]
+    if len(operands) < len(node.inputs):
+        take_place(node, op.node(node.op_type, operands, **attributes))
 
 
 def _split(op: GraphBuilder, node: ir.Node) -> None:
@@ -125,10 +138,11 @@ def _max_pool(op: GraphBuilder, node: ir.Node) -> None:
 
 
 _REWRITES: dict[str, Callable[[GraphBuilder, ir.Node], None]] = {
+    "ConstantOfShape": _constant_of_shape,
     "LogSoftmax": _log_softmax,
     "OneHot": _one_hot,
     "Sign": _sign,
-    "Concat": _concat,
+    **dict.fromkeys(("Concat", "Max", "Min", "Sum"), _few_at_a_time),
     "Split": _split,
     "MaxPool": _max_pool,
 }

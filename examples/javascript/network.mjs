@@ -10,23 +10,38 @@ import { Trainer } from "./train.mjs";
  * @param ort The module onnxruntime-node or onnxruntime-web.
  * @param read Gives the bytes of a file that prepare.py wrote, by name.
  * @param report See `train` in digits.mjs.
+ * @param more `graph`, the name of the graph's file; `options` of its session; and `recognize`,
+ *   which is given a function after each epoch: of the pixels of a digit, 64 from 0 to 16, it gives
+ *   how likely each of the ten is.
  * @returns The state after the last step, by name.
  */
-export async function trainDigits(ort, read, epochs, report) {
+export async function trainDigits(ort, read, epochs, report, more = {}) {
+  const { graph = "train.onnx", options, recognize } = more;
   const data = await json(read, "digits.json");
-  const trainer = await Trainer.load(ort, await read("train.onnx"));
+  const trainer = await Trainer.load(ort, await read(graph), options);
   const forward = await ort.InferenceSession.create(await read("forward.onnx"));
   const parameters = forward.inputNames.filter((name) => name !== "x");
   const { x } = feeds(ort, data.test);
 
   const step = async (batch) => (await trainer.step(batch)).loss.data[0];
   const evaluate = async () => {
-    const state = trainer.state();
+    const state = await trainer.state();
     const fed = Object.fromEntries(parameters.map((name) => [name, state[name]]));
+    recognize?.(async (pixels) => {
+      const { x } = feeds(ort, { pixels, labels: [0] });
+      return softmax((await forward.run({ x, ...fed })).logits.data);
+    });
     return accuracy((await forward.run({ x, ...fed })).logits, data.test.labels);
   };
   await train(batches(ort, data.train), epochs, { step, evaluate, report });
   return trainer.state();
+}
+
+function softmax(logits) {
+  const largest = Math.max(...logits);
+  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  return powers.map((power) => power / sum);
 }
 
 /** The same with the files of on-device training; `ort` is the module onnxruntime-web/training. */

@@ -4,14 +4,14 @@ import { encode } from "./checkpoint.mjs";
 import { line } from "./digits.mjs";
 
 /**
- * Runs one of the trainings of network.mjs, and shows how it goes.
+ * Runs one of the trainings of network.mjs, and shows how it goes; `more` is what it may be told.
  *
  * The number of epochs is that of the page's address, `?epochs=5`, or 10.
  */
-export async function run(ort, training) {
+export async function run(ort, training, more) {
   const epochs = Number(new URLSearchParams(location.search).get("epochs") ?? 10);
   try {
-    offer(encode(await training(ort, read, epochs, reporter(epochs))));
+    offer(encode(await training(ort, read, epochs, reporter(epochs), more)));
     say("trained");
   } catch (error) {
     say(`failed: ${error}`);

@@ -18,8 +18,9 @@ FOLDER = Path(__file__).parent / "build"
 def main(folder: Path = FOLDER) -> None:
     """Writes the graphs and the digits into a folder.
 
-    ``train.onnx`` is the training graph, ``forward.onnx`` the network with its parameters as
-    inputs, for testing between steps, ``on_device/`` the files of on-device training, and
+    ``train.onnx`` is the training graph, ``train_webgpu.onnx`` that for GPUs, ``forward.onnx`` the
+    network with its parameters as inputs, for testing between steps, ``on_device/`` the files of
+    on-device training, and
     ``digits.json`` the data: pixels from 0 to 16, 64 each digit, and labels.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +35,9 @@ def main(folder: Path = FOLDER) -> None:
     graphopt.training_graph(model, loss="cross_entropy", optimizer=optimizer).save(
         folder / "train.onnx"
     )
+    graphopt.training_graph(
+        model, loss="cross_entropy", optimizer=optimizer, provider="WebGpuExecutionProvider"
+    ).save(folder / "train_webgpu.onnx")
     onnx.save(with_parameters_as_inputs(model), folder / "forward.onnx")
     graphopt.export_on_device(
         model, "cross_entropy", optimizer, folder / "on_device", outputs=["logits"]

@@ -170,14 +170,16 @@ def from_the_initial_values_and_from_a_checkpoint(example, folder):
     yield rest, here[STEPS // 2 :], session.state, AFTER_STEPS
 
 
-def network(name, layout, folder):
+def network(name, layout, folder, provider="CPUExecutionProvider"):
     entry = ZOO[name]
     model = entry.build()
     optimizer = graphopt.RMSProp(
         graphopt.parameters(model), learning_rate=0.002, momentum=0.9, centered=True
     )
     graph = folder / f"{name}.onnx"
-    graphopt.training_graph(model, entry.loss, optimizer, layout=layout).save(graph)
+    graphopt.training_graph(model, entry.loss, optimizer, layout=layout, provider=provider).save(
+        graph
+    )
     rng = np.random.default_rng(0)
     fed = [entry.feeds(rng, 4) for _ in range(3)]
     session = graphopt.Session(graph)
@@ -245,25 +247,80 @@ def test_example_in_node(example, in_python, runtime, tmp_path):
     assert_learned(folder, log, checkpoint, expected, EPOCHS_IN_NODE)
 
 
+def in_chromium(example, page, epochs, folder, options=()):
+    """What a page says, what happened on its pad, and the checkpoint that it offers."""
+    home = folder / "home"
+    home.mkdir()
+    with (
+        pages.served(example) as (address, sent),
+        chromium.opened(f"{address}/harness.html?page={page}", home, options),
+    ):
+        try:
+            offered, seen = (sent.get(timeout=240)[1] for _ in range(2))
+        except queue.Empty:
+            pytest.fail((home / "log").read_text()[-4000:])
+    seen = json.loads(seen)
+    assert seen["points"] == {"loss": epochs, "accuracy": epochs}, seen["log"]
+    assert seen["log"].endswith("trained\n")
+    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint.write_bytes(offered)
+    return seen["log"], seen["drawn"], checkpoint
+
+
 @pytest.mark.parametrize("page", ["index.html", "on_device.html"])
 def test_page_in_chromium(example, in_python, page, tmp_path):
+    log, _, checkpoint = in_chromium(example, page, EPOCHS, tmp_path)
+    assert_learned(example, log, checkpoint, in_python(EPOCHS), EPOCHS)
+    assert in_python(EPOCHS).accuracy > 0.96
+
+
+def test_page_on_a_gpu_in_chromium(example, in_python, tmp_path):
+    """On a GPU that Chromium computes itself."""
+    log, drawn, checkpoint = in_chromium(
+        example, "webgpu.html%3Fepochs=1", 1, tmp_path, chromium.SOFTWARE_GPU
+    )
+    assert drawn["provider"] == "on the GPU (google swiftshader)"
+    assert re.fullmatch(r"This is a \d, to \d+ %\.", drawn["answer"])
+    assert_learned(example, log, checkpoint, in_python(1), 1)
+
+
+def test_steps_on_a_gpu(example, tmp_path):
+    """What gives floating-point numbers runs there, all of it."""
+    folder, here, state, _ = network("transformer", "auto", tmp_path, "WebGpuExecutionProvider")
+    shutil.copytree(folder, example / "transformer", dirs_exist_ok=True)
+    page = f"gpu_steps.html?folder=transformer&steps={len(here)}"
     home = tmp_path / "home"
     home.mkdir()
     with (
         pages.served(example) as (address, sent),
-        chromium.opened(f"{address}/harness.html?page={page}", home),
+        chromium.opened(f"{address}/{page}", home, chromium.SOFTWARE_GPU),
     ):
-        try:
-            offered, seen = (sent.get(timeout=120)[1] for _ in range(2))
-        except queue.Empty:
-            pytest.fail((home / "log").read_text()[-4000:])
-    seen = json.loads(seen)
-    assert seen["points"] == {"loss": EPOCHS, "accuracy": EPOCHS}, seen["log"]
-    assert seen["log"].endswith("trained\n")
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    checkpoint.write_bytes(offered)
-    assert_learned(example, seen["log"], checkpoint, in_python(EPOCHS), EPOCHS)
-    assert in_python(EPOCHS).accuracy > 0.96
+        offered, losses = (sent.get(timeout=240)[1] for _ in range(2))
+    np.testing.assert_allclose(json.loads(losses), here, rtol=1e-5)
+    (tmp_path / "end.safetensors").write_bytes(offered)
+    assert_close(load_file(tmp_path / "end.safetensors"), state, 1e-4)
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / "train.onnx"), data_prop=True)
+    dtypes = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    floats = {
+        node.name
+        for node in model.graph.node
+        if any(dtypes.get(name) == onnx.TensorProto.FLOAT for name in node.output)
+    }
+    on_cpu, on_gpu = placed((home / "log").read_text(errors="replace"))
+    assert on_cpu & floats == set()
+    assert len(on_gpu & floats) > 100
+
+
+def placed(log):
+    """The names of the nodes that the log says to run on the CPU, and on the GPU."""
+    names, provider = {"CPUExecutionProvider": set(), "WebGpuExecutionProvider": set()}, None
+    for line in log.splitlines():
+        if found := re.search(r"placed on \[(\w+)\]", line):
+            provider = found[1]
+        elif found := re.search(r"VerifyEachNodeIsAssignedToAnEp\] +\w+ \(([^)]+)\)", line):
+            names[provider].add(found[1])
+    return names.values()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

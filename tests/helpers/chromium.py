@@ -13,6 +13,13 @@ from tests.helpers.installed import install
 
 _NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
 _PACKAGE = "chromium-headless-shell"
+SOFTWARE_GPU = (
+    "--enable-unsafe-webgpu",
+    "--enable-features=Vulkan,WebGPU",
+    "--use-webgpu-adapter=swiftshader",
+    "--use-vulkan=swiftshader",
+)
+"""Options for WebGPU without a GPU."""
 
 
 @contextmanager
@@ -29,7 +36,7 @@ def opened(address: str, home: Path, more: Iterable[str] = ()) -> Iterator[subpr
         "--headless",
         "--no-sandbox",  # containers forbid it
         "--disable-dev-shm-usage",  # it is small there
-        "--disable-gpu",
+        *(() if "--enable-unsafe-webgpu" in (more := tuple(more)) else ("--disable-gpu",)),
         "--enable-logging=stderr",
         f"--user-data-dir={home / 'profile'}",
         "--no-first-run",

@@ -22,7 +22,7 @@ const data = JSON.parse(new TextDecoder().decode(await read("build/digits.json")
 const [batch] = batches(ort, data.train);
 const trainer = await Trainer.load(ort, graph);
 await trainer.step(batch);
-const before = encode(trainer.state());
+const before = encode(await trainer.state());
 
 const labels = new ort.Tensor("int64", new BigInt64Array(3), [3]);
 const seen = {
@@ -35,12 +35,12 @@ const seen = {
 const first = trainer.step(batch);
 seen.overlapping = await message(() => trainer.step(batch));
 await first;
-seen.steps = Number(trainer.state().global_step.data[0]);
+seen.steps = Number((await trainer.state()).global_step.data[0]);
 
 // Only the steps that were accepted may have moved the state.
 const again = await Trainer.load(ort, graph);
 await again.step(batch);
-seen.repeatable = Buffer.compare(before, encode(again.state())) === 0;
+seen.repeatable = Buffer.compare(before, encode(await again.state())) === 0;
 await again.step(batch);
-seen.undisturbed = Buffer.compare(encode(trainer.state()), encode(again.state())) === 0;
+seen.undisturbed = Buffer.compare(encode(await trainer.state()), encode(await again.state())) === 0;
 console.log(JSON.stringify(seen));

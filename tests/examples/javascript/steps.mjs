@@ -15,13 +15,13 @@ const names = await readdir(folder);
 
 const trainer = await Trainer.load(ort, await read("train.onnx"), { intraOpNumThreads: 1 });
 if (names.includes("start.safetensors")) {
-  trainer.restore(decode(ort, await read("start.safetensors")));
+  await trainer.restore(decode(ort, await read("start.safetensors")));
 }
 const losses = [];
 for (const file of (await readdir(join(folder, "feeds"))).sort()) {
   const { loss } = await trainer.step(decode(ort, await read("feeds", file)));
   losses.push(Number(loss.data[0]));
 }
-await writeFile(join(folder, "end.safetensors"), encode(trainer.state()));
+await writeFile(join(folder, "end.safetensors"), encode(await trainer.state()));
 await trainer.release();
 console.log(JSON.stringify(losses));
