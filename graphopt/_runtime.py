@@ -180,6 +180,22 @@ def gradient_model(forward: bytes, names: set[str], loss: str) -> bytes:
         raise ValueError(f"ONNX Runtime cannot build the gradients: {error}") from None
 
 
+@contextmanager
+def written_to(folder: str, what: str) -> Iterator[None]:
+    """Let what the runtime fails to write, or has not written whole, be said by its folder.
+
+    Raises:
+        OSError: Anything was raised inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"cannot write {what} to the temporary folder '{folder}': {error}; free space there, "
+            "or set the environment variable TMPDIR to another folder"
+        ) from error
+
+
 @cache
 def keeps_order(runtime: Any) -> bool:
     """Whether the runtime's optimizer keeps the nodes by which writes wait for reads.
@@ -188,7 +204,7 @@ def keeps_order(runtime: Any) -> bool:
     not look; should a later one, then nothing is overwritten in place.
     """
     model = parser.parse_model(_WAITS)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, written_to(folder, "a model of some bytes"):
         options = session_options(runtime)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         runtime.InferenceSession(model.SerializeToString(), options, providers=[CPU])

@@ -222,6 +222,8 @@ class GraphBuilder(OperatorMethods):
         array = np.array(value)  # a copy: the caller may change his
         if array.dtype == np.float64 and not isinstance(value, np.ndarray | np.generic):
             array = array.astype(np.float32)
+        if array.dtype == np.object_:
+            raise ValueError("a number of the graph is larger than 64 bits hold")
         equal = self._constants.setdefault((array.dtype.name, array.shape, array.tobytes()), {})
         for other, initializer in equal.items():
             # One that nothing read may have been removed since.

@@ -358,7 +358,8 @@ def _steps_of_epoch(
     if rest and fixed_size(session.inputs) is None:
         return steps + 1
     if steps == 0:
-        raise ValueError(f"'{data}' has {count} samples, and the graph takes {size} at a time")
+        file = next(iter(session.graph.files), "the graph")
+        raise ValueError(f"'{data}' has {count} samples, and '{file}' takes {size} at a time")
     if rest:
         typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
     return steps

@@ -164,11 +164,13 @@ class TrainingGraph:
         Raises:
             ValueError: The graph has no forward model, because it is an update alone.
         """
-        text = Manifest.read(self.model, "forward").forward
-        if text is None:
-            raise ValueError("this graph is an update alone, it holds no forward model to export")
-        stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
         with about(self):
+            text = Manifest.read(self.model, "forward").forward
+            if text is None:
+                raise ValueError(
+                    "this graph is an update alone, it holds no forward model to export"
+                )
+            stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
             return unpacked(text, {**initial_values(self.carried), **values}, stored)
 
     def without_initial_values(self) -> "TrainingGraph":

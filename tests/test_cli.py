@@ -351,7 +351,7 @@ def test_static_batch_leaves_out_the_smaller_last_one():
     assert "the batch size of the graph is fixed to 30" in run(*train, "--batch-size", 20).stderr
     onnx.save(digits_cnn.build(batch=101), "static.onnx")
     succeed("build", "static.onnx", "--loss", "cross_entropy", "-o", "train.onnx")
-    assert "has 100 samples, and the graph takes 101 at a time" in run(*train).stderr
+    assert "has 100 samples, and 'train.onnx' takes 101 at a time" in run(*train).stderr
 
 
 @pytest.mark.usefixtures("folder")

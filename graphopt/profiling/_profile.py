@@ -16,6 +16,7 @@ from graphopt.profiling._feeds import random_feeds
 from graphopt.profiling._run import Run
 from graphopt.profiling._typical import typical_step
 from graphopt.profiling.results import Profile
+from graphopt.soundness.errors import about
 
 
 def profile(
@@ -90,7 +91,8 @@ def profile(
     unprofiled = run.unprofiled()
     record = run.profiled()
     step = typical_step(record)
-    buckets = _rollup.by_bucket(step, graph, record.kernels)
+    with about(graph):
+        buckets = _rollup.by_bucket(step, graph, record.kernels)
     return Profile(
         onnxruntime=_runtime.onnxruntime().__version__,
         providers=tuple(_runtime.provider_names(providers)),

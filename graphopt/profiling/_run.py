@@ -75,10 +75,12 @@ class Run:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-            session = _ProfiledSession(graph, session_options=options, **self.settings)
+            with _runtime.written_to(folder, "the profile"):
+                session = _ProfiledSession(graph, session_options=options, **self.settings)
             taken = self._timed(session)
-            events = json.loads(session.written_profile().read_text(encoding="utf-8"))
-            optimized = ir.load(options.optimized_model_filepath)
+            with _runtime.written_to(folder, "the profile"):
+                events = json.loads(session.written_profile().read_text(encoding="utf-8"))
+                optimized = ir.load(options.optimized_model_filepath)
         written = sum(event["name"] == RUN for event in events)
         if written != self.warm_up + self.steps:
             raise RuntimeError(

@@ -2,17 +2,21 @@
 
 import base64
 import io
+import os
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 import zlib
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt import Parameter, RMSProp, manifest
+from graphopt import GraphBuilder, Parameter, RMSProp, manifest
 from graphopt.samples import read_samples
 from models import digits_cnn
 from tests.helpers.command_line import run
@@ -387,3 +391,56 @@ def test_a_checkpoint_of_a_graph_whose_model_is_damaged(trained, tmp_path):
     session = graphopt.Session(written(tmp_path, model))
     with pytest.raises(ValueError, match=r"bad\.onnx.*'graphopt.forward': Incorrect padding"):
         session.save_checkpoint(tmp_path / "c")
+
+
+def test_a_number_beyond_64_bits_is_no_text():
+    with pytest.raises(ValueError, match="larger than 64 bits hold"):
+        GraphBuilder(ir.Graph([], [], nodes=[], name="g")).constant([1, 2**66])
+
+
+def test_a_forward_model_that_is_damaged_is_named(tmp_path, trained):
+    """The metadata has no value of a parameter, or no forward model, or names none that is there."""
+    path = tmp_path / "train.onnx"
+    lacking = copied(trained)
+    for entry in lacking.metadata_props:
+        if entry.key == "graphopt.forward":
+            entry.key = "other"
+    path.write_bytes(lacking.SerializeToString())
+    with pytest.raises(ValueError, match=r"train\.onnx': this graph is an update alone"):
+        graphopt.Session(path).export(tmp_path / "o.onnx")
+    model = copied(trained)
+    for entry in model.metadata_props:
+        if entry.key == "graphopt.views":
+            entry.key = "other"
+    path.write_bytes(model.SerializeToString())
+    for call in (graphopt.verify, graphopt.profile):
+        with pytest.raises(ValueError, match=r"train\.onnx'"):
+            call(path, steps=1)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["session", "profile"])
+def test_a_full_temporary_folder_is_named(tmp_path, known):
+    """The runtime's files may have 20 bytes: as on a full disk, they are not whole."""
+    program = (
+        "import resource, signal, numpy as np, graphopt\n"
+        "graph = graphopt.update_graph(graphopt.RMSProp([graphopt.Parameter('w', (3,))]))\n"
+        "feeds, start = {'w_grad': np.ones(3, 'f')}, {'w': np.ones(3, 'f')}\n"
+        f"if {known}: graphopt.Session(graph, start)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        "try:\n"
+        "    graphopt.profile(graph, feeds, parameters=start, steps=2)\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    what = "the profile" if known else "a model of some bytes"
+    assert f"cannot write {what} to the temporary folder '{tmp_path}/" in done.stdout
+    assert "set the environment variable TMPDIR" in done.stdout
+    assert not list(tmp_path.glob("graphopt-*"))

@@ -147,6 +147,13 @@ class Sampler:
     def _known(self, kind: str) -> dict[str, Any]:
         """What the training graph is fed at a new point."""
         if self._inputs is not None:
-            return {**self.part.point(self._random, self._noise), **self._inputs}
+            masks = {
+                feed.name: np.ones(
+                    [dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_
+                )
+                for feed in self.part.feeds
+                if feed.name == "group_mask"  # which may be left out
+            }
+            return {**masks, **self.part.point(self._random, self._noise), **self._inputs}
         feeds = self._maker.make(kind, self._size, self._random)
         return {**feeds, **self.part.point(self._random, self._noise)}

@@ -21,6 +21,7 @@ from graphopt.inspection.verification.verified_part import (
     checked_part,
 )
 from graphopt.inspection.words import average, loss_scale, norms
+from graphopt.soundness.errors import naming
 
 _MOST_DIFFERENCES = 4  # of a kind
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity
@@ -103,6 +104,19 @@ def verify(
         ('RMSProp (momentum 0.9)', True)
     """
     _checks.steps("steps", steps)
+    with naming(model):
+        return _verified(model, feeds, steps=steps, seed=seed, providers=providers)
+
+
+def _verified(
+    model: Any,
+    feeds: Mapping[str, Any] | None,
+    *,
+    steps: int,
+    seed: int,
+    providers: Sequence[str],
+) -> Verification:
+    """What `verify` returns."""
     reading = read(model)
     nodes, said, optimizer = reading.recovered, reading.described, reading.merged
     words = in_words(optimizer.optimizer)

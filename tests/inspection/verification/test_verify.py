@@ -24,7 +24,7 @@ from graphopt.schedules import (
     SequentialLR,
     WarmUpLR,
 )
-from models import zoo
+from models import digits_cnn, zoo
 from tests.helpers.configurations import ROOT, WARM_UP, without_metadata
 from tests.helpers.environments import typical
 from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
@@ -722,3 +722,15 @@ def test_words(arguments, words):
     opt = RMSProp([BIAS], **arguments)
     assert graphopt.verify(graphopt.update_graph(opt), steps=1).optimizer == words
     assert in_words(None) == "no optimizer"
+
+
+def test_feeds_may_leave_out_the_group_mask():
+    model = digits_cnn.build()
+    params = graphopt.parameters(model)
+    groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.01}]
+    graph = graphopt.training_graph(
+        model, "cross_entropy", graphopt.RMSProp(groups), group_mask=True
+    )
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.random((4, 1, 8, 8), np.float32), "labels": rng.integers(0, 10, 4)}
+    assert graphopt.verify(graph, steps=1, feeds=feeds).verified
