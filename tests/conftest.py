@@ -1,5 +1,7 @@
 """What the head of a test run says, and the option of a quick run."""
 
+import gc
+
 import pytest
 
 from graphopt import _runtime, kernels
@@ -29,6 +31,12 @@ def pytest_collection_modifyitems(config, items):
     if config.option.quick:
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
         items[:] = reversed(first.values())
+
+
+def pytest_collection_finish():
+    """What has been imported and collected stays: no search for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from onnx.reference import ReferenceEvaluator
 import graphopt
 from graphopt import DynamicLossScale, Parameter, ParameterAverage, RMSProp, Session, update_graph
 from models.zoo import ZOO
+from tests.helpers.environments import typical
 
 PARAMETERS = [Parameter("a", (4, 3)), Parameter("b", (5,)), Parameter("c", ())]
 RULES = {
@@ -32,7 +33,7 @@ def feeds(rng, *, bad=False):
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "bodies"])
 @pytest.mark.parametrize("layout", ["chunks", "buckets", "separate", "foreach"])
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("rule", typical(RULES, "warm-up"))
 def test_formula(rule, layout, kernels):
     opt = RMSProp(PARAMETERS, 0.01, momentum=0.9, average=rule, loss_scale=DynamicLossScale(8.0))
     session = Session(update_graph(opt, layout=layout), start(), kernels=kernels)
@@ -62,6 +63,7 @@ def test_the_average_of_a_group_waits_for_its_first_update():
     np.testing.assert_allclose(session.state["average.b"], wanted, rtol=1e-6)
 
 
+@pytest.mark.any_runtime
 def test_that_of_pytorch():
     torch = pytest.importorskip("torch")
     swa = torch.optim.swa_utils

@@ -63,7 +63,12 @@ def test_what_is_right_is_verified(optimizer, graph, strip):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CONFIGURATIONS if "clip" in name or "loss scale" in name]
+    "name",
+    typical(
+        [name for name in CONFIGURATIONS if "clip" in name or "loss scale" in name],
+        "dynamic loss scale",
+        "clipped by group",
+    ),
 )
 def test_training_graphs(name):
     found = graphopt.verify(configured(name)[1])
