@@ -399,7 +399,7 @@ def test_a_number_beyond_64_bits_is_no_text():
 
 
 def test_a_forward_model_that_is_damaged_is_named(tmp_path, trained):
-    """The metadata has no value of a parameter, or no forward model, or names none that is there."""
+    """The metadata has no forward model, or does not say what stands in which input."""
     path = tmp_path / "train.onnx"
     lacking = copied(trained)
     for entry in lacking.metadata_props:
