@@ -49,6 +49,8 @@ class _Fitting:
                 self._report(index, value)
 
     def _fit(self, node: ir.Node) -> None:
+        if node.op_type == "CastLike" and not node.domain and node.outputs[0].dtype == self.half:
+            self._say_half(node)
         fits = runs(node, self.half, self.provider, self.op.opset)
         form = self._in_half if fits else self._in_float32
         for at, value in enumerate(node.inputs):
@@ -64,6 +66,12 @@ class _Fitting:
             if value.dtype == self.half:
                 value.dtype = _FLOAT
                 self.exact.add(value)
+
+    def _say_half(self, node: ir.Node) -> None:
+        """Cast to half precision without a value of it to look at."""
+        node.op_type = "Cast"
+        node.resize_inputs(1)
+        node.attributes["to"] = ir.AttrInt64("to", int(self.half))
 
     def _is_half(self, value: ir.Value) -> bool:
         known = value.const_value.dtype if value.const_value is not None else value.dtype

@@ -124,6 +124,29 @@ def test_what_is_computed_again_does_not_show(optimizer_model, memory, tmp_path)
     assert worst(device.state, expected.state) < 1e-6
 
 
+@needs_training_package
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@WAYS
+def test_half_precision(optimizer_model, precision, tmp_path):
+    """As a session of the same precision; what is carried is float32."""
+    model, opt = digits(learning_rate=1e-3, momentum=0.9, loss_scale=256.0)
+    files = graphopt.export_on_device(
+        model,
+        DIGITS.loss,
+        opt,
+        tmp_path / "device",
+        optimizer_model=optimizer_model,
+        precision=precision,
+    )
+    device = Device(files)
+    graph = graphopt.training_graph(model, DIGITS.loss, opt, precision=precision)
+    session = graphopt.Session(graph, kernels=False)
+    for feeds in batches(10):
+        loss, expected = device.step(feeds)["loss"], session.step(feeds)["loss"]
+        assert loss == pytest.approx(expected, rel=1e-3)
+    assert worst(device.state, session.state) < 1e-3
+
+
 def test_memory_is_one_of_three(tmp_path):
     model, opt = digits()
     with pytest.raises(ValueError, match=r"memory: got 'small' \(str\), expected 'fast' or"):
