@@ -120,7 +120,7 @@ def described_list(values: np.ndarray) -> dict[str, Any]:
 
     Example:
         >>> described_list(np.array([0.1, 0.2]))
-        {'schedule': 'list', 'length': 2, 'digest': 'e26cbd66'}
+        {'schedule': 'list', 'length': 2, 'digest': '31989ed5'}
     """
     digest = zlib.crc32(values.astype("<f4").tobytes())
     return {"schedule": "list", "length": len(values), "digest": f"{digest:08x}"}
