@@ -171,8 +171,6 @@ def has(name: str, provider: str = _runtime.CPU) -> bool:
     native = None if path is None else _load(path)
     if native is None:
         return False
-    if provider == _runtime.CUDA and re.search("Scale|ClipValue|AllFinite|WeightedSum", name):
-        return False  # these have not run on a GPU
     one = re.sub(r"^Foreach[1-9]\d*", "", name)
     is_flag = is_ready(name) or is_all_finite(name)
     return one in native.names or is_flag or (one != name and one == "MovingAverage")

@@ -36,26 +36,16 @@ ALWAYS_INLINE void update_range(const Tensors *t, const Scalars *scalars, size_t
   }
 }
 
-/* The gradient times the factor of the step, and limited; NaN stays NaN. */
 ALWAYS_INLINE void limit_gradients(const float *g, float *limited, float factor, float limit,
                                    size_t n, bool scale, bool clip_value) {
-  for (size_t i = 0; i < n; i++) {
-    const float x = scale ? g[i] * factor : g[i];
-    const float low = x < -limit ? -limit : x;
-    limited[i] = clip_value ? (low > limit ? limit : low) : x;
-  }
+  for (size_t i = 0; i < n; i++)
+    limited[i] = limited_gradient(g[i], factor, limit, scale, clip_value);
 }
 
-/* Where a is 0, x does not count, whatever it is. */
 ALWAYS_INLINE void add_weighted(const float *x, const float *y, float *sum, float a, float b,
                                 size_t n) {
-  if (a == 0.0f) {
-    INDEPENDENT
-    for (size_t i = 0; i < n; i++) sum[i] = 0.0f + y[i] * b;
-    return;
-  }
   INDEPENDENT
-  for (size_t i = 0; i < n; i++) sum[i] = x[i] * a + y[i] * b;
+  for (size_t i = 0; i < n; i++) sum[i] = weighted_sum(x[i], y[i], a, b);
 }
 
 /* Whether all exponents are those of numbers. */

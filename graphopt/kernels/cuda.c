@@ -67,19 +67,26 @@ EXPORT int graphopt_has_cuda(void) {
 
 /* ---- The functions of the device, loaded once for each context -------------------------------- */
 
-enum { MAX_CONTEXTS = 64, UPDATES = 6, FUNCTIONS = UPDATES + 1 };
+enum { MAX_CONTEXTS = 64, UPDATES = 6, OTHERS = 3, FUNCTIONS = UPDATES + OTHERS };
 
 typedef struct {
   Context context;
-  Function functions[FUNCTIONS]; /* graphopt_update_<centered><momentum>, graphopt_average */
+  Function functions[FUNCTIONS]; /* graphopt_update_<centered><momentum>, then the others */
 } Loaded;
+
+/* The place of a function among the others. */
+static int other(enum Kind kind) { return kind == AVERAGE ? 0 : kind == SUM ? 1 : 2; }
 
 static Result load(Context context, Loaded *loaded) {
   Module module;
   Result result = driver.load_module(&module, device_code);
   for (int i = 0; !result && i < FUNCTIONS; i++) {
-    char name[32] = "graphopt_average";
-    if (i < UPDATES) snprintf(name, sizeof name, "graphopt_update_%d%d", i / 3, i % 3);
+    static const char *const others[] = {"average", "sum", "all_finite"};
+    char name[32];
+    if (i < UPDATES)
+      snprintf(name, sizeof name, "graphopt_update_%d%d", i / 3, i % 3);
+    else
+      snprintf(name, sizeof name, "graphopt_%s", others[i - UPDATES]);
     result = driver.find_function(&loaded->functions[i], module, name);
   }
   if (!result) loaded->context = context;
@@ -90,7 +97,8 @@ static Result find_function(const Operator *operator, Function *function) {
   static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   static Loaded loaded[MAX_CONTEXTS];
   const Variant *v = &operator->variant;
-  const int index = operator->kind == AVERAGE ? UPDATES : 3 * v->centered + (int)v->momentum;
+  const int index = operator->kind == UPDATE ? 3 * v->centered + (int)v->momentum
+                                             : UPDATES + other(operator->kind);
   Context context;
   Result result = driver.current_context(&context);
   if (result) return result;
@@ -154,6 +162,20 @@ static OrtStatus *check_sizes(const Call *call) {
   return NULL;
 }
 
+/* Launches a function for all tensors of a call, as many at once as fit. */
+static OrtStatus *launched(const Call *call, Function function, Launch *launch, void *stream) {
+  const Kernel *kernel = call->kernel;
+  Result result = 0;
+  for (size_t first = 0; !result && first < kernel->operator->tensors;) {
+    first += fill(call, first, launch);
+    void *parameters[] = {launch};
+    const unsigned blocks = launch->first_blocks[launch->tensors];
+    if (blocks)
+      result = driver.launch(function, blocks, 1, 1, THREADS, 1, 1, 0, stream, parameters, NULL);
+  }
+  return result ? failure(kernel, "cannot launch the kernel", result) : NULL;
+}
+
 OrtStatus *compute_on_cuda(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;
@@ -170,22 +192,42 @@ OrtStatus *compute_on_cuda(void *data, OrtKernelContext *context) {
   if (result) return failure(kernel, "cannot load the device code", result);
   const ScalarInputs inputs =
       operator->kind == UPDATE ? scalar_inputs(&call) : (ScalarInputs){0};
+  const Weights w = operator->kind == SUM ? weights(&call) : (Weights){0};
   Launch launch = {
       .rate = inputs.rate,
       .weight_decay = inputs.weight_decay,
-      .on = inputs.on,
+      .factor = inputs.factor,
+      .a = w.a,
+      .b = w.b,
+      .on = operator->kind == SUM ? w.on : inputs.on,
       .in_place = is_in_place(&call),
+      .scale = operator->scale,
+      .clip_value = operator->clip_value,
+      .limit = kernel->clip_value,
       .variant = operator->variant,
       .attributes = kernel->attributes,
   };
-  for (size_t first = 0; !result && first < operator->tensors;) {
-    first += fill(&call, first, &launch);
-    void *parameters[] = {&launch};
-    const unsigned blocks = launch.first_blocks[launch.tensors];
-    if (blocks)
-      result = driver.launch(function, blocks, 1, 1, THREADS, 1, 1, 0, stream, parameters, NULL);
-  }
-  return result ? failure(kernel, "cannot launch the kernel", result) : NULL;
+  return launched(&call, function, &launch, stream);
+}
+
+OrtStatus *finite_on_cuda(void *data, OrtKernelContext *context) {
+  const Kernel *kernel = data;
+  void *memory[kernel->operator->tensors];
+  size_t sizes[kernel->operator->tensors];
+  const Call call = {kernel, memory, sizes};
+  Launch launch = {.in_place = true};
+  void *stream;
+  Function function;
+  OrtStatus *status = read_values(&call, context);
+  if (!status) status = check_sizes(&call);
+  if (!status) status = flag_output(kernel, context, &launch.flag);
+  if (!status) status = kernel->api->KernelContext_GetGPUComputeStream(context, &stream);
+  if (status) return status;
+  Result result = find_function(kernel->operator, &function);
+  if (result) return failure(kernel, "cannot load the device code", result);
+  result = driver.set_memory((uintptr_t)launch.flag, 1, sizeof *launch.flag, stream);
+  if (result) return failure(kernel, "cannot write", result);
+  return launched(&call, function, &launch, stream);
 }
 
 OrtStatus *ready_on_cuda(void *data, OrtKernelContext *context) {

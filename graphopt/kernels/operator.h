@@ -16,7 +16,7 @@
 enum Kind {
   UPDATE,  /* a function of graphopt.update.core */
   AVERAGE, /* moving averages, each of its value */
-  SUM,     /* a x + b y, with a mask where the variant has one; on the CPU only */
+  SUM,     /* a x + b y, with a mask where the variant has one */
   READY,   /* true, once all its inputs are there */
   FINITE,  /* whether no element of any input is infinite or NaN */
 };
@@ -34,7 +34,7 @@ typedef struct Operator {
   OrtCustomOp op; /* first: the runtime passes a pointer to it */
   enum Kind kind;
   Variant variant; /* of an update */
-  bool scale, clip_value; /* what it does with gradients first; on the CPU only */
+  bool scale, clip_value; /* what it does with gradients first */
   char name[128];
   const char *kinds[MAX_KINDS], *scalars[MAX_SCALARS];
   bool foreach;   /* whether the name says for how many tensors of each kind it is */
@@ -134,5 +134,6 @@ void choose_loops(void);
 /* cuda.c */
 OrtStatus *compute_on_cuda(void *kernel, OrtKernelContext *context);
 OrtStatus *ready_on_cuda(void *kernel, OrtKernelContext *context);
+OrtStatus *finite_on_cuda(void *kernel, OrtKernelContext *context);
 
 #endif

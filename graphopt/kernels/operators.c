@@ -317,9 +317,9 @@ static Compute compute_of(enum Kind kind, bool cuda) {
   static const Compute computes[][2] = {
       [UPDATE] = {compute_on_cpu, compute_on_cuda},
       [AVERAGE] = {average_on_cpu, compute_on_cuda},
-      [SUM] = {sum_on_cpu, NULL},
+      [SUM] = {sum_on_cpu, compute_on_cuda},
       [READY] = {ready_on_cpu, ready_on_cuda},
-      [FINITE] = {finite_on_cpu, NULL},
+      [FINITE] = {finite_on_cpu, finite_on_cuda},
   };
   return computes[kind][cuda];
 }

@@ -43,6 +43,8 @@ template <bool CENTERED, enum Momentum MOMENTUM_KIND>
 static __device__ __forceinline__ Element element(const Launch &launch, const Scalars &scalars,
                                                   Element old, float g) {
   const Variant &v = launch.variant;
+  g = limited_gradient(g, launch.scale ? *launch.factor : 1.0f, launch.limit, launch.scale,
+                       launch.clip_value);
   g = prepared_gradient(old.w, g, &scalars, v.weight_decay == WEIGHT_DECAY, v.unscale);
   if (v.weight_decay == DECOUPLED_WEIGHT_DECAY) old.w = decayed_parameter(old.w, &scalars);
   return updated(old, g, &scalars, CENTERED, MOMENTUM_KIND, v.epsilon_outside, v.rate_outside);
@@ -125,6 +127,33 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const unsigned end = size - begin < BLOCK_SIZE ? size : begin + BLOCK_SIZE;
   for (unsigned i = begin + threadIdx.x; i < end; i += THREADS)
     moved[i] = moved_average(old[i], value[i], launch.attributes.decay);
+}
+
+/* Pointers are x, y, and the sum. */
+extern "C" __global__ void __launch_bounds__(THREADS)
+    graphopt_sum(const __grid_constant__ Launch launch) {
+  const float *x = launch.pointers[0], *y = launch.pointers[1];
+  float *sum = launch.pointers[launch.in_place ? 0 : 2];
+  const float a = *launch.a, b = *launch.b;
+  const bool on = !launch.on || *launch.on;
+  const unsigned size = launch.sizes[0], begin = blockIdx.x * BLOCK_SIZE;
+  const unsigned end = size - begin < BLOCK_SIZE ? size : begin + BLOCK_SIZE;
+  for (unsigned i = begin + threadIdx.x; i < end; i += THREADS)
+    sum[i] = on ? weighted_sum(x[i], y[i], a, b) : x[i];
+}
+
+/* Takes the flag back, which says that all values are finite, where one is not. */
+extern "C" __global__ void __launch_bounds__(THREADS)
+    graphopt_all_finite(const __grid_constant__ Launch launch) {
+  const unsigned index = tensor_of(launch, blockIdx.x);
+  const float *values = launch.pointers[index];
+  const unsigned size = launch.sizes[index];
+  const unsigned begin = (blockIdx.x - launch.first_blocks[index]) * BLOCK_SIZE;
+  const unsigned end = size - begin < BLOCK_SIZE ? size : begin + BLOCK_SIZE;
+  bool other = false;
+  for (unsigned i = begin + threadIdx.x; i < end; i += THREADS)
+    other |= (__float_as_uint(values[i]) & 0x7f800000u) == 0x7f800000u;
+  if (__syncthreads_or(other) && threadIdx.x == 0) *launch.flag = false;
 }
 
 /* Named graphopt_update_<centered><momentum>. */

@@ -66,6 +66,19 @@ ALWAYS_INLINE float prepared_gradient(float w, float g, const Scalars *scalars, 
   return unscale ? decayed / scalars->loss_scale : decayed;
 }
 
+/* The gradient times the factor of the step, and limited; NaN stays NaN. */
+ALWAYS_INLINE float limited_gradient(float g, float factor, float limit, bool scale,
+                                     bool clip_value) {
+  const float x = scale ? g * factor : g;
+  const float low = x < -limit ? -limit : x;
+  return clip_value ? (low > limit ? limit : low) : x;
+}
+
+/* x a + y b; where a is 0, x does not count, whatever it is. */
+ALWAYS_INLINE float weighted_sum(float x, float y, float a, float b) {
+  return (a == 0.0f ? 0.0f : x * a) + y * b;
+}
+
 /* The parameter, smaller by decoupled weight decay. */
 ALWAYS_INLINE float decayed_parameter(float w, const Scalars *scalars) {
   return w - w * (scalars->rate * scalars->weight_decay);
