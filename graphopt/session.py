@@ -160,8 +160,9 @@ class Session:
 
         Args:
             feeds: An array for each of `inputs`, by name, of its shape and dtype; or an
-                ``onnxruntime.OrtValue``, which may be on the device already, and whose labels are
-                not looked at; call `wait` before you write to one that a step may still read.
+                ``onnxruntime.OrtValue``, which may be on the device already, and whose
+                values are not looked at, be it labels, a learning rate or a loss scale; call `wait`
+                before you write to one that a step may still read.
                 ``group_mask`` may be left out: all groups are updated then.
             outputs: The names of the outputs to return; all by default. On a GPU each is a copy
                 that waits for the step, and with none a step returns before it has run.

@@ -19,7 +19,7 @@ import graphopt
 from examples.javascript import prepare
 from models import digits
 from models.zoo import ZOO
-from tests.helpers import chromium, node, pages
+from tests.helpers import chromium, everything as everything_on, node, pages
 from tests.helpers.folders import JAVASCRIPT
 
 pytestmark = pytest.mark.any_runtime
@@ -187,6 +187,19 @@ def network(name, layout, folder, provider="CPUExecutionProvider"):
     return prepared(folder / name, graph, fed), here, session.state, 1e-4
 
 
+def everything(folder):
+    """Dropout, sums, averages, clipping, and a loss scale that overflows in the first steps."""
+    graph = everything_on.graph_of(everything_on.network(), scale=2.0**126)
+    graph.save(folder / "everything.onnx")
+    fed = [everything_on.feeds_of(step, bad=False) for step in range(STEPS)]
+    session = graphopt.Session(graph)
+    here = [float(session.step(feeds)["loss"]) for feeds in fed]
+    assert session.state["skipped_steps"] > 0
+    assert session.global_step > 3
+    there = prepared(folder / "everything", folder / "everything.onnx", fed)
+    return there, here, session.state, AFTER_STEPS
+
+
 def float16(folder):
     model = onnx.parser.parse_model(LINEAR_FLOAT16)
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.1, momentum=0.9)
@@ -210,11 +223,13 @@ OTHERS = {
     "onnxruntime-node": lambda folder: [
         network("mobilenet_v3", "auto", folder),
         network("transformer", "separate", folder),
+        everything(folder),
     ],
     "onnxruntime-web": lambda folder: [
         network("transformer", "buckets", folder),
         network("mlp_mse", "separate", folder),
         float16(folder),
+        everything(folder),
     ],
 }
 
