@@ -159,6 +159,7 @@ def little(op, logits):
     return op.Mul(losses.cross_entropy(op, logits), 1e-7)
 
 
+@pytest.mark.any_runtime
 def test_small_gradients_need_a_loss_scale_in_float16(tmp_path):
     """RMSProp does not mind how large gradients are, unless float16 rounds them to 0."""
     found = {}
@@ -209,7 +210,7 @@ EVERYTHING = {
 
 
 @HALVES
-@pytest.mark.parametrize("layout", ["chunks", "separate", "foreach"])
+@pytest.mark.parametrize("layout", ["chunks", "foreach"])
 def test_everything_at_once(precision, layout):
     """The state is float32, and close to what float32 gives."""
     scale = DynamicLossScale(initial=1024.0) if precision == "float16" else 1.0

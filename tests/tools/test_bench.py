@@ -233,5 +233,6 @@ def test_cost_of_each_option(step, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["features", "--rounds", "1", *(["--step"] if step else [])])
     features.main()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["option"] for line in lines] == list(features.OPTIONS)
+    options = [*features.OPTIONS, *(features.STEP_OPTIONS if step else ())]
+    assert [line["option"] for line in lines] == options
     assert all(line["ratio"] > 0 for line in lines)

@@ -21,7 +21,8 @@ from tools.bench.cases import SETS
 
 _SET, _NETWORK = "efficientnet_b0", "resnet"
 _THREADS, _TURN = 2, 0.1  # seconds
-OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+Options = dict[str, tuple[dict[str, Any], dict[str, Any]]]
+OPTIONS: Options = {
     "skip_on_overflow": ({"skip_on_overflow": True}, {}),
     "dynamic loss scale": ({"loss_scale": DynamicLossScale()}, {}),
     "clip_norm": ({"clip_norm": 1.0}, {}),
@@ -30,6 +31,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "accumulation of 4": ({}, {"accumulation": 4}),
 }
 """What is measured: arguments of the optimizer, and of the graph."""
+STEP_OPTIONS: Options = {
+    "float16": ({"loss_scale": 1024.0}, {"precision": "float16"}),
+    "bfloat16": ({}, {"precision": "bfloat16"}),
+}
+"""The same, of a training step alone."""
 
 
 def update(optimizer: dict[str, Any], graph: dict[str, Any], *, kernels: bool) -> Callable[[], Any]:
@@ -63,7 +69,7 @@ def measured(
     make: Callable[..., Callable[[], Any]], option: str, rounds: int, *, kernels: bool
 ) -> dict[str, Any]:
     """The time with and without an option, in milliseconds, and their ratio."""
-    runs = [make({}, {}, kernels=kernels), make(*OPTIONS[option], kernels=kernels)]
+    runs = [make({}, {}, kernels=kernels), make(*(OPTIONS | STEP_OPTIONS)[option], kernels=kernels)]
     repeats = [max(1, int(_TURN / _timed(run, 2))) for run in runs]
     turns = [
         [_timed(run, count) for run, count in zip(runs, repeats, strict=True)]
@@ -96,7 +102,7 @@ def main() -> None:
     parser.add_argument("--bodies", action="store_true", help="without the kernels")
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
-    for option in OPTIONS:
+    for option in (*OPTIONS, *(STEP_OPTIONS if given.step else ())):
         make = step if given.step else update
         result = measured(make, option, given.rounds, kernels=not given.bodies)
         print(json.dumps(result), flush=True)
