@@ -384,6 +384,7 @@ BAD_STARTS = {
 }
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(("values", "error", "message"), BAD_STARTS.values(), ids=BAD_STARTS)
 def test_bad_starting_values(values, error, message):
     with pytest.raises(error, match=message):
@@ -524,6 +525,7 @@ NO_CHECKPOINTS = {
 }
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(("content", "message"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
 def test_loading_what_is_no_checkpoint(tmp_path, content, message):
     path = tmp_path / "checkpoint.safetensors"

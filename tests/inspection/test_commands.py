@@ -1,6 +1,7 @@
 """``graphopt inspect``, ``verify`` and ``diff`` on the command line."""
 
 import json
+import shutil
 from functools import cache
 
 import numpy as np
@@ -37,18 +38,26 @@ def built(momentum):
     )
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with two training graphs and two checkpoints of the first; the current one."""
-    monkeypatch.chdir(tmp_path)
-    built(0.9).save("train.onnx")
-    built(0.0).save("other.onnx")
-    session = graphopt.Session("train.onnx")
-    session.save_checkpoint("start.safetensors")
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with two training graphs and two checkpoints of the first."""
+    made = tmp_path_factory.mktemp("files")
+    built(0.9).save(made / "train.onnx")
+    built(0.0).save(made / "other.onnx")
+    session = graphopt.Session(made / "train.onnx")
+    session.save_checkpoint(made / "start.safetensors")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 1, 8, 8)).astype(np.float32)
     session.step({"x": x, "labels": np.arange(4)})
-    session.save_checkpoint("later.safetensors")
+    session.save_checkpoint(made / "later.safetensors")
+    return made
+
+
+@pytest.fixture
+def folder(files, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -37,12 +38,19 @@ from tests.helpers.configurations import (
 pytestmark = pytest.mark.any_runtime
 
 
+@cache
+def inspected(name, strip=None):
+    """What is found in the graph of a configuration, or in what is left of it."""
+    _, model = configured(name)
+    return graphopt.inspect(strip(model) if strip else model)
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 class TestConfigurations:
     @pytest.mark.quick
     def test_with_metadata(self, name):
         opt, model = configured(name)
-        found = graphopt.inspect(model)
+        found = inspected(name)
         check(found, opt, "metadata and graph", described, opt.initial_mean_square)
         assert found.optimizer.use_locking == opt.use_locking
         assert found.optimizer.group_mask == CONFIGURATIONS[name][1].get("group_mask", False)
@@ -58,8 +66,8 @@ class TestConfigurations:
 
     @pytest.mark.quick
     def test_without_metadata(self, name):
-        opt, model = configured(name)
-        found = graphopt.inspect(without_metadata(model))
+        opt, _ = configured(name)
+        found = inspected(name, without_metadata)
         check(found, opt, "graph", by_nodes, opt.initial_mean_square)
         self.check_groups(found, opt)
         assert_clean(found, opt)
@@ -67,8 +75,8 @@ class TestConfigurations:
     @pytest.mark.quick
     @pytest.mark.parametrize("strip", [without_declarations, inlined])
     def test_nodes_alone(self, name, strip):
-        opt, model = configured(name)
-        found = graphopt.inspect(strip(model))
+        opt, _ = configured(name)
+        found = inspected(name, strip)
         check(found, opt, "graph", by_nodes, None)
         self.check_groups(found, opt)
         if strip is inlined:
@@ -90,8 +98,8 @@ class TestConfigurations:
 
 def test_curves_are_the_schedules():
     for name in CONFIGURATIONS:
-        opt, model = configured(name)
-        for found in (graphopt.inspect(model), graphopt.inspect(inlined(model))):
+        opt, _ = configured(name)
+        for found in (inspected(name), inspected(name, inlined)):
             for group in found.groups:
                 rule = next(r for p, r in zip(opt.params, opt.rules, strict=True)
                             if p.name == group.parameters[0])  # fmt: skip

@@ -214,7 +214,7 @@ def test_networks(network, tmp_path):
 @WAYS
 def test_evaluation_and_export(optimizer_model, tmp_path):
     """ONNX Runtime's own EvalStep, and the model that it exports: as the session's."""
-    entry = ZOO["mobilenet_v3"]
+    entry = ZOO["resnet"]
     model = entry.build(batch=4)
     opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=1e-3)
     (logits,) = [value.name for value in model.graph.output]

@@ -323,6 +323,7 @@ def fed(monkeypatch):
     return seen
 
 
+@pytest.mark.any_runtime
 @pytest.mark.parametrize(
     ("name", "shapes", "bounds"),
     [
@@ -345,12 +346,14 @@ def test_random_feeds_fit(name, shapes, bounds, fed):
     assert len(fed) == 4  # the steps without the profiler, and those with it
 
 
+@pytest.mark.any_runtime
 def test_sizes_of_open_dimensions(fed):
     graphopt.profile(linear(), dims={"L": 7}, **FEW)
     assert fed[0]["x"].shape == (32, 7, 3)
     assert fed[0]["labels"].shape == (32, 7, 2)
 
 
+@pytest.mark.any_runtime
 def test_given_feeds_are_used(fed):
     feeds = ZOO["mlp"].feeds(np.random.default_rng(0), 5)
     graphopt.profile(graph_of("mlp"), feeds, **FEW)
