@@ -23,6 +23,8 @@ import onnx
 from graphopt import _runtime
 from graphopt.update.functions import DOMAIN, is_all_finite, is_ready
 
+# Kernels for CUDA that no GPU has run yet: their functions' bodies run there.
+_NOT_TRIED = re.compile("Scale|ClipValue|AllFinite|WeightedSum")
 # What the library reads in the options, and what it leaves there.
 _FOR_CUDA = "graphopt.cuda"
 _REGISTERED = ("graphopt.kernels", "graphopt.kernels.cuda")
@@ -170,6 +172,8 @@ def has(name: str, provider: str = _runtime.CPU) -> bool:
     path = library()
     native = None if path is None else _load(path)
     if native is None:
+        return False
+    if provider == _runtime.CUDA and _NOT_TRIED.search(name):
         return False
     one = re.sub(r"^Foreach[1-9]\d*", "", name)
     is_flag = is_ready(name) or is_all_finite(name)

@@ -67,26 +67,36 @@ EXPORT int graphopt_has_cuda(void) {
 
 /* ---- The functions of the device, loaded once for each context -------------------------------- */
 
-enum { MAX_CONTEXTS = 64, UPDATES = 6, OTHERS = 3, FUNCTIONS = UPDATES + OTHERS };
+enum { MAX_CONTEXTS = 64, UPDATES = 6, OTHERS = 3, FUNCTIONS = 2 * UPDATES + OTHERS };
 
 typedef struct {
   Context context;
-  Function functions[FUNCTIONS]; /* graphopt_update_<centered><momentum>, then the others */
+  Function functions[FUNCTIONS]; /* updates, the same with limited gradients, then the others */
 } Loaded;
 
-/* The place of a function among the others. */
-static int other(enum Kind kind) { return kind == AVERAGE ? 0 : kind == SUM ? 1 : 2; }
+static int index_of(const Operator *operator) {
+  const Variant *v = &operator->variant;
+  if (operator->kind == UPDATE)
+    return (operator->scale || operator->clip_value) * UPDATES + 3 * v->centered + (int)v->momentum;
+  return 2 * UPDATES + (operator->kind == AVERAGE ? 0 : operator->kind == SUM ? 1 : 2);
+}
+
+static void name_function(char *name, size_t size, int index) {
+  static const char *const others[] = {"average", "sum", "all_finite"};
+  const int update = index % UPDATES;
+  if (index >= 2 * UPDATES)
+    snprintf(name, size, "graphopt_%s", others[index - 2 * UPDATES]);
+  else
+    snprintf(name, size, "graphopt_%supdate_%d%d", index < UPDATES ? "" : "limited_", update / 3,
+             update % 3);
+}
 
 static Result load(Context context, Loaded *loaded) {
   Module module;
   Result result = driver.load_module(&module, device_code);
   for (int i = 0; !result && i < FUNCTIONS; i++) {
-    static const char *const others[] = {"average", "sum", "all_finite"};
-    char name[32];
-    if (i < UPDATES)
-      snprintf(name, sizeof name, "graphopt_update_%d%d", i / 3, i % 3);
-    else
-      snprintf(name, sizeof name, "graphopt_%s", others[i - UPDATES]);
+    char name[40];
+    name_function(name, sizeof name, i);
     result = driver.find_function(&loaded->functions[i], module, name);
   }
   if (!result) loaded->context = context;
@@ -96,9 +106,6 @@ static Result load(Context context, Loaded *loaded) {
 static Result find_function(const Operator *operator, Function *function) {
   static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
   static Loaded loaded[MAX_CONTEXTS];
-  const Variant *v = &operator->variant;
-  const int index = operator->kind == UPDATE ? 3 * v->centered + (int)v->momentum
-                                             : UPDATES + other(operator->kind);
   Context context;
   Result result = driver.current_context(&context);
   if (result) return result;
@@ -106,7 +113,7 @@ static Result find_function(const Operator *operator, Function *function) {
   int i = 0;
   while (i < MAX_CONTEXTS - 1 && loaded[i].context && loaded[i].context != context) i++;
   if (loaded[i].context != context) result = load(context, &loaded[i]);
-  *function = loaded[i].functions[index];
+  *function = loaded[i].functions[index_of(operator)];
   pthread_mutex_unlock(&mutex);
   return result;
 }

@@ -19,15 +19,16 @@ typedef struct {
   unsigned sizes[MAX_TENSORS];
   unsigned first_blocks[MAX_TENSORS + 1]; /* the last one is the number of blocks */
   const float *rate, *weight_decay;
-  const float *factor; /* of gradients, where they are scaled */
-  const float *a, *b;  /* of a sum */
   const bool *on; /* NULL: no mask */
-  bool *flag;     /* what is told of values */
   unsigned tensors;
-  bool in_place, scale, clip_value;
-  float limit; /* of gradients that are clipped by value */
+  bool in_place;
   Variant variant;
   Scalars attributes;
+  bool scale, clip_value; /* what is done with gradients first, by */
+  float limit;
+  const float *factor;
+  const float *a, *b; /* of a sum */
+  bool *flag;         /* what is told of values */
 } Launch;
 
 #endif

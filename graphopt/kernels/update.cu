@@ -39,12 +39,13 @@ static __device__ __forceinline__ Tensors tensors_at(const Launch &launch, unsig
   return t;
 }
 
-template <bool CENTERED, enum Momentum MOMENTUM_KIND>
+template <bool CENTERED, enum Momentum MOMENTUM_KIND, bool LIMITED>
 static __device__ __forceinline__ Element element(const Launch &launch, const Scalars &scalars,
                                                   Element old, float g) {
   const Variant &v = launch.variant;
-  g = limited_gradient(g, launch.scale ? *launch.factor : 1.0f, launch.limit, launch.scale,
-                       launch.clip_value);
+  if (LIMITED)
+    g = limited_gradient(g, launch.scale ? *launch.factor : 1.0f, launch.limit, launch.scale,
+                         launch.clip_value);
   g = prepared_gradient(old.w, g, &scalars, v.weight_decay == WEIGHT_DECAY, v.unscale);
   if (v.weight_decay == DECOUPLED_WEIGHT_DECAY) old.w = decayed_parameter(old.w, &scalars);
   return updated(old, g, &scalars, CENTERED, MOMENTUM_KIND, v.epsilon_outside, v.rate_outside);
@@ -67,7 +68,7 @@ static __device__ __forceinline__ bool is_aligned(const void *p) {
   return (reinterpret_cast<size_t>(p) & 15) == 0;
 }
 
-template <bool CENTERED, enum Momentum MOMENTUM_KIND>
+template <bool CENTERED, enum Momentum MOMENTUM_KIND, bool LIMITED>
 static __device__ __forceinline__ void update_block(const Launch &launch) {
   constexpr bool WITH_MOMENTUM = MOMENTUM_KIND != NO_MOMENTUM;
   const unsigned index = tensor_of(launch, blockIdx.x);
@@ -97,7 +98,7 @@ static __device__ __forceinline__ void update_block(const Launch &launch) {
 #pragma unroll
         for (int k = 0; k < 4; k++) {
           const Element old = {w[k], s[k], CENTERED ? a[k] : 0.0f, WITH_MOMENTUM ? m[k] : 0.0f};
-          const Element now = element<CENTERED, MOMENTUM_KIND>(launch, scalars, old, g[k]);
+          const Element now = element<CENTERED, MOMENTUM_KIND, LIMITED>(launch, scalars, old, g[k]);
           w[k] = now.w, s[k] = now.s, a[k] = now.a, m[k] = now.m;
         }
       }
@@ -109,7 +110,7 @@ static __device__ __forceinline__ void update_block(const Launch &launch) {
   for (unsigned i = left + threadIdx.x; i < end; i += THREADS) {
     const Element old = {t.w[i], t.s[i], CENTERED ? t.a[i] : 0.0f, WITH_MOMENTUM ? t.m[i] : 0.0f};
     const Element now =
-        on ? element<CENTERED, MOMENTUM_KIND>(launch, scalars, old, t.g[i]) : old;
+        on ? element<CENTERED, MOMENTUM_KIND, LIMITED>(launch, scalars, old, t.g[i]) : old;
     t.w1[i] = now.w, t.s1[i] = now.s;
     if (CENTERED) t.a1[i] = now.a;
     if (WITH_MOMENTUM) t.m1[i] = now.m;
@@ -156,11 +157,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (__syncthreads_or(other) && threadIdx.x == 0) *launch.flag = false;
 }
 
-/* Named graphopt_update_<centered><momentum>. */
-#define KERNEL(centered, momentum, number)                                           \
-  extern "C" __global__ void __launch_bounds__(THREADS)                              \
-      graphopt_update_##centered##number(const __grid_constant__ Launch launch) {    \
-    update_block<centered, momentum>(launch);                                        \
+/* Named graphopt_update_<centered><momentum>, and the same of gradients that are scaled or clipped
+ * first. */
+#define KERNEL(centered, momentum, number)                                                  \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                     \
+      graphopt_update_##centered##number(const __grid_constant__ Launch launch) {           \
+    update_block<centered, momentum, false>(launch);                                        \
+  }                                                                                         \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                     \
+      graphopt_limited_update_##centered##number(const __grid_constant__ Launch launch) {   \
+    update_block<centered, momentum, true>(launch);                                         \
   }
 KERNEL(0, NO_MOMENTUM, 0)
 KERNEL(0, MOMENTUM, 1)
