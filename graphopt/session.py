@@ -65,7 +65,8 @@ class Session:
             bodies.
         deterministic: Compute the same bits whatever the number of cores, with one thread of the
             CPU. Without it, runs are the same bits with the same number of threads. Neither holds
-            for random numbers, other versions of the runtime, or CPUs with other instructions.
+            for random numbers without a seed, other versions of the runtime, or CPUs with other
+            instructions.
 
     Attributes:
         inputs: What a step must be given, a list of `Feed`.

@@ -49,7 +49,7 @@ class Places:
     @property
     def statistics(self) -> list[str]:
         """The running statistics."""
-        taken = {*self.trained, *states.COUNTERS, states.LOSS_SCALE.name}
+        taken = {*self.trained, *(state.name for state in states.OF_GRAPHS)}
         return [name for name in self.shapes if name not in taken and not states.split(name)[0]]
 
     def has(self, kind: states.State) -> bool:

@@ -373,3 +373,21 @@ def test_a_graph_on_disk_has_all_that_is_needed(graph, tmp_path):
     session = graphopt.Session(load(tmp_path / "train.onnx"))
     report = conversion.load_state(session, optimizer.state_dict(), names=NAMES)
     assert set(report.kept) == set(NAMES)
+
+
+def test_what_frameworks_do_not_have_stays_as_it_is(model, tmp_path):
+    """A dynamic loss scale, counts of skipped steps, and averages, which begin anew."""
+    arguments = {"loss_scale": graphopt.DynamicLossScale(), "average": 0.9}
+    session = graphopt.Session(graph_of(model, **arguments))
+    step_on(session, BATCHES[:2])
+    before = session.state
+    module, optimizer = trained(20)
+    weights = module.state_dict()
+    conversion.load_state(session, optimizer.state_dict(), weights=weights, names=NAMES)
+    state = session.state
+    for name in ("loss_scale", "loss_scale_steps", "skipped_steps"):
+        assert state[name] == before[name]
+    for name in NAMES:
+        np.testing.assert_array_equal(state[f"average.{name}"], weights[name])
+    conversion.save_state(session, tmp_path / "ours.pt", "torch")
+    assert list(conversion.read_torch(tmp_path / "ours.pt")["model"]) == NAMES
