@@ -136,9 +136,8 @@ def runs(node: ir.Node, half: ir.DataType, provider: str, opset: int) -> bool:
 def _is_allowed(op_type: str, kind: str, opset: int) -> bool:
     """Whether ONNX has an operator for a type, in the version of an opset."""
     schema = onnx.defs.get_schema(op_type, opset)
-    formal = schema.inputs[0].type_str if schema.inputs else schema.outputs[0].type_str
-    if op_type == "ConstantOfShape":
-        formal = schema.outputs[0].type_str
+    result, inputs = schema.outputs[0].type_str, [formal.type_str for formal in schema.inputs]
+    formal = result if result in inputs or op_type == "ConstantOfShape" else inputs[0]
     for constraint in schema.type_constraints:
         if constraint.type_param_str == formal:
             return kind in constraint.allowed_type_strs

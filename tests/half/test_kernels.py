@@ -77,6 +77,11 @@ def test_the_cpu_has_the_kernels(precision, tmp_path):
         ("Transpose", "bfloat16", CPU, True),
         ("MatMul", "bfloat16", "CUDAExecutionProvider", True),
         ("Conv", "float16", "CUDAExecutionProvider", True),
+        ("Where", "bfloat16", "CUDAExecutionProvider", True),
+        ("Greater", "float16", "CUDAExecutionProvider", True),
+        ("Greater", "bfloat16", "CUDAExecutionProvider", False),
+        ("MaxPool", "bfloat16", "CUDAExecutionProvider", False),
+        ("Tile", "float16", CPU, False),
         ("Conv", "bfloat16", "CUDAExecutionProvider", False),  # ONNX allows it from opset 22 on
         ("ConstantOfShape", "bfloat16", CPU, True),
     ],
