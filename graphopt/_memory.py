@@ -4,11 +4,17 @@ import ctypes
 import gc
 import sys
 
-_LARGE = 2**25  # bytes: below, a collection takes longer than it is worth
+_LARGE = 2**21  # bytes: below, a collection takes longer than it is worth
 
 
-def give_back_memory() -> None:
-    """Give freed memory back to the system, where the C library would keep it (glibc's)."""
+def give_back_memory(size: int = _LARGE) -> None:
+    """Give freed memory back to the system, where the C library would keep it (glibc's).
+
+    Args:
+        size: The bytes that have been freed; nothing is done for few.
+    """
+    if size < _LARGE:
+        return
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

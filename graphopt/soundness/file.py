@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx
 
+from graphopt._memory import give_back_memory
 from graphopt._seal import check_seal, without_seal
 from graphopt._words import size
 from graphopt.soundness.wire import check_bytes
@@ -34,9 +35,12 @@ def read_model(path: Path) -> onnx.ModelProto:
     check_bytes(data)
     check_seal(data)
     try:
-        return without_seal(onnx.load_model_from_string(data))
+        model = without_seal(onnx.load_model_from_string(data))
     except Exception as error:  # noqa: BLE001 - protobuf's, which depends on its implementation
         raise ValueError(f"it is damaged: {error}") from None
+    del data
+    give_back_memory(length)
+    return model
 
 
 def _other_kind(data: bytes) -> str | None:
