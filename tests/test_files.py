@@ -7,7 +7,10 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from graphopt._file_sets import write_together
 from graphopt._files import write_atomically
@@ -186,3 +189,38 @@ def test_what_the_killed_left_is_swept_and_what_is_being_written_is_not(tmp_path
         process.kill()
     write_atomically(tmp_path / "file", lambda part: part.write_text("new"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".graphopt-notes", "file"]
+
+
+HELD = """
+import sys
+from pathlib import Path
+from graphopt.soundness.file import read_model
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+read_model(Path(sys.argv[1]))
+before = resident()
+models = [read_model(Path(sys.argv[2])) for _ in range(2)]
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: it reads /proc")
+def test_the_bytes_of_a_file_are_given_back_once_it_is_read(tmp_path):
+    def written(name, count):
+        values = [
+            numpy_helper.from_array(np.ones(2**16, np.float32), f"w{i}") for i in range(count)
+        ]
+        output = helper.make_tensor_value_info("y", 1, [2**16])
+        node = helper.make_node("Identity", ["w0"], ["y"])
+        graph = helper.make_graph([node], "g", [], [output], values)
+        onnx.save(helper.make_model(graph, ir_version=8), tmp_path / name)
+        return tmp_path / name
+
+    paths = [written("small.onnx", 1), written("large.onnx", 64)]
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, *map(str, paths)], capture_output=True, text=True, check=True
+    )
+    assert 30 < float(done.stdout) < 40  # two models of 16 MiB, and not their files too
