@@ -179,6 +179,10 @@ def build(
             "--straight-through", help="Train through quantization as if it did not round."
         ),
     ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", help="What random numbers begin with, such as those of Dropout."),
+    ] = 0,
     memory: Annotated[
         Memory,
         typer.Option(
@@ -223,6 +227,7 @@ def build(
         straight_through=straight_through,
         memory=memory,
         precision=precision,
+        seed=seed,
     )
     graph.save(output)
     typer.echo(f"{output}: trains {len(trained)} of {len(parameters)} parameters")

@@ -18,6 +18,7 @@ import graphopt
 import graphopt_command
 from graphopt import checkpoint
 from models import digits, digits_cnn
+from tests.helpers import everything
 from tests.helpers.command_line import run, succeed
 from tests.helpers.folders import ROOT
 
@@ -118,6 +119,15 @@ def test_build_scales_and_clips(options, arguments):
     optimizer = graphopt.RMSProp(graphopt.parameters(forward), **arguments)
     expected = graphopt.training_graph(forward, loss="cross_entropy", optimizer=optimizer)
     assert graphopt.load("scaled.onnx").model == expected.model
+
+
+def test_build_takes_a_seed(tmp_path):
+    onnx.save(everything.network(), tmp_path / "net.onnx")
+    built = tmp_path / "train.onnx"
+    succeed("build", tmp_path / "net.onnx", "--loss", "mse", "--seed", 9, "-o", built)
+    assert graphopt.Session(built).state["random_seed"] == 9
+    result = run("build", tmp_path / "net.onnx", "--loss", "mse", "--seed", -1, "-o", built)
+    assert "seed: got -1, expected an int >= 0" in result.stderr
 
 
 @pytest.mark.usefixtures("folder")
