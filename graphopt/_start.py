@@ -1,6 +1,8 @@
 """What a session starts from."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ from graphopt.feeds import in_native_byte_order
 
 
 class Start:
-    """What the carried values are before the first step, made one by one: they may be large."""
+    """What the carried values are before the first step, made one by one: they may be large.
+
+    Each is handed out once, and not held any more then.
+    """
 
     def __init__(self, carried: Sequence[Carried], parameters: Mapping[str, Any] | None) -> None:
         """Check what is given.
@@ -35,7 +40,9 @@ class Start:
                 f"{'is' if len(unknown) == 1 else 'are'} not trained by this graph; "
                 f"it has {', '.join(repr(name) for name in names)}"
             )
-        self._by_input = {value.input: value for value in carried}
+        self._by_input = {value.input: replace(value, initial=None) for value in carried}
+        starts = (value.initial for value in carried if isinstance(value.initial, str))
+        self._uses = Counter([*self._by_input, *starts])
         self._arrays = initial_values(carried)
         missing = [name for name in names if name not in given and name not in self._arrays]
         if missing:
@@ -55,9 +62,19 @@ class Start:
         if isinstance(value.initial, int | float):
             return filled(value)
         if isinstance(value.initial, str):
-            same = joined(self._by_input[value.initial], self._arrays)
+            same = self._taken(value.initial)
             return same.reshape(value.shape).astype(value.dtype)
-        return joined(value, self._arrays)
+        return self._taken(value.input)
+
+    def _taken(self, name: str) -> np.ndarray:
+        """The array of an input, which is not held where nothing else starts as it does."""
+        value = self._by_input[name]
+        array = joined(value, self._arrays)
+        self._uses[name] -= 1
+        if not self._uses[name]:
+            for view in value.views:
+                del self._arrays[view.name]
+        return array
 
 
 def _checked_parameter(view: View, dtype: str, array: np.ndarray) -> np.ndarray:

@@ -116,6 +116,7 @@ class Session:
         with naming(given):
             start = Start(given.carried, parameters)
         self.graph = given.without_initial_values()
+        del given  # with the values that it starts from
         self._runtime = _runtime.onnxruntime()
         self._providers = _runtime.checked_providers(providers)
         self._options, self._with_kernels = session_options, kernels
@@ -148,7 +149,7 @@ class Session:
         self._values, self._next = self._state.values, self._state.next
         for value in self.graph.carried:
             self._state.place(value, start.of(value), self._binding)
-        del given, start
+        del start
         give_back_memory()
         self._check_captures()
         self._lock, self._process = threading.Lock(), os.getpid()

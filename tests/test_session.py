@@ -4,6 +4,7 @@ import itertools
 import json
 import struct
 import threading
+import tracemalloc
 
 import numpy as np
 import onnx
@@ -585,6 +586,30 @@ def test_an_update_alone_has_no_forward_model(tmp_path):
     with pytest.raises(ValueError, match="update alone"):
         session.export(tmp_path / "trained.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_values_to_start_from_are_let_go_one_by_one(tmp_path):
+    """Of 8 MiB of parameters and as many mean squares, the file's values are not held beside."""
+    nodes = "".join(f"h{i + 1} = MatMul (h{i}, w{i})\n" for i in range(8))
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        network (float[N,512] h0) => (float[N,512] h8) {{ {nodes} }}"""
+    )
+    for index in range(8):
+        array = np.full((512, 512), 1 / 512, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, f"w{index}"))
+    path = tmp_path / "train.onnx"
+    optimizer = graphopt.RMSProp(graphopt.parameters(model))
+    graphopt.training_graph(model, "mse", optimizer, layout="separate").save(path)
+    graphopt.Session(path)  # imports, and what is cached
+    tracemalloc.start()
+    try:
+        session = graphopt.Session(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert float(session.state["w7"].sum()) == 512
+    assert peak < 1.2 * 16 * 2**20
 
 
 # --- threads ----------------------------------------------------------------------------------
