@@ -52,7 +52,8 @@ def load_state(
         FileNotFoundError: There is no such file.
         TypeError: An argument has the wrong type.
         ValueError: The file is damaged, or is none of these; names, shapes or hyperparameters are
-            others; or a parameter has no state, because it never had a gradient there.
+            others; a parameter has no state, because it never had a gradient there; or the session
+            has added up gradients of a part of the steps of an update.
 
     Example:
         >>> opt = RMSProp(

@@ -21,6 +21,7 @@ from graphopt.conversion import (
 )
 from graphopt.conversion._names import Names, Places, by_name, plain_array
 from graphopt.conversion._settings import Own
+from graphopt.fingerprint import shortened
 from graphopt.session import Session
 
 _MODULE_ORDER = (
@@ -58,6 +59,11 @@ def load_state(
     transposed: Collection[str] = (),
 ) -> LoadReport:
     """See `graphopt.conversion.load_state`."""
+    if count := session.state.get(states.ACCUMULATION_COUNT.name):
+        raise ValueError(
+            f"the session has added up the gradients of {int(count)} steps, which would be applied "
+            "to other parameters: go on to the next update, or make another session"
+        )
     what = "the state" if isinstance(source, Mapping) else f"'{source}'"
     own = Own.of(session.graph)
     places = Places.of(session.graph.carried, own.parameters, transposed)
@@ -133,14 +139,27 @@ def _torch_state(read: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _weights_beside(
     read: Mapping[str, Any], state: Mapping[str, Any], names: Mapping[str, str]
 ) -> Mapping[str, Any] | None:
-    """The weights that stand beside an optimizer in a file."""
+    """The weights that stand beside an optimizer in a file, or with it.
+
+    Raises:
+        ValueError: They have other names, or there are several.
+    """
     if read is state:
         return None
-    found = {
-        key: value
-        for key, value in read.items()
-        if _is_weights(value) and names.keys() <= value.keys()
-    }
+    if names.keys() <= read.keys():
+        return read
+    beside = {key: value for key, value in read.items() if _is_weights(value)}
+    found = {key: value for key, value in beside.items() if names.keys() <= value.keys()}
+    others = [key for key, value in beside.items() if len(value) >= len(names)]
+    if others and not found:
+        key, value = others[0], beside[others[0]]
+        missing = next(name for name in names if name not in value)
+        raise ValueError(
+            f"beside the optimizer it has '{key}', which has no '{missing}', but "
+            f"{shortened([repr(name) for name in value])}: give the weights by their names there, "
+            "names={theirs: ours}, or weights={name: array}; without any, give the state of the "
+            "optimizer alone"
+        )
     if len(found) > 1:
         raise ValueError(
             f"it has several weights, {', '.join(map(repr, found))}: say which, "

@@ -47,7 +47,7 @@ def state_of(
                         f"the checkpoint has no '{name}'"
                         + (", so its optimizer is not centered" * (kind is states.MEAN_GRAD))
                     )
-                found[kind.of(ours)] = places.ours(ours, tensors[name], f"'{name}'", kind.dtype)
+                found[kind.of(ours)] = places.ours(ours, tensors[name], f"'{name}'", kind)
             elif kind is states.MEAN_GRAD and name in tensors:
                 raise ValueError(f"the checkpoint has '{name}': build the graph with centered=True")
     step = tensors.get(states.GLOBAL_STEP.name)

@@ -56,14 +56,15 @@ class Places:
         """Whether there is a state of this kind."""
         return kind.of(self.trained[0]) in self.shapes
 
-    def ours(self, name: str, array: Array, what: str, dtype: str | None = None) -> Array:
-        """A value of a parameter or statistic as the graph has it.
+    def ours(self, name: str, array: Array, what: str, kind: states.State | None = None) -> Array:
+        """A value of a parameter or statistic, or of a state of a parameter, as the graph has it.
 
         Args:
             name: Of the parameter or statistic in the graph.
             array: The value there.
             what: What it is, for errors.
-            dtype: What it is converted to; None: it must be what the graph has.
+            kind: Of state, which is converted to the dtype of the graph's; None: it is the
+                parameter or statistic itself, which must have that of the graph.
 
         Raises:
             ValueError: It has another shape or dtype.
@@ -80,9 +81,11 @@ class Places:
                 f"{what} has the shape {list(array.shape)}, and '{name}' of the graph "
                 f"{list(shape)}{hint}"
             )
-        if dtype is None and array.dtype.name != own:
+        if kind is not None:
+            own = self.shapes[kind.of(name)][1]
+        elif array.dtype.name != own:
             raise ValueError(f"{what} is {array.dtype.name}, and '{name}' of the graph {own}")
-        return np.ascontiguousarray(array, dtype or own).reshape(shape)
+        return np.ascontiguousarray(array, own).reshape(shape)
 
     def theirs(self, name: str, array: Array) -> Array:
         """A value of a parameter, or of a state of it, as the other framework has it."""

@@ -116,11 +116,11 @@ def state_of(
                 raise ValueError(f"the optimizer has no '{key}' of '{name}'")
             if array is None:
                 value = start if kind is states.MEAN_SQUARE else 0.0
-                array = np.full(places.shapes[name][0], value, np.float32)
-                found[kind.of(name)] = array
+                shape, dtype = places.shapes[kind.of(name)]
+                found[kind.of(name)] = np.full(shape, value, dtype)
             else:
                 what = f"'{key}' of '{name}'"
-                found[kind.of(name)] = places.ours(name, array, what, kind.dtype)
+                found[kind.of(name)] = places.ours(name, array, what, kind)
     return found, step
 
 

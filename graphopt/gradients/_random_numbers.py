@@ -16,6 +16,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.graphs import subgraphs
 from graphopt.marks import FROZEN
 from graphopt.operators import of
+from graphopt.operators.dropout import constant_ratio
 from graphopt.operators.rewriting import replace
 from graphopt.random_numbers import columns, nodes
 from graphopt.state_inputs import input_of_state
@@ -161,14 +162,14 @@ def _dropout(op: GraphBuilder, node: ir.Node, source: _Source) -> list[ir.Value]
     assert x is not None
     assert mode is not None
     dtype = x.dtype or _FLOAT
-    constant = None if ratio is None else ir.convenience.get_const_tensor(ratio)
-    if ratio is None or constant is not None:
-        number = 0.5 if constant is None else float(constant.numpy().item())
+    number = constant_ratio(node)
+    if number is not None:
         bound, scale = (
             op.constant(np.float32(number)),
             op.constant(np.array(1 / (1 - number), dtype.numpy())),
         )
     else:
+        assert ratio is not None
         bound = op.Cast(ratio, to=_FLOAT)
         scale = op.Cast(op.Reciprocal(op.Sub(1.0, bound)), to=dtype)
     kept = source.kept(bound, _shape_of(op, x))

@@ -82,10 +82,10 @@ class _Casts:
         made = _Kind.ROUNDS if group is In.AND_BACK else _Kind.FLOAT32
         if is_half:
             made = _Kind.HALF
-        elif node.op_type == "Constant" or (group is In.OPERANDS and {*kinds} == {_Kind.STORED}):
+        elif group is In.OPERANDS and {*kinds} == {_Kind.STORED}:
             made = _Kind.STORED
         for value in node.outputs:
-            if value.dtype == _FLOAT:
+            if value.dtype == _FLOAT and node.op_type != "Constant":  # whose number says its kind
                 self.kinds[value] = made
                 if is_half:
                     value.dtype = self.half

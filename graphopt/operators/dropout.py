@@ -43,6 +43,27 @@ def drop_nothing(node: ir.Node) -> bool:
     return bool(constant.numpy().item())
 
 
+def constant_ratio(node: ir.Node) -> float | None:
+    """The ratio of a Dropout that has inputs up to its mode, or None if it is computed or fed.
+
+    Raises:
+        ValueError: It is out of range.
+    """
+    ratio = node.inputs[1]
+    if ratio is None:
+        return 0.5
+    constant = ir.convenience.get_const_tensor(ratio)
+    if constant is None:
+        return None
+    number = float(constant.numpy().item())
+    if not 0 <= number < 1:
+        raise ValueError(
+            f"{describe(node)}: its ratio is {number:g}, expected at least 0 and less than 1: ONNX "
+            "Runtime does not compute others"
+        )
+    return number
+
+
 @operator(
     "Dropout",
     rewrite=rewrite_dropout,
@@ -55,16 +76,9 @@ def drop_nothing(node: ir.Node) -> bool:
 )
 def dropout(b: Backward) -> ir.Value:
     """dx = dy mask / (1 - ratio)."""
-    ratio = b.optional(1)
-    known = None if ratio is None else b.constant(ratio)
-    if known is not None and not 0 <= known.item() < 1:
-        raise b.error(
-            f"its ratio is {known.item():g}, expected at least 0 and less than 1: ONNX Runtime "
-            "does not compute others"
-        )
+    ratio, known = b.optional(1), constant_ratio(b.node)
     kept = b.masked(b.dy, b.outputs[1])
-    if ratio is None:
-        return b.op.Mul(kept, 2.0)
     if known is not None:
-        return b.op.Mul(kept, 1.0 / (1.0 - float(known.item())))
+        return b.op.Mul(kept, 1.0 / (1.0 - known))
+    assert ratio is not None
     return b.op.Div(kept, b.op.Sub(1.0, b.op.CastLike(ratio, b.dy)))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from onnx import parser
 from torch import nn
 
 import graphopt
@@ -365,6 +366,60 @@ def test_several_weights_in_a_file_are_asked_for(graph, tmp_path):
     chosen = conversion.read_torch(file)["ema"]
     conversion.load_state(session, file, weights=chosen, names=NAMES)
     np.testing.assert_array_equal(session.state["last.bias"], ema["last.bias"])
+
+
+def test_weights_by_other_names_do_not_stay_behind_their_optimizer(graph, tmp_path):
+    session = graphopt.Session(graph)
+    module, optimizer = trained(2)
+    file = tmp_path / "parallel.pt"
+    weights = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    torch.save({"optimizer": optimizer.state_dict(), "model": weights}, file)
+    with pytest.raises(ValueError, match=r"it has 'model', which has no 'last\.weight', but 'modu"):
+        conversion.load_state(session, file, names=NAMES)
+    theirs = {f"module.{name}": name for name in NAMES}
+    assert conversion.load_state(session, file, names=theirs).kept == ()
+    np.testing.assert_array_equal(session.state["last.bias"], weights["module.last.bias"].detach())
+
+
+def test_weights_and_optimizer_in_one_dict(graph, tmp_path):
+    session = graphopt.Session(graph)
+    module, optimizer = trained(2)
+    file = tmp_path / "flat.pt"
+    torch.save(dict(module.state_dict()) | {"optimizer": optimizer.state_dict()}, file)
+    assert conversion.load_state(session, file, names=NAMES).kept == ()
+    np.testing.assert_array_equal(session.state["last.bias"], module.last.bias.detach())
+
+
+def test_gradients_that_are_added_up_are_not_for_other_parameters(model):
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), **OURS)
+    graph = graphopt.training_graph(model, "cross_entropy", optimizer, accumulation=2)
+    session = graphopt.Session(graph)
+    step_on(session, BATCHES[:1])
+    _, there = trained(2)
+    with pytest.raises(ValueError, match="has added up the gradients of 1 steps"):
+        conversion.load_state(session, there.state_dict(), names=NAMES)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_float64(steps):
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        m (double[N, 3] x) => (double[N, 3] y) <double[3] w = {1, 2, 3}> { y = Mul (x, w) }""")
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), **OURS)
+    session = graphopt.Session(graphopt.training_graph(model, "mse", optimizer))
+    there = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    theirs = torch.optim.RMSprop([there], **SETTINGS)
+    batches = np.random.default_rng(6).normal(size=(6, 4, 3))
+    for step, x in enumerate(batches):
+        if step == steps:
+            conversion.load_state(
+                session, theirs.state_dict(), weights={"w": there.detach()}, names=["w"]
+            )
+        theirs.zero_grad()
+        (torch.from_numpy(x) * there).square().mean().backward()
+        theirs.step()
+        if step >= steps:
+            session.step({"x": x, "labels": np.zeros_like(x)})
+    np.testing.assert_allclose(session.state["w"], there.detach(), rtol=1e-12)
 
 
 def test_a_graph_on_disk_has_all_that_is_needed(graph, tmp_path):

@@ -76,6 +76,14 @@ CASES = {
         "h = MatMul(x, w) t = Expand(mask, two) a = Add(h, t) y = Softmax(a)",
         {"MatMul": "FLOAT16", "Expand": "FLOAT", "Add": "FLOAT", "Softmax": "FLOAT"},
     ),
+    "a node with a number that float16 does not hold": (
+        "k = Constant<value = float {1e5}>() h = MatMul(x, w) y = Mul(h, k)",
+        {"Constant": "FLOAT", "MatMul": "FLOAT16", "Mul": "FLOAT"},
+    ),
+    "a node with another number": (
+        "k = Constant<value = float {1e3}>() h = MatMul(x, w) y = Mul(h, k)",
+        {"Constant": "FLOAT", "MatMul": "FLOAT16", "Mul": "FLOAT16"},
+    ),
     "an epsilon that float16 does not hold": (
         "h = MatMul(x, w) y = Add(h, epsilon)",
         {"MatMul": "FLOAT16", "Add": "FLOAT"},

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+import graphopt
 from graphopt.gradients import differentiate, prepare
 
 
@@ -50,20 +51,19 @@ def test_what_was_dropped_has_no_gradient(ratio, share):
     assert abs(np.sum(gradient == 0) - 1000 * share) < deviation
 
 
-@pytest.mark.parametrize("ratio", [1.0, -0.1])
-def test_a_ratio_that_onnx_runtime_does_not_know(ratio):
-    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
-        m () => (float loss) {
-            on = Constant <value = bool {1}> ()
-            y = Dropout (x, ratio, on)
-            loss = ReduceSum <keepdims = 0> (y)
-        }""")
-    for name, value in (("x", np.ones(3)), ("ratio", np.float64(ratio))):
-        array = np.asarray(value, np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    prepared, statistics = prepare(model, ["x"])
-    with pytest.raises(ValueError, match=rf"Dropout 'y': its ratio is {ratio:g}.*less than 1"):
-        differentiate(prepared, ["x"], prepared.graph.outputs[0], statistics)
+@pytest.mark.parametrize("body", ["z = Mul(x, w) y", "y = Mul(d, w) d"], ids=["behind", "before"])
+@pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1])
+def test_a_ratio_that_onnx_runtime_does_not_know(ratio, body):
+    x = "z" if "z" in body else "x"
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        m (float[2, 3] x) => (float[2, 3] y)
+        <float[3] w = {{1, 1, 1}}, float ratio = {{{ratio}}}> {{
+            on = Constant <value = bool {{1}}> ()
+            {body} = Dropout ({x}, ratio, on)
+        }}""")
+    opt = graphopt.RMSProp([graphopt.Parameter("w", (3,))], learning_rate=0.1)
+    with pytest.raises(ValueError, match=rf"Dropout '[yd]': its ratio is {ratio:g}.*less than 1"):
+        graphopt.training_graph(model, "mse", opt)
 
 
 def test_float64():
