@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import fields
 from xml.etree import ElementTree as ET
 
+import mypy.api
 import numpy as np
 import onnx
 import pytest
@@ -41,6 +42,15 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
         assert capsys.readouterr().out.splitlines() == printed(snippet)
+
+
+def test_snippets_are_typed(tmp_path):
+    """For those who check their own programs strictly."""
+    program = tmp_path / "program.py"
+    program.write_text("\n".join(blocks("python", README)), encoding="utf-8")
+    cache = ROOT / ".cache" / "mypy"
+    said, _, status = mypy.api.run(["--strict", f"--cache-dir={cache}", str(program)])
+    assert status == 0, said
 
 
 def test_commands_run(tmp_path, monkeypatch):
