@@ -37,6 +37,7 @@ from graphopt.gradients import (
     given_gradients,
     prepare,
     with_straight_through,
+    write_functions_that_draw,
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.graph import TrainingGraph, assemble, manifest_of
@@ -319,8 +320,8 @@ def differentiated(
         else:
             gradients = build_gradients(prepared, names, value, statistics)
             if seed is not None:
-                compute_random_numbers(GraphBuilder(prepared.graph))
-    draws = state_of(prepared.graph, RANDOM_SEED) is not None
+                compute_random_numbers(GraphBuilder(gradients.model.graph))
+    draws = state_of(gradients.model.graph, RANDOM_SEED) is not None
     return Differentiated(
         gradients, forward, remembered(prepared.graph), files, entry, seed if draws else None
     )
@@ -390,6 +391,8 @@ def _given(
     inputs = {value.name for value in forward.graph.input}
     _check_parameters(forward, [p for p in optimizer.params if p.name not in inputs])
     prepared = to_ir(convert_opset(forward, MIN_OPSET, onnx.defs.onnx_opset_version()))
+    if seed is not None:
+        write_functions_that_draw(prepared)
     built = given_gradients(prepared, {name: gradients[name] for name in names})
     op = GraphBuilder(prepared.graph)
     _free_names(op, _NAMES, (), set(gradients.values()))

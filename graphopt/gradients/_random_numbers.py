@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
 from graphopt.graphs import subgraphs
@@ -43,6 +44,13 @@ def compute_random_numbers(op: GraphBuilder) -> bool:
         keys = functions.call(op, _KEYS, op.constant(nodes(count)), seed, step)
     _write(op, op.graph, _Source(op, keys), ())
     return True
+
+
+def write_functions_that_draw(model: ir.Model) -> None:
+    """Write out the functions of a model in place, if one of them draws random numbers."""
+    nodes = (node for function in model.functions.values() for node in function.all_nodes())
+    if any(map(_draws, nodes)):
+        passes.InlinePass()(model)
 
 
 def _draws(node: ir.Node) -> bool:

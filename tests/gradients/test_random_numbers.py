@@ -9,6 +9,7 @@ from scipy import stats
 
 from graphopt import (
     DynamicLossScale,
+    Parameter,
     RMSProp,
     Session,
     inspect,
@@ -18,6 +19,7 @@ from graphopt import (
     verify,
 )
 from tests.helpers import random_numbers as numpys
+from tests.helpers.environments import needs_training_package
 
 ON = "on = Constant <value = bool {1}> ()"
 LOSS = "f = Cast <to = 1> (z) p = Mul (f, w) y = ReduceMean <keepdims = 0> (p)"
@@ -332,3 +334,30 @@ def test_uniform_numbers_are_uniform():
 def test_an_update_alone_draws_nothing():
     graph = update_graph(RMSProp(parameters(net())))
     assert "random_seed" not in [value.name for value in graph.model.graph.input]
+
+
+@needs_training_package
+def test_with_gradients_of_the_runtime():
+    graph = graph_of(net(), portable=False)
+    session = Session(graph, kernels=False)
+    for step in range(2):
+        kept = numpys.kept(numpys.keys(1, 0, step)[0], 0.3, (5, 20))
+        np.testing.assert_array_equal(
+            session.step({"x": np.ones((5, 20), np.float32)})["z"] != 0, kept
+        )
+
+
+def test_with_gradients_that_a_model_has_and_in_functions():
+    made = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        m (float[N, 20] x) => (float y, float[N, 20] z, float[1, 1] g) {
+            z = own.Drop (x) p = Mul (z, w) y = ReduceMean <keepdims = 0> (p)
+            g = ReduceMean <keepdims = 1> (z) }
+        <domain: "own", opset_import: ["" : 17]> Drop (a) => (b) {
+            on = Constant <value = bool {1}> () r = Constant <value = float {0.3}> ()
+            b = Dropout (a, r, on) }""")
+    made.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.float32), "w"))
+    optimizer = RMSProp([Parameter("w", (1, 1))], learning_rate=0.1)
+    session = Session(training_graph(made, "y", optimizer, gradients={"w": "g"}))
+    kept = numpys.kept(numpys.keys(1, 0, 0)[0], 0.3, (5, 20))
+    np.testing.assert_array_equal(session.step({"x": np.ones((5, 20), np.float32)})["z"] != 0, kept)
+    assert session.state["random_step"] == 1
