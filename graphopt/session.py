@@ -11,7 +11,7 @@ import onnx
 from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._bound_state import BoundState
 from graphopt._files import PathLike
-from graphopt._memory import give_back_memory
+from graphopt._memory import give_back_memory, give_back_models
 from graphopt._runtime_session import captures, runtime_session, without_capture
 from graphopt._skips import Skips
 from graphopt._slips import no_attribute, says_what_is_meant
@@ -140,6 +140,7 @@ class Session:
             with about(self.graph):
                 self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
         self._fingerprint: Fingerprint | None = None
+        give_back_models(sum(value.bytes for value in self.graph.carried))
         # A CUDA graph is captured at the first step, when all sizes are known.
         self._captures = any(map(captures, self._providers))
         self._open([without_capture(provider) for provider in self._providers])
