@@ -9,6 +9,22 @@ from graphopt import _runtime, kernels
 pytest.register_assert_rewrite("tests.helpers")
 
 
+def pytest_configure():
+    """The tests run on all cores already: the threads of a session would only wait for each other.
+
+    A session that is told how many threads to take has them.
+    """
+    runtime = _runtime.onnxruntime()
+    start = runtime.InferenceSession.__init__
+
+    def with_one_thread(self, model, sess_options=None, *arguments, **settings):
+        options = runtime.SessionOptions() if sess_options is None else sess_options
+        options.intra_op_num_threads = options.intra_op_num_threads or 1
+        start(self, model, options, *arguments, **settings)
+
+    runtime.InferenceSession.__init__ = with_one_thread
+
+
 def pytest_report_header():
     used = kernels.library() if kernels.names() else "none built, the ONNX functions' bodies run"
     return [f"onnxruntime: {_runtime.onnxruntime().__version__}", f"graphopt kernels: {used}"]
