@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from graphopt import _checks, checkpoint, states
-from graphopt._files import PathLike
+from graphopt._files import PathLike, existing_file
 from graphopt._outputs import check_outputs
 from graphopt.checkpoint import Stored
 from graphopt.fingerprint import Fingerprint
@@ -21,9 +21,9 @@ def average_checkpoints(
 ) -> tuple[Path, ...]:
     """Write a checkpoint whose parameters and running statistics are the means of several.
 
-    The means are computed in float64. Everything else, the optimizer's states and what is counted,
-    is that of the checkpoint with the most updates: load it to export or evaluate what was
-    averaged; training may go on from it, but is another one.
+    The means are computed in float64. Everything else, the optimizer's states, what is counted and
+    what was noted, is that of the checkpoint with the most updates: load it to export or evaluate
+    what was averaged; training may go on from it, but is another one.
 
     Args:
         checkpoints: Of one graph: files, as sessions or devices write them, or folders of
@@ -37,8 +37,8 @@ def average_checkpoints(
     Raises:
         FileNotFoundError: There is no such file, or a folder has no checkpoint.
         TypeError: An argument has the wrong type.
-        ValueError: A file is not a checkpoint, or damaged; they belong to different graphs; there
-            are fewer than ``last``; or the file to write is one of them.
+        ValueError: A file is not a checkpoint, or damaged, or given twice; they belong to different
+            graphs; there are fewer than ``last``; or the file to write is one of them.
 
     Source:
         Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018.
@@ -60,6 +60,8 @@ def average_checkpoints(
     files = [file for entry in given for file in _files_of(Path(entry))]
     if not files:
         raise ValueError("checkpoints: got none, expected at least one")
+    if twice := next((f for i, f in enumerate(files) if any(map(f.samefile, files[:i]))), None):
+        raise ValueError(f"checkpoints: '{twice}' is given twice, and would count twice")
     check_outputs([("path", path)], [("a checkpoint that is averaged", file) for file in files])
     if last is not None and last > len(files):
         raise ValueError(f"last: got {last}, but there are {len(files)} checkpoints")
@@ -73,14 +75,15 @@ def average_checkpoints(
         for name in averaged:
             sums[name] += stored.state[name]
     means = {name: (sums[name] / len(ordered)).astype(newest.state[name].dtype) for name in sums}
-    checkpoint.save(path, newest.state | means, newest.graph, {"average_of": len(ordered)})
+    note = newest.note if isinstance(newest.note, dict) else {}
+    checkpoint.save(path, newest.state | means, newest.graph, note | {"average_of": len(ordered)})
     return tuple(ordered)
 
 
 def _files_of(path: Path) -> Iterator[Path]:
     """A file itself, or the checkpoints of a folder."""
     if not path.is_dir():
-        yield path
+        yield existing_file(path)
         return
     checkpoint.file_of(path)  # which says that there are none
     yield from checkpoint.in_folder(path)

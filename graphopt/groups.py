@@ -159,9 +159,12 @@ def _parameters(name: str, entries: list[Any]) -> tuple[Parameter, ...]:
                 "(graphopt.parameters(model) lists those of a model)"
             )
         if parameter.dtype not in _TRAINABLE:
+            remedy = "convert the model first"
+            if parameter.dtype == "bfloat16":
+                remedy = "train graphopt.with_master_weights(model)"
             raise TypeError(
                 f"{where}: parameter '{parameter.name}' has dtype {parameter.dtype}, expected "
-                f"{', '.join(_TRAINABLE[:-1])} or {_TRAINABLE[-1]}; convert the model first"
+                f"{', '.join(_TRAINABLE[:-1])} or {_TRAINABLE[-1]}; {remedy}"
             )
         if parameter.size == 0:
             raise ValueError(

@@ -23,7 +23,7 @@ def run(tmp_path):
     with graphopt.Checkpoints(tmp_path / "run", keep=5) as checkpoints:
         for _ in range(3):
             session.step(NETWORK.feeds(rng, 8))
-            checkpoints.save(session)
+            checkpoints.save(session, note={"position": len(found)})
             found.append(session.state)
     return tmp_path, graph, found
 
@@ -45,6 +45,12 @@ def test_a_folder(run):
     assert [path.name[5:15] for path in taken] == ["0000000001", "0000000002", "0000000003"]
     session = check(folder / "mean.safetensors", graph, found)
     session.export(folder / "mean.onnx")
+    with graphopt.Checkpoints(folder / "again") as checkpoints:
+        (folder / "again").mkdir(exist_ok=True)
+        (folder / "mean.safetensors").rename(folder / "again" / taken[-1].name)
+        note = checkpoints.resume(session)
+    assert note is not None
+    assert (note["position"], note["average_of"]) == (2, 3)
 
 
 def test_files_in_any_order_and_the_last_of_them(run):
@@ -102,7 +108,9 @@ def test_what_cannot_be_averaged(run):
         (ValueError, "last: got 4, but there are 3", ["run"], {"last": 4}),
         (ValueError, r"last: got 0 \(int\)", ["run"], {"last": 0}),
         (FileNotFoundError, "no checkpoint", ["empty"], {}),
-        (FileNotFoundError, "none", ["none"], {}),
+        (FileNotFoundError, "no file '.*none'", ["none"], {}),
+        (FileNotFoundError, "no file '.*none'", ["none"], {"last": 3}),
+        (ValueError, "other' is given twice", ["other", "run", "other"], {}),
         (ValueError, "checkpoints: got none", [], {}),
     ]
     for error, message, names, options in refused:

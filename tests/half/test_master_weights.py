@@ -109,3 +109,9 @@ def test_weights_that_are_read_twice():
     (rounded,) = (node for node in made.graph if node.op_type == "Cast")
     assert [str(v.name) for v in rounded.inputs] == ["w"]
     assert len(rounded.outputs[0].uses()) == 2
+
+
+def test_bfloat16_without_copies_says_so():
+    parameter = graphopt.Parameter("w", (2,), "bfloat16")
+    with pytest.raises(TypeError, match=r"has dtype bfloat16.*train graphopt\.with_master_weights"):
+        graphopt.RMSProp([parameter], learning_rate=0.1)
