@@ -15,10 +15,11 @@ import numpy as np
 
 from graphopt import _checks
 from graphopt.checkpoint_folder import Checkpoints
+from graphopt.manifest import Manifest
 from graphopt.on_device import read_stored
 from graphopt.samples import Batch, batches
 from graphopt.session import Session
-from graphopt.states import GLOBAL_STEP, SKIPPED_STEPS
+from graphopt.states import ACCUMULATION_COUNT, GLOBAL_STEP, SKIPPED_STEPS
 
 _POSITION = "position"
 _LOSSES = "losses"  # of the epoch so far: how many, and their sum
@@ -215,7 +216,8 @@ class Run:
         self._described = self.plan.described()
         if note is None:
             return
-        self.position = int(note.get(_POSITION, self.session.global_step))
+        noted = note.get(_POSITION)
+        self.position = _steps_of(self.session) if noted is None else int(noted)
         if isinstance(losses := note.get(_LOSSES), list) and len(losses) == 2:
             self.summed = int(losses[0]), float(losses[1])
         for name, now in self._described.items():
@@ -287,6 +289,25 @@ class Run:
     def note(self) -> dict[str, Any]:
         """What a checkpoint says of the run."""
         return {_POSITION: self.position, _LOSSES: list(self.summed), **self._described}
+
+
+def _steps_of(session: Session) -> int:
+    """The number of steps taken, of a state with which it was not noted.
+
+    Raises:
+        ValueError: The caller says which steps are updates, so that the state does not tell.
+    """
+    state, optimizer = session.state, Manifest.read(session.graph.model, "optimizer").optimizer
+    accumulation = None if optimizer is None else optimizer.accumulation
+    steps = session.global_step
+    if accumulation is not None:
+        if accumulation.steps is None:
+            raise ValueError(
+                "the checkpoint does not say after how many steps it was saved, and the graph "
+                "leaves to its caller which of them are updates; build it with accumulation=N"
+            )
+        steps = steps * accumulation.steps + int(state[ACCUMULATION_COUNT.name])
+    return steps + int(state.get(SKIPPED_STEPS.name, 0))
 
 
 @contextmanager

@@ -210,6 +210,25 @@ def test_resumed_run_is_the_uninterrupted_one():
     assert not np.array_equal(whole["dense2.weight"], other["dense2.weight"])
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_checkpoint_without_a_position_tells_the_steps_by_its_counters():
+    model = digits_cnn.build()
+    opt = graphopt.RMSProp(graphopt.parameters(model), 1e-3, skip_on_overflow=True)
+    graph = graphopt.training_graph(model, "cross_entropy", opt, accumulation=3)
+    graph.save("adding.onnx")
+    session, samples = graphopt.Session(graph), np.load("digits.npz")
+    feeds = {"x": samples["x"][:16], "labels": samples["labels"][:16]}
+    session.step(feeds | {"x": np.full_like(feeds["x"], np.nan)})
+    for _ in range(4):
+        session.step(feeds)
+    assert session.global_step == 1
+    session.save_checkpoint("there.safetensors")
+    train = ("train", "adding.onnx", "--data", "digits.npz", "--batch-size", 16, "--epochs", 1)
+    result = succeed(*train, "--checkpoint", "here", "--resume", "there.safetensors")
+    assert "goes on after step 5 of 7" in result.stdout
+    assert state("adding.onnx", "here")["accumulation_count"] == 0
+
+
 RUN = ("train", "train.onnx", "--data", "digits.npz", "--batch-size", 16, "--seed", 5)
 
 
