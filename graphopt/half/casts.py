@@ -79,13 +79,13 @@ class _Casts:
                 node.replace_input_with(at, self._rounded(value))
             elif self._is_half(value):
                 node.replace_input_with(at, self._float32(value))
+        if node.op_type == "Constant" or (group is In.OPERANDS and {*kinds} == {_Kind.STORED}):
+            return  # stored, unless it is a number that does not fit
         made = _Kind.ROUNDS if group is In.AND_BACK else _Kind.FLOAT32
         if is_half:
             made = _Kind.HALF
-        elif group is In.OPERANDS and {*kinds} == {_Kind.STORED}:
-            made = _Kind.STORED
         for value in node.outputs:
-            if value.dtype == _FLOAT and node.op_type != "Constant":  # whose number says its kind
+            if value.dtype == _FLOAT:
                 self.kinds[value] = made
                 if is_half:
                     value.dtype = self.half

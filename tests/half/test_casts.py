@@ -80,6 +80,10 @@ CASES = {
         "k = Constant<value = float {1e5}>() h = MatMul(x, w) y = Mul(h, k)",
         {"Constant": "FLOAT", "MatMul": "FLOAT16", "Mul": "FLOAT"},
     ),
+    "a product that float16 does not hold": (
+        "k = Constant<value = float {300}>() q = Mul(k, k) h = MatMul(x, w) y = Add(h, q)",
+        {"Constant": "FLOAT", "Mul": "FLOAT", "MatMul": "FLOAT16", "Add": "FLOAT"},
+    ),
     "a node with another number": (
         "k = Constant<value = float {1e3}>() h = MatMul(x, w) y = Mul(h, k)",
         {"Constant": "FLOAT", "MatMul": "FLOAT16", "Mul": "FLOAT16"},
