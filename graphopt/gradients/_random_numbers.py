@@ -96,7 +96,7 @@ def _remove_unread(graph: ir.Graph, value: ir.Value) -> None:
         return
     if node is None:
         graph.initializers.pop(str(value.name), None)
-    elif node.graph is not None and not any(v.uses() for v in node.outputs):
+    elif node.graph is not None and not any(v.uses() or v.is_graph_output() for v in node.outputs):
         operands = [v for v in node.inputs if v is not None]
         node.graph.remove(node, safe=True)
         for operand in operands:

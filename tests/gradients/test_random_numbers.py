@@ -361,3 +361,20 @@ def test_with_gradients_that_a_model_has_and_in_functions():
     kept = numpys.kept(numpys.keys(1, 0, 0)[0], 0.3, (5, 20))
     np.testing.assert_array_equal(session.step({"x": np.ones((5, 20), np.float32)})["z"] != 0, kept)
     assert session.state["random_step"] == 1
+
+
+def test_what_it_is_like_stays_where_the_model_gives_a_part_of_it():
+    """A static shape is all that is read of it, so that nothing reads the other part."""
+    made = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        m (float[3, 2] x) => (float[3, 2] y, float[2, 2] b) <float[2] w = {1, 1}> {
+            parts = Constant <value = int64[2] {1, 2}> ()
+            a, b = Split <axis = 0> (x, parts)
+            q = RandomNormalLike (a)
+            z = Mul (x, w)
+            y = Add (z, q)
+        }""")
+    opt = RMSProp(parameters(made), learning_rate=0.1)
+    graph = training_graph(made, "mse", opt, loss_output="y")
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    outputs = Session(graph).step({"x": x, "labels": np.zeros((3, 2), np.float32)})
+    np.testing.assert_array_equal(outputs["b"], x[1:])
