@@ -179,7 +179,10 @@ def _dropout(op: GraphBuilder, node: ir.Node, source: _Source) -> list[ir.Value]
     else:
         assert ratio is not None
         bound = op.Cast(ratio, to=_FLOAT)
-        scale = op.Cast(op.Reciprocal(op.Sub(1.0, bound)), to=dtype)
+        # ONNX Runtime refuses other ratios; here the loss says it.
+        is_known = op.And(op.GreaterOrEqual(bound, 0.0), op.Less(bound, 1.0))
+        scale = op.Where(is_known, op.Reciprocal(op.Sub(1.0, bound)), math.nan)
+        scale = op.Cast(scale, to=dtype)
     kept = source.kept(bound, _shape_of(op, x))
     if ir.convenience.get_const_tensor(mode) is None:
         kept = op.Or(kept, op.Not(mode))

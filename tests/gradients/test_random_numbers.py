@@ -378,3 +378,16 @@ def test_what_it_is_like_stays_where_the_model_gives_a_part_of_it():
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
     outputs = Session(graph).step({"x": x, "labels": np.zeros((3, 2), np.float32)})
     np.testing.assert_array_equal(outputs["b"], x[1:])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "is_known"), [(0.0, True), (-0.1, False), (1.0, False), (1.5, False)]
+)
+def test_a_ratio_that_is_fed_and_out_of_range_is_no_loss(ratio, is_known):
+    made = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        m (float[N, 4] x, float r) => (float y) <float[4] w = {{1, 1, 1, 1}}> {{
+            {ON} z = Mul (x, w) d = Dropout (z, r, on) y = ReduceMean <keepdims = 0> (d) }}""")
+    outputs = Session(graph_of(made)).step(
+        {"x": np.ones((2, 4), np.float32), "r": np.float32(ratio)}
+    )
+    assert np.isfinite(outputs["loss"]) == is_known
