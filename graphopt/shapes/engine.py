@@ -391,7 +391,9 @@ def _loop_outputs(node: Node, body: Body, inner: Sequence[TensorInfo]) -> list[T
         states, axes = _scan_inputs(node)[0], node.attributes.integers("scan_output_axes")
     found = []
     for at, info in enumerate(inner):
-        if at < len(states):  # after no round, a state is what it was
+        if at < len(states) and node.op_type == "Scan":  # whose states stay as large as they are
+            found.append(_as_large(info, states[at]))
+        elif at < len(states):  # after no round, a state is what it was
             found.append(either([states[at], info]))
         elif info.shape is None:
             found.append(TensorInfo(info.dtype))
@@ -399,3 +401,13 @@ def _loop_outputs(node: Node, body: Body, inner: Sequence[TensorInfo]) -> list[T
             axis = axis_of(axes[at - len(states)], len(info.shape) + 1) if axes else 0
             found.append(tensor(info.dtype, [*info.shape[:axis], times, *info.shape[axis:]]))
     return found
+
+
+def _as_large(info: TensorInfo, other: TensorInfo) -> TensorInfo:
+    """A tensor of the shape of another, as far as that is known."""
+    shape = info.shape
+    if other.shape is not None and (shape is None or len(shape) == len(other.shape)):
+        own = shape or (None,) * len(other.shape)
+        pairs = zip(other.shape, own, strict=True)
+        shape = tuple(mine if size is None else size for size, mine in pairs)
+    return TensorInfo(info.dtype, shape)
