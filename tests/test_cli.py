@@ -217,7 +217,7 @@ def test_a_checkpoint_without_a_position_tells_the_steps_by_its_counters():
     opt = graphopt.RMSProp(graphopt.parameters(model), 1e-3, skip_on_overflow=True)
     graph = graphopt.training_graph(model, "cross_entropy", opt, accumulation=3)
     graph.save("adding.onnx")
-    session, samples = graphopt.Session(graph), np.load("digits.npz")
+    session, samples = graphopt.Session(graph), load("digits.npz")
     feeds = {"x": samples["x"][:16], "labels": samples["labels"][:16]}
     session.step(feeds | {"x": np.full_like(feeds["x"], np.nan)})
     for _ in range(4):

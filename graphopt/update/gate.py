@@ -47,11 +47,13 @@ class Gate:
     def wait_for_all(self, values: Sequence[ir.Value]) -> None:
         """The same for several values, the last of which ONNX Runtime then computes first.
 
-        Of what a node reads, it goes first for what was appended last.
+        Of what a node reads, it goes first for what was appended last: so all sizes are appended
+        before what waits for some of them and for those of later values.
         """
-        for end in range(len(values), 0, -_MOST_AT_ONCE):
-            several = values[max(0, end - _MOST_AT_ONCE) : end]
-            self.shape = self._op.Min(*map(self._op.Size, several), self.shape)
+        sizes = [self._op.Size(value) for value in values]
+        for end in range(len(sizes), 0, -_MOST_AT_ONCE):
+            several = sizes[max(0, end - _MOST_AT_ONCE) : end]
+            self.shape = self._op.Min(*several, self.shape)
 
     def flatten(self, value: ir.Value) -> ir.Value:
         """The value as a 1-D tensor that is not there before the gate opens."""
