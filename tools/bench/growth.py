@@ -73,7 +73,8 @@ def point(axis: str, size: int, folder: Path) -> Point:
         begin = time.perf_counter()
         session.step(feeds)
         times.append((time.perf_counter() - begin) * 1e3)
-    peak = (resident("VmHWM") - before) / 2**20
+    # What was there before may have been given back meanwhile.
+    peak = max(0, resident("VmHWM") - before) / 2**20
     return {
         "build_s": built,
         "load_s": loaded,
