@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -19,12 +19,29 @@ ForwardModel = PathLike | onnx.ModelProto | ir.Model
 
 
 def read_forward(model: ForwardModel) -> ir.Model:
-    """The model as `onnx_ir.Model`; what is handed over is never changed."""
+    """A forward model as `onnx_ir.Model`; see `read_any`.
+
+    Raises:
+        ValueError: It is a training graph.
+    """
+    return read_any(model, check_is_forward)
+
+
+def read_any(
+    model: ForwardModel, check: Callable[[onnx.ModelProto], None] = lambda _: None
+) -> ir.Model:
+    """The model as `onnx_ir.Model`; what is handed over is never changed.
+
+    Args:
+        model: The model.
+        check: Refuses what it must not be, where it is not an `onnx_ir.Model` already.
+    """
     if isinstance(model, ir.Model):
         _check_files(model)
         return model
     proto = read_proto(model)
     with about(model):
+        check(proto)
         return to_ir(proto)
 
 

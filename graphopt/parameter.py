@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt._memory import give_back_models
 from graphopt._slips import nearest
-from graphopt.forward import ForwardModel, check_is_forward, read_forward, read_proto
+from graphopt.forward import ForwardModel, read_forward
 from graphopt.graphs import named_once
 from graphopt.soundness.errors import about
 from graphopt.weights import Weights, inlined, tensor_of
@@ -228,10 +228,6 @@ def parameters(model: ForwardModel) -> Parameters:
         >>> parameters(model)
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
-    if not isinstance(model, ir.Model):
-        model = read_proto(given := model)
-        with about(given):
-            check_is_forward(model)
     opened = read_forward(model)
     with about(model):
         found = _parameters(opened)

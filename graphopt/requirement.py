@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt._files import PathLike
-from graphopt.forward import read_forward
+from graphopt.forward import read_any
 from graphopt.graphs import functions
 
 
@@ -60,7 +60,7 @@ def requirements(graph: HasModel | onnx.ModelProto | ir.Model | PathLike) -> Req
         ('graphopt::ChunkedRMSProp', ['Add', 'Constant', 'Div'])
     """
     inner = getattr(graph, "model", graph)
-    model = read_forward(inner if isinstance(inner, onnx.ModelProto | ir.Model) else graph)  # type: ignore[arg-type]  # which refuses what it does not know
+    model = read_any(inner if isinstance(inner, onnx.ModelProto | ir.Model) else graph)  # type: ignore[arg-type]  # which refuses what it does not know
     bodies = functions(model)
     opsets = dict(model.graph.opset_imports)
     operators: dict[str, set[str]] = {}

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -14,6 +15,8 @@ from graphopt import RMSProp, Session
 from models.zoo import ZOO
 
 pytestmark = pytest.mark.any_runtime
+NO_WEIGHT = """<ir_version: 8, opset_import: ["": 17]>
+nothing (float[N] x) => (float[N] y) { y = Relu(x) }"""
 mlp = ZOO["mlp"].build()
 params = graphopt.parameters(mlp)
 P = list(params)
@@ -434,3 +437,14 @@ def test_operators_for_type_checkers():
     source = Path(graphopt.builder.__file__).with_name("_operator_methods.py")
     named = set(re.findall(r"^    (\w+): _Append$", source.read_text(), re.MULTILINE))
     assert graphopt.builder.operator_names() - named == set()
+
+
+def test_a_fault_of_a_file_names_it(tmp_path):
+    """In what its parameters are, too, not only in how it is read."""
+    path = tmp_path / "empty.onnx"
+    onnx.save(onnx.parser.parse_model(NO_WEIGHT), path)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        graphopt.parameters(path)
+    trained().save(tmp_path / "train.onnx")
+    with pytest.raises(ValueError, match=r"train\.onnx.*is a training graph already"):
+        graphopt.parameters(tmp_path / "train.onnx")
