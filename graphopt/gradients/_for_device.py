@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._padded import padded
 from graphopt.operators.rewriting import reduced
 
 
@@ -100,20 +101,15 @@ def _leave_one_size_open(op: GraphBuilder, node: ir.Node) -> None:
 
 def _put_zeros_beside(op: GraphBuilder, node: ir.Node) -> None:
     """Concatenate with zeros what gets them along one axis: Pad is as slow as thirty of these."""
-    value, given, *others = node.inputs
-    tensor = None if given is None else ir.convenience.get_const_tensor(given)
-    if value is None or tensor is None or any(others) or "mode" in node.attributes:
+    found = padded(node)
+    dtype = None if found is None else found.value.dtype or node.outputs[0].dtype
+    if found is None or dtype is None:
         return
-    widths = tensor.numpy().reshape(2, -1)
-    axes = np.flatnonzero(widths.any(axis=0))
-    dtype = value.dtype or node.outputs[0].dtype
-    if len(axes) != 1 or (widths < 0).any() or dtype is None:
-        return
-    axis = int(axes[0])
-    axis, shape = int(axes[0]), op.Shape(value)
-    front, behind = op.Slice(shape, [0], [axis]), op.Slice(shape, [axis + 1], [len(widths[0])])
-    parts = [value]
-    for width, place in zip(widths[:, axis].tolist(), (0, 2), strict=True):
+    axis, shape = found.axis, op.Shape(found.value)
+    front = op.Slice(shape, [0], [axis])
+    behind = op.Slice(shape, [axis + 1], [np.iinfo(np.int64).max])
+    parts = [found.value]
+    for width, place in ((found.before, 0), (found.after, 2)):
         if width:
             sizes = op.Concat(front, [width], behind, axis=0)
             parts.insert(place, op.Expand(np.zeros((), dtype.numpy()), sizes))

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._padded import padded
 
 
 class _Part(NamedTuple):
@@ -66,19 +66,8 @@ def _side_by_side(
 def _part(number: int, gradient: ir.Value, shape: ir.Shape) -> tuple[int, _Part] | None:
     """The only axis along which there are zeros around a gradient, and what is between them."""
     node = gradient.producer()
-    if node is None or node.op_type != "Pad" or node.domain or "mode" in node.attributes:
+    found = None if node is None else padded(node)
+    size = None if found is None else shape[found.axis]
+    if found is None or not isinstance(size, int):
         return None
-    between, given, *others = node.inputs
-    pads = None if given is None else ir.convenience.get_const_tensor(given)
-    if between is None or pads is None or others:
-        return None
-    widths = pads.numpy().reshape(2, -1)
-    axes = np.flatnonzero(widths.any(axis=0))
-    if len(axes) != 1 or (widths < 0).any():
-        return None
-    axis = int(axes[0])
-    size = shape[axis]
-    if not isinstance(size, int):
-        return None
-    before, after = (int(width) for width in widths[:, axis])
-    return axis, _Part(number, before, size - after, between)
+    return found.axis, _Part(number, found.before, size - found.after, found.value)
