@@ -108,9 +108,8 @@ def _group(
 
 def _shared(key: Any) -> str:
     """A hint at what all groups have in common."""
-    if nearest(str(key), _OF_ALL) is None:
-        return ""
-    return f"; '{nearest(str(key), _OF_ALL)}' is the same for all groups: an argument of RMSProp"
+    meant = nearest(str(key), _OF_ALL)
+    return f"; '{meant}' is the same for all groups: an argument of RMSProp" if meant else ""
 
 
 def as_weight_decay(name: str, value: Any) -> LearningRateSchedule:

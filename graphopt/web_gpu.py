@@ -16,7 +16,6 @@ from graphopt.operators.rewriting import describe, reduced, take_place
 PROVIDER = "WebGpuExecutionProvider"
 """The name of the execution provider; in JavaScript, ``"webgpu"``."""
 
-
 # A shader has eight storage buffers for sure, one of them for what it writes.
 _MOST_TENSORS = 7
 _DOUBLE = ir.DataType.DOUBLE
@@ -40,7 +39,7 @@ def suit_web_gpu(op: GraphBuilder, model: ir.Model) -> None:
 
 
 def _log_softmax(op: GraphBuilder, node: ir.Node) -> None:
-    """Z - log Σ exp(z), with z = x - max x."""
+    """With z = x - max x, it is z - log Σ exp(z)."""
     x, axis = node.inputs[0], node.attributes.get_int("axis", -1)
     assert x is not None
     centered = op.Sub(x, reduced(op, "ReduceMax", x, [axis], keepdims=True))
@@ -159,7 +158,8 @@ def _use_float32(model: ir.Model) -> None:
             )
     for initializer in graph.initializers.values():
         if initializer.dtype == _DOUBLE and initializer.const_value is not None:
-            _narrow(initializer, initializer.const_value)
+            initializer.const_value = _float32(initializer.const_value)
+            initializer.dtype = ir.DataType.FLOAT
     for node in graph.all_nodes():
         if node.attributes.get_int("to", 0) == _DOUBLE:
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
@@ -169,11 +169,6 @@ def _use_float32(model: ir.Model) -> None:
         for output in node.outputs:
             if output.dtype == _DOUBLE:
                 output.dtype = ir.DataType.FLOAT
-
-
-def _narrow(initializer: ir.Value, tensor: ir.TensorProtocol) -> None:
-    initializer.const_value = _float32(tensor)
-    initializer.dtype = ir.DataType.FLOAT
 
 
 def _float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
