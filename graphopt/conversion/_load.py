@@ -58,7 +58,47 @@ def load_state(
     names: Names | None = None,
     transposed: Collection[str] = (),
 ) -> LoadReport:
-    """See `graphopt.conversion.load_state`."""
+    """Go on with the state of an optimizer of another framework.
+
+    The hyperparameters that the state has must be those of the graph: where they are not, the error
+    says what to build the graph with. If anything does not fit, nothing changes.
+
+    Args:
+        session: What is to go on.
+        source: A file of ``torch.save`` or of MindSpore (``.ckpt``, safetensors), or the
+            ``state_dict()`` of an optimizer itself. A file may have weights beside the optimizer.
+        weights: Parameters and running statistics, a ``state_dict()`` of the module or a file of
+            one; by default those in the file of the optimizer. Where it has none, those of the
+            session are right, and stay.
+        names: Those of the parameters of the optimizer, in its order. PyTorch's has names only if
+            it was made of ``named_parameters()``, and the order is known to its maker alone. A
+            dict says what the graph calls each.
+        transposed: The matrices that the graph has transposed, by their names in the graph: some
+            exporters write ``Linear`` so.
+
+    Returns:
+        What was loaded. ``differences`` says what could not be compared: learning rates that only
+        the running graph knows.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: An argument has the wrong type.
+        ValueError: The file is damaged, or is none of these; names, shapes or hyperparameters are
+            others; a parameter has no state, because it never had a gradient there; or the session
+            has added up gradients of a part of the steps of an update.
+
+    Example:
+        >>> opt = RMSProp(
+        ...     [Parameter("w", (3,))], learning_rate=0.01, decay=0.99, epsilon=1e-8,
+        ...     epsilon_inside_root=False, initial_mean_square=0.0)
+        >>> session = Session(update_graph(opt), parameters={"w": np.zeros(3, np.float32)})
+        >>> group = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "momentum": 0, "centered": False,
+        ...          "weight_decay": 0, "params": [0]}
+        >>> state = {0: {"step": 7, "square_avg": np.ones(3, np.float32)}}
+        >>> report = load_state(session, {"state": state, "param_groups": [group]}, names=["w"])
+        >>> session.global_step, report.kept
+        (7, ('w',))
+    """
     if count := session.state.get(states.ACCUMULATION_COUNT.name):
         raise ValueError(
             f"the session has added up the gradients of {int(count)} steps, which would be applied "
@@ -91,7 +131,7 @@ def load_state(
 def _read(path: PathLike) -> Mapping[str, Any]:
     path = existing_file(path)
     if _torch_file.is_torch_file(path):
-        found = _torch_file.read(path)
+        found = _torch_file.read_torch(path)
         if not isinstance(found, Mapping):
             raise ValueError(f"'{path}' has a {type(found).__name__}, expected a state_dict")
         return found

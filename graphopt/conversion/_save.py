@@ -30,7 +30,40 @@ def save_state(
     transposed: Collection[str] = (),
     fed: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """See `graphopt.conversion.save_state`."""
+    """Write the state of a session as another framework goes on with it, atomically.
+
+    - "torch" and "timm": a file for ``torch.load(path, weights_only=True)``, a dict of ``model``,
+      the parameters and running statistics, and ``optimizer``, for ``load_state_dict``.
+    - "mindspore": a file for ``mindspore.load_checkpoint``, with the parameters, the running
+      statistics, and the states of the optimizer.
+
+    Averages of the parameters, a loss scale and counts of skipped steps are not written.
+
+    Args:
+        session: What is to go on elsewhere.
+        path: Of the file.
+        framework: "torch", "timm" or "mindspore".
+        names: The parameters of the optimizer there, in its order, all groups one after the other;
+            by default those of the graph, in the order of its optimizer. A dict says what the graph
+            calls each.
+        transposed: The matrices that the graph has transposed, by their names in the graph.
+        fed: The values of the learning rates and weight decays that the caller feeds, by name.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        FloatingPointError: The state has NaN or infinite numbers.
+        TypeError: An argument has the wrong type.
+        ValueError: The framework has no optimizer that does the same; gradients of a part of the
+            steps of an update are added up; or a name is unknown.
+
+    Example:
+        >>> from graphopt.conversion import read_torch
+        >>> opt = RMSProp([Parameter("w", (3,))], learning_rate=0.01)
+        >>> session = Session(update_graph(opt), parameters={"w": np.zeros(3, np.float32)})
+        >>> save_state(session, "state.pt", "timm")
+        >>> read_torch("state.pt")["optimizer"]["param_groups"][0]["lr"]
+        0.01
+    """
     _checks.one_of("framework", framework, get_args(Framework))
     session.graph.check_output(path)
     state = session.state

@@ -65,14 +65,15 @@ def is_torch_file(path: PathLike) -> bool:
     return zipfile.is_zipfile(path)
 
 
-def read(path: PathLike) -> Any:
-    """What is in a file: dicts, lists, numbers and text; tensors are NumPy arrays.
+def read_torch(path: PathLike) -> Any:
+    """What is in a file of ``torch.save``, without PyTorch, and without running anything in it.
 
-    What is none of these is an `Unknown`.
+    Dicts, lists, numbers and text are what they are, tensors are NumPy arrays; any other object
+    is a placeholder that has its name.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is none of ``torch.save``, or damaged.
+        ValueError: It is no such file, or damaged.
     """
     path = existing_file(path)
     with _refusing(path), zipfile.ZipFile(path) as archive:

@@ -166,7 +166,7 @@ def named_or_read(read, path):
 def test_flipped_bits_are_found_or_are_no_crash(tmp_path):
     torch.save({"w": torch.arange(300, dtype=torch.float32), "n": [1, 2, "x"]}, tmp_path / "x.pt")
     for path, read in (
-        (tmp_path / "x.pt", _torch_file.read),
+        (tmp_path / "x.pt", _torch_file.read_torch),
         (RECORDED, _mindspore_file.read),
     ):
         whole, rng = path.read_bytes(), np.random.default_rng(0)
