@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.helpers.documents import blocks, broken_links, printed
+from tests.helpers.documents import blocks, broken_links, check_snippets
 from tests.helpers.folders import DOCS, ROOT
 
 pytestmark = pytest.mark.any_runtime
@@ -16,12 +16,8 @@ TEXT = GUIDE.read_text(encoding="utf-8")
 
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace = {}
-    snippets = blocks("python", TEXT)
-    assert len(snippets) == 4
-    for snippet in snippets:
-        exec(compile(snippet, GUIDE.name, "exec"), namespace)
-        assert capsys.readouterr().out.splitlines() == printed(snippet)
+    assert len(blocks("python", TEXT)) == 4
+    check_snippets(TEXT, GUIDE.name, capsys)
 
 
 def test_each_promise_names_a_test():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.documents import blocks, broken_links, printed
+from tests.helpers.documents import broken_links, check_snippets
 from tests.helpers.folders import DOCS
 from tools import precision_tables
 
@@ -13,10 +13,7 @@ DOCUMENT = (DOCS / "precision.md").read_text(encoding="utf-8")
 
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace = {}
-    for snippet in blocks("python", DOCUMENT):
-        exec(compile(snippet, "precision.md", "exec"), namespace)
-        assert capsys.readouterr().out.splitlines() == printed(snippet)
+    check_snippets(DOCUMENT, "precision.md", capsys)
 
 
 def test_tables():

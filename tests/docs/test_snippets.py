@@ -18,7 +18,7 @@ import pytest
 import graphopt
 import models
 from models import digits, digits_cnn
-from tests.helpers.documents import blocks, broken_links, printed, run
+from tests.helpers.documents import blocks, broken_links, check_snippets, printed, run
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
 from tests.helpers.floors import FLOORS
 from tests.helpers.folders import DOCS, JAVASCRIPT, ROOT
@@ -36,12 +36,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 @pytest.mark.quick
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace = {}
-    snippets = blocks("python", README)
-    assert len(snippets) == 17
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), namespace)
-        assert capsys.readouterr().out.splitlines() == printed(snippet)
+    assert len(blocks("python", README)) == 17
+    check_snippets(README, "README.md", capsys)
 
 
 def test_snippets_are_typed(tmp_path):

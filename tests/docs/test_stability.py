@@ -5,7 +5,7 @@ import re
 import pytest
 
 import graphopt
-from tests.helpers.documents import blocks, broken_links, printed
+from tests.helpers.documents import broken_links, check_snippets
 from tests.helpers.folders import DOCS
 
 pytestmark = pytest.mark.any_runtime
@@ -15,10 +15,7 @@ DOCUMENT = (DOCS / "stability.md").read_text(encoding="utf-8")
 
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace = {}
-    for snippet in blocks("python", DOCUMENT):
-        exec(compile(snippet, "stability.md", "exec"), namespace)
-        assert capsys.readouterr().out.splitlines() == printed(snippet)
+    check_snippets(DOCUMENT, "stability.md", capsys)
     assert (tmp_path / "average.onnx").is_file()
 
 

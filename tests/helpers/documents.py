@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from graphopt.cli import app
@@ -18,6 +19,14 @@ def blocks(language: str, text: str) -> list[str]:
 def printed(snippet: str) -> list[str]:
     """What the comments say that it prints."""
     return re.findall(r"^ *print\(.*\)  # (.*)$", snippet, re.MULTILINE)
+
+
+def check_snippets(text: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run its Python, one snippet after the other: it prints what its comments say."""
+    namespace: dict[str, object] = {}
+    for snippet in blocks("python", text):
+        exec(compile(snippet, name, "exec"), namespace)
+        assert capsys.readouterr().out.splitlines() == printed(snippet)
 
 
 def broken_links(page: Path) -> list[str]:

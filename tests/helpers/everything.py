@@ -9,14 +9,17 @@ import graphopt
 from graphopt import DynamicLossScale, ParameterAverage, schedules
 
 
-def network():
-    """Batch normalization and Dropout between two products."""
-    made = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
-        net (float[N, 6] x) => (float[N, 2] y) {
-        on = Constant <value = bool {1}> () r = Constant <value = float {0.3}> ()
+def network(*, noise=True):
+    """Batch normalization, noise if wanted, and Dropout between two products."""
+    noisy, dropped = "", "n"
+    if noise:
+        noisy, dropped = "noise = RandomNormalLike <scale = 0.1> (n) m = Add (n, noise)", "m"
+    made = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 6] x) => (float[N, 2] y) {{
+        on = Constant <value = bool {{1}}> () r = Constant <value = float {{0.3}}> ()
         h = MatMul (x, w) n = BatchNormalization (h, scale, bias, mean, var)
-        noise = RandomNormalLike <scale = 0.1> (n) m = Add (n, noise)
-        d = Dropout (m, r, on) y = MatMul (d, v) }""")
+        {noisy}
+        d = Dropout ({dropped}, r, on) y = MatMul (d, v) }}""")
     rng = np.random.default_rng(0)
     arrays = {"w": rng.standard_normal((6, 8)), "v": rng.standard_normal((8, 2))}
     arrays |= {"scale": np.ones(8), "bias": np.zeros(8), "mean": np.zeros(8), "var": np.ones(8)}

@@ -1,35 +1,18 @@
 """Loss scales, skipped steps, clipping, sums, averages and random numbers in files for devices."""
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
-from onnx import numpy_helper
 
 import graphopt
 from graphopt import Accumulation, DynamicLossScale, ParameterAverage, schedules
 from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package
+from tests.helpers.everything import network
 
 if HAS_TRAINING_PACKAGE:
     from tests.helpers.device import Device
 
 GROWING = DynamicLossScale(initial=8.0, growth_interval=2)
 FED = schedules.FromCaller("fed_scale")
-
-
-def network():
-    """Batch normalization and Dropout between two products."""
-    made = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
-        net (float[N, 6] x) => (float[N, 2] y) {
-        on = Constant <value = bool {1}> () r = Constant <value = float {0.3}> ()
-        h = MatMul (x, w) n = BatchNormalization (h, scale, bias, mean, var)
-        d = Dropout (n, r, on) y = MatMul (d, v) }""")
-    rng = np.random.default_rng(0)
-    arrays = {"w": rng.standard_normal((6, 8)), "v": rng.standard_normal((8, 2))}
-    arrays |= {"scale": np.ones(8), "bias": np.zeros(8), "mean": np.zeros(8), "var": np.ones(8)}
-    for name, array in arrays.items():
-        made.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
-    return made
 
 
 CASES = {
@@ -84,7 +67,7 @@ def feeds_of(step, device):
 def test_a_device_trains_as_a_session(case, tmp_path):
     """Also from one checkpoint to another application, in both directions."""
     settings, options = CASES[case]
-    model = network()
+    model = network(noise=False)
     opt = optimizer(model, **settings)
     graph = graphopt.training_graph(model, "mse", opt, layout="separate", **options)
     session = graphopt.Session(graph, kernels=False)
@@ -117,7 +100,7 @@ def test_a_device_trains_as_a_session(case, tmp_path):
 
 @needs_training_package
 def test_random_numbers_go_on_where_onnx_runtime_updates(tmp_path):
-    model = network()
+    model = network(noise=False)
     opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=1e-2)
     graph = graphopt.training_graph(model, "mse", opt)
     session = graphopt.Session(graph, kernels=False)
@@ -151,7 +134,7 @@ def test_random_numbers_go_on_where_onnx_runtime_updates(tmp_path):
 )
 @pytest.mark.parametrize("way", ["optimizer_model", "gradient_accumulation"])
 def test_gradients_in_buffers_of_the_runtime_have_none_of_it(settings, name, way, tmp_path):
-    model = network()
+    model = network(noise=False)
     options = {"accumulation": settings["accumulation"]} if name == "accumulation" else {}
     opt = optimizer(model, **({} if options else settings))
     with pytest.raises(ValueError, match=rf"^{name}: got .* with {way}=True"):

@@ -85,7 +85,7 @@ def test_all_networks_are_there():
 
 def test_a_process_that_fails_is_named():
     with pytest.raises(RuntimeError, match="'build' failed"):
-        footprint._parsed("", "build")
+        footprint.parsed("", "'build'")
 
 
 def test_a_network_is_built_and_trained(tmp_path, capsys, monkeypatch):

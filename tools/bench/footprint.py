@@ -8,7 +8,6 @@ the place of older ones of the same networks.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.bench import sized
+from tools.bench.answering import Answering, parsed
 from tools.bench.footprint_roles import THREADS, trained
 
 _ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ def footprint(network: str, contenders: Sequence[str], kept: Path, rounds: int) 
                 if role == "graphopt":
                     files[name] = _answer(environment, kept, "build", network, str(folder), how)
                 worker = stack.enter_context(_worker(environment, kept, role, network, folder, how))
-                taken[name] = worker.introduction()
+                taken[name] = worker.answer()
             except RuntimeError as error:
                 if name == contenders[0]:
                     raise
@@ -196,33 +196,10 @@ NETWORKS = (
 """What is measured if nothing is asked for: the names of `footprint_networks.NETWORKS`."""
 
 
-class _Worker:
-    """A process that trains."""
-
-    def __init__(self, process: "subprocess.Popen[str]", role: str) -> None:
-        self._process, self._role = process, role
-
-    def introduction(self) -> dict[str, float]:
-        """What it takes, in MiB and milliseconds."""
-        answer: dict[str, float] = self._answer()
-        return answer
-
-    def run(self, count: int) -> list[float]:
-        """The milliseconds of each of so many steps."""
-        assert self._process.stdin is not None
-        print(count, file=self._process.stdin, flush=True)
-        times: list[float] = self._answer()
-        return times
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        return _parsed(self._process.stdout.readline(), self._role)
-
-
 @contextmanager
 def _worker(
     environment: str, kept: Path, role: str, network: str, folder: Path, how: str
-) -> Iterator[_Worker]:
+) -> Iterator[Answering]:
     process = subprocess.Popen(
         _command(environment, role, network, str(folder), how),
         cwd=_ROOT,
@@ -232,7 +209,7 @@ def _worker(
         env=_environment(kept),
     )
     try:
-        yield _Worker(process, role)
+        yield Answering(process, f"'{role}'")
     finally:
         process.communicate()
 
@@ -247,15 +224,8 @@ def _answer(environment: str, kept: Path, *words: str) -> dict[str, float]:
         env=_environment(kept),
     )
     lines = [] if done.returncode else done.stdout.splitlines()
-    answer: dict[str, float] = _parsed(lines[-1] if lines else "", words[0])
+    answer: dict[str, float] = parsed(lines[-1] if lines else "", f"'{words[0]}'")
     return answer
-
-
-def _parsed(line: str, role: str) -> Any:
-    """What a process has answered, if it did."""
-    if not line:
-        raise RuntimeError(f"'{role}' failed, see above")
-    return json.loads(line)
 
 
 def _command(environment: str, *words: str) -> list[str]:

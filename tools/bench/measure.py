@@ -1,6 +1,5 @@
 """Times contenders in turns, each in a process of its own."""
 
-import json
 import statistics
 import subprocess
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import check
+from tools.bench.answering import Answering
 from tools.bench.cases import is_update, update_case
 from tools.bench.contenders import CONTENDERS, UnavailableError
 
@@ -134,7 +134,7 @@ def _records(case: str, threads: int, times: Mapping[str, Sequence[float]]) -> I
         )
 
 
-class _Worker:
+class _Worker(Answering):
     """A contender's process."""
 
     def __init__(self, contender: str, case: str, threads: int, root: Path) -> None:
@@ -145,14 +145,14 @@ class _Worker:
                 f"there is no environment {CONTENDERS[contender].environment}; "
                 "'make bench' makes it where its packages can be installed"
             )
-        self._name = f"{contender} in {case}"
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [str(python), "-m", "tools.bench.worker", contender, case, str(threads)],
             cwd=root,
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        super().__init__(process, f"{contender} in {case}")
 
     def introduction(self) -> tuple[dict[str, str], list[float] | None]:
         """Wait until it is ready: versions of its packages, moves of a sample of its parameters.
@@ -160,7 +160,7 @@ class _Worker:
         Raises:
             UnavailableError: The machine lacks what it needs.
         """
-        answer: dict[str, Any] = self._answer()
+        answer: dict[str, Any] = self.answer()
         if "unavailable" in answer:
             raise UnavailableError(answer["unavailable"])
         return answer["versions"], answer["moves"]
@@ -173,28 +173,14 @@ class _Worker:
             spent += last
         return max(1, round(_ROUND_MS / last))
 
-    def run(self, count: int) -> list[float]:
-        """The milliseconds of each of several runs."""
-        assert self._process.stdin is not None
-        print(count, file=self._process.stdin, flush=True)
-        times: list[float] = self._answer()
-        return times
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self._name} failed, see above")
-        return json.loads(line)
-
     def __enter__(self) -> "_Worker":
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         if failed is not None:
-            self._process.kill()  # it may be at work for long
+            self.process.kill()  # it may be at work for long
         try:
-            self._process.communicate(timeout=_END_S)  # closes its input, at which it ends
+            self.process.communicate(timeout=_END_S)  # closes its input, at which it ends
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+            self.process.kill()
+            self.process.communicate()
