@@ -33,7 +33,7 @@ _MEANT = {
     **dict.fromkeys(("run", "fit", "train_step", "train_on_batch"), "step runs a training step"),
     **dict.fromkeys(("train", "eval"), "export writes a model for inference, step trains"),
     **dict.fromkeys(("save", "save_state"), "save_checkpoint writes the state, export the model"),
-    **dict.fromkeys(("load", "load_state_dict", "restore"), "load_checkpoint reads a state"),
+    **dict.fromkeys(("load", "load_state_dict", "restore"), "load_checkpoint and load_state do it"),
     **dict.fromkeys(("state_dict", "parameters", "get_weights"), "its state has all values"),
 }
 

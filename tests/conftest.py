@@ -8,21 +8,11 @@ from graphopt import _runtime, kernels
 
 pytest.register_assert_rewrite("tests.helpers")
 
+from tests.helpers.one_thread import sessions_take_one_thread  # noqa: E402 - rewritten before
+
 
 def pytest_configure():
-    """The tests run on all cores already: the threads of a session would only wait for each other.
-
-    A session that is told how many threads to take has them.
-    """
-    runtime = _runtime.onnxruntime()
-    start = runtime.InferenceSession.__init__
-
-    def with_one_thread(self, model, sess_options=None, *arguments, **settings):
-        options = runtime.SessionOptions() if sess_options is None else sess_options
-        options.intra_op_num_threads = options.intra_op_num_threads or 1
-        start(self, model, options, *arguments, **settings)
-
-    runtime.InferenceSession.__init__ = with_one_thread
+    sessions_take_one_thread()
 
 
 def pytest_report_header():
