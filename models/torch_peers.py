@@ -53,7 +53,7 @@ class MLP(nn.Module):
 
 
 class DigitsCNN(nn.Module):
-    """Peer of `models.digits_cnn`."""
+    """Peer of `graphopt.examples.digits_cnn`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import onnx
 
-from models import digits_cnn, mlp, mobilenet_v3, recurrent, resnet, transformer
+from graphopt.examples import digits_cnn
+from models import mlp, mobilenet_v3, recurrent, resnet, transformer
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import graphopt
 from graphopt import checkpoint, fingerprint
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.batches import batches
 from tests.helpers.faults import flips_that_are_found
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 import graphopt
 import graphopt_command
 from graphopt import checkpoint
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 from tests.helpers import everything
 from tests.helpers.command_line import run, succeed
 from tests.helpers.folders import ROOT

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from torch.nn import functional
 
 import graphopt
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 from tests.helpers.environments import both_gradients
 from tests.helpers.faults import flips_that_are_found
 
@@ -504,7 +504,7 @@ def test_saving_leaves_no_half_written_file(tmp_path):
 
 RUN = (
     "import sys; sys.path.insert(0, '.'); import numpy as np\n"
-    "import graphopt; from models import digits_cnn\n"
+    "import graphopt; from graphopt.examples import digits_cnn\n"
 )
 
 

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 import graphopt
 from graphopt import schedules
+from graphopt.examples import digits, digits_cnn
 from graphopt.reference import ReferenceRMSProp
-from models import digits, digits_cnn
 
 A, B, C = (graphopt.Parameter(name, (3,)) for name in ("a", "b", "c"))
 

@@ -8,10 +8,10 @@ import pytest
 
 import graphopt
 from graphopt import Parameter, manifest
+from graphopt.examples import digits_cnn
 from graphopt.manifest import Manifest
 from graphopt.operators.labels import ClassLabels
 from graphopt.schedules import CosineDecayLR
-from models import digits_cnn
 
 GIVEN = [Parameter("conv.weight", (4, 2, 3, 3), op_type="Conv"), Parameter("half", (5,), "float16")]
 

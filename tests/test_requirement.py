@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.environments import needs_training_package
 
 

@@ -17,9 +17,9 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import _runtime, _runtime_session, in_place
 from graphopt.builder import GraphBuilder
+from graphopt.examples import digits_cnn
 from graphopt.graph import assemble, manifest_of
 from graphopt.update import emit, layout as layouts
-from models import digits_cnn
 from models.zoo import ZOO
 from tests.helpers.batches import batches
 

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 import graphopt
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 
 BATCH_SIZE = 32
 

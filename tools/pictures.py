@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 import graphopt
+from graphopt.examples import digits_cnn
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
-from models import digits_cnn
 
 _DOCS = Path(__file__).parent.parent / "docs"
 _NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")

@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 import graphopt
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 
 EPOCHS = 10
 BATCH_SIZE = 32

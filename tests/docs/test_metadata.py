@@ -6,9 +6,9 @@ from dataclasses import fields
 import pytest
 
 import graphopt
+from graphopt.examples import digits_cnn
 from graphopt.manifest import Manifest
 from graphopt.states import STATES
-from models import digits_cnn
 from tests.helpers.documents import blocks, printed
 from tests.helpers.folders import DOCS
 

@@ -17,7 +17,7 @@ import pytest
 
 import graphopt
 import models
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 from tests.helpers.documents import blocks, broken_links, check_snippets, printed, run
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
 from tests.helpers.floors import FLOORS

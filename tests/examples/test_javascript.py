@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import graphopt
 from examples.javascript import prepare
-from models import digits
+from graphopt.examples import digits
 from models.zoo import ZOO
 from tests.helpers import chromium, everything as everything_on, node, pages
 from tests.helpers.folders import JAVASCRIPT

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt import GraphBuilder, Parameter, RMSProp, manifest
+from graphopt.examples import digits_cnn
 from graphopt.samples import read_samples
-from models import digits_cnn
 from tests.helpers.command_line import run
 from tools.faults.mutations import damaged
 

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 import graphopt
 from graphopt import RMSProp, large_models
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.faults import failing
 
 pytestmark = pytest.mark.any_runtime

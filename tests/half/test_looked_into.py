@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 import graphopt
 from graphopt import DynamicLossScale
 from graphopt.cli import app
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 
 HALVES = pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 SCALES = {"float16": DynamicLossScale(1024.0), "bfloat16": 1.0}

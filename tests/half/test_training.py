@@ -10,7 +10,8 @@ from onnx import numpy_helper, parser
 
 import graphopt
 from graphopt import DynamicLossScale, losses
-from models import digits, digits_cnn, torch_peers
+from graphopt.examples import digits, digits_cnn
+from models import torch_peers
 from models.zoo import ZOO
 from tests.helpers.batches import batches
 

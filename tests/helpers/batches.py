@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models import digits
+from graphopt.examples import digits
 
 
 def batches(count, size=32):

@@ -9,6 +9,7 @@ from onnx import inliner
 import graphopt
 from graphopt import DynamicLossScale, RMSProp
 from graphopt.average import ParameterAverage
+from graphopt.examples import digits_cnn
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -21,7 +22,6 @@ from graphopt.schedules import (
     WarmUpLR,
     piecewise_constant_lr,
 )
-from models import digits_cnn
 
 MODEL = digits_cnn.build()
 

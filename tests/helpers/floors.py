@@ -15,6 +15,7 @@ FLOORS = [
         "_tables",
         "_words",
         "dtypes",
+        "examples",
         "finite",
         "graphs",
         "limits",

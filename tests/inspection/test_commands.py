@@ -11,8 +11,8 @@ from onnx import helper
 
 import graphopt
 from graphopt import RMSProp
+from graphopt.examples import digits_cnn
 from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
-from models import digits_cnn
 from tests.helpers.command_line import run, succeed
 
 MODEL = digits_cnn.build()

@@ -13,12 +13,12 @@ from rich.console import Console
 
 import graphopt
 from graphopt import Parameter, RMSProp
+from graphopt.examples import digits_cnn
 from graphopt.inspection.comparison.differences import diff
 from graphopt.inspection.reading.read_model import read as read_model
 from graphopt.inspection.show.graph_tables import graph_tables
 from graphopt.inspection.show.page import page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
-from models import digits_cnn
 
 pytestmark = pytest.mark.any_runtime
 

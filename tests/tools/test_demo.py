@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from models import digits
+from graphopt.examples import digits
 from tests.helpers.folders import ROOT
 from tools import demo
 

@@ -24,7 +24,7 @@ import onnx
 import graphopt
 from graphopt import _runtime, checkpoint
 from graphopt.cli import app
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 
 _SAMPLES = 320
 

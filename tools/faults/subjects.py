@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 import graphopt
 from graphopt import RMSProp, inspection
 from graphopt.cli import app
+from graphopt.examples import digits_cnn
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
-from models import digits_cnn, recurrent
+from models import recurrent
 
 Calls = Mapping[str, Callable[[Path], object]]
 

@@ -10,6 +10,7 @@ from onnx import helper, inliner, numpy_helper
 
 import graphopt
 from graphopt import DynamicLossScale, Parameter, RMSProp
+from graphopt.examples import digits_cnn
 from graphopt.schedules import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -19,7 +20,7 @@ from graphopt.schedules import (
     SequentialLR,
     WarmUpLR,
 )
-from models import digits_cnn, zoo
+from models import zoo
 from tests.helpers.configurations import inlined, without_metadata
 from tests.helpers.zoo import zoo_graph
 

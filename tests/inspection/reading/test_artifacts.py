@@ -7,7 +7,7 @@ import pytest
 
 import graphopt
 from graphopt import RMSProp
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.environments import needs_training_package
 from tests.helpers.on_device import forward_model
 

@@ -26,12 +26,12 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
+from graphopt.examples import digits_cnn
 from graphopt.inspection import facts as f, words as words
 from graphopt.inspection.show.formula import update_lines
 from graphopt.inspection.show.page import page
 from graphopt.reference import ReferenceRMSProp
 from graphopt.requirement import Requirements
-from models import digits_cnn
 from tests.helpers import chromium, pages
 
 pytestmark = pytest.mark.any_runtime

@@ -11,6 +11,7 @@ from onnx import helper, inliner, numpy_helper, parser
 
 import graphopt
 from graphopt import Parameter, RMSProp
+from graphopt.examples import digits_cnn
 from graphopt.inspection.verification.verdict import Verification, in_words
 from graphopt.schedules import (
     CosineDecayLR,
@@ -24,7 +25,7 @@ from graphopt.schedules import (
     SequentialLR,
     WarmUpLR,
 )
-from models import digits_cnn, zoo
+from models import zoo
 from tests.helpers.configurations import ROOT, WARM_UP, without_metadata
 from tests.helpers.environments import typical
 from tests.helpers.on_device import SHAPES, VARIANTS, linear_in, parameters
