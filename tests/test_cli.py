@@ -457,7 +457,7 @@ PROFILE = ("profile", "train.onnx", "--steps", "1")
         ((*BUILD, "--clip-norm", "1", "--clip-value", "1"), "clip_value: got 1.0 beside"),
         ((*BUILD, "--clip-norm-per", "group"), "clip_norm_per: got 'group'"),
         ((*BUILD, "--freeze", "conv3.*"), "'conv3.*' matches no parameter"),
-        ((*BUILD, "--freeze", "*"), "params"),
+        ((*BUILD, "--freeze", "*"), "freeze: got patterns of all parameters"),
         ((*BUILD, "--loss-output", "probabilities"), "'probabilities'"),
         ((*TRAIN, "--data", "absent.npz"), "'absent.npz'"),
         ((*TRAIN, "--data", "forward.onnx"), "'forward.onnx' is not an .npz file"),

@@ -58,7 +58,14 @@ def test_one_version():
 # The functions behind a command, and the options that are of the command line alone: files, what
 # is chosen of a table, and patterns of names.
 COMMANDS = {
-    "build": ((graphopt.RMSProp, graphopt.training_graph), {"forward", "output", "freeze"}),
+    "build": (
+        (graphopt.RMSProp, graphopt.training_graph),
+        {"forward", "output", "config", "freeze"},
+    ),
+    "export-on-device": (
+        (graphopt.RMSProp, graphopt.export_on_device),
+        {"forward", "config", "freeze", "outputs"},  # outputs: one of them each time
+    ),
     "profile": ((graphopt.profile,), {"data", "rows", "json"}),
     "inspect": (
         (graphopt.inspect,),

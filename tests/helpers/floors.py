@@ -53,7 +53,14 @@ FLOORS = [
     ["gradients"],
     ["graph", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
     ["_runtime_session", "_skips", "_step_io", "_bound_state", "_start", "session", "on_device"],
-    ["checkpoint_average", "checkpoint_folder", "conversion", "profiling", "torch"],
+    [
+        "checkpoint_average",
+        "checkpoint_folder",
+        "configuration",
+        "conversion",
+        "profiling",
+        "torch",
+    ],
     ["training_run"],
     ["inspection.facts", "inspection.words"],
     ["inspection.opening"],
@@ -66,7 +73,7 @@ FLOORS = [
     ["inspection._inspect"],
     ["inspection", "inspection.commands"],
     [""],
-    ["cli", "__main__"],
+    ["command_line", "cli", "__main__"],
 ]
 """Modules and packages of graphopt, the lowest first; "" is what ``import graphopt`` runs.
 

@@ -1,0 +1,1 @@
+"""The commands of `graphopt`, in files by what they are for; `graphopt.cli` has all of them."""

@@ -1,0 +1,60 @@
+"""Options that several commands have, and what users have said with them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+Graph = Annotated[
+    Path, typer.Argument(metavar="TRAIN.onnx", help="The training graph.", show_default=False)
+]
+
+OptionTable = dict[str, tuple[Any, Any]]
+"""The annotation of each option, and its default."""
+
+
+def with_options(options: OptionTable) -> Callable[[_Command], _Command]:
+    """Let a command have options, in the place of its ``**options``.
+
+    Several commands then have the same, and each is written once.
+    """
+
+    def with_them(command: _Command) -> _Command:
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+            )
+            for name, (kind, default) in options.items()
+        ]
+        command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        command.__annotations__ |= {name: kind for name, (kind, _) in options.items()}
+        return command
+
+    return with_them
+
+
+def given(ctx: typer.Context, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among some that stand on the command line, or in the environment."""
+    found = {}
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+            found[name] = ctx.params[name]
+    return found
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Refuse to begin what could not be written in the end.
+
+    Raises:
+        FileNotFoundError: The folder of a path does not exist.
+    """
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
