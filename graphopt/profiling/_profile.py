@@ -90,7 +90,7 @@ def profile(
     )
     unprofiled = run.unprofiled()
     record = run.profiled()
-    step = typical_step(record)
+    step = typical_step(record, statistics.median(unprofiled))
     with about(graph):
         buckets = _rollup.by_bucket(step, graph, record.kernels)
     return Profile(
@@ -100,6 +100,7 @@ def profile(
         kernels=record.kernels,
         steps=steps,
         warm_up=warm_up,
+        graph_nodes=len(graph.model.graph.node),
         milliseconds=step.milliseconds,
         median_milliseconds=statistics.median(record.milliseconds),
         unprofiled_milliseconds=statistics.median(unprofiled),

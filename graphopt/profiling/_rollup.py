@@ -15,12 +15,13 @@ from graphopt.states import OF_PARAMETERS
 
 
 def by_stage(step: TypicalStep) -> tuple[StageTime, ...]:
-    """The parts of a step, which add up to it."""
+    """The parts of a step, which add up to it, and the profiler's own work, which is no part."""
     total = step.milliseconds
     outside = {"runtime": step.runtime, "python": step.python}
     return (
         *(StageTime(s, *summed([n for n in step.nodes if n.stage == s], total)) for s in PARTS),
         *(StageTime(name, 0, taken, taken / total) for name, taken in outside.items()),
+        StageTime("profiler", 0, step.profiler, 0.0),
     )
 
 

@@ -22,12 +22,14 @@ class TypicalStep:
         nodes: The nodes, the most expensive first.
         runtime: ONNX Runtime between the nodes.
         python: Around the run.
-        milliseconds: The sum of these.
+        profiler: The profiler's own work, which a step without it does not have.
+        milliseconds: The sum of these, and what shares are of: without the profiler's own work.
     """
 
     nodes: tuple[NodeTime, ...]
     runtime: float
     python: float
+    profiler: float
     milliseconds: float
 
 
@@ -39,14 +41,22 @@ class _Node(NamedTuple):
     op_type: str
 
 
-def typical_step(record: Record) -> TypicalStep:
-    """The typical step of a record."""
+def typical_step(record: Record, unprofiled: float) -> TypicalStep:
+    """The typical step of a record.
+
+    Args:
+        record: What the profiler wrote.
+        unprofiled: Milliseconds of a step without the profiler: what one with it takes longer is
+            the profiler's own work, as far as that stands between the nodes.
+    """
     steps = measured_steps(record)
     nodes = _medians(steps, record.nodes)
     runtime = statistics.median(s.run - sum(e["dur"] for e in s.nodes) / 1e3 for s in steps)
     python = statistics.median(step.milliseconds - step.run for step in steps)
     total = sum(nodes.values()) + runtime + python
-    return TypicalStep(_node_times(nodes, record, total), runtime, python, total)
+    profiler = min(runtime, max(0.0, total - unprofiled))
+    own = total - profiler
+    return TypicalStep(_node_times(nodes, record, own), runtime - profiler, python, profiler, own)
 
 
 def _medians(steps: Sequence[ProfiledStep], nodes: Sequence[ir.Node]) -> dict[_Node, float]:

@@ -29,14 +29,16 @@ def profile_tables(title: str, profile: Profile, rows: int = 10) -> Iterator[Ren
     """
     kernels = "fused kernels" if profile.kernels else "no fused kernels"
     yield Text(
-        f"{title}: {profile.milliseconds:.3f} ms, a typical step under the profiler\n"
-        f"median of {profile.steps} whole steps: {profile.median_milliseconds:.3f} ms, "
-        f"{profile.unprofiled_milliseconds:.3f} ms without the profiler\n"
+        f"{title}: {profile.milliseconds:.3f} ms, a typical step; "
+        f"{profile.graph_nodes:,} nodes, of which are made those that run\n"
+        f"median of {profile.steps} whole steps: {profile.unprofiled_milliseconds:.3f} ms, "
+        f"{profile.median_milliseconds:.3f} ms under the profiler\n"
         f"onnxruntime {profile.onnxruntime}, {', '.join(profile.providers)}, {kernels}\n"
     )
     yield _stage_table(profile)
     yield (
-        "runtime: between the nodes, with most of the profiler's own work; python: around the run\n"
+        "runtime: between the nodes; python: around the run; shares are of the step without the "
+        f"profiler's own work, {_profiler(profile):.3f} ms\n"
     )
     yield _bucket_table(profile, rows)
     if len(profile.groups) > 1:
@@ -45,11 +47,16 @@ def profile_tables(title: str, profile: Profile, rows: int = 10) -> Iterator[Ren
 
 
 def _stage_table(profile: Profile) -> Table:
-    stages = [stage for stage in profile.stages if stage.name != "other" or stage.nodes]
+    parts = [stage for stage in profile.stages if stage.name != "profiler"]
+    stages = [stage for stage in parts if stage.name != "other" or stage.nodes]
     rows = [[stage.name, str(stage.nodes or ""), *_time(stage)] for stage in stages]
     nodes = sum(stage.nodes for stage in stages)
     total = ["step", str(nodes), f"{profile.milliseconds:.3f}", "100.0%"]
-    return table("A step", ["", ">nodes", ">ms", ">share"], rows, total)
+    return table("A step", ["", ">nodes run", ">ms", ">share"], rows, total)
+
+
+def _profiler(profile: Profile) -> float:
+    return sum(stage.milliseconds for stage in profile.stages if stage.name == "profiler")
 
 
 def _bucket_table(profile: Profile, top: int) -> Table:

@@ -12,8 +12,9 @@ class StageTime:
 
     Attributes:
         name: "forward", "loss", "backward", "update"; "other" for nodes that cannot be told;
-            "runtime" for what ONNX Runtime spends between nodes, the profiler's own work
-            included; "python" for what `Session.step` spends around the run.
+            "runtime" for what ONNX Runtime spends between nodes; "python" for what
+            `Session.step` spends around the run; "profiler" for the profiler's own work, which is
+            no part of the step.
         nodes: How many nodes run, those of the bodies of loops not counted.
         milliseconds: Per step.
         share: Of the step, 0 to 1.
@@ -149,7 +150,9 @@ class Profile:
         kernels: The functions that ran as fused kernels.
         steps: How many steps were measured.
         warm_up: How many steps ran before.
-        milliseconds: A typical step under the profiler: the sum of `stages`.
+        graph_nodes: The number of nodes of the graph. Of those ONNX Runtime makes the nodes that
+            run: it leaves some out, joins some, and adds some.
+        milliseconds: A typical step: the sum of `stages` but for the profiler's own work.
         median_milliseconds: The median of whole steps under the profiler. It is longer where
             other programs keep interrupting the steps.
         unprofiled_milliseconds: The median of as many steps without the profiler, whose work
@@ -168,6 +171,7 @@ class Profile:
     kernels: tuple[str, ...]
     steps: int
     warm_up: int
+    graph_nodes: int
     milliseconds: float
     median_milliseconds: float
     unprofiled_milliseconds: float

@@ -361,3 +361,20 @@ def test_memory():
         graphopt.inspect(model, dims={"rows": 16})
     assert larger.activations > memory.activations > 0
     assert np.isclose(larger.activations, 2 * memory.activations, rtol=0.1)
+
+
+def test_the_number_of_nodes_is_the_same_wherever_it_is_said():
+    """Those of the stages and of the layers are those of the graph; those inside come beside it."""
+    for name in ("digits_cnn", "lstm"):
+        model = zoo.ZOO[name].build()
+        optimizer = RMSProp(graphopt.parameters(model), learning_rate=0.1)
+        graph = graphopt.training_graph(model, zoo.ZOO[name].loss, optimizer)
+        found = graphopt.inspect(graph)
+        nodes = len(graph.model.graph.node)
+        assert found.model.nodes == nodes
+        assert sum(stage.nodes for stage in found.stages) == nodes
+        for stage in found.stages:
+            of_layers = [layer.nodes for layer in found.layers if layer.stage == stage.stage]
+            assert sum(of_layers) == stage.nodes
+        assert sum(stage.inside for stage in found.stages) > 0  # the update is a function
+        assert graphopt.profile(graph, steps=1, warm_up=0, threads=1).graph_nodes == nodes

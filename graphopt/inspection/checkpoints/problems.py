@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from graphopt.inspection.checkpoints.checkpoint_facts import Kind, ParameterValues, TensorValues
 from graphopt.inspection.facts import Hazard, Inspection, Level, static
-from graphopt.states import MEAN_SQUARE, STATISTIC
+from graphopt.states import MEAN_GRAD, MEAN_SQUARE, MOMENT, STATISTIC
 
+_ABOVE = 1 + 1e-6  # rounding of a mean square that decays
 _ANOTHER_COPY = "take another copy of the checkpoint"
 _ANOTHER_GRAPH = "take a checkpoint of this graph, or build the graph that it belongs to"
 _KINDS: Mapping[str, tuple[Level, str]] = {
@@ -38,13 +40,40 @@ def value_problems(
     """What is wrong with the values."""
     for tensor in tensors_of(parameters, others):
         yield from _not_finite(tensor)
+    floor = min((mean.minimum for p in parameters if (mean := _mean_square(p))), default=0.0)
     for parameter in parameters:
-        value = parameter.value
+        value, mean = parameter.value, _mean_square(parameter)
+        reached = mean is not None and mean.maximum > _ABOVE * max(floor, 0.0)
+        reached = reached and not _is_zero(parameter.states.get(MEAN_GRAD.name))
         for kind, state in parameter.states.items():
             if state.shape != value.shape:
                 why = f"it has shape {list(state.shape)}, and its parameter {list(value.shape)}"
                 yield problem("other-shape-or-dtype", state.name, why)
-            yield from _odd_state(kind, state, step)
+            if not (kind == MOMENT.name and reached):
+                yield from _odd_state(kind, state, step)
+
+
+class _Mean(NamedTuple):
+    minimum: float
+    maximum: float
+
+
+def _mean_square(parameter: ParameterValues) -> _Mean | None:
+    """Where the mean square of a parameter lies.
+
+    That of a parameter which no gradient has reached only decays, and so is the lowest of all; one
+    above it has had a gradient, and its moment is zero where the learning rate was.
+    """
+    state = parameter.states.get(MEAN_SQUARE.name)
+    found = None if state is None else state.statistics
+    if found is None or found.minimum is None or found.maximum is None:
+        return None
+    return _Mean(found.minimum, found.maximum)
+
+
+def _is_zero(tensor: TensorValues | None) -> bool:
+    found = None if tensor is None else tensor.statistics
+    return tensor is not None and found is not None and found.zeros == math.prod(tensor.shape)
 
 
 def tensors_of(

@@ -1,6 +1,5 @@
 """How far the next step goes, by the states of a parameter and what a graph says of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from graphopt.carried import Array
 from graphopt.inspection.checkpoints.checkpoint_facts import StepSizes
 from graphopt.inspection.checkpoints.floats import PIECE, Floats, finite
-from graphopt.inspection.facts import GroupFacts, Inspection, ParameterFacts
+from graphopt.inspection.facts import Inspection, ParameterFacts
 
 _EPSILON = 1e-10  # that of `RMSProp`, where no graph says another one
 
@@ -26,7 +25,7 @@ def settings_by_parameter(graph: Inspection, step: int | None) -> dict[str, Sett
     """What a graph says of each parameter."""
     common = common_settings(graph)
     return {
-        parameter.name: replace(common, learning_rate=_learning_rate(parameter, step, graph.groups))
+        parameter.name: replace(common, learning_rate=_learning_rate(parameter, step, graph))
         for parameter in graph.parameters
     }
 
@@ -40,11 +39,12 @@ def common_settings(graph: Inspection) -> Settings:
     return Settings(None, epsilon, optimizer.epsilon_inside_root is not False)
 
 
-def _learning_rate(
-    parameter: ParameterFacts, step: int | None, groups: Sequence[GroupFacts]
-) -> float | None:
-    """The learning rate at a step, if it is known."""
-    rate = parameter.learning_rate
+def _learning_rate(parameter: ParameterFacts, step: int | None, graph: Inspection) -> float | None:
+    """The learning rate at a step, if it is known: by the nodes, or at the points of the curve."""
+    rate, groups = parameter.learning_rate, graph.groups
+    by_nodes = graph.contents.rates.get(parameter.name)
+    if by_nodes is not None and step is not None and (found := by_nodes(step)) is not None:
+        return finite(found)
     if isinstance(rate, int | float):
         return finite(rate)
     if rate is None or parameter.group is None or not 0 <= parameter.group < len(groups):

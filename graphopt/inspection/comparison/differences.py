@@ -26,6 +26,7 @@ class Change:
         what: The fact; "there" where all of it is in one of the two only.
         before: In the first; None where it is not there.
         after: In the second; None where it is not there.
+        distance: Of values: the most that two elements are apart; None where they are no numbers.
     """
 
     part: str
@@ -33,6 +34,7 @@ class Change:
     what: str
     before: Any
     after: Any
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def _values(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Cha
         if None not in digests and digests[0] != digests[1]:
             distance = _distance(values(old), values(new))
             told = "values" if distance is None else f"values, at most {distance:.3g} apart"
-            yield Change("values", name, told, *(f"sha256 {text}" for text in digests))
+            old_text, new_text = (f"sha256 {text}" for text in digests)
+            yield Change("values", name, told, old_text, new_text, distance)
 
 
 def _distance(old: Any, new: Any) -> float | None:

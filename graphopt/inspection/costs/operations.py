@@ -1,5 +1,6 @@
 """What a step computes, and what it reads and writes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Cost:
     """What some nodes cost.
 
     Attributes:
-        nodes: How many there are.
+        nodes: How many there are, those inside functions, branches and loops included.
         flops: The floating-point operations of those of which they are known.
         bytes: What those read and write of which that is known.
         unknown: How many could not be counted.
@@ -62,17 +63,25 @@ def stage_facts(stages: Sequence[Stage], shapes: Shapes) -> tuple[StageFacts, ..
     Returns:
         The four stages, in order.
     """
-    counted = dict.fromkeys(STAGES, Cost())
+    counted, nodes = dict.fromkeys(STAGES, Cost()), Counter(stages)
+    for stage, cost in zip(stages, node_costs(stages, shapes), strict=True):
+        counted[stage] += cost
+    return tuple(_facts(stage, nodes[stage], cost) for stage, cost in counted.items())
+
+
+def node_costs(stages: Sequence[Stage], shapes: Shapes) -> list[Cost]:
+    """What each node of the graph costs, with what it calls; see `stage_facts`."""
     counter = _Counter(shapes)
-    for node, stage in zip(shapes.model.graph, stages, strict=True):
-        counted[stage] += counter.of(node, shapes.scope, updates=stage == "update")
-    return tuple(_facts(stage, cost) for stage, cost in counted.items())
+    return [
+        counter.of(node, shapes.scope, updates=stage == "update")
+        for node, stage in zip(shapes.model.graph, stages, strict=True)
+    ]
 
 
-def _facts(stage: Stage, cost: Cost) -> StageFacts:
-    if cost.nodes and cost.unknown == cost.nodes:
-        return StageFacts(stage, cost.nodes, None, cost.bytes or None, cost.unknown)
-    return StageFacts(stage, **vars(cost))
+def _facts(stage: Stage, nodes: int, cost: Cost) -> StageFacts:
+    known = not cost.nodes or cost.unknown < cost.nodes
+    flops, moved = (cost.flops, cost.bytes) if known else (None, cost.bytes or None)
+    return StageFacts(stage, nodes, flops, moved, cost.unknown, cost.nodes - nodes)
 
 
 class _Counter:

@@ -12,11 +12,14 @@ class StageFacts:
 
     Attributes:
         stage: Which one.
-        nodes: The number of nodes, those of functions, branches and loops counted once each.
+        nodes: The number of nodes of the graph; those of all stages are the nodes of the model.
         flops: Floating-point operations, a multiplication with an addition counted as two. None
             where nothing of it is known.
         bytes: What its operators read and write, as if nothing stayed in caches.
-        unknown: How many nodes could not be counted, because a shape is not known.
+        unknown: How many nodes could not be counted, because a shape is not known; those inside
+            included.
+        inside: The number of nodes in the functions, branches and loops that these call, counted
+            once for each call.
     """
 
     stage: Stage
@@ -24,6 +27,7 @@ class StageFacts:
     flops: int | None
     bytes: int | None
     unknown: int = 0
+    inside: int = 0
 
 
 @dataclass(frozen=True)

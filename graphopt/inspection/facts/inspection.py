@@ -1,6 +1,6 @@
 """Everything that is known about a model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,16 +22,19 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Contents:
-    """What `diff` looks into beside the facts; it stands in no JSON.
+    """What `diff` and checkpoints look into beside the facts; it stands in no JSON.
 
     Attributes:
         nodes: The nodes of the forward pass and of the loss, by name: operator and attributes.
         tensors: What the parameters and running statistics start from, and the constants that these
             nodes read, by name.
+        rates: The learning rate of each parameter by the number of a step, where nodes say it;
+            None where it cannot be computed.
     """
 
     nodes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tensors: Mapping[str, Any] = field(default_factory=dict)
+    rates: Mapping[str, Callable[[int], float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Inspection:
         requirements: What a runtime must support.
         targets: What runs it.
         hazards: What goes wrong, or may, the worst first.
-        contents: The forward pass and the values that it begins with, for `diff` alone.
+        contents: The forward pass, the values that it begins with and the learning rates, for
+            `diff` and checkpoints alone.
     """
 
     model: ModelFacts

@@ -243,6 +243,25 @@ def curve(value: Value, step: Value | None, steps: int | None) -> tuple[tuple[in
     return tuple((place, float(f"{rate:.9g}")) for place, rate in pairs if np.isfinite(rate))
 
 
+def rate_at(value: Value, step: Value | None, number: int) -> float | None:
+    """The learning rate at one step; None where it cannot be computed, or a list has ended.
+
+    Args:
+        value: The learning rate.
+        step: The input that counts the steps.
+        number: The step, counted from 0.
+    """
+    fixed = value.source.number
+    if fixed is not None or step is None:
+        return fixed
+    length = _listed_length(value)
+    if length is not None and number >= length:
+        return None
+    found = evaluated(value, step, np.array([number]))
+    rate = np.nan if found is None else np.broadcast_to(found, (1,)).astype(np.float64)[0]
+    return float(f"{rate:.9g}") if np.isfinite(rate) else None
+
+
 def _listed_length(value: Value) -> int | None:
     listed = match(_LISTED, value)
     shape = None if listed is None else listed.value("values").static_shape

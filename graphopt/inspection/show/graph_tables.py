@@ -173,12 +173,16 @@ def _stages(inspection: Inspection) -> Iterator[RenderableType]:
     if not stages:
         return
     unknown = any(stage.unknown for stage in stages)
+    inside = any(stage.inside for stage in stages)
     rows = [
-        [stage.stage, f"{stage.nodes:,}", count(stage.flops), size(stage.bytes)]
+        [stage.stage, f"{stage.nodes:,}"]
+        + [f"{stage.inside:,}"] * inside
+        + [count(stage.flops), size(stage.bytes)]
         + [f"{stage.unknown:,}"] * unknown
         for stage in stages
     ]
-    columns = ["", ">nodes", ">FLOPs", ">bytes moved"] + [">not counted"] * unknown
+    columns = ["", ">nodes", *[">inside"] * inside, ">FLOPs", ">bytes moved"]
+    columns += [">not counted"] * unknown
     yield titled_table("A step", columns, rows)
 
 

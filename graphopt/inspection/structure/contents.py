@@ -1,7 +1,8 @@
 """What the forward pass and the loss are made of, node by node and tensor by tensor."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +11,7 @@ from onnx import numpy_helper
 from graphopt.carried import View
 from graphopt.graphs import subgraphs
 from graphopt.inspection.facts import Contents
+from graphopt.inspection.reading.rates import rate_at
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.manifest import Manifest
 from graphopt.stage import Stage
@@ -30,6 +32,7 @@ def contents_of(reading: Reading, stages: Sequence[Stage]) -> Contents:
     return Contents(
         {name: _facts(node) for node in nodes for name, node in _inner("", node)},
         dict(_initial_values(reading)) | dict(_constants(nodes)),
+        _rates(reading),
     )
 
 
@@ -113,6 +116,19 @@ def _initial_values(reading: Reading) -> Iterator[tuple[str, np.ndarray]]:
                 yield from _views(
                     numpy_helper.to_array(tensor), views.get(tensor.name, ()), tensor.name
                 )
+
+
+def _rates(reading: Reading) -> dict[str, Callable[[int], float | None]]:
+    """The learning rate of each parameter at any step; one that several have is computed once."""
+    if reading.recovered is None:
+        return {}
+    shared: dict[int, Callable[[int], float | None]] = {}
+    found = {}
+    for trained in reading.recovered.trained:
+        if (rate := trained.rate) is not None:
+            at = cache(partial(rate_at, rate, reading.recovered.step))
+            found[trained.facts.name] = shared.setdefault(id(rate.source), at)
+    return found
 
 
 def _views(array: np.ndarray, views: Sequence[View], name: str) -> Iterator[tuple[str, np.ndarray]]:

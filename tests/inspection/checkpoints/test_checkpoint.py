@@ -334,6 +334,50 @@ def test_the_learning_rate_of_a_schedule(trained, curves, rate):
         check_step_sizes(sizes, trained.states[10], name, rate=expected, epsilon=EPSILON)
 
 
+def test_the_rate_of_any_step_is_computed_from_the_nodes(tmp_path):
+    """Also where the points of the curve are far apart; of a list that has ended there is none."""
+    schedules = [CosineDecayLR(0.0, 0.1, 100_000), [0.25, 0.5, 0.125]]
+    for schedule in schedules:
+        optimizer = graphopt.RMSProp([graphopt.Parameter("w", (1,))], learning_rate=schedule)
+        graph = graphopt.update_graph(optimizer)
+        session = graphopt.Session(graph, parameters={"w": np.zeros(1, np.float32)})
+        found = graphopt.inspect(graph)
+        for step in range(4):
+            session.save_checkpoint(tmp_path / "state")
+            (parameter,) = inspect_checkpoint(tmp_path / "state", found).parameters
+            listed = isinstance(schedule, list)
+            if listed and step == len(schedule):
+                assert parameter.step_sizes.per_unit
+                break
+            rate = schedule[step] if listed else schedule.value(step)
+            assert parameter.step_sizes.learning_rate == pytest.approx(rate, rel=1e-7)
+            session.step({"w_grad": np.ones(1, np.float32)})
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_warm_up_from_zero_is_no_fault(inside, tmp_path):
+    """The moment is zero after a step with a rate of 0, though gradients have come; one has not."""
+    rates = [0.0, 0.0, 0.1]
+    names = ("w", "b", "left")
+    optimizer = graphopt.RMSProp(
+        [graphopt.Parameter(n, s) for n, s in zip(names, [(3,), (1,), (2,)], strict=True)],
+        learning_rate=rates,
+        momentum=0.9,
+        learning_rate_inside_moment=inside,
+    )
+    graph = graphopt.update_graph(optimizer)
+    zeros = {p.name: np.zeros(p.shape, np.float32) for p in optimizer.params}
+    session = graphopt.Session(graph, parameters=zeros)
+    for step in range(1, 4):
+        session.step({f"{n}_grad": zeros[n] + (n != "left") for n in names})
+        session.save_checkpoint(tmp_path / "state")
+        for about in (None, graphopt.inspect(graph)):
+            found = inspect_checkpoint(tmp_path / "state", about)
+            assert {(p.kind, *p.where) for p in found.problems} == {
+                ("zero-state", "moment.left")
+            }, step
+
+
 def test_the_curve_is_read_at_the_step_that_comes_next(tmp_path):
     """The learning rate at the checkpoint's step is the one that the next step takes."""
     schedule = CosineDecayLR(0.01, 0.1, 20)

@@ -354,7 +354,7 @@ def test_to_dict_is_json():
     (change,) = (change for change in again["changes"] if change["part"] == "groups")
     assert change == {
         "part": "groups", "where": "group 0", "what": "learning_rate", "before": 0.1,
-        "after": COSINE,
+        "after": COSINE, "distance": None,
     }  # fmt: skip
     assert again["same"] == list(found.same)
 
