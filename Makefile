@@ -12,6 +12,8 @@ TRAINING_STAMP := $(TRAINING)/test.stamp
 endif
 # What the benchmark compares with, each in an environment of its own: .venv-peers/optax and so on.
 PEERS := $(patsubst tools/bench/peers/%.txt,.venv-peers/%,$(wildcard tools/bench/peers/*.txt))
+# What makes the site of docs/.
+DOCS := .venv-docs
 CACHE := $(CURDIR)/.cache
 # Networks that nobody here wrote, and the PyTorch that they need.
 FIELD := .venv-field
@@ -33,7 +35,7 @@ test quick: export GRAPHOPT_OTHER_PYTHON := $(CURDIR)/$(TRAINING)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check bench field format clean
+.PHONY: help demo test quick check docs bench field format clean
 $(shell mkdir -p $(TMPDIR))
 
 help: ## list the targets
@@ -57,6 +59,10 @@ check: $(VENV)/test.stamp ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(DOCS)/docs.stamp ## make the site of docs/ in build/site/; a link that leads nowhere is an error
+	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
+	@echo 'the documentation is in build/site/index.html'
+
 bench: $(VENV)/test.stamp $(TRAINING_STAMP) $(PEERS:=/peer.stamp) ## measure; results in bench/
 	$(BIN)/python -m tools.bench
 
@@ -70,7 +76,7 @@ format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
 	$(BIN)/ruff check --fix .
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(TRAINING) $(FIELD) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TRAINING) $(FIELD) $(DOCS) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -f graphopt/kernels/_kernels*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -83,6 +89,10 @@ $(TRAINING)/%.stamp: pyproject.toml $(KERNELS) | $(TRAINING)/pyvenv.cfg
 	$(TRAINING)/bin/python -m pip install --quiet --editable '.[training-cpu,$*]'
 	@touch $@
 
+$(DOCS)/docs.stamp: pyproject.toml $(KERNELS) | $(DOCS)/pyvenv.cfg
+	$(DOCS)/bin/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 $(FIELD)/field.stamp: pyproject.toml tools/field/requirements.txt $(KERNELS) | $(FIELD)/pyvenv.cfg
 	$(FIELD)/bin/python -m pip install --quiet --requirement tools/field/requirements.txt --editable '.[runtime,torch]'
 	@touch $@
@@ -92,5 +102,5 @@ $(PEERS:=/peer.stamp): .venv-peers/%/peer.stamp: tools/bench/peers/%.txt | .venv
 	@if .venv-peers/$*/bin/python -m pip install --quiet --requirement $<; then touch $@; \
 	else echo 'left out of the benchmark: $* could not be installed'; rm -rf .venv-peers/$*; fi
 
-$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(FIELD)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
+$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(FIELD)/pyvenv.cfg $(DOCS)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
 	$(PYTHON) -m venv $*

@@ -12,14 +12,14 @@ from graphopt.builder import GraphBuilder
 
 @dataclass(frozen=True)
 class ParameterAverage:
-    r"""An exponential moving average of each parameter, state of the graph.
+    """An exponential moving average of each parameter, state of the graph.
 
-    After the update that follows :math:`t` others, ``average.<parameter>`` becomes
+    In the update that follows t others, ``average.<parameter>`` becomes::
 
-    .. math:: e \leftarrow d_t e + (1 - d_t) w
+        e ← d · e + (1 - d) · w
 
-    in float32, where :math:`d_t` is ``decay``, but 0 in the first update; or, with ``warm_up``,
-    :math:`\min(\mathit{decay}, (1 + t) / (10 + t))`. It starts at the parameter.
+    in float32, where d is ``decay``, but 0 in the first update; or, with ``warm_up``,
+    min(decay, (1 + t) / (10 + t)). It starts at the parameter.
 
     Args:
         decay: A number >= 0 and < 1.

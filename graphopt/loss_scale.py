@@ -18,17 +18,14 @@ SMALLEST = 1.1754943508222875e-38
 
 @dataclass(frozen=True)
 class DynamicLossScale:
-    r"""A loss scale that shrinks when a gradient overflows, and grows when none has for a while.
+    """A loss scale that shrinks when a gradient overflows, and grows when none has for a while.
 
     It is state of the graph (``loss_scale`` and ``loss_scale_steps``, the steps since it last
-    changed). With the scale :math:`c` and the counter :math:`n`, after each step
+    changed). With the scale c and the counter n, after each step::
 
-    .. math::
-        c, n &\leftarrow \max(c \cdot \mathit{backoff\_factor}, \mathit{floor}), 0
-            \quad\text{where a gradient is infinite or NaN} \\
-        c, n &\leftarrow \min(c \cdot \mathit{growth\_factor}, \mathit{ceiling}), 0
-            \quad\text{where } n + 1 = \mathit{growth\_interval} \\
-        c, n &\leftarrow c, n + 1 \quad\text{otherwise}
+        c, n ← max(c · backoff_factor, floor), 0      where a gradient is infinite or NaN
+        c, n ← min(c · growth_factor, ceiling), 0     where n + 1 is growth_interval
+        c, n ← c, n + 1                               otherwise
 
     in float32. A scale that would become infinite stays what it is.
 

@@ -44,23 +44,18 @@ class Rule:
 
 
 class RMSProp:
-    r"""The RMSProp optimizer, plain or centered, with the semantics of ``mindspore.nn.RMSProp``.
+    """The RMSProp optimizer, plain or centered, with the semantics of ``mindspore.nn.RMSProp``.
 
-    For each parameter :math:`w` with gradient :math:`g` (of the loss times ``loss_scale``):
+    For each parameter w with gradient g (of the loss times ``loss_scale``)::
 
-    .. math::
-        g &\leftarrow (g + w \cdot \mathit{weight\_decay} \cdot \mathit{loss\_scale})
-                      / \mathit{loss\_scale} \\
-        s &\leftarrow \rho s + (1 - \rho) g^2 \\
-        a &\leftarrow \rho a + (1 - \rho) g \quad\text{(centered only)} \\
-        m &\leftarrow \beta m + \eta g / \sqrt{s + \epsilon}
-             \quad\text{(centered: } \sqrt{s - a^2 + \epsilon}\text{)} \\
-        w &\leftarrow w - m
+        g ← (g + w · weight_decay · loss_scale) / loss_scale
+        s ← decay · s + (1 - decay) · g²
+        a ← decay · a + (1 - decay) · g                             centered only
+        m ← momentum · m + learning_rate · g / √(s + epsilon)       centered: √(s - a² + epsilon)
+        w ← w - m
 
-    where :math:`\rho` is ``decay``, :math:`\beta` is ``momentum``, :math:`\eta` the learning rate
-    and :math:`\epsilon` is ``epsilon``, inside the root. The mean square :math:`s` starts at
-    **ones**, the moment :math:`m` and the mean gradient :math:`a` at zeros. Centered: an element
-    whose :math:`s - a^2 + \epsilon` is not positive keeps its moment and its weight in that step
+    The mean square s starts at **ones**, the moment m and the mean gradient a at zeros. Centered:
+    an element whose s - a² + epsilon is not positive keeps its moment and its weight in that step
     (decoupled weight decay still applies).
     State and arithmetic are float32; of parameters that are float64, float64.
 
@@ -77,8 +72,8 @@ class RMSProp:
             other initializer of the model is frozen.
         learning_rate: A number >= 0; a list, another iterable or a 1-D array (NumPy or ONNX) with
             a value for each step; a 0-D array; or a `schedules.LearningRateSchedule`.
-        decay: :math:`\rho`, a float >= 0.
-        momentum: :math:`\beta`, a float >= 0. With 0 no moment is stored.
+        decay: A float >= 0.
+        momentum: A float >= 0. With 0 no moment is stored.
         epsilon: A float > 0.
         use_locking: Serialise steps and reads of the state from several threads. Without it a
             `Session` that is in use by one thread refuses a second one.
@@ -88,11 +83,10 @@ class RMSProp:
             ``schedules.FromCaller("loss_scale")``, an input of the graph of that name.
         weight_decay: A number >= 0 or a schedule. Without groups, parameters whose name contains
             "beta" or "gamma" are excluded.
-        epsilon_inside_root: Divide by :math:`\sqrt{s + \epsilon}`; False:
-            :math:`\sqrt{s} + \epsilon`.
+        epsilon_inside_root: Divide by √(s + epsilon); False: by √s + epsilon.
         initial_mean_square: The value >= 0 that the mean square starts at.
-        learning_rate_inside_moment: Accumulate :math:`\eta g / \sqrt{s + \epsilon}` in the moment;
-            False: accumulate without :math:`\eta` and multiply by it when the weight moves.
+        learning_rate_inside_moment: Accumulate learning_rate · g / √(s + epsilon) in the
+            moment; False: accumulate without the rate, and multiply when the weight moves.
         decoupled_weight_decay: Multiply the weight by ``1 - learning_rate * weight_decay`` before
             the update, instead of adding to the gradient.
         nesterov: Move by what the next moment would be at the same gradient; needs momentum.
@@ -100,10 +94,9 @@ class RMSProp:
             state, no running statistic and not ``global_step``; ``updated`` is False, and
             ``skipped_steps`` counts it. A dynamic loss scale implies it.
         clip_norm: A number > 0, at most which the norm of the gradients shall be: they are
-            multiplied by :math:`\min(1, \mathit{clip\_norm} / (\lVert g \rVert_2 + 10^{-6}))`,
-            without the loss scale, before weight decay. The graph then has the output
-            ``gradient_norm``, that of all gradients before clipping, which is all that a large
-            number does.
+            multiplied by min(1, clip_norm / (norm + 1e-6)), without the loss scale, before weight
+            decay. The graph then has the output ``gradient_norm``, that of all gradients before
+            clipping, which is all that a large number does.
         clip_norm_per: What each norm is over: "all" gradients of the groups that are updated,
             each "group", or each "parameter".
         clip_value: A number > 0: elements of the gradients, without the loss scale and before

@@ -1,0 +1,1 @@
+"""What the site of the documentation needs beyond Sphinx: ``docs/conf.py`` connects it."""
