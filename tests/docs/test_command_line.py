@@ -9,7 +9,7 @@ import pytest
 
 from graphopt.configuration.example_file import table
 from graphopt.configuration.schema import SECTIONS
-from models import digits, digits_cnn
+from graphopt.examples import digits, digits_cnn
 from tests.helpers.documents import blocks, broken_links, run
 from tests.helpers.folders import DOCS
 
