@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import graphopt
-from graphopt.command_line import build, export, profile, train
+from graphopt.command_line import build, demo, export, profile, train
 from graphopt.conversion.commands import convert
 from graphopt.inspection import commands as inspection
 
@@ -69,6 +69,7 @@ def _add(command: Callable[..., Any], example: str, **settings: Any) -> None:
     app.command(name, epilog=f"Example:\n\ngraphopt {name} {example}", **settings)(command)
 
 
+_add(demo.demo, "first-steps")
 _add(build.build, "model.onnx --loss mse --learning-rate 0.01 -o train.onnx")
 _add(build.config, "--example -o train.toml")
 _add(train.train, "train.onnx --data digits.npz --epochs 20 --export model.onnx")

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import graphopt
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.command_line import run, succeed
 
 pytestmark = pytest.mark.any_runtime

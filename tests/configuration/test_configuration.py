@@ -18,7 +18,7 @@ from graphopt.configuration import (
 )
 from graphopt.configuration.schema import SECTIONS
 from graphopt.configuration.semantics import SEMANTICS
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.folders import DOCS
 
 pytestmark = pytest.mark.any_runtime

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import graphopt
-from examples.javascript import prepare
+from graphopt.command_line import javascript
 from graphopt.examples import digits
 from models.zoo import ZOO
 from tests.helpers import chromium, everything as everything_on, node, pages
@@ -25,7 +25,7 @@ from tests.helpers.folders import JAVASCRIPT
 pytestmark = pytest.mark.any_runtime
 
 STEPS = 24
-EPOCHS = prepare.EPOCHS
+EPOCHS = javascript.EPOCHS
 EPOCHS_IN_NODE = 2  # the pages train to the end
 RUNTIMES = ["onnxruntime-node", "onnxruntime-web"]
 # Each runtime adds in an order of its own. The example's learning rate keeps that small: an initial
@@ -42,14 +42,14 @@ Trained = namedtuple("Trained", "state accuracy losses")
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """The examples with their packages, and what prepare.py wrote."""
+    """The examples with their packages, and what they train."""
     packages = node.packages()
     folder = tmp_path_factory.mktemp("javascript")
     for file in [*JAVASCRIPT.iterdir(), *(Path(__file__).parent / "javascript").iterdir()]:
         if file.is_file():
             shutil.copy(file, folder / file.name)
     (folder / "node_modules").symlink_to(packages)
-    prepare.main(folder / "build")
+    javascript.main(folder / "build")
     return folder
 
 
@@ -68,7 +68,7 @@ def in_python(example):
 
 @cache
 def batches():
-    train, size = digits.load().train, prepare.BATCH_SIZE
+    train, size = digits.load().train, javascript.BATCH_SIZE
     return [
         {"x": train.x[start : start + size], "labels": train.labels[start : start + size]}
         for start in range(0, len(train.labels), size)
@@ -350,14 +350,3 @@ def test_refusals(example, runtime):
     assert seen["steps"] == 2  # the first one, and one of the two that overlapped
     assert seen["repeatable"]
     assert seen["undisturbed"]
-
-
-@pytest.mark.quick
-def test_readme_names_what_exists():
-    text = (JAVASCRIPT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#]+)\)", text)
-    assert links
-    assert [link for link in links if not (JAVASCRIPT / link).exists()] == []
-    scripts = re.findall(r"^node (\S+)", text, re.MULTILINE)
-    assert scripts
-    assert [name for name in scripts if not (JAVASCRIPT / name).is_file()] == []

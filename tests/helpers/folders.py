@@ -5,4 +5,4 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference"
 DOCS = ROOT / "docs"
-JAVASCRIPT = ROOT / "examples" / "javascript"
+JAVASCRIPT = ROOT / "graphopt" / "examples" / "javascript"

@@ -11,12 +11,10 @@ ELSEWHERE = {
     "changelog": "CHANGELOG.md",
     "results": "bench/results.md",
     "growth": "bench/growth.md",
-    "javascript": "examples/javascript/README.md",
 }
 """The pages that only say where their text stands, and that place."""
 _PAGES = {(ROOT / path).resolve(): DOCS / f"{name}.md" for name, path in ELSEWHERE.items()} | {
-    ROOT / "README.md": DOCS / "index.md",
-    ROOT / "examples" / "javascript": DOCS / "javascript.md",
+    ROOT / "README.md": DOCS / "index.md"
 }
 _CODE_OR_LINK = re.compile(
     r"^```.*?^```$|\[([^]]+)\]\(([^)#\s]*)(#[^)]*)?\)", re.MULTILINE | re.DOTALL

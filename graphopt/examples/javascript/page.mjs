@@ -21,7 +21,7 @@ export async function run(ort, training, more) {
 
 async function read(name) {
   const response = await fetch(`build/${name}`);
-  if (!response.ok) throw new Error(`build/${name}: ${response.statusText}; run prepare.py first`);
+  if (!response.ok) throw new Error(`build/${name}: ${response.statusText}; graphopt demo --javascript writes it`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

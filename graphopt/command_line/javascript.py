@@ -1,7 +1,6 @@
-"""Writes what the JavaScript examples train: ``python -m examples.javascript.prepare``."""
+"""What the programs and pages in JavaScript train: ``graphopt demo --javascript``."""
 
 import json
-import sys
 from pathlib import Path
 
 import onnx
@@ -12,10 +11,9 @@ from graphopt.examples import digits, digits_cnn
 
 EPOCHS = 10
 BATCH_SIZE = 32
-FOLDER = Path(__file__).parent / "build"
 
 
-def main(folder: Path = FOLDER) -> None:
+def main(folder: Path) -> None:
     """Writes the graphs and the digits into a folder.
 
     ``train.onnx`` is the training graph, ``train_webgpu.onnx`` that for GPUs, ``forward.onnx`` the
@@ -42,9 +40,6 @@ def main(folder: Path = FOLDER) -> None:
     graphopt.export_on_device(
         model, "cross_entropy", optimizer, folder / "on_device", outputs=["logits"]
     )
-    graphopt.export_on_device(
-        model, "cross_entropy", optimizer, folder / "on_device", outputs=["logits"]
-    )
     (folder / "digits.json").write_text(
         json.dumps({part: _samples(samples) for part, samples in data._asdict().items()}),
         encoding="utf-8",
@@ -68,7 +63,3 @@ def _samples(samples: digits.Samples) -> dict[str, list[int]]:
         "pixels": (samples.x.ravel() * 16).astype(int).tolist(),
         "labels": samples.labels.tolist(),
     }
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
