@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators._recurrent_activations import Activation, activations
+from graphopt.operators._rounds import give
 from graphopt.operators.rewriting import describe
 
 State = Sequence[ir.Value]
@@ -145,11 +146,10 @@ class Layer:
                 self._scanned.append((self.valid, valid))
                 output = op.Where(valid, output, 0.0)
                 state = [op.Where(valid, *values) for values in zip(state, before, strict=True)]
-            results = [op.Identity(value) for value in (*state, output)]
-        for result in results:
+            give(op, body, [*state, output])
+        for result in body.outputs:
             self._rows(result)
         body.inputs.extend([*before, *(row for _, row in self._scanned)])
-        body.outputs.extend(results)
         if self.lengths is not None:  # an empty sequence ends as zeros in ONNX Runtime
             begins = op.Greater(self.lengths, np.array(0, np.int32))
             initial = [op.Where(begins, value, 0.0) for value in initial]
@@ -157,7 +157,7 @@ class Layer:
         *states, sequence = op.node(
             "Scan",
             [*initial, *(value for value, _ in self._scanned)],
-            outputs=len(results),
+            outputs=len(body.outputs),
             body=body,
             num_scan_inputs=len(self._scanned),
             scan_input_directions=[way] * len(self._scanned),
