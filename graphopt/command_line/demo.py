@@ -16,7 +16,7 @@ from graphopt.command_line import javascript
 from graphopt.examples import digits, digits_cnn
 
 COMMANDS = (
-    "build model.onnx --loss cross_entropy --learning-rate 0.001 --momentum 0.9 -o train.onnx",
+    "build model.onnx --loss cross_entropy --learning-rate 0.004 -o train.onnx",
     "train train.onnx --data digits.npz --epochs 10 --checkpoint run",
     "export train.onnx --checkpoint run -o trained.onnx",
 )
