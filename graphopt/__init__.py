@@ -7,7 +7,7 @@ Here are the verbs and what users construct. What the verbs return stands where 
 
 from typing import TYPE_CHECKING
 
-from graphopt import conversion, inspection, reference, schedules, torch, versions
+from graphopt import conversion, distributed, inspection, reference, schedules, torch, versions
 from graphopt._slips import no_attribute
 from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
@@ -15,6 +15,7 @@ from graphopt.build import training_graph, update_graph
 from graphopt.builder import GraphBuilder
 from graphopt.checkpoint_average import average_checkpoints
 from graphopt.checkpoint_folder import Checkpoints
+from graphopt.distributed import DataParallel, gradient_graph
 from graphopt.graph import load
 from graphopt.inspection import inspect, verify
 from graphopt.kernels import register_kernels
@@ -32,6 +33,7 @@ __version__ = versions.GRAPHOPT
 __all__ = [
     "Accumulation",
     "Checkpoints",
+    "DataParallel",
     "DynamicLossScale",
     "GraphBuilder",
     "Parameter",
@@ -42,7 +44,9 @@ __all__ = [
     "__version__",
     "average_checkpoints",
     "conversion",
+    "distributed",
     "export_on_device",
+    "gradient_graph",
     "inspect",
     "inspection",
     "load",

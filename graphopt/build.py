@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -420,11 +420,15 @@ def _updated(
     """The same with the update; what is exported has all parameters, or there is nothing to."""
     graph, initial = built.gradients, built.initial
     optimizer = optimizer.drawing(built.seed)
+    op = GraphBuilder(graph.model.graph)
+    gradients = graph.gradients
+    if built.forward is not None:  # a gradient that is an input has a name of its own
+        gradients = {n: g if g.producer() else op.Identity(g) for n, g in gradients.items()}
     update = append_update(
-        GraphBuilder(graph.model.graph),
+        op,
         optimizer,
         graph.parameters,
-        graph.gradients,
+        gradients,
         layout=layout,
         provider=provider,
         initial=initial,
@@ -435,6 +439,10 @@ def _updated(
         web_gpu.suit_web_gpu(GraphBuilder(graph.model.graph), graph.model)
     forward = built.forward if initial.keys() >= graph.parameters.keys() else None
     manifest = manifest_of(optimizer, update, built.class_labels, group_mask, built.loss)
+    if built.forward is not None:
+        batch = {name: value for name, (_, value) in graph.statistics.items()}
+        read = {name: str(value.name) for name, value in {**gradients, **batch}.items()}
+        manifest = replace(manifest, gradients=read)
     return assemble(graph.model, update, manifest, forward, files=built.files)
 
 

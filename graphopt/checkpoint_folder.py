@@ -128,7 +128,7 @@ class Checkpoints:
         *,
         metric: float | None = None,
     ) -> Path:
-        """Save a session, and remove what is not kept.
+        """Save a session, and remove what is not kept; of a `DataParallel`, that of rank 0.
 
         Args:
             session: The session.
@@ -155,7 +155,8 @@ class Checkpoints:
                 f"'{later[-1]}' is further than this run, which is at step {step}: go on from it "
                 "(Checkpoints.resume), or save to another folder"
             )
-        self.folder.mkdir(exist_ok=True)
+        if session.writes:
+            self.folder.mkdir(exist_ok=True)
         noted = dict(note or {}) | ({} if metric is None else {_METRIC: float(metric)})
 
         def write() -> None:
@@ -164,6 +165,8 @@ class Checkpoints:
 
         self._own.add(path)
         self._last_step, self._last_time = step, time.monotonic()
+        if not session.writes:
+            return path
         if self._background:
             self._writing = threading.Thread(target=self._run, args=[write], name="checkpoint")
             self._writing.start()

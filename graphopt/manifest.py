@@ -161,6 +161,8 @@ class Manifest:
         forward: The forward model, packed; see `unpacked`.
         update_binding: The output that feeds each carried input at the next step.
         views: What each carried input holds.
+        gradients: The value of the graph that is the gradient of each parameter, and that of the
+            batch for each running statistic: all that the update reads of the batch.
     """
 
     version: int = VERSION
@@ -175,6 +177,7 @@ class Manifest:
     forward: str | None = None
     update_binding: dict[str, str] | None = None
     views: dict[str, tuple[View, ...]] | None = None
+    gradients: dict[str, str] | None = None
 
     @classmethod
     def of(cls, optimizer: RMSProp, *, group_mask: bool = False) -> "Manifest":

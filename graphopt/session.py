@@ -264,6 +264,11 @@ class Session:
             self._io.wait()
 
     @property
+    def writes(self) -> bool:
+        """Whether it writes files; of several processes that train together, one does."""
+        return True
+
+    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What checkpoints say of the graph: its model, its loss and its hyperparameters."""
         return self._graph_itself().entry

@@ -38,10 +38,18 @@ def test_nothing_in_a_package_hides_one_of_its_modules(name):
 @pytest.mark.quick
 def test_the_top_level_has_verbs_and_what_users_construct():
     assert [name for name in graphopt.__all__ if not hasattr(graphopt, name)] == []
-    results = {"Artifacts", "Feed", "Inspection", "Profile", "Requirements", "TrainingGraph"}
+    results = {
+        "Artifacts",
+        "Feed",
+        "GradientGraph",
+        "Inspection",
+        "Profile",
+        "Requirements",
+        "TrainingGraph",
+    }
     assert not results & vars(graphopt).keys()
     modules = {name for name in graphopt.__all__ if isinstance(getattr(graphopt, name), ModuleType)}
-    assert modules == {"conversion", "inspection", "reference", "schedules", "torch"}
+    assert modules == {"conversion", "distributed", "inspection", "reference", "schedules", "torch"}
 
 
 def test_one_version():

@@ -58,6 +58,7 @@ FLOORS = [
         "checkpoint_folder",
         "configuration",
         "conversion",
+        "distributed",
         "profiling",
         "torch",
     ],

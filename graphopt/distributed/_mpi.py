@@ -1,0 +1,113 @@
+"""MPI, by mpi4py: what adds arrays up between processes that mpiexec has started."""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+# What an mpiexec tells the processes that it starts: how many they are.
+_TOLD = {"OMPI_COMM_WORLD_SIZE": "Open MPI", "PMI_SIZE": "MPICH, Intel MPI or another with PMI"}
+
+
+class mpi:  # noqa: N801 - it is used like a function
+    """The processes that ``mpiexec`` has started, for `DataParallel`.
+
+    Use it with ``with``: where a rank ends with an exception, it writes it to the standard error
+    and ends all others, which would wait for it for ever.
+
+    Args:
+        comm: A communicator of mpi4py; all processes by default.
+
+    Attributes:
+        rank: Which process this is, from 0.
+        size: How many there are.
+
+    Raises:
+        ImportError: mpi4py or an MPI is not installed.
+        RuntimeError: An mpiexec of another MPI has started this process, which thinks it is alone.
+
+    Example:
+        >>> with mpi() as ranks:  # doctest: +SKIP
+        ...     session = DataParallel("train.onnx", ranks)
+    """
+
+    def __init__(self, comm: Any = None) -> None:
+        """See the class."""
+        self._mpi = _module()
+        self._comm = self._mpi.COMM_WORLD if comm is None else comm
+        self.rank, self.size = int(self._comm.Get_rank()), int(self._comm.Get_size())
+        if comm is None:
+            check_company(self.size, os.environ, self._mpi.Get_library_version())
+
+    def __call__(self, arrays: Sequence[np.ndarray]) -> None:
+        """Write to each array the sum over all ranks."""
+        for array in arrays:
+            self._comm.Allreduce(self._mpi.IN_PLACE, array)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """End all ranks, if this one has failed."""
+        if error is not None and self.size > 1:
+            self.end(error)
+
+    def end(self, error: BaseException, *, shortly: bool = False) -> None:
+        """Say what went wrong, and end all ranks.
+
+        Args:
+            error: What it was.
+            shortly: Say it in one line, without a traceback.
+        """
+        if shortly:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
+            print(f"rank {self.rank} of {self.size} failed:", file=sys.stderr)
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(1)
+
+
+def _module() -> Any:
+    """``mpi4py.MPI``."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # a RuntimeError where it finds no MPI
+        raise ImportError(
+            f"training with MPI needs mpi4py and an MPI ({error}); install them with: "
+            "pip install 'graphopt[mpi]'"
+        ) from error
+    return MPI
+
+
+def check_company(size: int, environ: Mapping[str, str], version: str) -> None:
+    """Refuse to be alone where several processes were started.
+
+    Args:
+        size: How many processes MPI knows.
+        environ: The environment.
+        version: What the MPI says that it is.
+
+    Raises:
+        RuntimeError: The environment says that there are more.
+    """
+    for name, whose in _TOLD.items():
+        told = environ.get(name, "")
+        if size == 1 and told.isdigit() and int(told) > 1:
+            library = version.split("\n")[0].split(",")[0].strip("\0 ")
+            raise RuntimeError(
+                f"an mpiexec of {whose} has started {told} processes ({name}), but mpi4py uses "
+                f"{library}, so that each thinks it is alone: start them with the mpiexec beside "
+                f"{sys.executable}, or install the MPI whose mpiexec it is"
+            )
