@@ -8,8 +8,8 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import DataParallel
 from graphopt.distributed import GradientGraph, gradient_graph, split
-from tests.distributed.test_data_parallel import feeds_of, graph_of, network, part
 from tests.helpers import everything
+from tests.helpers.parallel import feeds_of, graph_of, network, part
 from tests.helpers.ranks import Threads
 
 ALONE = {"rank": 0, "size": 1}
