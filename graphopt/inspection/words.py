@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphopt._words import UNKNOWN, number, shown
+from graphopt.accumulation import Accumulation
 from graphopt.average import ParameterAverage
 from graphopt.inspection.facts import Schedule, Shape
 
@@ -144,6 +145,19 @@ def average(rule: ParameterAverage | None) -> str:
         return UNKNOWN
     also = ", of statistics too" if rule.statistics else ""
     return f"decay {number(rule.decay)}{' with warm-up' if rule.warm_up else ''}{also}"
+
+
+def accumulation(rule: Accumulation | None) -> str:
+    """After how many steps there is an update, and of what; "" where each is one.
+
+    Example:
+        >>> accumulation(Accumulation(4, "sum")), accumulation(Accumulation(None))
+        ('applies the sum of 4 gradients', 'applies the mean of gradients when told')
+    """
+    if rule is None:
+        return ""
+    several = "gradients when told" if rule.steps is None else f"{rule.steps} gradients"
+    return f"applies the {rule.reduction} of {several}"
 
 
 def norms(per: str | None) -> str:

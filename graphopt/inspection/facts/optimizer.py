@@ -92,7 +92,8 @@ class OptimizerFacts:
         """Whether gradients are divided by the loss scale before anything else."""
         constant = isinstance(self.loss_scale, int | float) or self.loss_scale is None
         clips_scaled = self.clip_value is not None and self.loss_scale != 1
-        return not constant or self.clip_norm is not None or clips_scaled
+        adds_up = self.accumulation is not None
+        return not constant or self.clip_norm is not None or clips_scaled or adds_up
 
     @property
     def carried_loss_scale(self) -> float:

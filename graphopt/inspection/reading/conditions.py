@@ -25,19 +25,20 @@ class Condition:
         entry: The index of that entry, if it is a constant.
         finite: Flags that say whether gradients are finite; see `checked`.
         others: What else must be.
-        is_last: Whether it must be the last of several steps.
+        last: Of several steps it must be the last: their number, or the input that says so.
     """
 
     mask: Value | None = None
     entry: int | None = None
     finite: tuple[Value, ...] = ()
     others: tuple[Value, ...] = ()
-    is_last: bool = False
+    last: Value | float | None = None
 
 
 def condition_of(flag: Value) -> Condition:
     """What a bool says."""
-    mask, entry, is_last = None, None, False
+    mask, entry = None, None
+    last: Value | float | None = None
     finite: list[Value] = []
     others: list[Value] = []
     for part in _parts(flag):
@@ -46,13 +47,15 @@ def condition_of(flag: Value) -> Condition:
             mask = found.value("mask")
             number = found["entry"]
             entry = int(number) if isinstance(number, float) else None
-        elif match(_LAST, part) is not None or (part.is_input and part.name == UPDATE_INPUT):
-            is_last = True
+        elif (counted := match(_LAST, part)) is not None:
+            last = counted.number("steps")
+        elif part.is_input and part.name == UPDATE_INPUT:
+            last = part
         elif _is_check(part):
             finite.append(part)
         elif match(_BOUNDED, part) is None:  # whose squares are finite, if gradients are
             others.append(part)
-    return Condition(mask, entry, tuple(finite), tuple(others), is_last)
+    return Condition(mask, entry, tuple(finite), tuple(others), last)
 
 
 def _parts(flag: Value) -> list[Value]:

@@ -7,6 +7,13 @@ import numpy as np
 
 from graphopt.inspection.facts import GroupFacts, OptimizerFacts, ParameterFacts, Schedule
 from graphopt.inspection.reading import rates
+from graphopt.inspection.reading.accumulating import (
+    Accumulating,
+    accumulating,
+    parts,
+    sums,
+    with_sum,
+)
 from graphopt.inspection.reading.averages import Averages, averages
 from graphopt.inspection.reading.counters import Counters, counters
 from graphopt.inspection.reading.dataflow import Dataflow, Value
@@ -37,6 +44,7 @@ class Recovered:
         unchecked: Parameters whose gradient may overflow unseen, where others are checked.
         counters: The loss scale and the counters beside the step.
         averages: Those of the parameters.
+        accumulating: How many steps make an update.
     """
 
     optimizer: OptimizerFacts
@@ -48,6 +56,7 @@ class Recovered:
     unchecked: tuple[str, ...] = ()
     counters: Counters = field(default_factory=Counters)
     averages: Averages = field(default_factory=Averages)
+    accumulating: Accumulating = field(default_factory=Accumulating)
 
 
 def recovered(
@@ -67,6 +76,9 @@ def recovered(
         # A gradient that ends in a division, by the size of the batch for example.
         found = _found(carried, unscales=False)
     found = _without_other_optimizers(flow, carried, found)
+    if several:
+        of = sums(carried)
+        found = [(write, with_sum(update, of.get(write.input.name))) for write, update in found]
     if found:
         reader = _Reader(step, metadata, carried)
         trained = [
@@ -136,13 +148,27 @@ class _Reader:
         """Those of a bucket."""
         names = self._listed.get(write.input.name)
         found = members(write.input, update, names)
-        states = self._states(write.input.name, update)
-        return [self._parameter(write, update, member, states) for member in found]
+        states, of_sum = self._states(write.input.name, update), parts(update)
+        return [
+            self._parameter(write, update, member, states, of_sum.get(place))
+            for place, member in enumerate(found)
+        ]
 
     def _parameter(
-        self, write: Write, update: Update, member: Member, states: Mapping[str, int]
+        self,
+        write: Write,
+        update: Update,
+        member: Member,
+        states: Mapping[str, int],
+        applied: Value | None,
     ) -> Trained:
         gradient = None if member.gradient is None else gradient_of(member.gradient)
+        total, share = update.value("sum"), update.value("share")
+        if gradient is not None and applied is not None:
+            own = gradient_of(applied, adds_up=True)
+            total, share = own.value, own.share
+            scaling = replace(own.scaling, loss_scale=update.scaling.loss_scale)
+            gradient = replace(own, value=gradient.value, scaling=scaling)
         factor = update.value("k")
         if factor is None and gradient is not None:
             factor = gradient.factor
@@ -164,8 +190,8 @@ class _Reader:
         )
         if gradient is None:
             return Trained(facts, update, write, None, rate, factor, update.scaling)
-        own = update.scaling if gradient.scaling == UNSCALED else gradient.scaling
-        return Trained(facts, update, write, gradient.value, rate, factor, own)
+        scaling = update.scaling if gradient.scaling == UNSCALED else gradient.scaling
+        return Trained(facts, update, write, gradient.value, rate, factor, scaling, total, share)
 
     def _states(self, bucket: str, update: Update) -> dict[str, int]:
         """The states of a bucket, and the bytes of an element.
@@ -249,7 +275,8 @@ def _assembled(
     scale = numbered[0].scaling.loss_scale if numbered else None
     counted = counters(carried, scale)
     kept = averages(carried, list(by_bucket), step)
-    optimizer = replace(_optimizer(updates, carried), average=kept.rule)
+    steps = accumulating(carried, numbered)
+    optimizer = replace(_optimizer(updates, carried), average=kept.rule, accumulation=steps.rule)
     return Recovered(
         scaled(optimizer, numbered, counted),
         tuple(_group(members, step) for members in groups),
@@ -260,6 +287,7 @@ def _assembled(
         unchecked(numbered),
         counted,
         kept,
+        steps,
     )
 
 

@@ -43,19 +43,23 @@ _SUM = Op(
     Op("Mul", Any("gradient"), OneOf(_INVERSE, Number("inverse_scale"))),
 )
 _TOTAL = OneOf(Op("Where", Any("counts"), _SUM, Fed("total")), _SUM)
-_OF_SEVERAL = OneOf(
-    Op("Mul", _TOTAL, OneOf(Op("Mul", Op("Min", _SHARE, Equals(1.0)), Any("share")), Any("share"))),
-    _TOTAL,
-)
+_LIMITED_SHARE = OneOf(Op("Mul", Op("Min", _SHARE, Equals(1.0)), Any("share")), Any("share"))
+_OF_SEVERAL = OneOf(Op("Mul", _TOTAL, _LIMITED_SHARE), _TOTAL)
+_PART_OF_SEVERAL = OneOf(Op("Mul", Any("gradient"), _LIMITED_SHARE), Any("gradient"))
 
 ACCUMULATED: Pattern = OneOf(Op("Clip", _OF_SEVERAL, _LOWEST, Number("clip_value")), _OF_SEVERAL)
 """The same of the sum of the gradients of several steps."""
+PART_OF_ACCUMULATED: Pattern = OneOf(
+    Op("Clip", _PART_OF_SEVERAL, _LOWEST, Number("clip_value")), _PART_OF_SEVERAL
+)
+"""The same of what a sum has of one parameter."""
 
 _MASKED_SQUARES = Op(
     "Where", Op("Gather", Any("mask"), Number("entry")), Any("squares"), Equals(0.0)
 )
 _ROOT = OneOf(
     Op("Mul", Op("Sqrt", Any("total")), OneOf(_INVERSE, Number("inverse_scale"))),
+    Op("Mul", Op("Sqrt", Any("total")), Op("Reciprocal", Any("steps"))),
     Op("Sqrt", Any("total")),
 )
 _SQUARE = OneOf(
@@ -102,6 +106,15 @@ def scaling(found: Found) -> Scaling:
         norm if isinstance(norm, Value) else None,
         _number(found, "clip_value"),
     )
+
+
+def added(new: Value) -> Found | None:
+    """What is added up in the new sum of the gradients of several steps, if it is one.
+
+    Returns:
+        The old sum as "total", what is added as "gradient", and what it is multiplied by.
+    """
+    return match(_TOTAL, new)
 
 
 def is_symmetric(found: Found) -> bool:

@@ -27,6 +27,8 @@ class Trained:
         rate: Its learning rate.
         factor: That of its weight decay, if it has any.
         scaling: What is done to its gradient before the update.
+        total: The sum of its gradients of several steps, maybe beside those of others.
+        share: What that is multiplied by.
     """
 
     facts: ParameterFacts
@@ -36,6 +38,13 @@ class Trained:
     rate: Value | None
     factor: Value | None
     scaling: Scaling = UNSCALED
+    total: Value | None = None
+    share: Value | None = None
+
+    @property
+    def normed(self) -> Value | None:
+        """Of what a norm is taken that limits its gradient."""
+        return self.gradient if self.total is None else self.total
 
 
 def scaled(
@@ -64,13 +73,7 @@ def scaled(
 
 
 def _norms_are_over(trained: Sequence[Trained]) -> str | None:
-    """What each norm is over: "all", "group", "parameter", or "other" gradients.
-
-    Returns:
-        None where gradients of several steps are added up, of whole buckets.
-    """
-    if any(parameter.update.has("total") for parameter in trained):
-        return None
+    """What each norm is over: "all", "group", "parameter", or "other" gradients."""
     sets = norm_sets(trained)
     if sets is None:
         return "other"
@@ -88,16 +91,20 @@ def norm_sets(trained: Sequence[Trained]) -> set[frozenset[str]] | None:
     limits: dict[int, tuple[Value, list[Trained]]] = {}
     for parameter in trained:
         norm = parameter.scaling.norm
-        if norm is None or parameter.gradient is None:
+        if norm is None or parameter.normed is None:
             return None
         limits.setdefault(id(norm), (norm, []))[1].append(parameter)
     for norm, limited in limits.values():
         over = squared(norm)
         alone = len(limited) == 1
-        wanted = Counter(
-            (_elements(p.gradient), None if alone else p.update.condition.entry)
+        values = {  # the sum of a bucket is there once for all its parameters
+            (p.facts.name if p.total is None else id(p.total)): (p.normed, p.update.condition.entry)
             for p in limited
-            if p.gradient is not None
+        }
+        wanted = Counter(
+            (_elements(value), None if alone else entry)
+            for value, entry in values.values()
+            if value is not None
         )
         found = (
             None if over is None else Counter((_elements(g), None if alone else e) for g, e in over)

@@ -28,6 +28,7 @@ from graphopt.inspection.reading.pattern import (
 )
 from graphopt.inspection.reading.scaling import (
     ACCUMULATED,
+    PART_OF_ACCUMULATED,
     SCALED,
     UNSCALED,
     Scaling,
@@ -154,7 +155,10 @@ _CENTRALIZED = OneOf(
     Op("Sub", Named("x", Any("row")), Op("Div", Op("ReduceSum", Any("row")), Any("length"))),
     Op("Sub", Named("x", Any("row")), Op("ReduceMean", Any("row"))),
 )
-_ROW = OneOf(Op("Add", SCALED, Op("Mul", _W, _K)), SCALED)
+_PARTS = {False: SCALED, True: PART_OF_ACCUMULATED}  # by whether gradients are added up
+_ROWS = {
+    adds_up: OneOf(Op("Add", part, Op("Mul", _W, _K)), part) for adds_up, part in _PARTS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -214,12 +218,14 @@ class Gradient:
         centralized: Whether its mean is subtracted.
         factor: That of weight decay, where it comes before.
         scaling: What is done to it first.
+        share: What the sum of the gradients of several steps is multiplied by.
     """
 
     value: Value
     centralized: bool = False
     factor: Value | None = None
     scaling: Scaling = UNSCALED
+    share: Value | None = None
 
 
 def recognised(new: Value, *, unscales: bool = True, accumulates: bool = False) -> Update | None:
@@ -234,7 +240,9 @@ def recognised(new: Value, *, unscales: bool = True, accumulates: bool = False) 
     operation = value.source.operation
     if operation is None or operation.op_type not in ("Add", "Sub"):
         return None
-    found = match(_ACCUMULATING if accumulates else _RMSPROP[unscales], value)
+    found = match(_ACCUMULATING, value) if accumulates else None
+    if found is None:  # also a sum of which each parameter has something done to its own part
+        found = match(_RMSPROP[unscales and not accumulates], value)
     name = "RMSProp"
     if found is None or not _is_consistent(found):
         found, name = match(_SGD, value), "SGD"
@@ -245,18 +253,25 @@ def recognised(new: Value, *, unscales: bool = True, accumulates: bool = False) 
     return Update(name, new, found, enabled)
 
 
-def gradient_of(value: Value) -> Gradient:
-    """What has been done to the gradient of a parameter before the update of the bucket."""
+def gradient_of(value: Value, *, adds_up: bool = False) -> Gradient:
+    """What has been done to the gradient of a parameter before the update of the bucket.
+
+    Args:
+        value: What is applied.
+        adds_up: Whether it is made of the sum of the gradients of several steps.
+    """
     found = match(_CENTRALIZED, value)
-    row = match(SCALED if found is None else _ROW, value if found is None else found.value("row"))
+    pattern = (_PARTS if found is None else _ROWS)[adds_up]
+    row = match(pattern, value if found is None else found.value("row"))
     if row is None or not is_symmetric(row):
         return Gradient(value.source)
-    factor = row.get("k")
+    factor, share = row.get("k"), row.get("share")
     return Gradient(
         row.value("gradient").source,
         found is not None,
         factor if isinstance(factor, Value) else None,
         scaling(row),
+        share if isinstance(share, Value) else None,
     )
 
 

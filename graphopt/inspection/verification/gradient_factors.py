@@ -15,7 +15,13 @@ from graphopt.parameter import Parameter
 from graphopt.reference import ReferenceRMSProp
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules import FromCaller
-from graphopt.states import LOSS_SCALE, LOSS_SCALE_STEPS, RANDOM_STEP, SKIPPED_STEPS
+from graphopt.states import (
+    ACCUMULATION_COUNT,
+    LOSS_SCALE,
+    LOSS_SCALE_STEPS,
+    RANDOM_STEP,
+    SKIPPED_STEPS,
+)
 
 _UNITS = 8.0  # in the last place, of a few products and a root
 _OF_SUMS = 0.25  # how many more a sum of squares is off, times the root of their number
@@ -29,6 +35,7 @@ class GradientFactors:
         skips: Whether steps that overflow are skipped.
         clip_norm: What norms are limited to.
         clip_value: What elements are limited to.
+        accumulation: How many steps make an update, if not each is one.
         off: By how many units in the last place a factor may be off.
         off_norm: By how many a norm may be.
     """
@@ -44,6 +51,7 @@ class GradientFactors:
         self.rule = scale if isinstance(scale, DynamicLossScale) else None
         self.skips = bool(facts.skip_on_overflow)
         self.clip_norm, self.clip_value = facts.clip_norm, facts.clip_value
+        self.accumulation = facts.accumulation
         self._fixed = scale if isinstance(scale, float) else None
         groups: dict[int | None, list[Updated]] = {}
         for parameter in parameters:
@@ -53,7 +61,8 @@ class GradientFactors:
             per = "group" if facts.clip_norm_per == "group" else "parameter"
         optimizer = RMSProp(
             [{"params": [Parameter(p.name, (1,)) for p in group]} for group in groups.values()],
-            loss_scale=scale,
+            # of a sum, the factor is its share of several steps, and no loss scale is left
+            loss_scale=scale if facts.accumulation is None else FromCaller(LOSS_SCALE.name),
             skip_on_overflow=self.skips,
             clip_norm=facts.clip_norm,
             clip_norm_per=per,
@@ -70,14 +79,23 @@ class GradientFactors:
         """A loss scale for a step, in float32."""
         return self._fixed or float(np.float32(10 ** random.uniform(-1.0, 3.0)))
 
-    def of(self, gradients: Mapping[str, Array], given: Given) -> tuple[dict[str, float], float]:
-        """The factor of each gradient, and the norm of all; NaN where norms are not limited."""
+    def of(
+        self, gradients: Mapping[str, Array], given: Given, share: float | None = None
+    ) -> tuple[dict[str, float], float]:
+        """The factor of each gradient, and the norm of all; NaN where norms are not limited.
+
+        Args:
+            gradients: Those of the step, or the sums of several.
+            given: What the step is given.
+            share: What sums are multiplied by.
+        """
         enabled = None
         if given.mask is not None:
             mask = given.mask
             enabled = [by is None or bool(mask[by]) for by in self._enabled_by]
-        self._reference.state[LOSS_SCALE.name] = given.loss_scale
-        factors = self._reference.factors(gradients, enabled, given.loss_scale)
+        scale = given.loss_scale if share is None else 1 / share
+        self._reference.state[LOSS_SCALE.name] = scale
+        factors = self._reference.factors(gradients, enabled, scale)
         norm = self._reference.gradient_norm
         return factors, math.nan if norm is None else norm
 
@@ -86,12 +104,17 @@ class GradientFactors:
         after = dict(given.counters)
         if self.rule is not None:
             after[LOSS_SCALE.name], after[LOSS_SCALE_STEPS.name] = self.rule.after(
-                given.loss_scale, int(given.counters[LOSS_SCALE_STEPS.name]), finite=given.updates
+                given.loss_scale,
+                int(given.counters[LOSS_SCALE_STEPS.name]),
+                finite=not given.overflows,
             )
         if RANDOM_STEP.name in after:
             after[RANDOM_STEP.name] += 1
         if self.skips:
-            after[SKIPPED_STEPS.name] = given.counters[SKIPPED_STEPS.name] + (not given.updates)
+            after[SKIPPED_STEPS.name] = given.counters[SKIPPED_STEPS.name] + given.overflows
+        if self.accumulation is not None and not given.overflows:
+            count = given.counters[ACCUMULATION_COUNT.name]
+            after[ACCUMULATION_COUNT.name] = 0.0 if given.is_last else count + 1
         return after
 
 

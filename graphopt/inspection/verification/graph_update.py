@@ -14,12 +14,12 @@ from graphopt.inspection.facts import OptimizerFacts, ParameterFacts
 from graphopt.inspection.reading import scalars
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import Reading
-from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.recovered import Recovered, accumulates
 from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
 from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
-from graphopt.states import AVERAGE
+from graphopt.states import ACCUMULATED, ACCUMULATION_COUNT, AVERAGE
 
 # What is fed where the caller gives learning rates; each input gets another one.
 _FED_RATES = (0.01, 0.02, 0.005, 0.03)
@@ -90,6 +90,10 @@ class GraphUpdate(RunnableUpdate):
         self._counters = {
             name: write for name, write in nodes.counters.writes.items() if write.output
         }
+        self.sums = accumulates(carried)
+        if self.sums:
+            self._counters[ACCUMULATION_COUNT.name] = _count_of(nodes)
+        self._flag = nodes.accumulating.flag
         self._reports = list(_reported(reading, nodes))
         self._limits = nodes.optimizer if said is None else said.optimizer
         self._rates = _fed_rates(nodes, (self._mask, self._scale))
@@ -118,6 +122,8 @@ class GraphUpdate(RunnableUpdate):
                     _shape(write.input), given.counters.get(name, 0.0), write.input.dtype
                 )
                 feeds[write.input.name] = counted
+        if self._flag is not None:
+            feeds[self._flag.name] = np.full(_shape(self._flag), given.is_last)
         results = self._results(feeds, given)
         after: dict[str, dict[str, Array]] = {}
         for slot in self._slots:
@@ -135,7 +141,7 @@ class GraphUpdate(RunnableUpdate):
         if self._counter and found[self._counter].tolist() != given.number + given.updates:
             raise NotRunError(
                 f"'{shown(self._counter)}' is {found[self._counter].tolist()} after step "
-                f"{given.number}{'' if given.updates else ', which overflows'}, "
+                f"{given.number}{given.what}, "
                 f"expected {given.number + given.updates}"
             )
         self.reported = {name: found[name] for name in self._reports} | {
@@ -183,6 +189,8 @@ class GraphUpdate(RunnableUpdate):
         if self._scale is not None:
             fed[self._scale.name] = _type(self._scale)
         fed |= {w.input.name: _type(w.input) for w in self._counters.values()}
+        if self._flag is not None:
+            fed[self._flag.name] = _type(self._flag)
         for trained, parameter in zip(self._trained, self.parameters, strict=True):
             dtype = ir.DataType.from_numpy(np.dtype(parameter.gradient_dtype))
             name = gradient_of(trained).name
@@ -222,6 +230,8 @@ def slots(nodes: Recovered, carried: Sequence[Write]) -> Iterator[Slot]:
         values |= {state.name: old for state, old, _ in trained.update.states()}
         if bucket in nodes.averages.writes:
             values[AVERAGE.name] = nodes.averages.writes[bucket].input
+        if (total := trained.update.value("total")) is not None:
+            values[ACCUMULATED.name] = total
         for kind, value in values.items():
             if id(value) not in outputs:
                 raise NotRunError(
@@ -246,6 +256,16 @@ def gradient_of(trained: Trained) -> Value:
     return trained.gradient
 
 
+def _count_of(nodes: Recovered) -> Write:
+    """The number of steps that are added up."""
+    count = nodes.accumulating.count
+    if count is None or nodes.accumulating.rule is None:
+        raise NotRunError("how many steps make an update was not recognised")
+    if any(trained.update.value("total") is None for trained in nodes.trained):
+        raise NotRunError("the sums of the gradients of some parameters were not recognised")
+    return count
+
+
 def _mask(trained: Sequence[Trained]) -> Value | None:
     """The input that says which groups are updated."""
     masks = (parameter.update.condition.mask for parameter in trained)
@@ -264,7 +284,8 @@ def _enabled_by(trained: Trained) -> int | None:
 def _reported(reading: Reading, nodes: Recovered) -> Iterator[str]:
     """What a step says of its gradients."""
     outputs = {value.name for value in reading.file.model.graph.outputs}
-    if nodes.optimizer.skip_on_overflow and "updated" in outputs:
+    skips = nodes.optimizer.skip_on_overflow or accumulates(reading.carried)
+    if skips and "updated" in outputs:
         yield "updated"
     if nodes.optimizer.clip_norm is not None and "gradient_norm" in outputs:
         yield "gradient_norm"

@@ -29,14 +29,28 @@ class Given:
         mask: Which groups are updated.
         loss_scale: What its gradients are to be divided by.
         counters: The scalars that the graph carries, by the name of the state.
-        updates: Whether it is to be an update, and not skipped.
+        overflows: Whether a gradient is infinite or NaN, so that the step is to be skipped.
+        is_last: Whether it is the last of the steps whose gradients are added up.
     """
 
     number: int
     mask: Array | None = None
     loss_scale: float = 1.0
     counters: Mapping[str, float] = field(default_factory=dict)
-    updates: bool = True
+    overflows: bool = False
+    is_last: bool = True
+
+    @property
+    def updates(self) -> bool:
+        """Whether it is to be an update."""
+        return self.is_last and not self.overflows
+
+    @property
+    def what(self) -> str:
+        """What sets it apart, in words behind its number."""
+        if self.overflows:
+            return ", which overflows"
+        return "" if self.is_last else ", which only adds its gradients up"
 
 
 class NotRunError(Exception):
@@ -52,6 +66,7 @@ class RunnableUpdate(ABC):
         fed: What is fed for learning rates, by input.
         groups: How many groups the mask has; 0 without a mask.
         averages: Whether each parameter has an average, a state of that kind.
+        sums: Whether each has a sum of its gradients, a state of that kind.
         twice_rounded: A new value is computed as the old one less a difference.
         reported: What the last step gave beside parameters and states, by name: what it reports,
             and the scalars that the graph carries.
@@ -62,6 +77,7 @@ class RunnableUpdate(ABC):
     fed: Mapping[str, float]
     groups = 0
     averages = False
+    sums = False
     twice_rounded = False
     reported: Mapping[str, Array] = MappingProxyType({})
 

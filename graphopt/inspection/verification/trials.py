@@ -2,24 +2,25 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from graphopt._words import shown
-from graphopt.inspection.facts import OptimizerFacts, Schedule
-from graphopt.inspection.reading import rates
-from graphopt.inspection.reading.dataflow import Value
+from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.recovered import Recovered
-from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
+from graphopt.inspection.verification.comparing import Compared, compare_batch, compare_element
 from graphopt.inspection.verification.gradient_factors import GradientFactors
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
+from graphopt.inspection.verification.step_numbers import horizon_of, step_numbers
+from graphopt.inspection.verification.summed import Added, placed, split
 from graphopt.loss_scale import DynamicLossScale
 from graphopt.states import (
+    ACCUMULATED,
+    ACCUMULATION_COUNT,
     AVERAGE,
     LOSS_SCALE_STEPS,
     MEAN_GRAD,
@@ -38,21 +39,12 @@ _LARGEST_PARAMETER = 1e4
 _LARGEST_DEVIATION = 1e300  # JSON has no infinity
 _LARGEST_HALF = 60_000.0
 _RATIOS = (4.0, 0.5)  # of gradients and what limits them
+_PERIOD = 4  # of steps that add gradients up, the second is no update
 _LARGEST_LIMIT = 1e6
 _MOST_OVERFLOWS = 12
 _OVERFLOWS = (np.inf, np.nan, -np.inf)
 _UNIT = float(np.finfo(np.float32).eps)
 _TINY = float(np.finfo(np.float32).tiny)
-
-
-@dataclass
-class Compared:
-    """What comparing has found so far."""
-
-    steps: int = 0
-    deviation: float = 0.0
-    differences: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
 
 
 def compared(
@@ -71,7 +63,7 @@ def compared(
         NotRunError: It cannot be run, or fails.
     """
     trials = _Trials(update, optimizer, np.random.default_rng(seed))
-    return trials.run(steps, _horizon(nodes, steps))
+    return trials.run(steps, horizon_of(nodes, steps))
 
 
 class _Trials:
@@ -93,9 +85,10 @@ class _Trials:
     def run(self, steps: int, horizon: int) -> Compared:
         """Compare so many steps, each from a random state, until one differs."""
         found = Compared()
-        numbers = _numbers(self._random, steps, horizon)
+        numbers = step_numbers(self._random, steps, horizon)
         for trial, number in enumerate(numbers):
-            self._compare(number, _RATIOS[trial % len(_RATIOS)], found)
+            given = self._given(number, is_last=trial % _PERIOD != 1)
+            self._compare(given, _RATIOS[trial % len(_RATIOS)], found)
             found.steps += 1
             if found.differences:
                 return found
@@ -107,28 +100,58 @@ class _Trials:
             found.unchecked.append("the loss scale: how it changes is not known")
         return found
 
-    def _compare(self, number: int, ratio: float, found: Compared) -> None:
+    def _compare(self, given: Given, ratio: float, found: Compared) -> None:
         """A step whose gradients are so many times as large as the limit of their norms."""
+        number = given.number
         before = [self._state(batch, number) for batch in self._batches]
-        given = self._given(number)
-        gradients, fed = self._gradients(before, given, ratio, found)
-        fed_state = self._spread(before)
+        gradients = self._gradients(before, given, ratio, found)
+        fed_state, fed, added = self._fed(before, gradients, given)
         after = self._update.run(fed_state, fed, given)
         self._compare_averages(fed_state, after, given, found)
-        factors, norm = self._factors.of(fed, given)
+        if added is None:
+            factors, norm = self._factors.of(fed, given)
+        else:
+            gradients = added.totals
+            self._compare_sums(added, after, given, found)
+            factors, norm = self._factors.of(self._each(gradients), given, added.share)
         self._compare_reported(given, norm, found)
         for batch, oracle, state, gradient in zip(
             self._batches, self._oracles, before, gradients, strict=True
         ):
-            if _is_kept(batch.rule, given.mask):
+            if _is_kept(batch.rule, given):
                 exactly = {kind: np.zeros(batch.shape) for kind in state}
-                _compare_batch(batch, after, state, exactly, number, found)
+                compare_batch(batch, after, state, exactly, number, found)
             else:
                 taken = gradient.astype(np.float64) * factors[batch.rule.name]
                 if (limit := self._factors.clip_value) is not None:
                     taken = np.clip(taken, -limit, limit)
                 expected = _expected(oracle, state, taken, number, self._factors.off)
-                _compare_batch(batch, after, *expected, number, found)
+                compare_batch(batch, after, *expected, number, found)
+
+    def _fed(
+        self, before: Sequence[Mapping[str, Array]], gradients: Sequence[Array], given: Given
+    ) -> tuple[State, Mapping[str, Array], Added | None]:
+        """What each parameter begins with and its gradient, so that these are applied."""
+        state = self._spread(before)
+        rule = self._factors.accumulation
+        if rule is None or not self._update.sums:
+            return state, self._each(gradients), None
+        added = split(rule, given, self._batches, gradients, self._random)
+        state = {**state, ACCUMULATED.name: self._each(added.before)}
+        return state, self._each(added.gradients), added
+
+    def _each(self, arrays: Sequence[Array]) -> Mapping[str, Array]:
+        """What each parameter has of the arrays of batches."""
+        return _spread(self._batches, [{PARAMETER: array} for array in arrays])[PARAMETER]
+
+    def _compare_sums(self, added: Added, after: State, given: Given, found: Compared) -> None:
+        """The sums of gradients, of this step and those before."""
+        wanted, offs = self._each(added.totals), self._each(added.off)
+        for parameter in self._update.parameters:
+            got = after[ACCUMULATED.name][parameter.name].astype(np.float64)
+            want = wanted[parameter.name]
+            off = offs[parameter.name]
+            compare_element(parameter, ACCUMULATED.name, (got, want, off), given, found)
 
     def _spread(self, before: Sequence[Mapping[str, Array]]) -> State:
         """What each parameter begins with; an average is some other number of its size."""
@@ -153,19 +176,13 @@ class _Trials:
             kept = decay * old
             added = (1 - decay) * after[PARAMETER][name].astype(np.float64)
             want, off = kept + added, 2 * _UNIT * (np.abs(kept) + np.abs(added)) + _TINY
-            off += float(np.finfo(parameter.dtype).eps) * np.abs(added)
-            if _is_kept(parameter, given.mask):
+            own = np.finfo(parameter.dtype)  # of the parameter, which is rounded afterwards
+            off += float(own.eps) * np.abs(added) + (1 - decay) * float(own.smallest_subnormal)
+            if _is_kept(parameter, given):
                 want, off = old, np.zeros_like(old)
-            parts = _parts(got, want, off).reshape(-1)
-            worst = int(np.argmax(parts))
-            found.deviation = max(found.deviation, float(parts[worst]))
-            if parts[worst] > 1:
-                found.differences.append(
-                    f"step {given.number}: {_element(parameter, AVERAGE.name, worst)} is "
-                    f"{got.reshape(-1)[worst]:.6g}, expected {want.reshape(-1)[worst]:.6g}"
-                )
+            compare_element(parameter, AVERAGE.name, (got, want, off), given, found)
 
-    def _given(self, number: int, *, updates: bool = True) -> Given:
+    def _given(self, number: int, *, overflows: bool = False, is_last: bool = True) -> Given:
         random, rule = self._random, self._factors.rule
         groups = self._update.groups
         most = 1000 if rule is None else rule.growth_interval
@@ -175,18 +192,20 @@ class _Trials:
             RANDOM_SEED.name: float(number % 1000 + 1),
             RANDOM_STEP.name: float(number % 997),
         }
-        return Given(
+        given = Given(
             number,
             random.random(groups) < 0.7 if groups else None,
             self._factors.scale(random),
             counters,
-            updates,
+            overflows,
         )
+        summed = self._factors.accumulation
+        return given if summed is None else placed(summed, given, random, is_last=is_last)
 
     def _gradients(
         self, before: Sequence[Mapping[str, Array]], given: Given, ratio: float, found: Compared
-    ) -> tuple[list[Array], Mapping[str, Array]]:
-        """The gradients of each batch, and of each parameter."""
+    ) -> list[Array]:
+        """The gradients of each batch."""
         scale = given.loss_scale
         made = [
             self._gradient(batch, state, scale)
@@ -204,7 +223,7 @@ class _Trials:
                     _rounded(gradient.astype(np.float64) * times, batch.rule.gradient_dtype)
                     for batch, gradient in zip(self._batches, made, strict=True)
                 ]
-        return made, _spread(self._batches, [{PARAMETER: g} for g in made])[PARAMETER]
+        return made
 
     def _size(self, gradients: Sequence[Array], scale: float) -> float:
         """What is limited, as large as it is now: a norm, of one of the sets, or an element."""
@@ -232,9 +251,8 @@ class _Trials:
         wanted = self._factors.counted(given)
         for name, value in reported.items():
             if name in wanted and float(value) != wanted[name]:
-                what = "" if given.updates else ", which overflows"
                 found.differences.append(
-                    f"step {given.number}{what}: {name} is {float(value):.9g}, "
+                    f"step {given.number}{given.what}: {name} is {float(value):.9g}, "
                     f"expected {wanted[name]:.9g}"
                 )
 
@@ -244,13 +262,13 @@ class _Trials:
         It is tried for some gradients; that the nodes look at all of them is seen in them.
         """
         before = [self._state(batch, number) for batch in self._batches]
-        state = self._spread(before)
         parameters = self._update.parameters
         chosen = self._random.permutation(len(parameters))[:_MOST_OVERFLOWS]
         for trial, index in enumerate(chosen):
             parameter = parameters[index]
-            given = self._given(number, updates=False)
-            _, fed = self._gradients(before, given, 1.0, found)
+            given = self._given(number, overflows=True, is_last=trial % 2 == 0)
+            gradients = self._gradients(before, given, 1.0, found)
+            state, fed, _ = self._fed(before, gradients, given)
             gradient = np.array(fed[parameter.name])
             place = int(self._random.integers(gradient.size))
             gradient.reshape(-1)[place] = _OVERFLOWS[trial % len(_OVERFLOWS)]
@@ -271,19 +289,25 @@ class _Trials:
         largest = float(np.finfo(np.float32).max)
         scales = {rule.initial, rule.floor, rule.ceiling or largest, 1.5 * rule.initial}
         steps = {0, rule.growth_interval - 2, rule.growth_interval - 1}
-        before = self._spread([self._state(batch, 0) for batch in self._batches])
+        states = [self._state(batch, 0) for batch in self._batches]
+        before = self._spread(states)
         zeros = {p.name: np.zeros(p.shape, p.gradient_dtype) for p in self._update.parameters}
+        if self._update.sums:
+            before = {**before, ACCUMULATED.name: zeros}
         first = self._update.parameters[0]
-        for scale, count, updates in itertools.product(
-            sorted(scales), sorted(steps), (True, False)
+        for scale, count, overflows in itertools.product(
+            sorted(scales), sorted(steps), (False, True)
         ):
             if count < 0 or not 0 < scale <= min(rule.ceiling or largest, largest):
                 continue
             gradients = dict(zeros)
-            if not updates:
+            if overflows:
                 gradients[first.name] = np.full(first.shape, np.nan, first.gradient_dtype)
             counters = {LOSS_SCALE_STEPS.name: float(count), SKIPPED_STEPS.name: 0.0}
-            given = Given(0, None, float(np.float32(scale)), counters, updates)
+            counters[ACCUMULATION_COUNT.name] = 0.0
+            given = Given(0, None, float(np.float32(scale)), counters, overflows)
+            if (summed := self._factors.accumulation) is not None:
+                given = placed(summed, given, self._random, is_last=True)
             if self._update.groups:
                 given = replace(given, mask=np.ones(self._update.groups, np.bool_))
             self._update.run(before, gradients, given)
@@ -341,13 +365,14 @@ def _spread(parts: Sequence[Batch], states: Sequence[Mapping[str, Array]]) -> St
     return found
 
 
-def _is_kept(rule: Updated, mask: Array | None) -> bool:
-    """Whether a mask says that parameters stay as they are."""
+def _is_kept(rule: Updated, given: Given) -> bool:
+    """Whether parameters stay as they are: by a mask, or because more gradients are to come."""
+    mask = given.mask
     if rule.enabled_by is None or mask is None:
-        return False
+        return not given.is_last
     if not -len(mask) <= rule.enabled_by < len(mask):
         raise NotRunError(f"the mask has {len(mask)} groups, and no group {rule.enabled_by}")
-    return not mask[rule.enabled_by]
+    return not given.is_last or not mask[rule.enabled_by]
 
 
 def _expected(
@@ -357,78 +382,3 @@ def _expected(
         return oracle.expected(state, gradient, number, off)
     except (ArithmeticError, IndexError, ValueError) as error:
         raise NotRunError(f"step {number}: {error}") from None
-
-
-def _compare_batch(
-    batch: Batch,
-    after: State,
-    wanted: Mapping[str, Array],
-    tolerated: Mapping[str, Array],
-    number: int,
-    found: Compared,
-) -> None:
-    differ: set[tuple[str, str]] = set()
-    for parameter, part, rows in batch.pieces():
-        for kind in batch.values:
-            got = after[kind][parameter.name].reshape(-1)[part]
-            want = wanted[kind][rows].reshape(-1)
-            parts = _parts(got, want, tolerated[kind][rows].reshape(-1))
-            worst = int(np.argmax(parts))
-            found.deviation = max(found.deviation, float(parts[worst]))
-            if parts[worst] > 1 and (kind, parameter.name) not in differ:
-                differ.add((kind, parameter.name))
-                found.differences.append(
-                    f"step {number}: {_element(parameter, kind, part.start + worst)} is "
-                    f"{got[worst]:.6g}, expected {want[worst]:.6g}"
-                )
-
-
-def _parts(got: Array, want: Array, tolerated: Array) -> Array:
-    """Differences as a part of what is tolerated; NaN and infinity must be in both."""
-    with np.errstate(all="ignore"):
-        rounded = want.astype(got.dtype)  # a large number is infinite in float16
-        parts = np.abs(got.astype(np.float64) - want) / tolerated
-    same = (np.isnan(got) & np.isnan(want)) | (got == rounded) | np.isinf(tolerated)
-    return np.where(same, 0.0, np.where(np.isnan(parts), np.inf, parts))
-
-
-def _element(parameter: Updated, kind: str, place: int) -> str:
-    name = shown(f"{kind}.{parameter.name}" if kind else parameter.name)
-    index = ", ".join(str(int(i)) for i in np.unravel_index(place, parameter.shape or (1,)))
-    return f"{name}[{index}]" if parameter.shape else name
-
-
-def _numbers(random: np.random.Generator, steps: int, horizon: int) -> list[int]:
-    """The steps to compare: the first, and others before the horizon."""
-    if horizon <= steps:
-        return [number % horizon for number in range(steps)]
-    return [0, *sorted(random.integers(1, horizon, steps - 1).tolist())]
-
-
-def _horizon(nodes: Recovered, steps: int) -> int:
-    """How many steps there are that are worth a try; lists have no more."""
-    ends, lengths = [steps], []
-    for schedule, value in _scheduled(nodes.trained):
-        kind = schedule["schedule"]
-        if kind == "list":
-            lengths.append(int(schedule["length"]))
-        if kind in rates.RECOGNISED:
-            ends += [number + 1 for number, _ in rates.curve(value, nodes.step, None)[-1:]]
-    return min([max(ends), *lengths])
-
-
-def _scheduled(
-    trained: Sequence[Trained],
-) -> Iterable[tuple[Mapping[str, Any], Value]]:
-    """The learning rates and weight decays that are no numbers, each once."""
-    found = {}
-    for parameter in trained:
-        facts = parameter.facts
-        pairs: tuple[tuple[Schedule, Value | None], ...] = (
-            (facts.learning_rate, parameter.rate),
-            (facts.weight_decay, parameter.factor),
-        )
-        for schedule, value in pairs:
-            if isinstance(schedule, Mapping) and value is not None:
-                found[id(value)] = (schedule, value)
-    return found.values()

@@ -9,18 +9,19 @@ from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.reading.read_model import read
-from graphopt.inspection.reading.recovered import Recovered, accumulates
+from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.claims import contradictions
+from graphopt.inspection.verification.comparing import Compared
 from graphopt.inspection.verification.graph_update import GraphUpdate
 from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.inspection.verification.sequence_update import SequenceUpdate
-from graphopt.inspection.verification.trials import Compared, compared
+from graphopt.inspection.verification.trials import compared
 from graphopt.inspection.verification.verified_part import (
     ForwardCheck,
     GradientCheck,
     checked_part,
 )
-from graphopt.inspection.words import average, loss_scale, norms
+from graphopt.inspection.words import accumulation, average, loss_scale, norms
 from graphopt.soundness.errors import naming
 
 _MOST_DIFFERENCES = 4  # of a kind
@@ -71,7 +72,8 @@ def verify(
 
     The update is cut out of the graph. Each step starts from random parameters and states of all
     magnitudes, among them elements that the guard of a centered update keeps, and is one of those
-    for which the schedules have been made. The oracle is `reference.ReferenceRMSProp` in float64,
+    for which the schedules have been made. Where gradients of several steps are added up, it is an
+    update or one of the steps before. The oracle is `reference.ReferenceRMSProp` in float64,
     with the hyperparameters in the metadata, or, in a graph without, those that `inspect` finds.
     What a metadata says that is not what the nodes compute is a difference too.
 
@@ -121,8 +123,6 @@ def _verified(
     nodes, said, optimizer = reading.recovered, reading.described, reading.merged
     words = in_words(optimizer.optimizer)
     reason = _why_not(nodes, reading.buffers)
-    if accumulates(reading.carried):
-        reason = "gradients are added up over several steps, which is not run: nothing was compared"
     if reason is not None or nodes is None:
         return Verification(words, verified=False, differences=(reason or "",))
     found = Compared()
@@ -175,6 +175,7 @@ def in_words(optimizer: OptimizerFacts | None) -> str:
         else "",
         f"averages parameters, {average(optimizer.average)}" if optimizer.average else "",
         f"clips gradients to {optimizer.clip_value:g}" if optimizer.clip_value is not None else "",
+        accumulation(optimizer.accumulation),
         *(f"{name} {value:g}" for name, value in optimizer.others.items()),
     ]
     details = ", ".join(filter(None, parts))

@@ -6,15 +6,23 @@ import pytest
 from onnx import helper, inliner, numpy_helper, parser
 
 import graphopt
-from graphopt import DynamicLossScale, Parameter, RMSProp
+from graphopt import Accumulation, DynamicLossScale, Parameter, RMSProp
 from graphopt.average import ParameterAverage
 from graphopt.schedules import FromCaller
-from tests.helpers.configurations import CONFIGURATIONS, configured, inlined, without_metadata
+from tests.helpers.configurations import (
+    CONFIGURATIONS,
+    MODEL,
+    PARAMETERS,
+    configured,
+    inlined,
+    without_metadata,
+)
 from tests.helpers.environments import typical
 
 DENSE, BIAS, SCALAR = Parameter("dense", (33, 40)), Parameter("bias", (40,)), Parameter("one", ())
 CONV = Parameter("conv", (5, 3, 2, 2), op_type="Conv")
 HALF = Parameter("half", (9, 30), "float16")
+DOUBLE = Parameter("double", (9, 30), "float64")
 SOME = [CONV, DENSE, BIAS, SCALAR]
 TWO = [
     {"params": [CONV, BIAS], "grad_centralization": True, "weight_decay": 0.02},
@@ -42,6 +50,26 @@ RIGHT = [
     ({"average": ParameterAverage(0.9, warm_up=True), "params": TWO} | MOST, {"group_mask": True}),
     ({"average": ParameterAverage(0.0), "params": [HALF, BIAS], "clip_value": 0.5}, {}),
     ({"loss_scale": DynamicLossScale(3.0, 1.7, 0.3, 2), "learning_rate": FromCaller("rate")}, {}),
+]
+# Gradients of several steps.
+FED, SUM = Accumulation(None), Accumulation(2, "sum")
+RIGHT += [
+    ({}, {"accumulation": 3}),
+    ({"loss_scale": 8.0, "weight_decay": 0.1, "average": 0.9}, {"accumulation": 1}),
+    (MOST | {"clip_norm": 5.0, "average": 0.9}, {"accumulation": 3}),
+    (MOST | {"clip_norm": 5.0, "params": TWO}, {"accumulation": FED, "group_mask": True}),
+    ({"skip_on_overflow": True, "params": TWO}, {"accumulation": SUM, "layout": "foreach"}),
+    ({"clip_value": 0.2, "params": [HALF, BIAS], "average": 0.5}, {"accumulation": FED}),
+    ({"loss_scale": FromCaller("loss_scale"), "params": TWO}, {"accumulation": SUM}),
+    (
+        {"params": TWO, "clip_norm": 1.0, "clip_norm_per": "group", "skip_on_overflow": True},
+        {"accumulation": Accumulation(None, "sum"), "group_mask": True},
+    ),
+    (
+        {"params": TWO, "clip_norm": 1.0, "clip_norm_per": "parameter", "momentum": 0.9},
+        {"accumulation": FED},
+    ),
+    ({"params": [DOUBLE], "clip_norm": 1.0, "average": 0.9}, {"accumulation": 2}),
 ]
 
 
@@ -73,6 +101,15 @@ def test_what_is_right_is_verified(optimizer, graph, strip):
 def test_training_graphs(name):
     found = graphopt.verify(configured(name)[1])
     assert (found.differences, found.unchecked, found.verified) == ((), (), True)
+    assert found.gradients.precision == "float64"
+
+
+@pytest.mark.parametrize("rule", [2, Accumulation(None)], ids=["counted", "fed"])
+def test_training_graphs_that_add_gradients_up(rule):
+    opt = RMSProp(PARAMETERS, 0.01, loss_scale=DYNAMIC, clip_norm=1.0, average=0.9)
+    found = graphopt.verify(graphopt.training_graph(MODEL, "cross_entropy", opt, accumulation=rule))
+    assert (found.differences, found.unchecked, found.verified) == ((), (), True)
+    assert "applies the mean of" in found.optimizer
     assert found.gradients.precision == "float64"
 
 
@@ -243,6 +280,52 @@ def average_of_others(model):
     moved[added.input[1]].input[0] = constant(model, np.zeros([], np.float32))
 
 
+def another_number_of_steps(model):
+    another_number(model, "GreaterOrEqual", 3, 4)
+
+
+def another_share(model):
+    """A sum is applied that is not the mean."""
+    for node in model.graph.node:
+        for place, name in enumerate(node.input if node.op_type == "Mul" else ()):
+            if number_of(model, name) == pytest.approx(1 / 3):
+                node.input[place] = constant(model, np.float32(1 / 4))
+
+
+def without_older(model):
+    """Only the last gradient is applied: the sum begins anew in each step."""
+    for node in model.graph.node:
+        for place, name in enumerate(node.input if node.op_type == "Mul" else ()):
+            if name == "accumulated.dense":
+                node.input[place] = constant(model, np.zeros([], np.float32))
+
+
+def with_what_was_applied(model):
+    """The sum goes on where it should begin anew."""
+    keeps = the(model, "Greater", lambda n: n.input[0] == "accumulation_count")
+    keeps.input[1] = constant(model, np.int64(-1))
+
+
+def never_counted(model):
+    added = the(model, "Add", lambda n: n.input[0] == "accumulation_count")
+    added.input[1] = constant(model, np.int64(2))
+
+
+def scaled_sum(model):
+    """The loss scale stays in what is added up."""
+    for node in model.graph.node:
+        for place, name in enumerate(node.input if node.op_type == "Mul" else ()):
+            if number_of(model, name) == pytest.approx(1 / 8):
+                node.input[place] = constant(model, np.float32(1))
+
+
+def applied_always(model):
+    """Parameters are written in each step."""
+    is_last = the(model, "GreaterOrEqual").output[0]
+    kept = [n for n in model.graph.node if n.op_type == "Where" and n.input[0] == is_last]
+    kept[2].input[0] = constant(model, True)
+
+
 SKIPS, CLIPS = {"skip_on_overflow": True}, {"clip_norm": 5.0}
 ALL = {"loss_scale": DYNAMIC, "clip_norm": 5.0}
 CHANGES = [
@@ -274,7 +357,26 @@ CHANGES += [
     (average_of_others, {"average": 0.875}, "average.dense"),
     (average_of_others, {"average": 0.875} | SKIPS, "average.dense"),
 ]
-BY_METADATA = (another_average, another_floor, another_ceiling, another_interval, another_backoff)
+THREE = {"accumulation": 3}
+CHANGES += [
+    (another_number_of_steps, THREE, "how many steps make an update was not recognised"),
+    (another_number_of_steps, {"accumulation": Accumulation(3, "sum")}, "accumulation is Acc"),
+    (another_share, THREE, "how many steps make an update was not recognised"),
+    (without_older, THREE, "accumulated"),
+    (with_what_was_applied, {"accumulation": FED}, "accumulated."),
+    (never_counted, THREE, "accumul"),
+    (scaled_sum, THREE | {"loss_scale": 8.0}, "loss_scale is 8.0 in the metadata"),
+    (applied_always, THREE, "how many steps make an update was not recognised"),
+]
+BY_METADATA = (
+    another_number_of_steps,
+    scaled_sum,
+    another_average,
+    another_floor,
+    another_ceiling,
+    another_interval,
+    another_backoff,
+)
 BY_METADATA += (another_limit, another_element, without_check)
 
 
@@ -290,7 +392,8 @@ def test_graphs_that_compute_something_else(change, optimizer, told, strip, layo
     if strip and change in BY_METADATA:
         pytest.skip("NOT RUN: without metadata this is another valid optimizer")
     given = {"params": [BIAS, DENSE], "epsilon": 1e-3} | optimizer
-    model = inliner.inline_local_functions(built(given, {"layout": layout}))
+    of_graph = {"layout": layout} | {k: given.pop(k) for k in ("accumulation",) if k in given}
+    model = inliner.inline_local_functions(built(given, of_graph))
     change(model)
     onnx.checker.check_model(model)
     found = graphopt.verify(without_metadata(model) if strip else model, steps=4)
