@@ -14,6 +14,7 @@ from graphopt import _checks, checkpoint as session_checkpoint
 from graphopt._files import PathLike
 from graphopt.carried import Array
 from graphopt.checkpoint import (
+    LoadReport,
     Stored,
     file_of,
     impossible,
@@ -23,7 +24,13 @@ from graphopt.checkpoint import (
 )
 from graphopt.fingerprint import shortened
 from graphopt.on_device import _step_numbers
-from graphopt.on_device.checkpoint import OnDeviceCheckpoint, OptimizerState, is_on_device, read
+from graphopt.on_device.checkpoint import (
+    OnDeviceCheckpoint,
+    OptimizerState,
+    is_on_device,
+    read,
+    write,
+)
 from graphopt.on_device.tensor_names import ACCUMULATED, MOMENTUMS, STEP
 from graphopt.states import COUNTERS, MEAN_SQUARE, MOVED, split
 
@@ -129,6 +136,52 @@ def read_stored(path: PathLike) -> Stored:
     if not stored.has_checksums:
         note_without_checksums(path)
     return stored
+
+
+def load_state(
+    path: PathLike, state: Mapping[str, Any], *, output: PathLike | None = None
+) -> LoadReport:
+    """Write values of one's own into a checkpoint of on-device training, atomically.
+
+    It does with a checkpoint what `Session.load_state` does with a session. `read_state` reads
+    them, by the same names, also from what ONNX Runtime has saved.
+
+    Args:
+        path: A checkpoint of files that `graphopt.export_on_device` wrote, or ONNX Runtime saved.
+        state: Arrays by their names in `Session.state`; what is not among them stays as it is.
+        output: Where to write it instead.
+
+    Returns:
+        What was written, and what was kept.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a checkpoint, or is damaged; a name is unknown, an array
+            has another shape or dtype, or values that no training leaves behind, such as NaN.
+
+    Example:
+        >>> import graphopt, onnx
+        >>> model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["": 17]>
+        ... linear (float[N,2] x) => (float[N,1] y) <float[2,1] w = {1, 2}> { y = MatMul(x, w) }''')
+        >>> opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01)
+        >>> files = graphopt.export_on_device(model, "mse", opt, "device")
+        >>> load_state(files.checkpoint, {"w": np.float32([[3], [4]])}).kept
+        ('mean_square.w', 'global_step')
+        >>> read_state(files.checkpoint)["w"].ravel()
+        array([3., 4.], dtype=float32)
+    """
+    file = read(path)
+    arrays = {name: np.asarray(array) for name, array in state.items()}
+    try:
+        current = to_state(file)
+    except ValueError as error:
+        raise ValueError(f"checkpoint '{path}': {error}") from None
+    expected = {n: (a.shape, a.dtype.name) for n, a in current.items() if n in arrays}
+    problems = misfits(arrays, expected) + impossible(arrays)
+    if problems:
+        raise ValueError(f"state: {shortened(problems)}")
+    write(output or path, from_state(current | arrays, file))
+    return LoadReport(tuple(arrays), tuple(name for name in current if name not in arrays))
 
 
 def _stored(path: PathLike) -> Stored:

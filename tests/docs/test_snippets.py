@@ -205,6 +205,7 @@ MODULES = sorted(
     for package in (graphopt, models)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if not module.name.endswith(("__main__", "._kernels"))  # a library without Python in it
+    and module.name != "graphopt.federated.flower"  # tests/federated runs them, beside Flower
 )
 
 

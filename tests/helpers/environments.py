@@ -1,6 +1,7 @@
 """What the environment has in which the tests run; ``make test`` runs them in two."""
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,11 @@ OTHER_PYTHON = os.environ.get("GRAPHOPT_OTHER_PYTHON")
 needs_training_package = pytest.mark.skipif(
     not HAS_TRAINING_PACKAGE,
     reason="NOT RUN: needs onnxruntime-training; make test runs it in .venv-training",
+)
+HAS_FLOWER = importlib.util.find_spec("flwr") is not None
+needs_flower = pytest.mark.skipif(
+    not HAS_FLOWER,
+    reason="NOT RUN: needs Flower; make test runs it in .venv-flower",
 )
 needs_cuda = pytest.mark.skipif(
     "CUDAExecutionProvider" not in PROVIDERS,

@@ -59,6 +59,7 @@ FLOORS = [
         "configuration",
         "conversion",
         "distributed",
+        "federated",
         "profiling",
         "torch",
     ],
