@@ -20,6 +20,8 @@ if HAS_FLOWER:
     from graphopt.federated import flower
     from tests.helpers.flower import OneProcess, replaced, seeded
 
+pytestmark = pytest.mark.any_runtime
+
 NODES = 4
 CLIENT = {"learning_rate": 0.05, "initial_mean_square": 0.0, "epsilon": 1e-6}
 SERVER = {"learning_rate": 0.01, "momentum": 0.9, "centered": True, "epsilon": 1e-4}
