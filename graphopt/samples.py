@@ -3,7 +3,7 @@
 import errno
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +85,6 @@ def size_of_batch(inputs: Iterable[Feed], wanted: int | None) -> int:
     if wanted not in (None, fixed):
         raise ValueError(f"--batch-size {wanted}: the batch size of the graph is fixed to {fixed}")
     return fixed
-
-
-def batches(samples: Mapping[str, np.ndarray], order: np.ndarray, size: int) -> Iterator[Batch]:
-    """The samples in an order, so many at a time; the last ones may be fewer."""
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield {name: array[chosen] for name, array in samples.items()}
 
 
 def first_batch(graph: TrainingGraph, data: Path, wanted: int | None) -> Batch:

@@ -17,7 +17,7 @@ from graphopt import _checks
 from graphopt.checkpoint_folder import Checkpoints
 from graphopt.manifest import Manifest
 from graphopt.on_device import read_stored
-from graphopt.samples import Batch, batches
+from graphopt.samples import Batch
 from graphopt.session import Session
 from graphopt.states import ACCUMULATION_COUNT, GLOBAL_STEP, SKIPPED_STEPS
 
@@ -50,11 +50,18 @@ class Plan:
 
     def from_position(self, position: int) -> Iterator[Batch]:
         """The batches from there on, in an order that is drawn anew for each epoch."""
+        for chosen in self.chosen_from(position):
+            yield {name: array[chosen] for name, array in self.samples.items()}
+
+    def chosen_from(self, position: int) -> Iterator[np.ndarray]:
+        """The numbers of the samples of each of these batches."""
         count = len(next(iter(self.samples.values())))
         for epoch in range(position // self.steps, self.epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(count)
             done = max(0, position - epoch * self.steps) * self.size
-            yield from batches(self.samples, order[done : self.steps * self.size], self.size)
+            end = min(count, self.steps * self.size)
+            for start in range(done, end, self.size):
+                yield order[start : min(end, start + self.size)]
 
     def described(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -236,7 +243,7 @@ class Run:
             report: Called after each step with the position and the loss.
         """
         for batch in self.plan.from_position(self.position):
-            if stop.signal is not None:
+            if self._is_to_stop(stop):
                 break
             if self.position % self.plan.steps == 0:
                 self.losses, self.summed = [], (0, 0.0)
@@ -256,6 +263,9 @@ class Run:
         if self.position:
             self.target.save(self.session, self.note)
         self.target.wait()
+
+    def _is_to_stop(self, stop: Stop) -> bool:
+        return stop.signal is not None
 
     def _check_losses(self) -> None:
         """End a run whose losses are no numbers any more.

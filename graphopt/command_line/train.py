@@ -20,7 +20,8 @@ from rich.progress import (
 import graphopt
 from graphopt._outputs import check_outputs
 from graphopt.command_line.options import Graph, check_folders
-from graphopt.samples import DEFAULT_BATCH_SIZE, fixed_size, read_samples, size_of_batch
+from graphopt.samples import DEFAULT_BATCH_SIZE, fixed_size, read_samples
+from graphopt.training_by_ranks import Distributed, company
 from graphopt.training_run import Plan, Run, stopping, target_at
 
 
@@ -75,6 +76,14 @@ def train(
         Path | None,
         typer.Option(metavar="MODEL.onnx", help="The trained model to write, for inference."),
     ] = None,
+    distributed: Annotated[
+        Distributed | None,
+        typer.Option(
+            help="Train with all processes that mpiexec or torchrun has started, each with a part "
+            "of each batch.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train on the samples of a file.
 
@@ -82,7 +91,8 @@ def train(
     from its checkpoint until all epochs are done, as if never interrupted.
     Ctrl-C and SIGTERM end it after the running step, and save.
     """
-    with stopping() as stop:
+    with stopping() as stop, company(distributed) as ranks:
+        say = typer.echo if ranks.is_first else _say_nothing
         if checkpoint is None and export is None:
             checkpoint = graph.with_suffix(".safetensors")
         check_folders(checkpoint, export)
@@ -91,9 +101,12 @@ def train(
         check_outputs([("--export", export)], [*inputs, ("--resume", resume)])
         check_outputs([("--export", export), ("--checkpoint", checkpoint)], [])
         samples = read_samples(data)
-        session = graphopt.Session(graph)
-        size = size_of_batch(session.inputs, batch_size)
-        plan = Plan(samples, size, _steps_of_epoch(session, samples, size, data), epochs, seed)
+        session = ranks.session(graph)
+        size = ranks.size_of_batch(session.inputs, batch_size)
+        steps, left_out = _steps_of_epoch(session, samples, size, data)
+        if left_out:
+            say(f"each epoch leaves out {left_out} samples: the graph takes {size} at a time")
+        plan = Plan(samples, size, steps, epochs, seed)
         target = target_at(
             checkpoint,
             every=save_every,
@@ -102,11 +115,11 @@ def train(
             best=keep_best,
             background=background,
         )
-        run = Run(session, plan, target)
+        run = ranks.run(session, plan, target)
         run.resume(resume)
         if 0 < run.position < plan.total:
-            typer.echo(f"goes on after step {run.position} of {plan.total}")
-        with _progress_bar() as progress:
+            say(f"goes on after step {run.position} of {plan.total}")
+        with _progress_bar(shown=ranks.is_first) as progress:
             task = progress.add_task("epoch", total=plan.total, loss=float("nan"))
 
             def report(position: int, loss: float) -> None:
@@ -115,39 +128,45 @@ def train(
 
             report(run.position, float("nan"))
             run.train(stop, report)
-        if stop.signal is not None and run.position < plan.total:
-            _tell_stopped(stop.signal, run)
-            raise typer.Exit(128 + stop.signal)
+        stopped = stop.signal if run.position < plan.total else None
+        if stopped is not None:
+            say(_stopped(stopped, run), err=True)
+        elif export is not None:
+            session.export(export)
+    if stopped is not None:
+        raise typer.Exit(128 + stopped)
     if run.losses:
-        typer.echo(f"mean loss of the last epoch: {np.mean(run.losses):.6f}")
+        say(f"mean loss of the last epoch: {np.mean(run.losses):.6f}")
     else:
-        typer.echo(f"nothing to do: {run.position} of {plan.total} steps were done before")
+        say(f"nothing to do: {run.position} of {plan.total} steps were done before")
     if run.skipped:
-        typer.echo(f"skipped steps: {run.skipped}")
+        say(f"skipped steps: {run.skipped}")
     if checkpoint is not None:
-        typer.echo(f"checkpoint: {checkpoint}")
+        say(f"checkpoint: {checkpoint}")
     if export is not None:
-        session.export(export)
-        typer.echo(f"trained model: {export}")
+        say(f"trained model: {export}")
+
+
+def _say_nothing(message: str, *, err: bool = False) -> None:
+    """What another rank says."""
+    del message, err
 
 
 def _steps_of_epoch(
     session: graphopt.Session, samples: Mapping[str, np.ndarray], size: int, data: Path
-) -> int:
-    """How many steps go through all samples once."""
+) -> tuple[int, int]:
+    """How many steps go through all samples once, and how many samples they leave out."""
     count = len(next(iter(samples.values())))
     steps, rest = divmod(count, size)
     if rest and fixed_size(session.inputs) is None:
-        return steps + 1
+        return steps + 1, 0
     if steps == 0:
         file = next(iter(session.graph.files), "the graph")
         raise ValueError(f"'{data}' has {count} samples, and '{file}' takes {size} at a time")
-    if rest:
-        typer.echo(f"each epoch leaves out {rest} samples: the graph takes {size} at a time")
-    return steps
+    return steps, rest
 
 
-def _tell_stopped(number: int, run: Run) -> None:
+def _stopped(number: int, run: Run) -> str:
     """Say how to go on."""
     name = signal.Signals(number).name
     how = (
@@ -156,10 +175,10 @@ def _tell_stopped(number: int, run: Run) -> None:
         else f"the same command goes on from '{run.target.path}'"
     )
     done = f"step {run.position} of {run.plan.total}"
-    typer.echo(f"stopped by {name} after {done}: {how}", err=True)
+    return f"stopped by {name} after {done}: {how}"
 
 
-def _progress_bar() -> Progress:
+def _progress_bar(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -168,4 +187,5 @@ def _progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not shown,
     )

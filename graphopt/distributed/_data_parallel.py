@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphopt import _checks
+from graphopt import _checks, _runtime
 from graphopt._files import PathLike
 from graphopt._runtime_session import runtime_session
 from graphopt._slips import says_what_is_meant
@@ -65,7 +66,7 @@ class DataParallel(Session):
         compare_every: After so many steps, and after anything was loaded, ranks compare digests of
             their states; None: never.
         message: Bytes of gradients that are sent at once.
-        session_options: See `Session`.
+        session_options: See `Session`. By default, ranks on one machine share its cores.
         kernels: See `Session`.
         max_skips: See `Session`.
         deterministic: See `Session`.
@@ -73,6 +74,7 @@ class DataParallel(Session):
     Attributes:
         rank: Which rank this is.
         size: How many there are.
+        ranks: What they tell each other; all call its methods.
 
     Raises:
         RuntimeError: Another rank has another graph.
@@ -111,15 +113,25 @@ class DataParallel(Session):
         if compare_every is not None:
             _checks.steps("compare_every", compare_every)
         _checks.steps("message", message)
-        self._ranks = ranks_of(all_reduce, rank, size)
-        self.rank, self.size = self._ranks.rank, self._ranks.size
+        self.ranks = ranks_of(all_reduce, rank, size)
+        self.rank, self.size = self.ranks.rank, self.ranks.size
         whole = as_training_graph(graph)
         half = split(whole)
+
+        def options() -> Any:
+            """One's own, or a share of the cores, where ranks are on one machine."""
+            local = getattr(all_reduce, "local_size", 1)
+            if session_options is not None or deterministic or local == 1:
+                return session_options
+            made = _runtime.session_options(_runtime.onnxruntime())
+            made.intra_op_num_threads = max(1, (os.cpu_count() or 1) // local)
+            return made
+
         super().__init__(
             half.update,
             parameters,
             providers,
-            session_options=session_options,
+            session_options=options(),
             kernels=kernels,
             max_skips=max_skips,
             deterministic=deterministic,
@@ -130,7 +142,7 @@ class DataParallel(Session):
             held,
             message,
             lambda graph: runtime_session(
-                *(graph, self._providers, session_options),
+                *(graph, self._providers, options()),
                 kernels=kernels,
                 deterministic=deterministic,
             )[0],
@@ -188,9 +200,9 @@ class DataParallel(Session):
         reported = own or {}
         loss = float(reported[LOSS]) * share if LOSS in reported else 0.0
         tail = np.array([loss, error is not None], np.float64)
-        self._ranks.add(tail, *self._gradients.messages)
+        self.ranks.add(tail, *self._gradients.messages)
         if tail[1]:
-            self._ranks.fail(error)
+            self.ranks.fail(error)
         done = super().step(
             {**self._gradients.flat, **{n: fed[n] for n in self._fed}},
             outputs=[name for name in self._reported if name in names],
@@ -214,7 +226,7 @@ class DataParallel(Session):
             state = self.state
             for value in self.graph.carried:
                 for view in value.views:
-                    data = self._ranks.from_first(state[view.name].tobytes())
+                    data = self.ranks.from_first(state[view.name].tobytes())
                     state[view.name] = np.frombuffer(data, value.dtype).reshape(view.shape)
             if self.rank:
                 self._take(state, ())
@@ -227,10 +239,10 @@ class DataParallel(Session):
             RuntimeError: One is different from that of rank 0; the message says which, and where.
         """
         own = np.array([digest for _, digest in self._digests()], np.int64)
-        every = self._ranks.from_all(np.array([zlib.crc32(own.tobytes())], np.int64))
+        every = self.ranks.from_all(np.array([zlib.crc32(own.tobytes())], np.int64))
         if (every == every[0]).all():
             return
-        table = self._ranks.from_all(own)
+        table = self.ranks.from_all(own)
         wrong = [rank for rank in range(self.size) if (table[rank] != table[0]).any()]
         differs = (table != table[0]).any(axis=0)
         digests = zip(self._digests(), differs, strict=True)
@@ -295,10 +307,10 @@ class DataParallel(Session):
         empty = np.zeros(self._fed_size)
         own = np.concatenate(mine) if mine and self.rank == 0 else empty
         head = np.array([examples, error is not None, self._is_new, *own], np.float64)
-        self._ranks.add(head)
+        self.ranks.add(head)
         total, failed, is_new, *values = head
         if failed:
-            self._ranks.fail(error)
+            self.ranks.fail(error)
         if not total:
             raise ValueError("feeds: no rank has examples for this step")
         if is_new:
@@ -356,7 +368,7 @@ class DataParallel(Session):
             RuntimeError: Some rank has another one.
         """
         digest = hashlib.sha256(graph.model.graph.SerializeToString(deterministic=True)).digest()
-        table = self._ranks.from_all(np.frombuffer(digest, np.int64))
+        table = self.ranks.from_all(np.frombuffer(digest, np.int64))
         wrong = [rank for rank in range(self.size) if (table[rank] != table[0]).any()]
         if wrong:
             raise RuntimeError(

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ class mpi:  # noqa: N801 - it is used like a function
     Attributes:
         rank: Which process this is, from 0.
         size: How many there are.
+        local_size: How many are on this machine.
 
     Raises:
         ImportError: mpi4py or an MPI is not installed.
@@ -40,6 +42,9 @@ class mpi:  # noqa: N801 - it is used like a function
         self._mpi = _module()
         self._comm = self._mpi.COMM_WORLD if comm is None else comm
         self.rank, self.size = int(self._comm.Get_rank()), int(self._comm.Get_size())
+        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        self.local_size = int(local.Get_size())
+        local.Free()
         if comm is None:
             check_company(self.size, os.environ, self._mpi.Get_library_version())
 
@@ -77,12 +82,15 @@ class mpi:  # noqa: N801 - it is used like a function
         sys.stdout.flush()
         sys.stderr.flush()
         self._comm.Abort(1)
+        os._exit(1)  # it may return before this process is ended
 
 
 def _module() -> Any:
     """``mpi4py.MPI``."""
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():  # of what is an error here, see `check_company`
+            warnings.filterwarnings("ignore", "suspicious MPI execution environment")
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # a RuntimeError where it finds no MPI
         raise ImportError(
             f"training with MPI needs mpi4py and an MPI ({error}); install them with: "

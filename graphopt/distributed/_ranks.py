@@ -5,6 +5,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from graphopt.distributed.errors import OtherRankError
+
 AllReduce = Callable[[Sequence[np.ndarray]], object]
 """Writes to each array the sum over all ranks: contiguous 1-D arrays of float32, float64, int64.
 
@@ -47,24 +49,22 @@ class Ranks:
         """Write to each array the sum over all ranks.
 
         Raises:
-            RuntimeError: The engine failed, because another rank has ended for example.
+            OtherRankError: The engine failed, because another rank has ended for example.
         """
         if self.size == 1:
             return
         try:
             self._all_reduce(arrays)
         except Exception as error:
-            raise RuntimeError(
+            raise OtherRankError(
                 f"rank {self.rank} of {self.size}: no sum over all ranks, so nothing was updated; "
                 "most likely another rank has ended, whose own message says why: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def any(self, flag: bool) -> bool:
-        """Whether it holds on some rank."""
-        total = np.array([flag], np.int64)
-        self.add(total)
-        return bool(total[0])
+    def largest(self, value: int) -> int:
+        """The largest of what the ranks give."""
+        return int(self.from_all(np.array([value], np.int64)).max())
 
     def from_all(self, values: np.ndarray) -> np.ndarray:
         """The int64 values of all ranks, a row each; every rank gives as many."""
@@ -89,10 +89,10 @@ class Ranks:
         """Do something on all ranks that ends with an error on all, if it does on one.
 
         Raises:
-            RuntimeError: Another rank failed, which raises what went wrong there.
+            OtherRankError: Another rank failed, which raises what went wrong there.
         """
         result, error = attempt(work)
-        if self.any(error is not None):
+        if self.largest(int(error is not None)):
             self.fail(error)
         return result  # type: ignore[return-value]
 
@@ -100,7 +100,7 @@ class Ranks:
         """Raise this error, or say which rank failed; every rank calls it.
 
         Raises:
-            RuntimeError: Another rank failed.
+            OtherRankError: Another rank failed.
         """
         said = f"{type(error).__name__}: {error}"[:_LONGEST].encode() if error else b""
         words = np.zeros(_LONGEST // 2, np.int64)
@@ -109,7 +109,7 @@ class Ranks:
         if error is not None:
             raise error
         rank, message = next((r, text) for r, text in enumerate(messages) if text)
-        raise RuntimeError(f"rank {rank} of {self.size} failed, nothing was updated: {message}")
+        raise OtherRankError(f"rank {rank} of {self.size} failed, nothing was updated: {message}")
 
 
 _LONGEST = 400  # characters of a message, of four bytes at most

@@ -28,6 +28,7 @@ class torch_distributed:  # noqa: N801 - it is used like a function
     Attributes:
         rank: Which process this is, from 0.
         size: How many there are.
+        local_size: How many are on this machine.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -55,6 +56,7 @@ class torch_distributed:  # noqa: N801 - it is used like a function
                 raise RuntimeError(_unreached(backend, error)) from error
         self._device = "cuda" if self._dist.get_backend() == "nccl" else "cpu"
         self.rank, self.size = self._dist.get_rank(), self._dist.get_world_size()
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def __call__(self, arrays: Sequence[np.ndarray]) -> None:
         """Write to each array the sum over all ranks."""

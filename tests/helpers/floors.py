@@ -63,7 +63,7 @@ FLOORS = [
         "profiling",
         "torch",
     ],
-    ["training_run"],
+    ["training_run", "training_by_ranks"],
     ["inspection.facts", "inspection.words"],
     ["inspection.opening"],
     ["inspection.reading"],
