@@ -13,11 +13,15 @@ pytestmark = pytest.mark.any_runtime
 NOT_ON_THE_SITE = {"package"}
 
 
+def entries(page):
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    pattern = r"^```{toctree}\n(?::[^\n]*\n)+\n(.*?)^```$"
+    trees = re.findall(pattern, text, re.MULTILINE | re.DOTALL)
+    return [re.sub(r".*<(.*)>", r"\1", line) for tree in trees for line in tree.splitlines()]
+
+
 def test_each_page_is_in_the_navigation_once():
-    text = (DOCS / "index.md").read_text(encoding="utf-8")
-    trees = re.findall(r"^```{toctree}\n(?::[^\n]*\n)+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    entries = [line for tree in trees for line in tree.splitlines()]
-    named = [re.sub(r".*<(.*)>", r"\1", entry) for entry in entries]
+    named = [*entries("index"), *(f"reference/{name}" for name in entries("reference/index"))]
     found = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
     assert sorted(named) == sorted(found - NOT_ON_THE_SITE - {"index"})
 

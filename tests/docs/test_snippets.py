@@ -18,61 +18,79 @@ import pytest
 import graphopt
 import models
 from graphopt.examples import digits, digits_cnn
+from tests.helpers.command_line import succeed
 from tests.helpers.documents import blocks, broken_links, check_snippets, printed, run
 from tests.helpers.environments import OTHER_PYTHON, needs_other_runtime
 from tests.helpers.floors import FLOORS
-from tests.helpers.folders import DOCS, JAVASCRIPT, ROOT
+from tests.helpers.folders import DOCS, ROOT
 from tools import hazard_table
+from tools.site import package_page
 
 pytestmark = pytest.mark.any_runtime
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSPECTION = (DOCS / "inspection.md").read_text(encoding="utf-8")
 ON_DEVICE = (DOCS / "on_device.md").read_text(encoding="utf-8")
-PACKAGE = (DOCS / "package.md").read_text(encoding="utf-8")
+FIRST_STEPS = (DOCS / "first_steps.md").read_text(encoding="utf-8")
+TRAINING = (DOCS / "training.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.mark.quick
 def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert len(blocks("python", README)) == 17
+    assert len(blocks("python", README)) == 1
     check_snippets(README, "README.md", capsys)
 
 
 def test_snippets_are_typed(tmp_path):
     """For those who check their own programs strictly."""
-    program = tmp_path / "program.py"
-    program.write_text("\n".join(blocks("python", README)), encoding="utf-8")
+    programs = [tmp_path / "readme.py", tmp_path / "training.py"]
+    for program, text in zip(programs, (README, TRAINING), strict=True):
+        program.write_text("\n".join(blocks("python", text)), encoding="utf-8")
     cache = ROOT / ".cache" / "mypy"
-    said, _, status = mypy.api.run(["--strict", f"--cache-dir={cache}", str(program)])
+    said, _, status = mypy.api.run(["--strict", f"--cache-dir={cache}", *map(str, programs)])
     assert status == 0, said
 
 
-def test_commands_run(tmp_path, monkeypatch):
+def test_commands_are_there():
+    """Those of graphopt run in the tests of what they do; here it is their names."""
+    lines = [line for block in blocks("console", README) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert [command[:2] for command in commands] == [
+        *(["pip", "install"], ["graphopt", "demo"], ["make", "demo"], ["make", "test"])
+    ]
+    for command in commands:
+        if command[0] == "make":
+            subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+        elif command[0] == "graphopt":
+            succeed(*command[1:], "--help")
+
+
+def test_commands_of_the_first_steps_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     onnx.save(digits_cnn.build(), tmp_path / "model.onnx")
-    train = digits.load().train
-    np.savez(tmp_path / "digits.npz", x=train.x, labels=train.labels)
-    commands = [
-        line.partition("#")[0] for block in blocks("console", README) for line in block.splitlines()
-    ]
-    made, others = [], []
-    for command in map(shlex.split, commands):
-        (made if command[0] == "make" else others).append(command)
-    assert made
-    assert len(made) + len(others) == 9
-    for command in made:
-        subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
-    run(others)
+    np.savez("digits.npz", **{k: v[:96] for k, v in digits.load().train._asdict().items()})
+    *_, block = blocks("console", FIRST_STEPS)
+    commands = list(map(shlex.split, block.splitlines()))
+    assert len(commands) == 4
+    run(commands)
     assert (tmp_path / "trained.onnx").is_file()
 
 
 def test_extras_exist():
-    for page in (README, PACKAGE):
-        named = set(re.findall(r"'(?:\.|graphopt)?\[([\w-]+)\]'", page))
+    for page in (README, FIRST_STEPS):
+        named = {
+            name
+            for names in re.findall(r"graphopt\[([\w,-]+)\]", page)
+            for name in names.split(",")
+        }
         assert named
         assert named <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 80
 
 
 @needs_other_runtime
@@ -124,7 +142,7 @@ def test_the_guide_to_inspection_has_all_hazards_and_keys():
     assert keys <= documented
 
 
-PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *JAVASCRIPT.glob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 
 
 @pytest.mark.quick
@@ -133,23 +151,13 @@ def test_what_the_pages_link_to_exists(page):
     assert broken_links(page) == []
 
 
-def test_the_page_of_the_package_stands_alone(tmp_path, monkeypatch, capsys):
+def test_the_page_of_the_package_stands_alone():
     """It is read where no file of the repository is beside it."""
-    monkeypatch.chdir(tmp_path)
     assert PROJECT["readme"] == "docs/package.md"
-    assert "](" not in PACKAGE
-    namespace = {}
-    snippets = blocks("python", PACKAGE)
-    assert len(snippets) == 3
-    for snippet in snippets:
-        exec(compile(snippet, "package.md", "exec"), namespace)
-        assert capsys.readouterr().out.splitlines() == printed(snippet)
-    onnx.save(namespace["model"], "model.onnx")
-    np.savez("data.npz", x=namespace["x"], labels=namespace["labels"])
-    (block,) = blocks("console", PACKAGE)
-    commands = [shlex.split(line) for line in block.splitlines()]
-    assert len(commands) == 4
-    run(commands)
+    page = package_page.PAGE.read_text(encoding="utf-8")
+    assert page == package_page.text(), "python -m tools.site.package_page"
+    assert "](" not in page
+    assert blocks("python", page) == blocks("python", README)
 
 
 def test_the_rooms_of_the_architecture_stand_on_their_floors():
