@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._for_cpu import suit_cpu
 from graphopt.gradients._for_device import suit_device
 from graphopt.gradients._fusions import avoid_fusions, keep_axes
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
@@ -90,6 +91,8 @@ def differentiate(
     recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory)
     if half is not None and memory != "fast":
         fit_kernels(op, model, half, provider)
+    if provider == "CPUExecutionProvider":
+        suit_cpu(op, model)
     return GradientGraph(model, parameters, named, batch)
 
 

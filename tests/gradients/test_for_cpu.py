@@ -1,0 +1,74 @@
+"""Convolutions of each channel by itself become products of matrices where images are narrow."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import graphopt
+
+pytestmark = pytest.mark.any_runtime
+
+CASES = {
+    "3x3 on 7": ("pads=[1,1,1,1]", (3, 3), (7, 7)),
+    "7x7 on 7, strides": ("pads=[3,3,3,3], strides=[2,1]", (7, 7), (7, 7)),
+    "asymmetric": ("pads=[0,2,1,1], strides=[1,2], dilations=[2,1]", (2, 3), (8, 9)),
+    "no padding": ("dilations=[1,2]", (3, 3), (6, 6)),
+    "as large, ahead": ('auto_pad="SAME_LOWER", strides=[2,2]', (4, 4), (7, 8)),
+    "as large, behind": ('auto_pad="SAME_UPPER", strides=[1,1]', (4, 3), (5, 6)),
+    "only padding": ("pads=[9,9,9,9], strides=[4,4]", (2, 2), (3, 3)),
+}
+
+
+def network(attributes, kernel, image, *, channels=4, bias=True):
+    """Its batch is open."""
+    values = np.random.default_rng(0)
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        network (float[N,{channels},{image[0]},{image[1]}] x) => (float[N,C,H,W] y) {{
+            y = Conv<group={channels}, {attributes}>(x, w{", b" if bias else ""})
+        }}""")
+    arrays = {"w": values.standard_normal((channels, 1, *kernel))}
+    if bias:
+        arrays["b"] = values.standard_normal(channels)
+    for name, array in arrays.items():
+        tensor = onnx.numpy_helper.from_array(array.astype(np.float32), name)
+        model.graph.initializer.append(tensor)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def trained(model):
+    optimizer = graphopt.RMSProp(graphopt.parameters(model))
+    return graphopt.training_graph(model, lambda op, y: op.ReduceMean(y, keepdims=0), optimizer)
+
+
+def convolutions(graph):
+    return [node for node in graph.model.graph.node if node.op_type == "Conv"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_the_same_numbers(case, bias):
+    model = network(*case, bias=bias)
+    graph = trained(model)
+    assert not any(node.input[0] == "x" for node in convolutions(graph))
+    x = np.random.default_rng(1).standard_normal((3, 4, *case[2])).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    got = graphopt.Session(graph).step({"x": x})["y"]
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_wide_images_stay():
+    model = network("pads=[1,1,1,1]", (3, 3), (8, 16))
+    assert any(n.input[0] == "x" for n in convolutions(trained(model)))
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "WebGpuExecutionProvider"])
+def test_devices_convolve(provider):
+    model = network(*CASES["3x3 on 7"])
+    optimizer = graphopt.RMSProp(graphopt.parameters(model))
+    graph = graphopt.training_graph(
+        model, lambda op, y: op.ReduceMean(y, keepdims=0), optimizer, provider=provider
+    )
+    assert any(node.input[0] == "x" for node in convolutions(graph))
