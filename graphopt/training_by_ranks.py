@@ -132,8 +132,8 @@ def company(distributed: Distributed | None) -> Iterator[Company]:
     try:
         yield Company(engine)
     except OtherRankError:
-        # The rank that has failed says why, and ends all; unless it was killed.
-        time.sleep(_PATIENCE)
+        if isinstance(engine, mpi):  # the rank that has failed says why, and ends all
+            time.sleep(_PATIENCE)
         raise
     except Exception as error:
         if isinstance(engine, mpi) and engine.size > 1:

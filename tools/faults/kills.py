@@ -60,7 +60,7 @@ def killed_run(
         seed: Of the moments.
         anew: Start new processes, instead of forking this one.
     """
-    _prepare(folder)
+    prepare(folder)
     _runtime.onnxruntime()
     arguments = ["train", "train.onnx", "--data", "digits.npz", "--epochs", str(epochs)]
     arguments += ["--batch-size", "16", "--checkpoint"]
@@ -70,12 +70,12 @@ def killed_run(
     run = folder / "run"
     while True:
         starts += 1
-        before, process = _newest(run), _started(arguments, folder, anew=anew)
+        before, process = newest(run), _started(arguments, folder, anew=anew)
         if done == kills:
             _end(process)
             break
         # It is killed where it works: some time after it has begun to save anew.
-        while _newest(run) == before and (ended := _status(process)) is None:
+        while newest(run) == before and (ended := _status(process)) is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         if ended is None and (ended := _status(process)) is None:
@@ -86,7 +86,7 @@ def killed_run(
             raise RuntimeError(f"graphopt train ended with {ended}")
         else:
             break
-    whole, ended_at = checkpoint.read(folder / "whole.safetensors"), checkpoint.read(_newest(run))
+    whole, ended_at = checkpoint.read(folder / "whole.safetensors"), checkpoint.read(newest(run))
     return Outcome(
         kills=done,
         starts=starts,
@@ -129,12 +129,13 @@ def _end(process: int) -> None:
         raise RuntimeError(f"graphopt train ended with {code}")
 
 
-def _newest(run: Path) -> Path:
+def newest(run: Path) -> Path:
     """The newest checkpoint; the folder, where there is none."""
     return max(run.glob("step-*.safetensors"), key=checkpoint.step_of, default=run)
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
+    """Write ``train.onnx``, the training graph of the digits network, and ``digits.npz``."""
     model = digits_cnn.build()
     onnx.save(model, folder / "model.onnx")
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.001, momentum=0.9)
