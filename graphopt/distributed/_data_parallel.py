@@ -166,6 +166,14 @@ class DataParallel(Session):
         """Whether this rank writes files."""
         return self.rank == 0
 
+    @property
+    def gradients(self) -> Mapping[str, np.ndarray]:
+        """The gradients of the last step, flat, by the names of buckets: the mean over all ranks.
+
+        They are the memory that the next step writes to.
+        """
+        return self._gradients.flat
+
     def step(
         self,
         feeds: Mapping[str, Any],
