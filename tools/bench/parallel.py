@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphopt.distributed import MESSAGE
+
 _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "bench" / "parallel.json"
 _OWN, _FIELD = ".venv", ".venv-field"
+_COUNTS = (2, 4, 8, 64, 1000)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,29 @@ def cost(link: Link, size: float, messages: int, ranks: int) -> float:
     part = size / messages
     large = messages * min(ring(link, part, ranks), tree(link, part, ranks))
     return large + 2 * tree(link, 64, ranks)
+
+
+NOMINAL = {
+    "1 Gb/s Ethernet": Link(50e-6, 0.125e9),
+    "10 Gb/s Ethernet": Link(25e-6, 1.25e9),
+    "100 Gb/s InfiniBand": Link(2e-6, 12.5e9),
+}
+"""Links as they are sold, with the latency that a sum by TCP, or by MPI, usually has."""
+
+PARAMETERS = {"ResNet-18": 11_689_512, "BERT-base": 109_514_298}
+"""Networks, with the number of their parameters."""
+
+
+def table() -> list[str]:
+    """The rows of the table of `docs/distributed.md`: milliseconds of sums in a step."""
+    rows = []
+    for name, count in PARAMETERS.items():
+        size = 4 * count
+        for link, said in NOMINAL.items():
+            times = [1e3 * cost(said, size, max(1, size // MESSAGE), k) for k in _COUNTS]
+            cells = [name, f"{size / 1e6:.0f} MB", link, *(f"{time:,.0f}" for time in times)]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
 
 
 def by_ranks(
@@ -165,7 +191,7 @@ def predicted(links: Mapping[str, Any], size: float, messages: int) -> list[str]
     lines = []
     for engine, by_count in links.items():
         link = Link.fitted({int(n): s for n, s in by_count["2"].items()}, 2)
-        times = [f"{k}: {1e3 * cost(link, size, messages, k):.1f}" for k in (2, 4, 8, 64, 1000)]
+        times = [f"{k}: {1e3 * cost(link, size, messages, k):.1f}" for k in _COUNTS]
         lines.append(
             f"{engine}: latency {1e6 * link.latency:.0f} us, {link.bandwidth / 1e9:.2f} GB/s; "
             f"ms of sums by ranks: {', '.join(times)}"
@@ -192,7 +218,7 @@ def main() -> None:
             found = measured(network, Path(name), options.ranks, options.steps)
         records["networks"].append(found)
         size = found[str(options.ranks[-1])]["graphopt mpi"]["bytes"]
-        print("\n".join(predicted(links, size, max(1, size >> 24))), flush=True)
+        print("\n".join(predicted(links, size, max(1, size // MESSAGE))), flush=True)
         _RESULTS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 

@@ -30,6 +30,7 @@ _WORDS = {
     "mpi": "Killed (signal 9)",
     "torch": "Signal 9 (SIGKILL)",
 }
+_SHOWN = 500  # characters
 _LONGEST = 60.0  # seconds that the others may take
 
 
@@ -41,6 +42,7 @@ class Outcome:
         kills: How often a rank was killed.
         slowest: The longest time until all others had ended, in seconds.
         said: How often the error said that a rank was killed.
+        otherwise: What was said in its place.
         left: How many processes were left.
         equal: Whether the run ended with the bits of the uninterrupted one.
     """
@@ -48,6 +50,7 @@ class Outcome:
     kills: int
     slowest: float
     said: int
+    otherwise: list[str]
     left: int
     equal: bool
 
@@ -73,7 +76,8 @@ def run_with_losses(
     if whole.wait():
         raise RuntimeError(f"the uninterrupted run ended with {whole.returncode}")
     start += ["--checkpoint", "run", "--save-every", "3"]
-    rng, done, slowest, said, left = random.Random(seed), 0, 0.0, 0, 0
+    rng, done, slowest, left = random.Random(seed), 0, 0.0, 0
+    otherwise: list[str] = []
     run = folder / "run"
     while True:
         before, process = newest(run), _started(start, folder)
@@ -92,12 +96,14 @@ def run_with_losses(
             time.sleep(0.01)
         slowest = max(slowest, time.monotonic() - since)
         left += sum(map(_is_there, members))
-        said += _WORDS[engine] in (folder / "output.txt").read_text("utf-8", "replace")
+        output = (folder / "output.txt").read_text("utf-8", "replace")
+        if _WORDS[engine] not in output:
+            otherwise.append(output[-_SHOWN:])
     if process.wait():
         raise RuntimeError(f"the last run ended with {process.returncode}")
     one, other = checkpoint.read(folder / "whole.safetensors"), checkpoint.read(newest(run))
     equal = all(np.array_equal(one[name], other[name]) for name in one)
-    return Outcome(done, round(slowest, 2), said, left, equal)
+    return Outcome(done, round(slowest, 2), done - len(otherwise), otherwise, left, equal)
 
 
 def _launcher(engine: str, ranks: int) -> list[str]:
