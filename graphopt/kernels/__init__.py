@@ -7,7 +7,8 @@ The results are the same bits on ONNX Runtime 1.32, and close on older ones.
 The library opens CUDA's driver when it needs it, which compiles the kernels for the GPU there is;
 no toolkit is needed, neither to build nor to run.
 
-Kernels exist for float32 tensors, which is all that graphopt calls them with.
+Kernels are for float32; on the CPU also for float64, by names that end so, and for parameters that
+are float16, with states that are float32.
 """
 
 import ctypes
@@ -21,10 +22,11 @@ from typing import Any
 import onnx
 
 from graphopt import _runtime
-from graphopt.update.functions import DOMAIN, is_all_finite, is_ready
+from graphopt.update.functions import DOMAIN, FLOAT16, FLOAT64, is_all_finite, is_ready
 
 # Kernels for CUDA that no GPU has run yet: their functions' bodies run there.
-_NOT_TRIED = re.compile("Scale|ClipValue|AllFinite|WeightedSum")
+_NOT_TRIED = re.compile("Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16")
+_SUMS = frozenset(("WeightedSum", "WeightedSumMask"))
 # What the library reads in the options, and what it leaves there.
 _FOR_CUDA = "graphopt.cuda"
 _REGISTERED = ("graphopt.kernels", "graphopt.kernels.cuda")
@@ -50,7 +52,8 @@ def register_kernels(session_options: Any, model: onnx.ModelProto | None = None)
     - Its sessions run on the CPU execution provider alone. On another one, tensors would be copied
       to the CPU and back for each update.
     - The kernels cannot be taken out of the options again.
-    - A node of a kernel's name with tensors other than float32 does not load; graphopt makes none.
+    - A node of a kernel's name with tensors of another type does not load; graphopt makes none.
+    - Without ``model``, there are no kernels for float64 and float16.
     - A model that ONNX Runtime itself saves with these options (``optimized_model_filepath``)
       needs the kernels to be loaded again.
 
@@ -176,8 +179,13 @@ def has(name: str, provider: str = _runtime.CPU) -> bool:
     if provider == _runtime.CUDA and _NOT_TRIED.search(name):
         return False
     one = re.sub(r"^Foreach[1-9]\d*", "", name)
-    is_flag = is_ready(name) or is_all_finite(name)
-    return one in native.names or is_flag or (one != name and one == "MovingAverage")
+    if one.endswith(FLOAT16):
+        return one == name and one.removesuffix(FLOAT16) in native.names - _SUMS
+    if is_all_finite(name):
+        return True
+    one = one.removesuffix(FLOAT64)
+    is_average = one == "MovingAverage" and name.startswith("Foreach")
+    return one in native.names or is_ready(name) or is_average
 
 
 def names() -> frozenset[str]:

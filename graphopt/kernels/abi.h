@@ -17,7 +17,7 @@
 #define ORT_API_VERSION 18 /* ONNX Runtime 1.18, the first that reads GetMayInplace */
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2, ORT_NOT_IMPLEMENTED = 9 };
-enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_BOOL = 9 };
+enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_BOOL = 9, ORT_FLOAT16 = 10, ORT_DOUBLE = 11 };
 
 /* What the runtime only lends, by pointer. */
 typedef struct OrtStatus OrtStatus;
@@ -29,6 +29,7 @@ typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
 typedef struct OrtSessionOptions OrtSessionOptions;
 typedef struct OrtCustomOpDomain OrtCustomOpDomain;
 typedef struct OrtCustomOp OrtCustomOp;
+typedef struct OrtAllocator OrtAllocator;
 
 /* The functions, each at its place in the table; NULL as a status is success. */
 typedef struct {
@@ -39,14 +40,17 @@ typedef struct {
   OrtStatus *(*AddCustomOpDomain)(OrtSessionOptions *options, OrtCustomOpDomain *domain);
   void *from_29[22];
   OrtStatus *(*GetTensorMutableData)(OrtValue *value, void **data);
-  void *from_52[9];
+  void *from_52[8];
+  OrtStatus *(*GetTensorElementType)(const OrtTensorTypeAndShapeInfo *info, int *type);
   OrtStatus *(*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo *info, size_t *count);
   OrtStatus *(*GetDimensions)(const OrtTensorTypeAndShapeInfo *info, int64_t *dims, size_t count);
   OrtStatus *(*GetSymbolicDimensions)(const OrtTensorTypeAndShapeInfo *info, const char **names,
                                       size_t count);
   OrtStatus *(*GetTensorShapeElementCount)(const OrtTensorTypeAndShapeInfo *info, size_t *count);
   OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *value, OrtTensorTypeAndShapeInfo **info);
-  void *from_66[19];
+  void *from_66[12];
+  OrtStatus *(*GetAllocatorWithDefaultOptions)(OrtAllocator **allocator);
+  void *from_79[6];
   OrtStatus *(*KernelInfoGetAttribute_float)(const OrtKernelInfo *info, const char *name,
                                              float *value);
   void *from_86[4];
@@ -56,14 +60,18 @@ typedef struct {
                                         const int64_t *dims, size_t count, OrtValue **value);
   void *from_92[1];
   void (*ReleaseStatus)(OrtStatus *status);
-  void *from_94[5];
+  void *from_94[2];
+  void (*ReleaseValue)(OrtValue *value);
+  void *from_97[2];
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *info);
   void *from_100[30];
   OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *options, const char *key,
                                       const char *value);
   void *from_131[62];
   OrtStatus *(*KernelContext_GetGPUComputeStream)(const OrtKernelContext *context, void **stream);
-  void *from_194[43];
+  void *from_194[42];
+  OrtStatus *(*KernelInfoGetAttribute_tensor)(const OrtKernelInfo *info, const char *name,
+                                              OrtAllocator *allocator, OrtValue **value);
   OrtStatus *(*HasSessionConfigEntry)(const OrtSessionOptions *options, const char *key, int *has);
   void *from_238[30];
   OrtStatus *(*ShapeInferContext_GetInputTypeShape)(const OrtShapeInferContext *context,
@@ -84,14 +92,18 @@ typedef struct {
 AT_PLACE(CreateStatus, 0);
 AT_PLACE(CreateCustomOpDomain, 26);
 AT_PLACE(GetTensorMutableData, 51);
+AT_PLACE(GetTensorElementType, 60);
 AT_PLACE(GetDimensionsCount, 61);
 AT_PLACE(GetTensorShapeElementCount, 64);
+AT_PLACE(GetAllocatorWithDefaultOptions, 78);
 AT_PLACE(KernelInfoGetAttribute_float, 85);
 AT_PLACE(KernelContext_GetInput, 90);
 AT_PLACE(ReleaseStatus, 93);
+AT_PLACE(ReleaseValue, 96);
 AT_PLACE(ReleaseTensorTypeAndShapeInfo, 99);
 AT_PLACE(AddSessionConfigEntry, 130);
 AT_PLACE(KernelContext_GetGPUComputeStream, 193);
+AT_PLACE(KernelInfoGetAttribute_tensor, 236);
 AT_PLACE(HasSessionConfigEntry, 237);
 AT_PLACE(ShapeInferContext_GetInputTypeShape, 268);
 AT_PLACE(ShapeInferContext_SetOutputTypeShape, 270);

@@ -1,15 +1,28 @@
 /* The update on the CPU: one pass over the memory instead of one for each operator of the ONNX
  * function of the same name, which runs where this does not.
+ *
+ * In float, or in double where FLOAT64 is defined: cpu_float64.c is this file once more.
  */
 #include <stdatomic.h>
 #include <string.h>
 
 #include "operator.h"
 
+#if defined(FLOAT64)
+typedef uint64_t Bits;
+#define EXPONENT 0x7ff0000000000000u /* of what is infinite or NaN */
+#define COMPUTES float64_on_cpu
+#else
+#include "halves.h"
+typedef uint32_t Bits;
+#define EXPONENT 0x7f800000u
+#define COMPUTES float32_on_cpu
+#endif
+
 /* What one call updates. An output may be the memory of its own input. */
 typedef struct {
-  const float *w, *g, *s, *a, *m;
-  float *w1, *s1, *a1, *m1;
+  const Real *w, *g, *s, *a, *m;
+  Real *w1, *s1, *a1, *m1;
 } Tensors;
 
 /* Element i of an output depends on the elements i of the inputs alone, also where it is their
@@ -26,7 +39,7 @@ ALWAYS_INLINE void update_range(const Tensors *t, const Scalars *scalars, size_t
   const Scalars c = *scalars;
   INDEPENDENT
   for (size_t i = 0; i < n; i++) {
-    const Element old = {p.w[i], p.s[i], centered ? p.a[i] : 0.0f, momentum ? p.m[i] : 0.0f};
+    const Element old = {p.w[i], p.s[i], centered ? p.a[i] : (Real)0, momentum ? p.m[i] : (Real)0};
     const Element new =
         updated(old, p.g[i], &c, centered, momentum, epsilon_outside, rate_outside);
     p.s1[i] = new.s;
@@ -36,30 +49,30 @@ ALWAYS_INLINE void update_range(const Tensors *t, const Scalars *scalars, size_t
   }
 }
 
-ALWAYS_INLINE void limit_gradients(const float *g, float *limited, float factor, float limit,
+ALWAYS_INLINE void limit_gradients(const Real *g, Real *limited, Real factor, Real limit,
                                    size_t n, bool scale, bool clip_value) {
   for (size_t i = 0; i < n; i++)
     limited[i] = limited_gradient(g[i], factor, limit, scale, clip_value);
 }
 
-ALWAYS_INLINE void add_weighted(const float *x, const float *y, float *sum, float a, float b,
+ALWAYS_INLINE void add_weighted(const Real *x, const Real *y, Real *sum, Real a, Real b,
                                 size_t n) {
   INDEPENDENT
   for (size_t i = 0; i < n; i++) sum[i] = weighted_sum(x[i], y[i], a, b);
 }
 
 /* Whether all exponents are those of numbers. */
-ALWAYS_INLINE bool are_finite(const float *values, size_t n) {
-  uint32_t others = 0;
+ALWAYS_INLINE bool are_finite(const Real *values, size_t n) {
+  Bits others = 0;
   for (size_t i = 0; i < n; i++) {
-    uint32_t bits;
+    Bits bits;
     memcpy(&bits, values + i, sizeof bits);
-    others |= (bits & 0x7f800000u) == 0x7f800000u;
+    others |= (bits & EXPONENT) == EXPONENT;
   }
   return !others;
 }
 
-ALWAYS_INLINE void prepare_gradients(const Tensors *t, float *prepared, const Scalars *scalars,
+ALWAYS_INLINE void prepare_gradients(const Tensors *t, Real *prepared, const Scalars *scalars,
                                      size_t n, bool decays, bool unscale) {
   for (size_t i = 0; i < n; i++)
     prepared[i] = prepared_gradient(t->w[i], t->g[i], scalars, decays, unscale);
@@ -67,12 +80,12 @@ ALWAYS_INLINE void prepare_gradients(const Tensors *t, float *prepared, const Sc
 
 typedef struct {
   void (*update)(const Variant *, const Tensors *, const Scalars *, size_t n);
-  void (*limit_gradient)(const float *, float *, float factor, float limit, size_t n, bool scale,
+  void (*limit_gradient)(const Real *, Real *, Real factor, Real limit, size_t n, bool scale,
                          bool clip_value);
-  void (*add_weighted)(const float *, const float *, float *, float a, float b, size_t n);
-  bool (*all_finite)(const float *, size_t n);
-  void (*prepare_gradient)(const Variant *, const Tensors *, const Scalars *, float *, size_t n);
-  void (*decay_parameter)(const Tensors *, const Scalars *, float *, size_t n);
+  void (*add_weighted)(const Real *, const Real *, Real *, Real a, Real b, size_t n);
+  bool (*all_finite)(const Real *, size_t n);
+  void (*prepare_gradient)(const Variant *, const Tensors *, const Scalars *, Real *, size_t n);
+  void (*decay_parameter)(const Tensors *, const Scalars *, Real *, size_t n);
 } Loops;
 
 #define LOOPS(name) name##_baseline
@@ -87,10 +100,18 @@ typedef struct {
 
 static const Loops *loops = &loops_baseline;
 
-void choose_loops(void) {
+#if !defined(FLOAT64)
+static void (*widen)(const uint16_t *, float *, size_t n) = widen_portably;
+static void (*narrow)(const float *, uint16_t *, size_t n) = narrow_portably;
+#endif
+
+__attribute__((constructor)) static void choose_loops(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2")) loops = &loops_avx2;
+#if !defined(FLOAT64)
+  if (has_f16c()) widen = widen_by_f16c, narrow = narrow_by_f16c;
+#endif
 #endif
 }
 
@@ -103,12 +124,19 @@ typedef struct {
   const Operator *operator;
   Tensors tensors;
   Scalars scalars;
-  float factor, clip_value;
+  Real factor, clip_value;
   size_t size;
+#if !defined(FLOAT64)
+  /* The parameters and the gradients, where they are float16; NULL where not. */
+  const uint16_t *half_w, *half_g;
+  uint16_t *half_w1;
+#endif
 } Work;
 
 static Tensors at(const Tensors *t, size_t i) {
-  Tensors moved = {t->w + i, t->g + i, t->s + i, NULL, NULL, t->w1 + i, t->s1 + i, NULL, NULL};
+  Tensors moved = {.s = t->s + i, .s1 = t->s1 + i};
+  if (t->w) moved.w = t->w + i, moved.w1 = t->w1 + i;
+  if (t->g) moved.g = t->g + i;
   if (t->a) moved.a = t->a + i, moved.a1 = t->a1 + i;
   if (t->m) moved.m = t->m + i, moved.m1 = t->m1 + i;
   return moved;
@@ -117,10 +145,15 @@ static Tensors at(const Tensors *t, size_t i) {
 static void update_blocks(const Work *work, size_t begin, size_t end) {
   const Operator *operator = work->operator;
   const Variant *v = &operator->variant;
-  float limited[BLOCK], gradient[BLOCK], parameter[BLOCK];
+  Real limited[BLOCK], gradient[BLOCK], parameter[BLOCK];
   for (size_t i = begin; i < end; i += BLOCK) {
     const size_t n = end - i < BLOCK ? end - i : BLOCK;
     Tensors t = at(&work->tensors, i);
+#if !defined(FLOAT64)
+    float wide_w[BLOCK], wide_g[BLOCK];
+    if (work->half_w) widen(work->half_w + i, wide_w, n), t.w = t.w1 = wide_w;
+    if (work->half_g) widen(work->half_g + i, wide_g, n), t.g = wide_g;
+#endif
     if (operator->scale || operator->clip_value) {
       loops->limit_gradient(t.g, limited, work->factor, work->clip_value, n, operator->scale,
                             operator->clip_value);
@@ -135,6 +168,9 @@ static void update_blocks(const Work *work, size_t begin, size_t end) {
       t.w = parameter;
     }
     loops->update(v, &t, &work->scalars, n);
+#if !defined(FLOAT64)
+    if (work->half_w) narrow(wide_w, work->half_w1 + i, n);
+#endif
   }
 }
 
@@ -153,11 +189,16 @@ static OrtStatus *update_all(const OrtApi *api, OrtKernelContext *context, Work 
   return api->KernelContext_ParallelFor(context, update_part, parts, parts, work);
 }
 
-static void keep(const float *old, float *new, size_t n) {
-  if (n && new != old) memcpy(new, old, n * sizeof *old);
+static void keep(const Real *old, Real *new, size_t n) {
+  if (n && new && new != old) memcpy(new, old, n * sizeof *old);
 }
 
-static void keep_all(const Tensors *t, size_t n) {
+static void keep_all(const Work *work) {
+  const Tensors *t = &work->tensors;
+  const size_t n = work->size;
+#if !defined(FLOAT64)
+  if (n && work->half_w1 != work->half_w) memcpy(work->half_w1, work->half_w, n * sizeof(uint16_t));
+#endif
   keep(t->w, t->w1, n);
   keep(t->s, t->s1, n);
   if (t->a) keep(t->a, t->a1, n);
@@ -175,59 +216,90 @@ static Tensors tensors_of(const Call *call, size_t index) {
   return t;
 }
 
-OrtStatus *compute_on_cpu(void *data, OrtKernelContext *context) {
+#if !defined(FLOAT64)
+/* Parameters, and gradients, that are float16. */
+static void take_halves(const Call *call, Work *work) {
+  Tensors *t = &work->tensors;
+  if (call->kernel->operator->type != OF_FLOAT16) return;
+  work->half_w = (const uint16_t *)(const void *)t->w;
+  work->half_w1 = (uint16_t *)(void *)t->w1;
+  t->w = NULL, t->w1 = NULL;
+  if (call->types[GRADIENT] == ORT_FLOAT) return;
+  work->half_g = (const uint16_t *)(const void *)t->g;
+  t->g = NULL;
+}
+#endif
+
+static Scalars attributes_of(const Kernel *kernel) {
+  const Attributes *a = &kernel->attributes;
+  const Scalars scalars = {.decay = (Real)a->decay,
+                           .epsilon = (Real)a->epsilon,
+                           .momentum = (Real)a->momentum,
+                           .loss_scale = (Real)a->loss_scale};
+  return scalars;
+}
+
+static OrtStatus *update(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;
   void *memory[input_count(operator) + output_count(operator)];
   size_t sizes[operator->tensors];
-  const Call call = {kernel, memory, sizes};
+  int types[MAX_KINDS] = {0};
+  const Call call = {kernel, memory, sizes, types};
   OrtStatus *status = read_call(&call, context);
   if (status) return status;
+  if (operator->type == OF_FLOAT16 && types[GRADIENT] != ORT_FLOAT && types[GRADIENT] != ORT_FLOAT16)
+    return wrong_input(&call, GRADIENT, "is neither float32 nor float16");
   const ScalarInputs inputs = scalar_inputs(&call);
-  Work work = {
-      .operator = operator, .scalars = kernel->attributes, .clip_value = kernel->clip_value};
+  Work work = {.operator = operator,
+               .scalars = attributes_of(kernel),
+               .clip_value = (Real)kernel->attributes.clip_value};
   work.scalars.rate = *inputs.rate;
   if (inputs.factor) work.factor = *inputs.factor;
   if (inputs.weight_decay) work.scalars.weight_decay = *inputs.weight_decay;
   for (size_t i = 0; !status && i < operator->tensors; i++) {
     work.tensors = tensors_of(&call, i);
     work.size = sizes[i];
+#if !defined(FLOAT64)
+    take_halves(&call, &work);
+#endif
     if (inputs.on && !*inputs.on)
-      keep_all(&work.tensors, work.size);
+      keep_all(&work);
     else
       status = update_all(kernel->api, context, &work);
   }
   return status;
 }
 
-OrtStatus *average_on_cpu(void *data, OrtKernelContext *context) {
+static OrtStatus *average(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;
   const size_t n = operator->tensors;
   void *memory[input_count(operator) + output_count(operator)];
   size_t sizes[n];
-  const Call call = {kernel, memory, sizes};
+  const Call call = {kernel, memory, sizes, NULL};
   OrtStatus *status = read_call(&call, context);
   if (status) return status;
+  const Real decay = (Real)kernel->attributes.decay;
   for (size_t i = 0; i < n; i++) {
-    const float *old = memory[i], *value = memory[n + i];
-    float *new = memory[input_count(operator) + i];
+    const Real *old = memory[i], *value = memory[n + i];
+    Real *new = memory[input_count(operator) + i];
     for (size_t k = 0; k < sizes[i]; k++)
-      new[k] = moved_average(old[k], value[k], kernel->attributes.decay);
+      new[k] = moved_average(old[k], value[k], decay);
   }
   return NULL;
 }
 
-OrtStatus *ready_on_cpu(void *data, OrtKernelContext *context) {
-  bool *ready;
-  OrtStatus *status = flag_output(data, context, &ready);
-  if (!status) *ready = true;
+static OrtStatus *ready(void *data, OrtKernelContext *context) {
+  bool *is_ready;
+  OrtStatus *status = flag_output(data, context, &is_ready);
+  if (!status) *is_ready = true;
   return status;
 }
 
 /* What several threads look at. */
 typedef struct {
-  const float *values;
+  const Real *values;
   size_t size;
   atomic_bool finite;
 } Values;
@@ -243,32 +315,32 @@ static void look_at_part(void *data, size_t index) {
     }
 }
 
-OrtStatus *finite_on_cpu(void *data, OrtKernelContext *context) {
+static OrtStatus *all_finite(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const size_t n = kernel->operator->tensors;
   void *memory[n];
   size_t sizes[n];
-  bool *finite;
-  const Call call = {kernel, memory, sizes};
+  bool *flag;
+  const Call call = {kernel, memory, sizes, NULL};
   OrtStatus *status = read_values(&call, context);
-  if (!status) status = flag_output(kernel, context, &finite);
+  if (!status) status = flag_output(kernel, context, &flag);
   if (status) return status;
-  *finite = true;
-  for (size_t i = 0; !status && *finite && i < n; i++) {
+  *flag = true;
+  for (size_t i = 0; !status && *flag && i < n; i++) {
     Values values = {memory[i], sizes[i], true};
     const size_t parts = (values.size + PART - 1) / PART;
     if (parts == 1)
       look_at_part(&values, 0);
     else if (parts)
       status = kernel->api->KernelContext_ParallelFor(context, look_at_part, parts, parts, &values);
-    *finite = atomic_load(&values.finite);
+    *flag = atomic_load(&values.finite);
   }
   return status;
 }
 
 typedef struct {
-  const float *x, *y;
-  float *sum, a, b;
+  const Real *x, *y;
+  Real *sum, a, b;
   size_t size;
 } Sum;
 
@@ -279,22 +351,25 @@ static void add_part(void *data, size_t index) {
                       left < PART ? left : PART);
 }
 
-OrtStatus *sum_on_cpu(void *data, OrtKernelContext *context) {
+static OrtStatus *sum(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;
   void *memory[input_count(operator) + output_count(operator)];
   size_t size;
-  const Call call = {kernel, memory, &size};
+  const Call call = {kernel, memory, &size, NULL};
   OrtStatus *status = read_call(&call, context);
   if (status) return status;
   const Weights w = weights(&call);
-  Sum sum = {memory[0], memory[1], memory[input_count(operator)], *w.a, *w.b, size};
+  Sum all = {memory[0], memory[1], memory[input_count(operator)], *w.a, *w.b, size};
   const size_t parts = (size + PART - 1) / PART;
   if (w.on && !*w.on)
-    keep(sum.x, sum.sum, size);
+    keep(all.x, all.sum, size);
   else if (parts == 1)
-    add_part(&sum, 0);
+    add_part(&all, 0);
   else if (parts)
-    status = kernel->api->KernelContext_ParallelFor(context, add_part, parts, parts, &sum);
+    status = kernel->api->KernelContext_ParallelFor(context, add_part, parts, parts, &all);
   return status;
 }
+
+const Computes COMPUTES = {
+    [UPDATE] = update, [AVERAGE] = average, [SUM] = sum, [READY] = ready, [FINITE] = all_finite};

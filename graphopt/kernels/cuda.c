@@ -183,12 +183,20 @@ static OrtStatus *launched(const Call *call, Function function, Launch *launch, 
   return result ? failure(kernel, "cannot launch the kernel", result) : NULL;
 }
 
+static Scalars scalars_of(const Attributes *a) {
+  const Scalars scalars = {.decay = (float)a->decay,
+                           .epsilon = (float)a->epsilon,
+                           .momentum = (float)a->momentum,
+                           .loss_scale = (float)a->loss_scale};
+  return scalars;
+}
+
 OrtStatus *compute_on_cuda(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;
   void *memory[input_count(operator) + output_count(operator)];
   size_t sizes[operator->tensors];
-  const Call call = {kernel, memory, sizes};
+  const Call call = {kernel, memory, sizes, NULL};
   void *stream;
   Function function;
   OrtStatus *status = read_call(&call, context);
@@ -210,9 +218,9 @@ OrtStatus *compute_on_cuda(void *data, OrtKernelContext *context) {
       .in_place = is_in_place(&call),
       .scale = operator->scale,
       .clip_value = operator->clip_value,
-      .limit = kernel->clip_value,
+      .limit = (float)kernel->attributes.clip_value,
       .variant = operator->variant,
-      .attributes = kernel->attributes,
+      .attributes = scalars_of(&kernel->attributes),
   };
   return launched(&call, function, &launch, stream);
 }
@@ -221,7 +229,7 @@ OrtStatus *finite_on_cuda(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   void *memory[kernel->operator->tensors];
   size_t sizes[kernel->operator->tensors];
-  const Call call = {kernel, memory, sizes};
+  const Call call = {kernel, memory, sizes, NULL};
   Launch launch = {.in_place = true};
   void *stream;
   Function function;

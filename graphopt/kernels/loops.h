@@ -21,7 +21,7 @@ TARGET static void LOOPS(update)(const Variant *v, const Tensors *t, const Scala
 }
 
 TARGET static void LOOPS(prepare_gradient)(const Variant *v, const Tensors *t, const Scalars *s,
-                                           float *prepared, size_t n) {
+                                           Real *prepared, size_t n) {
   if (v->weight_decay != WEIGHT_DECAY)
     prepare_gradients(t, prepared, s, n, false, true);
   else if (v->unscale)
@@ -30,7 +30,7 @@ TARGET static void LOOPS(prepare_gradient)(const Variant *v, const Tensors *t, c
     prepare_gradients(t, prepared, s, n, true, false);
 }
 
-TARGET static void LOOPS(limit_gradient)(const float *g, float *limited, float factor, float limit,
+TARGET static void LOOPS(limit_gradient)(const Real *g, Real *limited, Real factor, Real limit,
                                          size_t n, bool scale, bool clip_value) {
   if (!clip_value)
     limit_gradients(g, limited, factor, limit, n, true, false);
@@ -40,16 +40,16 @@ TARGET static void LOOPS(limit_gradient)(const float *g, float *limited, float f
     limit_gradients(g, limited, factor, limit, n, false, true);
 }
 
-TARGET static void LOOPS(add_weighted)(const float *x, const float *y, float *sum, float a, float b,
+TARGET static void LOOPS(add_weighted)(const Real *x, const Real *y, Real *sum, Real a, Real b,
                                        size_t n) {
   add_weighted(x, y, sum, a, b, n);
 }
 
-TARGET static bool LOOPS(all_finite)(const float *values, size_t n) {
+TARGET static bool LOOPS(all_finite)(const Real *values, size_t n) {
   return are_finite(values, n);
 }
 
-TARGET static void LOOPS(decay_parameter)(const Tensors *t, const Scalars *s, float *decayed,
+TARGET static void LOOPS(decay_parameter)(const Tensors *t, const Scalars *s, Real *decayed,
                                           size_t n) {
   for (size_t i = 0; i < n; i++) decayed[i] = decayed_parameter(t->w[i], s);
 }

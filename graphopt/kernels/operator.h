@@ -19,6 +19,14 @@ enum Kind {
   SUM,     /* a x + b y, with a mask where the variant has one */
   READY,   /* true, once all its inputs are there */
   FINITE,  /* whether no element of any input is infinite or NaN */
+  KINDS,
+};
+
+/* Of what type the tensors are; what is computed is float32 but for that of float64. */
+enum Type {
+  OF_FLOAT32,
+  OF_FLOAT64,
+  OF_FLOAT16, /* the parameters, and maybe the gradients; states are float32 */
 };
 
 enum {
@@ -33,6 +41,7 @@ enum {
 typedef struct Operator {
   OrtCustomOp op; /* first: the runtime passes a pointer to it */
   enum Kind kind;
+  enum Type type;
   Variant variant; /* of an update */
   bool scale, clip_value; /* what it does with gradients first */
   char name[128];
@@ -62,19 +71,25 @@ static inline size_t output_count(const Operator *o) {
   return gives_flag(o) ? 1 : (o->kind_count - 1) * o->tensors;
 }
 
+/* Those of a node; float holds what it had of a float. */
+typedef struct {
+  double decay, epsilon, momentum, loss_scale, clip_value;
+} Attributes;
+
 /* An operator in a session. */
 typedef struct {
   const OrtApi *api;
   const Operator *operator;
-  Scalars attributes;
-  float clip_value; /* an attribute too */
+  Attributes attributes;
 } Kernel;
 
-/* One call: the memory of the inputs, then that of the outputs, and the size of each parameter. */
+/* One call: the memory of the inputs, then that of the outputs, the size of each parameter, and
+ * where that is asked for the type of the last tensor of each kind. */
 typedef struct {
   const Kernel *kernel;
   void **memory;
   size_t *sizes;
+  int *types;
 } Call;
 
 /* Reads the memory and the sizes of the inputs of a `FINITE`. */
@@ -82,12 +97,15 @@ OrtStatus *read_values(const Call *call, OrtKernelContext *context);
 
 OrtStatus *read_call(const Call *call, OrtKernelContext *context);
 
+/* An error that names an input: the first of a kind. */
+OrtStatus *wrong_input(const Call *call, size_t kind, const char *what);
+
 /* The memory of the output that is a flag. */
 OrtStatus *flag_output(const Kernel *kernel, OrtKernelContext *context, bool **flag);
 
 /* The memory of the scalar inputs of an update; NULL for one that it has not. */
 typedef struct {
-  const float *rate, *factor, *weight_decay;
+  const Real *rate, *factor, *weight_decay;
   const bool *on;
 } ScalarInputs;
 
@@ -105,7 +123,7 @@ static inline ScalarInputs scalar_inputs(const Call *call) {
 
 /* The same of a sum. */
 typedef struct {
-  const float *a, *b;
+  const Real *a, *b;
   const bool *on;
 } Weights;
 
@@ -123,13 +141,12 @@ EXPORT int graphopt_want_kernel(const char *name, int cuda);
 EXPORT int graphopt_has_cuda(void);
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
 
-/* cpu.c */
-OrtStatus *compute_on_cpu(void *kernel, OrtKernelContext *context);
-OrtStatus *average_on_cpu(void *kernel, OrtKernelContext *context);
-OrtStatus *sum_on_cpu(void *kernel, OrtKernelContext *context);
-OrtStatus *ready_on_cpu(void *kernel, OrtKernelContext *context);
-OrtStatus *finite_on_cpu(void *kernel, OrtKernelContext *context);
-void choose_loops(void);
+/* What computes a call, by its kind. */
+typedef OrtStatus *(*Compute)(void *kernel, OrtKernelContext *context);
+typedef Compute Computes[KINDS];
+
+/* cpu.c, cpu_float64.c */
+extern const Computes float32_on_cpu, float64_on_cpu;
 
 /* cuda.c */
 OrtStatus *compute_on_cuda(void *kernel, OrtKernelContext *context);

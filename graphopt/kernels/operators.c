@@ -46,6 +46,8 @@ static OrtStatus *read_input(const Call *call, const OrtKernelContext *context, 
   if (!status && shape->count > MAX_DIMS)
     status = wrong(operator, index, "has more than 32 dimensions");
   if (!status) status = api->GetDimensions(info, shape->dims, shape->count);
+  if (!status && call->types && index < tensor_inputs(operator))
+    status = api->GetTensorElementType(info, &call->types[index / operator->tensors]);
   api->ReleaseTensorTypeAndShapeInfo(info);
   if (status) return status;
   return api->GetTensorMutableData((OrtValue *)value, &call->memory[index]);
@@ -93,6 +95,11 @@ OrtStatus *read_call(const Call *call, OrtKernelContext *context) {
   return status;
 }
 
+OrtStatus *wrong_input(const Call *call, size_t kind, const char *what) {
+  const Operator *operator = call->kernel->operator;
+  return wrong(operator, kind * operator->tensors, what);
+}
+
 OrtStatus *read_values(const Call *call, OrtKernelContext *context) {
   OrtStatus *status = NULL;
   Shape shape;
@@ -111,6 +118,27 @@ OrtStatus *flag_output(const Kernel *kernel, OrtKernelContext *context, bool **f
 
 /* ---- Operators ------------------------------------------------------------------------------ */
 
+/* An attribute, which is a tensor where it is a double. */
+static OrtStatus *read_attribute(const OrtApi *api, const OrtKernelInfo *info, enum Type type,
+                                 const char *name, double *value) {
+  float single = 0.0f;
+  OrtAllocator *allocator;
+  OrtValue *tensor;
+  void *data;
+  if (type != OF_FLOAT64) {
+    OrtStatus *status = api->KernelInfoGetAttribute_float(info, name, &single);
+    *value = single;
+    return status;
+  }
+  OrtStatus *status = api->GetAllocatorWithDefaultOptions(&allocator);
+  if (!status) status = api->KernelInfoGetAttribute_tensor(info, name, allocator, &tensor);
+  if (status) return status;
+  status = api->GetTensorMutableData(tensor, &data);
+  if (!status) memcpy(value, data, sizeof *value);
+  api->ReleaseValue(tensor);
+  return status;
+}
+
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
                          void **out) {
   const Operator *operator = (const Operator *)op;
@@ -118,18 +146,22 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   if (!kernel) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
   kernel->api = api;
   kernel->operator = operator;
-  Scalars *a = &kernel->attributes;
+  Attributes *a = &kernel->attributes;
+  const struct {
+    bool there;
+    const char *name;
+    double *value;
+  } read[] = {
+      {operator->kind == UPDATE || operator->kind == AVERAGE, "decay", &a->decay},
+      {operator->kind == UPDATE, "epsilon", &a->epsilon},
+      {operator->variant.momentum, "momentum", &a->momentum},
+      {operator->variant.unscale, "loss_scale", &a->loss_scale},
+      {operator->clip_value, "clip_value", &a->clip_value},
+  };
   OrtStatus *status = NULL;
-  if (operator->kind == UPDATE || operator->kind == AVERAGE)
-    status = api->KernelInfoGetAttribute_float(info, "decay", &a->decay);
-  if (!status && operator->kind == UPDATE)
-    status = api->KernelInfoGetAttribute_float(info, "epsilon", &a->epsilon);
-  if (!status && operator->variant.momentum)
-    status = api->KernelInfoGetAttribute_float(info, "momentum", &a->momentum);
-  if (!status && operator->variant.unscale)
-    status = api->KernelInfoGetAttribute_float(info, "loss_scale", &a->loss_scale);
-  if (!status && operator->clip_value)
-    status = api->KernelInfoGetAttribute_float(info, "clip_value", &kernel->clip_value);
+  for (size_t i = 0; !status && i < sizeof read / sizeof *read; i++)
+    if (read[i].there)
+      status = read_attribute(api, info, operator->type, read[i].name, read[i].value);
   if (status)
     free(kernel);
   else
@@ -183,14 +215,20 @@ static size_t get_output_count(const OrtCustomOp *op) { return output_count((con
 
 static int get_input_type(const OrtCustomOp *op, size_t index) {
   const Operator *operator = (const Operator *)op;
+  const bool is_tensor = index < tensor_inputs(operator);
   if (operator->kind == READY) return ORT_ANY;
-  return index < tensor_inputs(operator) || !is_bool(input_name(operator, index)) ? ORT_FLOAT
-                                                                                  : ORT_BOOL;
+  if (!is_tensor && is_bool(input_name(operator, index))) return ORT_BOOL;
+  if (operator->type == OF_FLOAT64) return ORT_DOUBLE;
+  if (operator->type == OF_FLOAT32 || !is_tensor) return ORT_FLOAT;
+  const size_t kind = index / operator->tensors;
+  return kind == 0 ? ORT_FLOAT16 : kind == GRADIENT ? ORT_ANY : ORT_FLOAT;
 }
 
 static int get_output_type(const OrtCustomOp *op, size_t index) {
-  (void)index;
-  return gives_flag((const Operator *)op) ? ORT_BOOL : ORT_FLOAT;
+  const Operator *operator = (const Operator *)op;
+  if (gives_flag(operator)) return ORT_BOOL;
+  if (operator->type == OF_FLOAT16 && index < operator->tensors) return ORT_FLOAT16;
+  return operator->type == OF_FLOAT64 ? ORT_DOUBLE : ORT_FLOAT;
 }
 
 static const char *on_cpu(const OrtCustomOp *op) {
@@ -251,6 +289,8 @@ static size_t no_alias(int **inputs, int **outputs) {
 
 /* ---- Registration --------------------------------------------------------------------------- */
 
+static const char *const type_names[] = {"", "Float64", "Float16"};
+
 static void name_operator(Operator *operator) {
   static const char *const momentum[] = {"", "Momentum", "Nesterov"};
   static const char *const decay[] = {"", "WeightDecay", "DecoupledWeightDecay"};
@@ -271,6 +311,9 @@ static void name_operator(Operator *operator) {
              v->epsilon_outside ? "EpsilonOutside" : "", v->rate_outside ? "RateOutside" : "",
              operator->scale ? "Scale" : "", operator->clip_value ? "ClipValue" : "",
              decay[v->weight_decay], v->unscale ? "Unscale" : "", v->mask ? "Mask" : "");
+  const size_t length = strlen(operator->name);
+  snprintf(operator->name + length, sizeof operator->name - length, "%s",
+           type_names[operator->type]);
 }
 
 static void name_tensors(Operator *operator) {
@@ -311,17 +354,13 @@ static void name_scalars(Operator *operator) {
   operator->scalar_count = n;
 }
 
-typedef OrtStatus *(*Compute)(void *kernel, OrtKernelContext *context);
-
-static Compute compute_of(enum Kind kind, bool cuda) {
-  static const Compute computes[][2] = {
-      [UPDATE] = {compute_on_cpu, compute_on_cuda},
-      [AVERAGE] = {average_on_cpu, compute_on_cuda},
-      [SUM] = {sum_on_cpu, compute_on_cuda},
-      [READY] = {ready_on_cpu, ready_on_cuda},
-      [FINITE] = {finite_on_cpu, finite_on_cuda},
+static Compute compute_of(const Operator *operator, bool cuda) {
+  static const Computes on_cuda = {
+      [UPDATE] = compute_on_cuda, [AVERAGE] = compute_on_cuda, [SUM] = compute_on_cuda,
+      [READY] = ready_on_cuda,    [FINITE] = finite_on_cuda,
   };
-  return computes[kind][cuda];
+  if (cuda) return on_cuda[operator->kind];
+  return (operator->type == OF_FLOAT64 ? float64_on_cpu : float32_on_cpu)[operator->kind];
 }
 
 /* What it is of is set. Tensors are 0 where its name does not say how many there are: it has
@@ -351,7 +390,7 @@ static void make_operator(Operator *operator, size_t tensors, bool cuda) {
       .GetVariadicOutputMinArity = one,
       .GetVariadicOutputHomogeneity = one,
       .CreateKernelV2 = create,
-      .KernelComputeV2 = compute_of(operator->kind, cuda),
+      .KernelComputeV2 = compute_of(operator, cuda),
       .InferOutputShapeFn = infer_shapes,
       .GetStartVersion = one,
       .GetEndVersion = last_version,
@@ -401,7 +440,6 @@ __attribute__((constructor)) static void make_operators(void) {
   /* On the CPU, the half that does not unscale may do two more things first. */
   static Operator operators[VARIANTS / 2 * 5 + VARIANTS + 2];
   size_t count = 0;
-  choose_loops();
   for (int digits = (9 << 8) - 1; digits >= 0; digits--) {
     Operator of = {.kind = UPDATE};
     if (!variant_of(digits, &of)) continue;
@@ -431,8 +469,40 @@ static size_t number_after(const char *beginning, const char *name, char **rest)
   return strncmp(name, beginning, length) ? 0 : strtoul(name + length, rest, 10);
 }
 
-/* The operator whose name says for how many tensors it is. */
-static Operator *make_named(const char *name, bool cuda) {
+/* The type that a name ends with, which is cut off; float32 for none. */
+static enum Type cut_type(char *name) {
+  for (enum Type type = OF_FLOAT64; type <= OF_FLOAT16; type++) {
+    const size_t length = strlen(name), end = strlen(type_names[type]);
+    if (length <= end || strcmp(name + length - end, type_names[type])) continue;
+    name[length - end] = 0;
+    return type;
+  }
+  return OF_FLOAT32;
+}
+
+/* The operator of another type than float32, for one tensor of each kind. */
+static Operator *make_typed(const char *of_float32, enum Type type, bool cuda) {
+  const Operator *known = cuda ? NULL : find(of_float32, false);
+  if (!known || known->foreach || (type == OF_FLOAT16 && known->kind != UPDATE)) return NULL;
+  Operator *operator = calloc(1, sizeof *operator);
+  if (!operator) return NULL;
+  operator->kind = known->kind;
+  operator->variant = known->variant;
+  operator->scale = known->scale;
+  operator->clip_value = known->clip_value;
+  operator->type = type;
+  add_operator(operator, 0, cuda);
+  return operator;
+}
+
+/* The operator whose name says for how many tensors it is, or of which type. */
+static Operator *make_named(const char *full_name, bool cuda) {
+  char name[sizeof ((Operator *)0)->name];
+  if (strlen(full_name) >= sizeof name) return NULL;
+  strcpy(name, full_name);
+  const enum Type type = cut_type(name);
+  Operator *typed = type == OF_FLOAT32 ? NULL : make_typed(name, type, cuda);
+  if (typed || type == OF_FLOAT16 || (type == OF_FLOAT64 && cuda)) return typed;
   static const struct {
     const char *name;
     enum Kind kind;
@@ -456,6 +526,7 @@ static Operator *make_named(const char *name, bool cuda) {
     tensors = number_after(flags[i].name, name, &rest);
   }
   if (!tensors || (gives_flag(&of) && *rest) || (of.kind == FINITE && cuda)) return NULL;
+  of.type = type;
   Operator *operator = malloc(sizeof *operator);
   if (!operator) return NULL;
   *operator = of;

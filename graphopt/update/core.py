@@ -14,7 +14,8 @@ learning rate lr, the factor f of the gradient, the factor of weight decay k and
 last four are scalars, all others float32 and of one shape. ``Chunked`` before a name is the same,
 row by row. ``Foreach3`` before a name is the same for three parameters: the inputs are w0, w1, w2,
 g0, and so on, in any shapes with the same number of elements, then gate, a bool scalar for which
-the writes wait.
+the writes wait. ``Float64`` behind a name is the same in float64, ``Float16`` that of parameters
+that are float16, with states in float32.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -48,6 +49,8 @@ class Variant:
         scale: Multiply the gradient by a factor of the step, before anything else.
         clip_value: Limit the elements of the gradient, after that.
         float64: Compute in float64, in which all tensors and scalars are then.
+        float16: The parameters are float16, and the gradients that or float32; what is computed
+            and all else is float32.
     """
 
     centered: bool = False
@@ -62,6 +65,7 @@ class Variant:
     scale: bool = False
     clip_value: bool = False
     float64: bool = False
+    float16: bool = False
 
     @property
     def name(self) -> str:
@@ -80,6 +84,7 @@ class Variant:
             "Unscale" if self.unscale else "",
             "Mask" if self.mask else "",
             functions.FLOAT64 if self.float64 else "",
+            functions.FLOAT16 if self.float16 else "",
         )
         return "".join(parts)
 
@@ -115,7 +120,9 @@ class Variant:
         """The function as ONNX text."""
         if self.float64:
             return functions.in_float64(replace(self, float64=False).text)
-        if self.tensors:
+        if self.float16:
+            lines = self._widening()
+        elif self.tensors:
             lines = list(self._foreach())
         else:
             lines = self._scan() if self.chunked else list(self._stages())
@@ -127,7 +134,7 @@ class Variant:
 
     def function(self, opset: int) -> onnx.FunctionProto:
         """The function, for a model of this opset."""
-        if self.chunked:
+        if self.chunked and not self.float16:
             row = replace(self, chunked=False)
             return functions.load_chunked(self.text, row.text, opset)
         return functions.parse(self.text, opset)
@@ -136,6 +143,11 @@ class Variant:
     def one(self) -> "Variant":
         """The same for a bucket."""
         return replace(self, tensors=0)
+
+    @property
+    def wide(self) -> "Variant":
+        """The same in float32."""
+        return replace(self, float16=False)
 
     @property
     def _states(self) -> tuple[str, ...]:
@@ -167,6 +179,18 @@ class Variant:
             for old, new in zip(("w", *self._states), self._new, strict=True):
                 yield f"shape_{old}_{index} = Shape ({old}_{index})"
                 yield f"{new}_{index} = Reshape (flat_{new}_{index}, shape_{old}_{index})"
+
+    def _widening(self) -> list[str]:
+        """A call of the same in float32, between casts."""
+        given = [f"wide_{name}" if name in ("w", "g") else name for name in self.inputs]
+        made = ["wide_w1", *self.outputs[1:]]
+        attributes = ", ".join(f"{name}: float = @{name}" for name in self.attributes)
+        return [
+            "wide_w = Cast <to: int = 1> (w)",
+            "wide_g = Cast <to: int = 1> (g)",
+            f"{', '.join(made)} = graphopt.{self.wide.name} <{attributes}> ({', '.join(given)})",
+            "w1 = Cast <to: int = 10> (wide_w1)",
+        ]
 
     def _scan(self) -> list[str]:
         """One call a row."""
@@ -254,7 +278,13 @@ class Variant:
 
 
 def variant(
-    optimizer: RMSProp, rule: Rule, *, mask: bool = False, chunked: bool = False, tensors: int = 0
+    optimizer: RMSProp,
+    rule: Rule,
+    *,
+    mask: bool = False,
+    chunked: bool = False,
+    tensors: int = 0,
+    float16: bool = False,
 ) -> Variant:
     """What the update of parameters with this rule is made of.
 
@@ -283,6 +313,7 @@ def variant(
         chunked=chunked,
         tensors=tensors,
         float64=optimizer.dtype == "float64",
+        float16=float16,
     )
 
 
@@ -290,6 +321,6 @@ def functions_of(
     variants: Iterable[Variant], stages: Iterable[str], opset: int
 ) -> list[onnx.FunctionProto]:
     """The functions of these variants, these stages, and the stages that either calls, by name."""
-    each = [one for variant in variants for one in (variant, variant.one)]
+    each = [one for variant in variants for one in (variant, variant.one, variant.wide)]
     called = [variant.function(opset) for variant in dict.fromkeys(each)]
     return functions.with_stages(called, stages, opset)

@@ -316,7 +316,7 @@ class _Appender:
             new_w, *new_states = new[index::count]
             narrow = self._as(new_w, bucket.dtype)
             averages = self.averages.rule is not None
-            flat = op.Reshape(new_w, [-1]) if averages else new_w
+            flat = op.Reshape(narrow, [-1]) if averages else narrow
             by_name[bucket.name] = [
                 self._carry_parameters(bucket, old[index], narrow),
                 *(
@@ -429,25 +429,28 @@ class _Appender:
         self, bucket: Bucket, old: ir.Value, gradient: ir.Value, gate: Gate
     ) -> list[Carried]:
         optimizer, rule = self.optimizer, bucket.rule
-        w = self._wide(self._flat(old) if bucket.separate else old, bucket.dtype)
+        w = self._flat(old) if bucket.separate else old
         # Everything that is written depends on the gradient, so that only this one must wait.
         g = gradient
         if self.accumulator is None:
             g = _waited(bucket, gradient, gate)
-        if not (rule.grad_centralization or self.accumulator):
-            g = self._wide(g, bucket.dtype)
         kinds = moved_by(optimizer)
         states = [
             self.op.input(kind.of(bucket.name), self.optimizer.dtype, bucket.shape)
             for kind in kinds
         ]
-        made = variant(optimizer, rule, mask=self._masks, chunked=bucket.rows is not None)
+        made = variant(
+            optimizer,
+            rule,
+            mask=self._masks,
+            chunked=bucket.rows is not None,
+            float16=bucket.dtype == "float16",
+        )
         self.variants[bucket.name] = made
         new_w, *new_states = self.arithmetic.update(
             self.op, made, [w, g, *states], self._scalars(made, rule)
         )
         average = self._average_parameters(bucket, new_w, old)
-        new_w = self._as(new_w, bucket.dtype)
         gate.wait_for(new_w)
         if bucket.separate:
             (parameter,) = bucket
@@ -471,7 +474,7 @@ class _Appender:
         views = [View(AVERAGE.of(p.name), p.shape, offset) for p, offset in bucket.offsets()]
         old = self.op.input(AVERAGE.of(bucket.name), self.optimizer.dtype, bucket.shape)
         on = self._is_on(bucket.rule.group) if self._masks else None
-        moved = self.averages.moved(old, new, on)
+        moved = self.averages.moved(old, self._wide(new, bucket.dtype), on)
         return [self._carry(old, moved, views, initial=parameters.name)]
 
     def _carry_parameters(self, bucket: Bucket, old: ir.Value, new: ir.Value) -> Carried:

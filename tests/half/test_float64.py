@@ -60,6 +60,33 @@ def test_updates(layout, accumulation):
             np.testing.assert_allclose(state[key], reference.state[key], **EXACT, err_msg=name)
 
 
+@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("outside", [True, False])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_elements_that_the_guard_keeps(momentum, outside, with_kernels):
+    """Of a variance that is negative there is no root; the element stays what it is."""
+    optimizer = graphopt.RMSProp(
+        [Parameter("w", (3,), "float64")],
+        0.1,
+        centered=True,
+        momentum=momentum,
+        epsilon_inside_root=not outside,
+        epsilon=1e-8,
+    )
+    start = {"w": np.ones(3)}
+    session = graphopt.Session(graphopt.update_graph(optimizer), start, kernels=with_kernels)
+    reference = ReferenceRMSProp(optimizer, start)
+    states = {"mean_square.w": np.array([0.01, 0.0, 30.0]), "mean_grad.w": np.array([5.0, 0, 1])}
+    session.load_state({**session.state, **states})
+    reference.state |= states
+    gradient = np.array([1.0, 0.0, 2.0])
+    session.step({"w_grad": gradient})
+    reference.step({"w": gradient})
+    assert (session.state["w"][:2] == 1).all()
+    for name in ("w", *states):
+        np.testing.assert_allclose(session.state[name], reference.state[name], **EXACT)
+
+
 @pytest.mark.parametrize("name", ["mlp", "mlp_mse", "mlp_bce"])
 def test_gradients_are_those_of_pytorch(name):
     """And the network after some steps is what they and NumPy make of it."""

@@ -31,6 +31,9 @@ MOST_TOGETHER = 1024
 FLOAT64 = "Float64"
 """What the name of a function ends with that computes in float64."""
 
+FLOAT16 = "Float16"
+"""What it ends with where it takes parameters that are float16."""
+
 _IN_FLOAT64 = (
     (r"value_float: float = @(\w+)", r"value: tensor = @\1"),
     (r"value_float: float = ([\d.]+)", r"value: tensor = double {\1}"),

@@ -1,0 +1,3 @@
+/* The update on the CPU in double. */
+#define FLOAT64
+#include "cpu.c"
