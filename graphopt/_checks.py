@@ -97,6 +97,13 @@ def growing_steps(name: str, values: Any) -> None:
         raise ValueError(f"{name}: got {list(values)}, expected growing steps")
 
 
+def unused(beside: str, **given: bool) -> None:
+    """Refuse arguments that would have no effect."""
+    for name, unused in given.items():
+        if unused:
+            raise ValueError(f"{name}: has no effect beside {beside}; leave it out")
+
+
 def _expected(name: str, value: Any, expected: str) -> str:
     shown = repr(value)
     if len(shown) > _SHOWN:

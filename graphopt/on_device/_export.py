@@ -15,8 +15,9 @@ from graphopt._file_sets import write_together
 from graphopt._files import PathLike
 from graphopt._outputs import check_outputs
 from graphopt.accumulation import Accumulation, checked_accumulation
-from graphopt.build import checked_optimizer, differentiated
+from graphopt.build import checked_optimizer
 from graphopt.carried import Array
+from graphopt.differentiated import differentiated
 from graphopt.dtypes import dtype_of
 from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from graphopt import in_place
-from graphopt.build import Differentiated
 from graphopt.builder import GraphBuilder
 from graphopt.carried import Array, Carried, filled
+from graphopt.differentiated import Differentiated
 from graphopt.graph import finished, manifest_of
 from graphopt.graphs import put_last
 from graphopt.on_device import _step_numbers

@@ -51,7 +51,7 @@ FLOORS = [
     ],
     ["update", "kernels", "web_gpu"],
     ["gradients"],
-    ["graph", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
+    ["graph", "differentiated", "build", "model_digest", "fingerprint", "checkpoint", "samples"],
     ["_runtime_session", "_skips", "_step_io", "_bound_state", "_start", "session", "on_device"],
     [
         "checkpoint_average",
