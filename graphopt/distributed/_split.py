@@ -22,7 +22,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import declare, initial_values
 from graphopt.forward import ForwardModel
 from graphopt.graph import TrainingGraph
-from graphopt.graphs import needed_for, operands, put_last
+from graphopt.graphs import needed_for, operands, put_last, subgraphs
 from graphopt.losses import LossFunction
 from graphopt.manifest import Manifest, packed, unpacked
 from graphopt.operators.labels import ClassLabels
@@ -325,6 +325,9 @@ def _prune(model: ir.Model) -> None:
     needed = needed_for(graph.outputs, graph)
     for node in reversed(list(graph)):
         if needed.isdisjoint(node.outputs):
+            for inner in (inner for body in subgraphs(node) for inner in body.all_nodes()):
+                for index in range(len(inner.inputs)):
+                    inner.replace_input_with(index, None)
             graph.remove(node, safe=True)
     graph.inputs[:] = [value for value in graph.inputs if value in needed]
     for name in [n for n, value in graph.initializers.items() if value not in needed]:
