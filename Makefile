@@ -35,7 +35,7 @@ test quick: export GRAPHOPT_OTHER_PYTHON := $(CURDIR)/$(TRAINING)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check docs bench field format clean
+.PHONY: help demo test quick check docs journeys bench field format clean
 $(shell mkdir -p $(TMPDIR))
 
 help: ## list the targets
@@ -62,6 +62,9 @@ check: $(VENV)/test.stamp ## check format, lint and types
 docs: $(DOCS)/docs.stamp ## make the site of docs/ in build/site/; a link that leads nowhere is an error
 	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
 	@echo 'the documentation is in build/site/index.html'
+
+journeys: $(VENV)/test.stamp ## play what new users do, from an empty folder, with the wheel
+	$(BIN)/python -m tests.journeys
 
 bench: $(VENV)/test.stamp $(TRAINING_STAMP) $(PEERS:=/peer.stamp) ## measure; results in bench/
 	$(BIN)/python -m tools.bench
