@@ -3,7 +3,7 @@
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -228,12 +228,51 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def _best(self, paths: list[Path]) -> Path | None:
-        metrics = {}
-        for path in paths:
-            try:
-                with checkpoint.opened(path) as tensors:
-                    metrics[path] = tensors.note[_METRIC]
-            except (KeyError, ValueError):
-                continue
-        choose = min if self.best == "min" else max
-        return choose(metrics, key=metrics.__getitem__, default=None)
+        return _best_of(paths, self.best)
+
+
+def best_checkpoint(folder: PathLike, mode: Literal["min", "max"] | None = None) -> Path:
+    """The checkpoint of a folder with the best metric, of those that `Checkpoints.save` was given.
+
+    Args:
+        folder: The folder.
+        mode: Whether the lowest or the highest is the best; what ``graphopt train`` has noted, or
+            "min", by default.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: None of its checkpoints has a metric.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"'{folder}' is no folder of checkpoints, of which one is the best")
+    paths = checkpoint.in_folder(path)
+    if mode is None:
+        noted = _notes(paths[-1:])
+        mode = "max" if any(note.get("best") == "max" for note in noted.values()) else "min"
+    found = _best_of(paths, mode)
+    if found is None:
+        raise ValueError(
+            f"'{folder}' has no checkpoint that says how good it is; graphopt train --keep-best "
+            "and Checkpoints.save(metric=...) write such"
+        )
+    return found
+
+
+def _best_of(paths: Sequence[Path], mode: str) -> Path | None:
+    """The one of several checkpoints with the best metric, the first of equal ones."""
+    metrics = {path: note[_METRIC] for path, note in _notes(paths).items() if _METRIC in note}
+    choose = min if mode == "min" else max
+    return choose(metrics, key=metrics.__getitem__, default=None)
+
+
+def _notes(paths: Sequence[Path]) -> dict[Path, Mapping[str, Any]]:
+    """What was noted with checkpoints, as far as they can be read."""
+    notes = {}
+    for path in paths:
+        try:
+            with checkpoint.opened(path) as tensors:
+                notes[path] = tensors.note
+        except ValueError:
+            continue
+    return notes

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import graphopt
-from graphopt.command_line import build, demo, export, profile, train
+from graphopt.command_line import build, demo, evaluate, export, profile, train
 from graphopt.conversion.commands import convert
 from graphopt.inspection import commands as inspection
 
@@ -73,6 +73,7 @@ _add(demo.demo, "first-steps")
 _add(build.build, "model.onnx --loss mse --learning-rate 0.01 -o train.onnx")
 _add(build.config, "--example -o train.toml")
 _add(train.train, "train.onnx --data digits.npz --epochs 20 --export model.onnx")
+_add(evaluate.evaluate, "train.onnx --checkpoint run --data digits.npz --metric top5")
 _add(export.export, "train.onnx --checkpoint state.safetensors -o model.onnx")
 _add(build.export_on_device, "model.onnx --loss mse --learning-rate 0.01 -o device")
 _add(export.average, "run --last 5 -o average.safetensors")

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from graphopt.distributed import DataParallel, mpi, torch_distributed
 from graphopt.distributed.errors import OtherRankError
 from graphopt.feeds import Feed
+from graphopt.graph import TrainingGraph
 from graphopt.samples import Batch, fixed_size, size_of_batch
 from graphopt.session import Session
-from graphopt.training_run import Plan, Run, Stop, Target
+from graphopt.training_run import History, Plan, Run, Stop, Target
 
 Distributed = Literal["mpi", "torch"]
 
@@ -21,7 +22,7 @@ _ENGINES = {"mpi": mpi, "torch": torch_distributed}
 _PATIENCE = 5.0  # seconds in which a rank that has failed ends the others
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Shards(Plan):
     """The part of one rank: of each batch, as many samples as the others have, or one more."""
 
@@ -33,7 +34,7 @@ class _Shards(Plan):
         for chosen in self.chosen_from(position):
             begin, end = (len(chosen) * r // self.ranks for r in (self.rank, self.rank + 1))
             mine = chosen[begin:end]
-            yield {name: array[mine] for name, array in self.samples.items()} if len(mine) else {}
+            yield {**self.samples.take(mine), **self.constants} if len(mine) else {}
 
 
 class _RunByRanks(Run):
@@ -51,8 +52,9 @@ class _RunByRanks(Run):
         ranks = self.session.ranks
         mine = resume if ranks.rank == 0 else None
         ranks.together(lambda: super(_RunByRanks, self).resume(mine))
-        ours = json.dumps([self._described, self.position, self.summed])
-        described, self.position, (count, total) = json.loads(ranks.from_first(ours.encode()))
+        ours = json.dumps([self._described, self.position, self.summed, self.history.epochs])
+        found = json.loads(ranks.from_first(ours.encode()))
+        described, self.position, (count, total), self.history.epochs = found
         self.summed = int(count), float(total)
         ranks.together(lambda: self._check_data(described))
         self.session.broadcast()
@@ -61,6 +63,13 @@ class _RunByRanks(Run):
         for name, value in described.items():
             if self._described[name] != value:
                 raise ValueError(f"rank {self.session.rank} has another {name} than rank 0")
+
+    def _values(self) -> dict[str, float]:
+        """What rank 0 finds, so that all ranks end after the same epoch."""
+        ranks = self.session.ranks
+        values = ranks.together(super()._values if ranks.rank == 0 else dict)
+        found: dict[str, float] = json.loads(ranks.from_first(json.dumps(values).encode()))
+        return found
 
     def _is_to_stop(self, stop: Stop) -> bool:
         """All ranks end after the same step, also where one alone is told to."""
@@ -84,7 +93,7 @@ class Company:
         """Whether this process writes and speaks for all."""
         return self._engine is None or bool(self._engine.rank == 0)
 
-    def session(self, graph: Path) -> Session:
+    def session(self, graph: TrainingGraph) -> Session:
         """The session of a training graph."""
         return Session(graph) if self._engine is None else DataParallel(graph, self._engine)
 
@@ -105,13 +114,13 @@ class Company:
             )
         return ranks * fixed
 
-    def run(self, session: Session, plan: Plan, target: Target) -> Run:
+    def run(self, session: Session, plan: Plan, target: Target, history: History) -> Run:
         """The run of this process."""
         if not isinstance(session, DataParallel):
-            return Run(session, plan, target)
+            return Run(session, plan, target, history)
         same = {field.name: getattr(plan, field.name) for field in fields(plan)}
         shards = _Shards(**same, rank=session.rank, ranks=session.size)
-        return _RunByRanks(session, shards, target if self.is_first else Target(None))
+        return _RunByRanks(session, shards, target if self.is_first else Target(None), history)
 
 
 @contextmanager

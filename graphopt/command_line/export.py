@@ -7,6 +7,7 @@ import typer
 
 import graphopt
 from graphopt._outputs import check_outputs
+from graphopt.checkpoint_folder import best_checkpoint
 from graphopt.command_line.options import Graph
 
 
@@ -25,6 +26,9 @@ def export(
             show_default=False,
         ),
     ],
+    best: Annotated[
+        bool, typer.Option("--best", help="Take the best checkpoint of the folder.")
+    ] = False,
     training: Annotated[
         bool,
         typer.Option("--training", help="Write it in the mode in which it was given."),
@@ -37,7 +41,7 @@ def export(
     """Write the forward model with the parameters of a checkpoint, for inference."""
     check_outputs([("--output", output)], [("TRAIN.onnx", graph), ("--checkpoint", checkpoint)])
     session = graphopt.Session(graph)
-    session.load_checkpoint(checkpoint)
+    session.load_checkpoint(best_checkpoint(checkpoint) if best else checkpoint)
     session.export(output, training=training, average=average)
     typer.echo(f"trained model: {output}")
 

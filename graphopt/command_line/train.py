@@ -1,41 +1,67 @@
 """Training: ``graphopt train``."""
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import graphopt
-from graphopt._outputs import check_outputs
-from graphopt.command_line.options import Graph, check_folders
-from graphopt.samples import DEFAULT_BATCH_SIZE, fixed_size, read_samples
+from graphopt._outputs import Named, check_outputs
+from graphopt.checkpoint_folder import best_checkpoint
+from graphopt.command_line.data_options import (
+    CONSTANT,
+    SAMPLES,
+    Data,
+    check_not_read,
+    constants_of,
+    sample_options,
+)
+from graphopt.command_line.options import Graph, check_folders, with_options
+from graphopt.command_line.progress import Logged, Shown, log_columns, progress_bar, said
+from graphopt.evaluation import Evaluator, evaluator_of
+from graphopt.feeds import Feed, feed_of
+from graphopt.graph import TrainingGraph
+from graphopt.samples import (
+    DEFAULT_BATCH_SIZE,
+    SampleOptions,
+    Samples,
+    fixed_size,
+    open_samples,
+)
 from graphopt.training_by_ranks import Distributed, company
-from graphopt.training_run import Plan, Run, stopping, target_at
+from graphopt.training_run import (
+    LOSS,
+    VALIDATION,
+    History,
+    Log,
+    Plan,
+    Run,
+    check_plot,
+    draw,
+    log_format,
+    rate_of,
+    scalars,
+    stopping,
+    target_at,
+)
 
 
+@with_options(SAMPLES)
 def train(
     graph: Graph,
-    data: Annotated[
-        Path,
+    data: Data,
+    epochs: Annotated[
+        int,
         typer.Option(
-            metavar="FILE.npz",
-            help="An array for each feed of the graph, by name; the first axis counts samples.",
+            min=1,
+            help="Passes over the data, those of a run that it goes on from included.",
             show_default=False,
         ),
     ],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.", show_default=False)],
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -45,6 +71,34 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
+    constant: CONSTANT = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Data of any kind to look at after each epoch."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="accuracy, top5, precision, recall, f1, mae, rmse or r2 of the validation data; "
+            "repeatable; what suits the loss by default.",
+        ),
+    ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What says which epoch is the best: loss or a metric, of the validation data if "
+            "there are any; the loss by default.",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="EPOCHS", help="End after so many without a better one."),
+    ] = None,
+    min_delta: Annotated[
+        float, typer.Option(min=0, help="By how much a better one must be better, to go on.")
+    ] = 0.0,
     resume: Annotated[
         Path | None, typer.Option(metavar="CKPT", help="A checkpoint to continue from.")
     ] = None,
@@ -64,10 +118,7 @@ def train(
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many checkpoints stay in the folder.")] = 3,
     keep_best: Annotated[
-        bool,
-        typer.Option(
-            "--keep-best", help="Keep that of the epoch with the lowest mean loss beside them."
-        ),
+        bool, typer.Option("--keep-best", help="Keep that of the best epoch beside them.")
     ] = False,
     background: Annotated[
         bool, typer.Option("--background", help="Write to the folder while training goes on.")
@@ -75,6 +126,21 @@ def train(
     export: Annotated[
         Path | None,
         typer.Option(metavar="MODEL.onnx", help="The trained model to write, for inference."),
+    ] = None,
+    export_best: Annotated[
+        bool,
+        typer.Option("--export-best", help="Export that of the best epoch; needs --keep-best."),
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv|.jsonl", help="A log with a row for each epoch."),
+    ] = None,
+    log_every: Annotated[
+        int | None, typer.Option(min=1, metavar="STEPS", help="A row for each so many steps too.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png|.svg|.pdf", help="A picture of the epochs."),
     ] = None,
     distributed: Annotated[
         Distributed | None,
@@ -84,65 +150,76 @@ def train(
             show_default=False,
         ),
     ] = None,
+    **options: Any,
 ) -> None:
-    """Train on the samples of a file.
+    """Train on samples.
 
     The samples are shuffled anew for each epoch. The same command goes on
     from its checkpoint until all epochs are done, as if never interrupted.
     Ctrl-C and SIGTERM end it after the running step, and save.
     """
+    if export_best and not (export and keep_best):
+        raise ValueError("--export-best: needs --export and --keep-best")
+    if log_every is not None and log is None:
+        raise ValueError("--log-every: needs --log FILE")
     with stopping() as stop, company(distributed) as ranks:
         say = typer.echo if ranks.is_first else _say_nothing
         if checkpoint is None and export is None:
             checkpoint = graph.with_suffix(".safetensors")
-        check_folders(checkpoint, export)
-        inputs = [("TRAIN.onnx", graph), ("--data", data)]
-        check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
-        check_outputs([("--export", export)], [*inputs, ("--resume", resume)])
-        check_outputs([("--export", export), ("--checkpoint", checkpoint)], [])
-        samples = read_samples(data)
-        session = ranks.session(graph)
-        size = ranks.size_of_batch(session.inputs, batch_size)
-        steps, left_out = _steps_of_epoch(session, samples, size, data)
+        _check_files(graph, data, validation, resume, checkpoint, export, log, plot)
+        loaded = graphopt.load(graph)
+        inputs = _Inputs.of(loaded, data, validation, sample_options(options), constant)
+        outputs = [("--checkpoint", checkpoint), ("--export", export)]
+        inputs.check_not_read([*outputs, ("--log", log), ("--plot", plot)])
+        session = ranks.session(loaded)
+        evaluator = inputs.evaluator(loaded, session, metric)
+        del loaded
+        size = ranks.size_of_batch(inputs.sampled(), batch_size)
+        steps, left_out = _steps_of_epoch(session, inputs, size)
         if left_out:
             say(f"each epoch leaves out {left_out} samples: the graph takes {size} at a time")
-        plan = Plan(samples, size, steps, epochs, seed)
+        plan = Plan(inputs.samples, size, steps, epochs, seed, inputs.constants)
+        tracked = keep_best or patience is not None or monitor is not None
+        history = History(_monitored(monitor, evaluator), patience, min_delta)
         target = target_at(
             checkpoint,
             every=save_every,
             minutes=save_minutes,
             keep=keep,
-            best=keep_best,
+            best=history.mode if keep_best else None,
             background=background,
         )
-        run = ranks.run(session, plan, target)
+        run = ranks.run(session, plan, target, history)
+        if left := inputs.validate_in(run, evaluator, size):
+            say(f"validation leaves out {left} samples: the graph takes so many at a time")
+        if tracked:
+            run.validated = {**run.validated, "monitored value": history.monitored}
         run.resume(resume)
-        if 0 < run.position < plan.total:
+        if run.position and not run.has_ended:
             say(f"goes on after step {run.position} of {plan.total}")
-        with _progress_bar(shown=ranks.is_first) as progress:
-            task = progress.add_task("epoch", total=plan.total, loss=float("nan"))
-
-            def report(position: int, loss: float) -> None:
-                epoch = f"epoch {max(0, position - 1) // plan.steps + 1}/{epochs}"
-                progress.update(task, description=epoch, completed=position, loss=loss)
-
-            report(run.position, float("nan"))
-            run.train(stop, report)
-        stopped = stop.signal if run.position < plan.total else None
+        began, rate = run.position, rate_of(session.graph, scalars(inputs.constants))
+        with progress_bar(size, shown=ranks.is_first) as progress:
+            watchers: list[Any] = [Shown(progress, run, rate)] if ranks.is_first else []
+            if log is not None and ranks.is_first:
+                columns = log_columns(evaluator.names if evaluator else [])
+                watchers.append(Logged(Log(log, columns, began), run, rate, log_every))
+            run.train(stop, watchers)
+        if plot is not None and history.epochs and ranks.is_first:
+            draw(plot, history.epochs, history.best["epoch"] if history.best else None)
+        stopped = None if run.has_ended else stop.signal
         if stopped is not None:
             say(_stopped(stopped, run), err=True)
         elif export is not None:
+            if export_best and checkpoint is not None and ranks.is_first:
+                session.load_checkpoint(best_checkpoint(checkpoint))
             session.export(export)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
-    if run.losses:
-        say(f"mean loss of the last epoch: {np.mean(run.losses):.6f}")
-    else:
-        say(f"nothing to do: {run.position} of {plan.total} steps were done before")
-    if run.skipped:
-        say(f"skipped steps: {run.skipped}")
-    if checkpoint is not None:
-        say(f"checkpoint: {checkpoint}")
+    for line in _came_of(run, tracked=tracked):
+        say(line)
+    for name, path in (("checkpoint", checkpoint), ("log", log), ("plot", plot)):
+        if path is not None:
+            say(f"{name}: {path}")
     if export is not None:
         say(f"trained model: {export}")
 
@@ -152,22 +229,152 @@ def _say_nothing(message: str, *, err: bool = False) -> None:
     del message, err
 
 
-def _steps_of_epoch(
-    session: graphopt.Session, samples: Mapping[str, np.ndarray], size: int, data: Path
-) -> tuple[int, int]:
+@dataclass
+class _Inputs:
+    """What a run is fed.
+
+    Attributes:
+        feeds: What the graph takes.
+        data: Where the samples are.
+        samples: Them.
+        constants: What each step is fed beside them.
+        validation: Where the samples for validation are.
+        options: What is said about samples.
+        held_out: The samples for validation, once they are opened.
+    """
+
+    feeds: Sequence[Feed]
+    data: str
+    samples: Samples
+    constants: dict[str, np.ndarray]
+    validation: str | None
+    options: SampleOptions
+    held_out: Samples | None = None
+
+    @classmethod
+    def of(
+        cls,
+        graph: TrainingGraph,
+        data: str,
+        validation: str | None,
+        options: SampleOptions,
+        constant: Sequence[str] | None,
+    ) -> "_Inputs":
+        """What the options say."""
+        carried = {value.input for value in graph.carried}
+        feeds = [feed_of(v) for v in graph.model.graph.input if v.name not in carried]
+        constants = constants_of(constant, feeds)
+        left = [f for f in feeds if f.name not in constants and f.name != "group_mask"]
+        samples = open_samples(data, left, options)
+        return cls(feeds, data, samples, constants, validation, options)
+
+    def sampled(self) -> list[Feed]:
+        """The feeds that there are samples of."""
+        return [feed for feed in self.feeds if feed.name in self.samples.names]
+
+    def evaluator(
+        self, graph: TrainingGraph, session: graphopt.Session, metrics: Sequence[str] | None
+    ) -> Evaluator | None:
+        """What evaluates the samples for validation, if there are any."""
+        if self.validation is None:
+            if metrics:
+                raise ValueError("--metric: needs --validation DATA")
+            return None
+        evaluator = evaluator_of(graph, session.state, metrics or None)
+        columns = {f.name for f in evaluator.feeds}
+        known = {f: name for f, name in self.options.columns.items() if f in columns}
+        options = SampleOptions(known, self.options.pictures)
+        self.held_out = open_samples(self.validation, evaluator.feeds, options)
+        return evaluator
+
+    def validate_in(self, run: Run, evaluator: Evaluator | None, size: int) -> int:
+        """Let a run look at the samples for validation after each epoch.
+
+        Returns:
+            How many of them are left out.
+        """
+        if evaluator is None or self.held_out is None:
+            return 0
+        samples = self.held_out
+        size = fixed_size(feed for feed in evaluator.feeds if feed.name in samples.names) or size
+        run.validate = lambda: evaluator.evaluate(run.session.state, samples, size)
+        run.validated = {"validation data": samples.digest()}
+        return len(samples) - evaluator.evaluated(samples, size)
+
+    def check_not_read(self, outputs: Sequence[Named]) -> None:
+        """Refuse to write over data."""
+        check_not_read(outputs, [("--data", self.data, self.samples)])
+
+
+def _check_files(
+    graph: Path,
+    data: str,
+    validation: str | None,
+    resume: Path | None,
+    checkpoint: Path | None,
+    export: Path | None,
+    log: Path | None,
+    picture: Path | None,
+) -> None:
+    """Refuse to write what is read, or what could not be written in the end."""
+    check_folders(checkpoint, export)
+    inputs: list[Named] = [("TRAIN.onnx", graph), ("--data", data), ("--validation", validation)]
+    check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
+    others: list[Named] = [("--export", export), ("--log", log), ("--plot", picture)]
+    check_outputs(others, [*inputs, ("--resume", resume)])
+    check_outputs([*others, ("--checkpoint", checkpoint)], [])
+    if log is not None:
+        log_format(log)
+    if picture is not None:
+        check_plot(picture)
+
+
+def _monitored(monitor: str | None, evaluator: Evaluator | None) -> str:
+    """The value that says which epoch is the best."""
+    names = [LOSS] if evaluator is None else evaluator.names
+    chosen = monitor or names[0]
+    if chosen not in names:
+        remedy = "" if evaluator else "; metrics need --validation DATA"
+        raise ValueError(f"--monitor: got '{chosen}', expected {', '.join(names)}{remedy}")
+    return chosen if evaluator is None else f"{VALIDATION}{chosen}"
+
+
+def _steps_of_epoch(session: graphopt.Session, inputs: _Inputs, size: int) -> tuple[int, int]:
     """How many steps go through all samples once, and how many samples they leave out."""
-    count = len(next(iter(samples.values())))
+    count = len(inputs.samples)
     steps, rest = divmod(count, size)
-    if rest and fixed_size(session.inputs) is None:
+    if rest and fixed_size(inputs.sampled()) is None:
         return steps + 1, 0
     if steps == 0:
         file = next(iter(session.graph.files), "the graph")
-        raise ValueError(f"'{data}' has {count} samples, and '{file}' takes {size} at a time")
+        raise ValueError(
+            f"'{inputs.data}' has {count} samples, and '{file}' takes {size} at a time"
+        )
     return steps, rest
 
 
+def _came_of(run: Run, *, tracked: bool) -> Iterator[str]:
+    """What came of a run that has ended."""
+    history = run.history
+    if run.losses:
+        yield f"mean loss of the last epoch: {np.mean(run.losses):.6f}"
+    else:
+        yield f"nothing to do: {run.position} of {run.plan.total} steps were done before"
+    if run.validate is not None and history.epochs:
+        yield f"epoch {history.epochs[-1]['epoch']}: {said(history.epochs[-1])}"
+    if history.has_ended and run.position < run.plan.total:
+        yield (
+            f"stopped early: {history.waited} epochs without a better {history.monitored} "
+            f"(--patience {history.patience})"
+        )
+    if tracked and history.best is not None:
+        yield f"best: epoch {history.best['epoch']}: {said(history.best)}"
+    if run.skipped:
+        yield f"skipped steps: {run.skipped}"
+
+
 def _stopped(number: int, run: Run) -> str:
-    """Say how to go on."""
+    """How to go on."""
     name = signal.Signals(number).name
     how = (
         "nothing is saved, because there is no --checkpoint"
@@ -176,16 +383,3 @@ def _stopped(number: int, run: Run) -> str:
     )
     done = f"step {run.position} of {run.plan.total}"
     return f"stopped by {name} after {done}: {how}"
-
-
-def _progress_bar(*, shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

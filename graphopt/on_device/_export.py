@@ -19,6 +19,7 @@ from graphopt.build import checked_optimizer
 from graphopt.carried import Array
 from graphopt.differentiated import differentiated
 from graphopt.dtypes import dtype_of
+from graphopt.eval_model import eval_model
 from graphopt.fingerprint import Fingerprint
 from graphopt.forward import ForwardModel, read_with_files, with_weights
 from graphopt.gradients import MEMORY, Memory
@@ -27,7 +28,6 @@ from graphopt.large_models import save_model
 from graphopt.losses import LABELS, LossFunction
 from graphopt.manifest import Manifest
 from graphopt.on_device import tensor_names
-from graphopt.on_device._eval_model import eval_model
 from graphopt.on_device._fitting import momentums
 from graphopt.on_device._optimizer_model import optimizer_model as native_update
 from graphopt.on_device._training_model import TrainingModel, with_gradients, with_update

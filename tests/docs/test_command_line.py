@@ -26,10 +26,11 @@ def test_commands_run(tmp_path, monkeypatch):
     np.savez("digits.npz", x=train.x[:320], labels=train.labels[:320])
     (written,) = blocks("toml", TEXT)
     Path("example.toml").write_text(written, encoding="utf-8")
+    np.savez("held_out.npz", x=train.x[320:400], labels=train.labels[320:400])
     commands = [
         shlex.split(line, comments=True)
         for block in blocks("console", TEXT)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", "").splitlines()
     ]
     run([command for command in commands if command])
 

@@ -2,9 +2,10 @@
 
 ``python -m tools.faults.kills --kills 200``: the same command is run again and again, and killed
 with SIGKILL after a random time, until it ends by itself. The state must be, bit for bit, that of
-the uninterrupted run, and nothing may be left in the folder. Each run is a process that is forked
-from this one, which has imported all and has no session, so that a kill takes a second; with
-``--anew`` it is a new process, ``python -m graphopt train ...``, as a user starts it.
+the uninterrupted run, and so must be what its epochs came to; nothing may be left in the folder.
+Each run is a process that is forked from this one, which has imported all and has no session, so
+that a kill takes a second; with ``--anew`` it is a new process, ``python -m graphopt train ...``,
+as a user starts it.
 """
 
 import argparse
@@ -63,9 +64,10 @@ def killed_run(
     prepare(folder)
     _runtime.onnxruntime()
     arguments = ["train", "train.onnx", "--data", "digits.npz", "--epochs", str(epochs)]
+    arguments += ["--validation", "digits.npz", "--patience", str(epochs), "--monitor", "accuracy"]
     arguments += ["--batch-size", "16", "--checkpoint"]
     _end(_started([*arguments, "whole.safetensors"], folder, anew=anew))
-    arguments += ["run", "--save-every", "3", "--background"]
+    arguments += ["run", "--save-every", "3", "--background", "--log", "log.csv"]
     rng, done, starts = random.Random(seed), 0, 0
     run = folder / "run"
     while True:
@@ -86,11 +88,12 @@ def killed_run(
             raise RuntimeError(f"graphopt train ended with {ended}")
         else:
             break
-    whole, ended_at = checkpoint.read(folder / "whole.safetensors"), checkpoint.read(newest(run))
+    whole, ended_at = map(checkpoint.read_stored, (folder / "whole.safetensors", newest(run)))
     return Outcome(
         kills=done,
         starts=starts,
-        equal=all(np.array_equal(whole[name], ended_at[name]) for name in whole),
+        equal=whole.note == ended_at.note
+        and all(np.array_equal(whole.state[name], ended_at.state[name]) for name in whole.state),
         damaged=[path.name for path in run.glob("*.damaged")],
         left=[path.name for path in run.iterdir() if checkpoint.step_of(path) < 0],
     )

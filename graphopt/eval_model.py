@@ -1,4 +1,7 @@
-"""``eval_model.onnx``: what ONNX Runtime's ``EvalStep`` runs, and exports models from."""
+"""The forward model in inference mode with its loss, whose parameters are inputs.
+
+It is what ONNX Runtime's ``EvalStep`` runs, and what `graphopt.evaluation` does.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,34 +21,36 @@ from graphopt.versions import MAX_OPSET, MIN_OPSET, NEWEST_IR_VERSION
 
 def eval_model(
     forward: onnx.ModelProto,
-    loss: str | LossFunction,
+    loss: str | LossFunction | None,
     tensors: Mapping[str, Array],
     *,
     loss_output: str | None = None,
     labels: str = LABELS,
     outputs: Sequence[str] = (),
+    newest_opset: int = MAX_OPSET,
 ) -> onnx.ModelProto:
     """The forward model in inference mode, with its loss.
 
     Args:
         forward: The forward model.
-        loss: See `graphopt.training_graph`; without the loss scale.
+        loss: See `graphopt.training_graph`; without the loss scale. None: there is none.
         tensors: Everything in the checkpoint, in the order in which the training model has it.
             ONNX Runtime feeds all of it, in that order, so all of it are inputs here, too.
         loss_output: The output that the loss applies to.
         labels: The name of the input that a loss reads.
         outputs: Outputs of the forward model that are outputs of this one, after ``loss``.
+        newest_opset: A model of a newer opset is converted to this one.
     """
-    model = to_ir(convert_opset(forward, MIN_OPSET, MAX_OPSET))
+    model = to_ir(convert_opset(forward, MIN_OPSET, newest_opset))
     model.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
     passes.RemoveInitializersFromInputsPass()(model)
     to_inference(model)
     passes.RemoveUnusedNodesPass()(model)
     op = GraphBuilder(model.graph)
-    value = append_loss(op, loss, loss_output, labels)
+    values = [] if loss is None else [append_loss(op, loss, loss_output, labels)]
     avoid_fusions(op, model)
     kept = {value.name: value for value in model.graph.outputs}
-    model.graph.outputs[:] = [value, *(kept[name] for name in outputs)]
+    model.graph.outputs[:] = [*values, *(kept[name] for name in outputs)]
     initializers_to_inputs(model, [name for name in tensors if name in model.graph.initializers])
     inputs = {value.name for value in model.graph.inputs}
     for name, array in tensors.items():
