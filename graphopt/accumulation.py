@@ -19,7 +19,8 @@ class Accumulation:
     The gradients of the steps are added up, without their loss scales, as state of the graph
     (``accumulated.<parameter>``, float32, and ``accumulation_count``); ``global_step`` counts
     updates, and ``updated`` is False for the other steps. A step whose gradients are not all finite
-    is left out, where the optimizer skips such steps. Running statistics move in each step.
+    is left out, where the optimizer skips such steps, also one that says ``update``: the next that
+    says it applies what has been added up. Running statistics move in each step.
 
     Args:
         steps: An int >= 1; None: the graph has the input ``update``, a bool scalar that says

@@ -350,7 +350,9 @@ class Session:
         """Continue with values of one's own; if one does not fit, nothing changes.
 
         Args:
-            state: Arrays by their names in `state`; what is not among them stays as it is.
+            state: Arrays by their names in `state`. What is not among them stays as it is, but for
+                the average of what is among them, which starts there: one of other numbers would
+                be wrong for long.
 
         Returns:
             What was loaded, and what was kept.

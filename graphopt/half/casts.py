@@ -4,7 +4,7 @@ Initializers stay float32, and so do the inputs and outputs of the model. The gr
 a Cast, so that gradients of parameters arrive in float32.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -19,6 +19,7 @@ from graphopt.shapes.in_place import infer_shapes
 
 _FLOAT = ir.DataType.FLOAT
 _SMALL = 1024  # elements of a constant that is rounded when the graph is built
+_SUMS = ("Add", "Sub", "Sum")  # which hardly see elements that are much smaller than others
 
 
 class _Kind(IntEnum):
@@ -106,7 +107,35 @@ class _Casts:
             node.attributes["to"] = ir.AttrInt64("to", int(_FLOAT))
 
     def _group(self, node: ir.Node) -> In:
-        """In which precision a node is computed; division by a constant is a product."""
+        """In which precision a node is computed; division by a constant is a product.
+
+        One with a number that half precision does not hold is computed in float32.
+        """
+        if not all(_fits(number, self.half) for number in _numbers(node)):
+            return In.FLOAT32
+        group = self._group_by_operator(node)
+        if group is In.HALF and self._kind_of_constants(node) is _Kind.FLOAT32:
+            return In.FLOAT32
+        if group is In.OPERANDS and node.op_type not in _SUMS and self._loses_elements(node):
+            return In.FLOAT32
+        return group
+
+    def _kind_of_constants(self, node: ir.Node) -> _Kind:
+        """What does not give way of those that are known before the graph runs."""
+        constants = (v for v in node.inputs if v is not None and self._constant(v) is not None)
+        return max((self._kind(value) for value in constants), default=_Kind.STORED)
+
+    def _loses_elements(self, node: ir.Node) -> bool:
+        """Whether an element of a constant would be zero in half precision, and is not."""
+        constants = (self._constant(value) for value in node.inputs if value is not None)
+        with np.errstate(over="ignore"):
+            return any(
+                bool(np.any((array != 0) & (array.astype(self.half.numpy()) == 0)))
+                for array in constants
+                if array is not None and array.dtype == np.float32
+            )
+
+    def _group_by_operator(self, node: ir.Node) -> In:
         divisor = node.inputs[1] if node.op_type == "Div" and not node.domain else None
         if divisor is not None and self._constant(divisor) is not None:
             return In.OPERANDS
@@ -171,6 +200,13 @@ def cast(op: GraphBuilder, value: ir.Value, to: ir.DataType) -> ir.Value:
     op.release_name(str(result.name))
     result.name = op.fresh_name(f"{value.name}/{to.numpy().name}")
     return result
+
+
+def _numbers(node: ir.Node) -> Iterator[np.ndarray]:
+    """The attributes of a node that are numbers, not integers."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.FLOAT and node.op_type != "Constant":
+            yield np.array(attribute.as_float(), np.float32)
 
 
 def _dtype(value: ir.Value) -> ir.DataType | None:

@@ -116,6 +116,26 @@ CASES = {
         "h = MatMul(x, w) c = Cast<to = 1>(h) y = Add(c, b)",
         {"MatMul": "FLOAT16", "Identity": "FLOAT16", "Add": "FLOAT16"},
     ),
+    "an attribute that half precision does not hold": (
+        "h = MatMul(x, w) y = LeakyRelu<alpha = 0.000000001>(h)",
+        {"MatMul": "FLOAT16", "LeakyRelu": "FLOAT"},
+    ),
+    "a factor of a product of matrices that it does not hold": (
+        "y = Gemm<alpha = 100000.0>(x, w)",
+        {"Gemm": "FLOAT"},
+    ),
+    "a matrix that it does not hold": (
+        "h = MatMul(x, w) y = MatMul(h, least)",
+        {"MatMul": "FLOAT"},
+    ),
+    "elements that would be zero": (
+        "h = MatMul(x, w) y = Mul(h, some)",
+        {"MatMul": "FLOAT16", "Mul": "FLOAT"},
+    ),
+    "elements that would be zero, in a sum": (
+        "h = MatMul(x, w) y = Add(h, some)",
+        {"MatMul": "FLOAT16", "Add": "FLOAT16"},
+    ),
     "another operator": (
         "h = MatMul(x, w) y = CumSum(h, one)",
         {"MatMul": "FLOAT16", "CumSum": "FLOAT"},
@@ -124,6 +144,8 @@ CASES = {
 CONSTANTS = {
     "mask": MASK,
     "epsilon": 1e-12,
+    "some": np.array([1e-9, 1.0, 1.0, 1.0]),
+    "least": np.full((4, 4), 1e-9),
     "two_f": 2.0,
     "two": np.array([1, 4]),
     "one": np.array(1),

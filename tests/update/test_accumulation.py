@@ -279,3 +279,30 @@ def test_a_sum_that_overflows_is_not_applied(layout, clip):
         True,
     ]
     assert np.isfinite(session.state["b"]).all()
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("layout", ["chunks", "foreach"])
+def test_a_step_that_overflows_and_says_update(layout, kernels):
+    """It is as if it had not been: what has been added up is applied by the next that says so."""
+    rule = Accumulation(None)
+    optimizer = RMSProp([Parameter("w", (2,))], 0.1, skip_on_overflow=True, average=0.9)
+    graph = update_graph(optimizer, layout=layout, accumulation=rule)
+    session, other = (
+        Session(graph, {"w": np.ones(2, np.float32)}, kernels=kernels) for _ in range(2)
+    )
+
+    def step(one, gradient, *, update):
+        feeds = {"w_grad": np.full(2, gradient, np.float32), "update": np.array(update)}
+        return bool(one.step(feeds)["updated"])
+
+    steps = [(1, False), (2, False), (np.nan, True), (4, False), (np.inf, True), (5, True)]
+    told = [step(session, gradient, update=update) for gradient, update in steps]
+    assert told == [False, False, False, False, False, True]
+    for gradient, update in steps:
+        if np.isfinite(gradient):
+            step(other, gradient, update=update)
+    assert (session.state["skipped_steps"], other.state["skipped_steps"]) == (2, 0)
+    for name, value in other.state.items():
+        if name != "skipped_steps":
+            assert session.state[name].tobytes() == value.tobytes(), name

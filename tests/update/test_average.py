@@ -215,6 +215,24 @@ def test_an_average_that_a_checkpoint_lacks_starts_as_the_parameter(tmp_path):
         np.testing.assert_array_equal(other.state[f"average.{p.name}"], session.state[p.name])
 
 
+def test_parameters_that_are_loaded_are_where_it_starts_anew():
+    """Unless it is given too, and for those alone that are given."""
+    graph = update_graph(RMSProp([Parameter("a", (3,)), Parameter("b", (2,))], average=0.5))
+    start = {"a": np.ones(3, np.float32), "b": np.ones(2, np.float32)}
+    session = Session(graph, start)
+    for _ in range(3):
+        session.step({"a_grad": np.ones(3, np.float32), "b_grad": np.ones(2, np.float32)})
+    before = {name: value.copy() for name, value in session.state.items()}
+    assert (before["average.b"] != before["b"]).all()
+    session.load_state({"a": np.full(3, 7, np.float32)})
+    assert session.state["average.a"].tolist() == [7, 7, 7]
+    for name in ("b", "average.b", "mean_square.a", "global_step"):
+        np.testing.assert_array_equal(session.state[name], before[name])
+    both = {"a": np.full(3, 5, np.float32), "average.a": np.full(3, 6, np.float32)}
+    session.load_state(both)
+    assert session.state["average.a"].tolist() == [6, 6, 6]
+
+
 def test_a_parameter_that_is_called_so_is_no_average(tmp_path):
     model = parameters_called_so()
     opt = RMSProp(graphopt.parameters(model), 1e-3)
