@@ -1,6 +1,7 @@
 """A session of which each step is taken by several processes, each with a part of the batch."""
 
 import hashlib
+import json
 import math
 import os
 import zlib
@@ -77,9 +78,10 @@ class DataParallel(Session):
         ranks: What they tell each other; all call its methods.
 
     Raises:
-        RuntimeError: Another rank has another graph.
+        RuntimeError: Another rank has another graph, or other settings.
         TypeError: ``all_reduce`` is no function.
-        ValueError: As `Session`; or an older graphopt built the graph, or it is an update alone.
+        ValueError: As `Session`; ``all_reduce`` does not add up; an older graphopt built the graph,
+            or it is an update alone.
 
     Example:
         >>> import onnx
@@ -115,8 +117,7 @@ class DataParallel(Session):
         _checks.steps("message", message)
         self.ranks = ranks_of(all_reduce, rank, size)
         self.rank, self.size = self.ranks.rank, self.ranks.size
-        whole = as_training_graph(graph)
-        half = split(whole)
+        half = split(as_training_graph(graph))
 
         def options() -> Any:
             """One's own, or a share of the cores, where ranks are on one machine."""
@@ -158,7 +159,8 @@ class DataParallel(Session):
             *small,
         ]
         self._compare_every, self._taken, self._is_new = compare_every, 0, False
-        self._check_graph(whole)
+        self.ranks.check()
+        self._check_graph(compare_every, message)
         self.broadcast()
 
     @property
@@ -369,17 +371,17 @@ class DataParallel(Session):
         super()._take(fitting, kept)
         self._is_new = True
 
-    def _check_graph(self, graph: TrainingGraph) -> None:
-        """Refuse to train another graph than rank 0.
+    def _check_graph(self, *settings: object) -> None:
+        """Refuse to train another graph than rank 0, or to talk otherwise to the ranks.
 
         Raises:
-            RuntimeError: Some rank has another one.
+            RuntimeError: Some rank does.
         """
-        digest = hashlib.sha256(graph.model.graph.SerializeToString(deterministic=True)).digest()
-        table = self.ranks.from_all(np.frombuffer(digest, np.int64))
+        said = json.dumps([self.fingerprint, list(self._gradients.flat), list(self._fed), settings])
+        table = self.ranks.from_all(np.frombuffer(hashlib.sha256(said.encode()).digest(), np.int64))
         wrong = [rank for rank in range(self.size) if (table[rank] != table[0]).any()]
         if wrong:
             raise RuntimeError(
-                f"rank {', '.join(map(str, wrong))} has another training graph than rank 0: give "
-                "all the same file"
+                f"rank {', '.join(map(str, wrong))} has another training graph than rank 0, or "
+                "another compare_every or message: give all the same"
             )

@@ -62,6 +62,21 @@ class Ranks:
                 f"{type(error).__name__}: {error}"
             ) from error
 
+    def check(self) -> None:
+        """Refuse an engine that does not add up.
+
+        Raises:
+            ValueError: It does something else.
+        """
+        for dtype in (np.float32, np.float64, np.int64):
+            ones = np.ones(3, dtype)
+            self.add(ones)
+            if not (ones == self.size).all():
+                raise ValueError(
+                    f"all_reduce: from 1 on each of {self.size} ranks it made {ones[0]} "
+                    f"({np.dtype(dtype).name}), expected the sum, written to the array itself"
+                )
+
     def largest(self, value: int) -> int:
         """The largest of what the ranks give."""
         return int(self.from_all(np.array([value], np.int64)).max())

@@ -279,6 +279,24 @@ def test_all_ranks_have_the_same_graph():
         Threads(2).run(lambda engine: DataParallel(graphs[engine.rank], engine))
 
 
+def test_all_ranks_have_the_same_settings():
+    with pytest.raises(RuntimeError, match=r"rank 1 has another .* or another compare_every or"):
+        Threads(2).run(lambda e: DataParallel(graph_of(), e, compare_every=5 + e.rank))
+
+
+@pytest.mark.parametrize(
+    ("engine", "made"),
+    [
+        (lambda arrays: [array * 2 for array in arrays], "1.0"),  # not in its place
+        (lambda arrays: [np.multiply(a, 1.5, out=a, casting="unsafe") for a in arrays], "1.5"),
+    ],
+)
+def test_an_engine_that_does_not_add_up_is_refused(engine, made):
+    match = rf"all_reduce: from 1 on each of 2 ranks it made {made} \(float32\), expected the sum"
+    with pytest.raises(ValueError, match=match):
+        DataParallel(graph_of(), engine, rank=0, size=2)
+
+
 def test_an_engine_that_fails_is_told_about():
     def breaks(arrays):
         raise OSError(f"connection closed by peer, {len(arrays)} lost")
