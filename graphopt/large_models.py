@@ -143,10 +143,10 @@ def _copy(message: Message, copy: Message, left_out: set[str]) -> None:
     for field, value in message.ListFields():
         if field.name in left_out:
             continue
-        if field.is_repeated or field.message_type is not None:
-            getattr(copy, field.name).MergeFrom(value)
-        else:
+        if isinstance(value, str | bytes | int | float):
             setattr(copy, field.name, value)
+        else:  # a message, or several values
+            getattr(copy, field.name).MergeFrom(value)
 
 
 def _bytes(tensor: TensorProto) -> int:

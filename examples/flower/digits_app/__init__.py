@@ -1,0 +1,1 @@
+"""A Flower App: digits, learnt by ten clients of which none shows its own."""
