@@ -12,6 +12,9 @@ TRAINING_STAMP := $(TRAINING)/test.stamp
 endif
 # What the benchmark compares with, each in an environment of its own: .venv-peers/optax and so on.
 PEERS := $(patsubst tools/bench/peers/%.txt,.venv-peers/%,$(wildcard tools/bench/peers/*.txt))
+# Flower holds back packages that the tests want new, so it has an environment of its own.
+FLOWER := .venv-flower
+FLOWER_RUNTIME := $(if $(TRAINING_STAMP),training-cpu,runtime)
 # What makes the site of docs/.
 DOCS := .venv-docs
 CACHE := $(CURDIR)/.cache
@@ -24,6 +27,9 @@ export TMPDIR := $(CACHE)/tmp
 export XDG_CACHE_HOME := $(CACHE)
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export MPLBACKEND := agg
+# What Flower keeps stays here, and nothing is told to its makers.
+export FLWR_HOME := $(CACHE)/flower
+export FLWR_TELEMETRY_ENABLED := 0
 # Whoever forbids compiled modules elsewhere pays for them here, once a process.
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_NO_CACHE_DIR := 1
@@ -35,7 +41,7 @@ test quick: export GRAPHOPT_OTHER_PYTHON := $(CURDIR)/$(TRAINING)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check docs journeys bench field format clean
+.PHONY: help demo test quick check docs journeys bench field federated format clean
 $(shell mkdir -p $(TMPDIR))
 
 help: ## list the targets
@@ -44,11 +50,12 @@ help: ## list the targets
 demo: $(VENV)/demo.stamp ## train the digits network; results in build/demo/
 	$(BIN)/python -m tools.demo
 
-test: $(VENV)/test.stamp $(TRAINING_STAMP) ## run the tests, on today's ONNX Runtime and on 1.19
+test: $(VENV)/test.stamp $(TRAINING_STAMP) $(FLOWER)/flower.stamp ## run the tests, on today's ONNX Runtime and on 1.19
 	@failed=0; \
 	$(BIN)/python -m pytest -n auto --dist worksteal || failed=1; \
 	$(if $(TRAINING_STAMP),$(TRAINING)/bin/python -m pytest -n auto --dist worksteal -m 'not any_runtime' || failed=1, \
 	echo 'NOT RUN: the tests on ONNX Runtime 1.19, whose training package is not for this Python'); \
+	$(FLOWER)/bin/python -m pytest tests/federated || failed=1; \
 	exit $$failed
 
 quick: $(VENV)/test.stamp ## run a test of each kind, in less than a minute
@@ -74,12 +81,15 @@ field: $(FIELD)/field.stamp ## train networks from elsewhere beside PyTorch; res
 	OMP_NUM_THREADS=1 $(FIELD)/bin/python -m tools.field.files
 	$(FIELD)/bin/python -m tools.field.report
 
+federated: $(FLOWER)/simulation.stamp ## simulate federated training with Flower; results in bench/ and docs/federated.md
+	$(FLOWER)/bin/python -m tools.federated
+
 format: $(VENV)/test.stamp ## format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(TRAINING) $(FIELD) $(DOCS) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TRAINING) $(FIELD) $(DOCS) $(FLOWER) .venv-peers .cache .hypothesis build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -f graphopt/kernels/_kernels*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -94,6 +104,14 @@ $(TRAINING)/%.stamp: pyproject.toml $(KERNELS) | $(TRAINING)/pyvenv.cfg
 
 $(DOCS)/docs.stamp: pyproject.toml $(KERNELS) | $(DOCS)/pyvenv.cfg
 	$(DOCS)/bin/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+$(FLOWER)/flower.stamp: pyproject.toml $(KERNELS) | $(FLOWER)/pyvenv.cfg
+	$(FLOWER)/bin/python -m pip install --quiet --editable '.[$(FLOWER_RUNTIME),flower]' 'pytest>=8.3'
+	@touch $@
+
+$(FLOWER)/simulation.stamp: $(FLOWER)/flower.stamp
+	$(FLOWER)/bin/python -m pip install --quiet --editable '.[training-cpu,flower,demo]' 'flwr[simulation]>=1.42'
 	@touch $@
 
 $(FIELD)/field.stamp: pyproject.toml tools/field/requirements.txt $(KERNELS) | $(FIELD)/pyvenv.cfg

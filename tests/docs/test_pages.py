@@ -22,6 +22,8 @@ HERE = [
 ]
 ELSEWHERE = {  # the pages that have a test of their own
     "checkpoints": "test_checkpoints",
+    "distributed": "test_distributed",
+    "federated": "test_federated",
     "inspection": "test_snippets",
     "metadata": "test_metadata",
     "on_device": "test_snippets",

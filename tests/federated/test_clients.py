@@ -1,5 +1,7 @@
 """What clients do in a round, with a training graph and with the files for devices."""
 
+import json
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -252,6 +254,24 @@ def test_an_application_sets_values_by_name_through_the_api_alone(tmp_path):
         application.step(batch | {"group_mask": np.array([True, True])})
     expected = OnDeviceClient(tmp_path / "device", threads=1).train(initial(1), batches(3))
     same({n: state.get_parameter(n).data.numpy() for n in SHAPES}, expected.values)
+
+
+@needs_training_package
+@KINDS
+def test_an_application_sets_trained_parameters_in_one_buffer(native, tmp_path):
+    """Their order is that of `parameters` in graphopt.json: all that Java, C# and JavaScript have."""
+    files = export(tmp_path / "device", native=native)
+    application = Device(files)
+    names = json.loads(files.description.read_text())["parameters"]
+    assert names.keys() == SHAPES.keys()
+    buffer = np.concatenate([initial(1)[name].ravel() for name in names])
+    assert application.module.get_parameters_size(True) == buffer.size
+    given = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)
+    application.module.copy_buffer_to_parameters(given._ortvalue, True)
+    same({name: application.state[name] for name in names}, initial(1))
+    taken = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros_like(buffer))
+    application.module.copy_parameters_to_buffer(taken._ortvalue, True)
+    np.testing.assert_array_equal(taken.numpy(), buffer)
 
 
 @pytest.mark.skipif(HAS_TRAINING_PACKAGE, reason="the training package is there")

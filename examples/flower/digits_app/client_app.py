@@ -3,10 +3,10 @@
 from functools import cache
 from pathlib import Path
 
-from digits_app.data import accuracy, batches
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from digits_app.data import accuracy, batches
 from graphopt.federated import Client, OnDeviceClient, SessionClient, flower
 
 app = ClientApp()

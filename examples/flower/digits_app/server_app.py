@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from digits_app.data import accuracy, test_batches
-from digits_app.files import groups
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, Strategy
 
 import graphopt
+from digits_app.data import accuracy, test_batches
+from digits_app.files import groups
 from graphopt.examples import digits_cnn
 from graphopt.federated import SessionClient, flower
 
