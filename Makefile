@@ -123,5 +123,5 @@ $(PEERS:=/peer.stamp): .venv-peers/%/peer.stamp: tools/bench/peers/%.txt | .venv
 	@if .venv-peers/$*/bin/python -m pip install --quiet --requirement $<; then touch $@; \
 	else echo 'left out of the benchmark: $* could not be installed'; rm -rf .venv-peers/$*; fi
 
-$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(FIELD)/pyvenv.cfg $(DOCS)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
+$(VENV)/pyvenv.cfg $(TRAINING)/pyvenv.cfg $(FIELD)/pyvenv.cfg $(FLOWER)/pyvenv.cfg $(DOCS)/pyvenv.cfg $(PEERS:=/pyvenv.cfg): %/pyvenv.cfg:
 	$(PYTHON) -m venv $*

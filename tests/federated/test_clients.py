@@ -259,7 +259,7 @@ def test_an_application_sets_values_by_name_through_the_api_alone(tmp_path):
 @needs_training_package
 @KINDS
 def test_an_application_sets_trained_parameters_in_one_buffer(native, tmp_path):
-    """Their order is that of `parameters` in graphopt.json: all that Java, C# and JavaScript have."""
+    """In the order of `parameters` in graphopt.json: all that Java, C# and JavaScript have."""
     files = export(tmp_path / "device", native=native)
     application = Device(files)
     names = json.loads(files.description.read_text())["parameters"]
