@@ -15,7 +15,12 @@ from tests.helpers.federated import HEAD, SHAPES, batches, initial, model, norma
 if HAS_FLOWER:
     from flwr import app
     from flwr.clientapp import ClientApp
-    from flwr.serverapp.strategy import FedAdam, FedAvg
+    from flwr.clientapp.mod import fixedclipping_mod
+    from flwr.serverapp.strategy import (
+        DifferentialPrivacyClientSideFixedClipping,
+        FedAdam,
+        FedAvg,
+    )
 
     from graphopt.federated import flower
     from tests.helpers.flower import OneProcess, replaced, seeded
@@ -37,12 +42,12 @@ def given_to(node):
     return batches(node, size=2, seed=node)
 
 
-def app_of(client, **options):
-    made = ClientApp()
+def app_of(client, mods=None, data=given_to, **options):
+    made = ClientApp(mods=mods)
 
     @made.train()
     def train(message, context):
-        return flower.train(message, context, client, given_to(context.node_id), **options)
+        return flower.train(message, context, client, data(context.node_id), **options)
 
     @made.evaluate()
     def evaluate(message, context):
@@ -262,6 +267,30 @@ def test_the_optimizer_of_a_client_may_go_on(graph):
     forgetting = OneProcess(app_of(SessionClient(graph)), NODES)
     started(strategy_of(), forgetting, rounds=1)
     assert not forgetting.contexts[2].state
+
+
+@needs_flower
+def test_flower_clips_what_clients_send(graph):
+    """By its modification of clients, which looks for what it sent in what comes back.
+
+    It divides by how far a client has moved, so that each has examples here.
+    """
+    norm = 0.01
+    clipping = app_of(
+        SessionClient(graph), mods=[fixedclipping_mod], data=lambda node: given_to(node + 1)
+    )
+    grid = OneProcess(clipping, NODES)
+    strategy = DifferentialPrivacyClientSideFixedClipping(
+        strategy_of(),
+        noise_multiplier=0.0,
+        clipping_norm=norm,
+        num_sampled_clients=NODES,
+    )
+    started(strategy, grid, rounds=1)
+    for reply in grid.replies:
+        sent = {name: array.numpy() for name, array in reply.content["arrays"].items()}
+        moved = np.concatenate([(sent[n] - initial()[n]).ravel() for n in SHAPES])
+        assert np.linalg.norm(moved) == pytest.approx(norm, rel=1e-3)
 
 
 @needs_flower
