@@ -16,6 +16,7 @@ default_role = "py:obj"  # a link where there is a description of it, else a nam
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 add_module_names = False
+python_maximum_signature_line_length = 80
 smartquotes = False  # quotes are those of Python
 html_theme = "furo"
 html_static_path = ["static"]

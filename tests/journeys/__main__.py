@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.helpers.documents import blocks
 from tests.helpers.folders import DOCS, ROOT
 
 EXPORT = "graphopt export build/train.onnx -o trained.onnx --checkpoint"
+PYTORCH = "the-pytorch-of-the-tests.txt"  # others may bring gigabytes for GPUs
 HARNESS = ROOT / "tests" / "examples" / "javascript" / "harness.html"
 
 
@@ -43,7 +45,7 @@ class Journey:
         """What a command of the shell says, which must succeed."""
         self.commands.append(shown or command)
         print(f"  $ {self.commands[-1]}", flush=True)
-        inside = {"HOME": str(self.folder), "VIRTUAL_ENV": str(self.folder / "env")}
+        inside = {"HOME": str(self.folder), "PIP_CONSTRAINT": str(self.folder.parent / PYTORCH)}
         kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         path = f"{self.folder / 'env' / 'bin'}{os.pathsep}{node.search_path()}"
         done = subprocess.run(
@@ -175,6 +177,9 @@ def main() -> int:
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={root}"]
         subprocess.run([*pip, str(ROOT)], check=True)
         (wheel,) = root.glob("*.whl")
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        torch = [name for name in project["optional-dependencies"]["test"] if "torch" in name]
+        (root / PYTORCH).write_text("\n".join(torch), encoding="utf-8")
         rows = [_play(title, root, wheel) for title in sys.argv[1:] or JOURNEYS]
     print(f"\n{'':24}{'commands':>10}{'minutes':>10}")
     for title, commands, minutes, result in rows:

@@ -25,11 +25,12 @@ def mathml(block: str) -> str:
     """A table of formulas: left side, right side, remark.
 
     Example:
-        >>> mathml("w ← w - m")[-75:]
-        '<mi>w</mi><mo>-</mo><mi>m</mi></mtd><mtd></mtd></mtr></mtable></math></div>'
+        >>> mathml("w ← 1")[-65:]
+        '<mo>←</mo><mn>1</mn></mtd><mtd></mtd></mtr></mtable></math></div>'
     """
     rows = "".join(map(_row, _lines(block)))
-    return f'<div class="formula"><math display="block"><mtable>{rows}</mtable></math></div>'
+    table = f'<mtable displaystyle="true">{rows}</mtable>'
+    return f'<div class="formula"><math display="block">{table}</math></div>'
 
 
 def _lines(block: str) -> list[str]:
@@ -59,7 +60,8 @@ class _Reader:
     def _until(self, ends: Callable[[str], bool]) -> Iterator[str]:
         while self._tokens and not ends(self._tokens[0]):
             if self._tokens[0] in _SUMS:
-                yield f"<mo>{escape(self._tokens.pop(0))}</mo>"
+                sign = self._tokens.pop(0).replace("-", "\N{MINUS SIGN}")
+                yield f"<mo>{escape(sign)}</mo>"
             else:
                 yield self._product()
 
@@ -92,7 +94,8 @@ class _Reader:
         return found
 
 
-_OPEN, _CLOSE = "<mrow><mo>(</mo>", "<mo>)</mo></mrow>"
+_OPEN = '<mrow><mo stretchy="false">(</mo>'
+_CLOSE = '<mo stretchy="false">)</mo></mrow>'
 
 
 def _bare(factor: str) -> str:
