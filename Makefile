@@ -68,6 +68,8 @@ check: $(VENV)/test.stamp ## check format, lint and types
 
 docs: $(DOCS)/docs.stamp ## make the site of docs/ in build/site/; a link that leads nowhere is an error
 	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
+	@! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' build/site --include='*.html' || \
+	{ echo 'these pages load something from a network'; exit 1; }
 	@echo 'the documentation is in build/site/index.html'
 
 journeys: $(VENV)/test.stamp ## play what new users do, from an empty folder, with the wheel
