@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import typer
 
-from graphopt._runtime import onnxruntime
 from graphopt.command_line import javascript
 from graphopt.examples import digits, digits_cnn
 
 COMMANDS = (
     "build model.onnx --loss cross_entropy --learning-rate 0.004 -o train.onnx",
     "train train.onnx --data digits.npz --epochs 10 --checkpoint run",
+    "evaluate train.onnx --checkpoint run --data test.npz",
     "export train.onnx --checkpoint run -o trained.onnx",
 )
 
@@ -53,8 +53,4 @@ def demo(
         for command in COMMANDS:
             typer.echo(f"$ graphopt {command}")
             context.find_root().command.main(shlex.split(command), standalone_mode=False)
-    session = onnxruntime().InferenceSession(folder / "trained.onnx")
-    (logits,) = session.run(None, {"x": data.test.x})
-    accuracy = np.mean(logits.argmax(axis=1) == data.test.labels)
-    typer.echo(f"of {len(logits)} other digits, it knows {accuracy:.1%}")
     typer.echo("look into it: graphopt inspect train.onnx --html train.html")

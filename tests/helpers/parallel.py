@@ -36,9 +36,7 @@ def graph_of(rate=1e-3, *, groups=False, options=None, **settings):
             {"params": [u, v], "grad_centralization": True},
             {"params": [c]},
         ]
-    optimizer = graphopt.RMSProp(
-        params, rate, epsilon=1e-3, initial_mean_square=0.0, **settings
-    )
+    optimizer = graphopt.RMSProp(params, rate, epsilon=1e-3, initial_mean_square=0.0, **settings)
     return graphopt.training_graph(network(), "mse", optimizer, **(options or {}))
 
 

@@ -97,7 +97,7 @@ def pytorch(user: Journey) -> None:
 def onnx(user: Journey) -> None:
     """An ONNX file becomes a graph, by the demo, in Python, and on the command line."""
     user.install("runtime")
-    assert "it knows 9" in user.run("graphopt demo")
+    assert "accuracy: 0.9" in user.run("graphopt demo")
     user.python("first_steps", "From an ONNX file")
     shutil.copy(user.folder / "graphopt-demo" / "digits.npz", user.folder)
     *_, block = blocks("console", (DOCS / "first_steps.md").read_text(encoding="utf-8"))
