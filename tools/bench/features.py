@@ -2,7 +2,8 @@
 
 Each is run beside the same update without it, in turns and in one process: of 5.2 M parameters in
 213 tensors, or with ``--step`` of a training step of the zoo's ResNet. Printed are the median time
-of a turn, and the median of the ratios.
+of a turn, the median of the ratios, and of an update what the ratio would be if all that counted
+were the bytes that must be read and written.
 """
 
 import argparse
@@ -31,6 +32,15 @@ OPTIONS: Options = {
     "accumulation of 4": ({}, {"accumulation": 4}),
 }
 """What is measured: arguments of the optimizer, and of the graph."""
+_BYTES = 20.0  # an element of the update reads parameter, gradient and mean square, and writes two
+_OPTION_BYTES = {
+    "skip_on_overflow": _BYTES + 4,  # the gradient twice
+    "dynamic loss scale": _BYTES + 4,
+    "clip_norm": _BYTES + 4,
+    "clip_value": _BYTES,
+    "average": _BYTES + 12,  # the parameter again, and the average twice
+    "accumulation of 4": 12 + _BYTES / 4,  # the gradient, the sum twice; an update in each fourth
+}
 STEP_OPTIONS: Options = {
     "float16": ({"loss_scale": 1024.0}, {"precision": "float16"}),
     "bfloat16": ({}, {"precision": "bfloat16"}),
@@ -77,7 +87,10 @@ def measured(
     ]
     without, with_it = (1e3 * statistics.median(times) for times in zip(*turns, strict=True))
     ratio = statistics.median(turn[1] / turn[0] for turn in turns)
-    return {"option": option, "without_ms": without, "with_ms": with_it, "ratio": ratio}
+    found = {"option": option, "without_ms": without, "with_ms": with_it, "ratio": ratio}
+    if make is update:
+        found["ratio_of_bytes"] = _OPTION_BYTES[option] / _BYTES
+    return found
 
 
 def _timed(run: Callable[[], Any], count: int) -> float:
