@@ -20,9 +20,16 @@ from graphopt.inspection.structure.precision import precision_of
 from graphopt.inspection.structure.roles import kind_of, stages_of_nodes
 from graphopt.inspection.structure.state import overwriting, state_facts
 from graphopt.inspection.structure.untrained import could_be_trained, parameters_of, weights_of
-from graphopt.inspection.targets import Target, exceeds, parse_target, targets
+from graphopt.inspection.targets import (
+    Provider,
+    Target,
+    documented,
+    exceeds,
+    parse_target,
+    targets,
+)
 from graphopt.requirement import requirements
-from graphopt.shapes.engine import infer, open_dimensions
+from graphopt.shapes.engine import Shapes, infer, open_dimensions
 from graphopt.soundness.errors import about
 
 
@@ -44,7 +51,9 @@ def inspect(
     Args:
         model: A path, a `TrainingGraph`, an ``onnx.ModelProto`` or an ``onnx_ir.Model``.
         steps: The number of steps that are planned: hazards then say which schedule is too short.
-        target: What the graph shall run on, such as "onnxruntime==1.19".
+        target: What the graph shall run on, such as "onnxruntime==1.19", or an execution provider:
+            "coreml", "directml", "migraphx", "nnapi", "openvino", "openvino-gpu", "qnn", "xnnpack".
+            What such a one takes, by its documents, is the last of the targets then.
         batch_size: The size that is assumed for open dimensions, where costs depend on them.
         dims: The sizes of some of them, by name.
 
@@ -75,7 +84,7 @@ def inspect(
 def _inspected(
     reading: Reading,
     steps: int | None,
-    target: Target | None,
+    target: Target | Provider | None,
     batch_size: int,
     dims: Mapping[str, int],
 ) -> Inspection:
@@ -99,8 +108,9 @@ def _inspected(
         state=state,
         early=early,
         steps=steps,
-        above_target=exceeds(needed, target),
+        above_target=exceeds(needed, None if isinstance(target, Provider) else target),
     )
+    others = [documented(target, stages, Shapes(model))] if isinstance(target, Provider) else []
     return Inspection(
         model=ModelFacts(
             name=reading.file.name,
@@ -123,7 +133,7 @@ def _inspected(
         layers=layers(model.graph, stages, names),
         memory=memory_facts(reading, parameters, stages, tensors, sizes),
         requirements=needed,
-        targets=targets(model, needed),
+        targets=(*targets(model, needed), *others),
         hazards=hazards(subject),
         contents=contents_of(reading, stages),
     )

@@ -52,7 +52,9 @@ def inspect(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What it shall run on, e.g. onnxruntime==1.19."),
+        typer.Option(
+            metavar="NAME", help="What it shall run on, e.g. onnxruntime==1.19 or coreml."
+        ),
     ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="The size that is assumed for open dimensions.")

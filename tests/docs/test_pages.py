@@ -30,6 +30,7 @@ ELSEWHERE = {  # the pages that have a test of their own
     "operators": "test_operators",
     "other_frameworks": "test_other_frameworks",
     "precision": "test_precision",
+    "providers": "test_providers",
     "pytorch": "test_pytorch",
     "stability": "test_stability",
 }

@@ -36,7 +36,7 @@ _OLDEST, NEWEST = min(_LIMITS), max(_LIMITS)
 OF_TRAINING: _Version = (1, 19)
 """The last that has the training API."""
 DOMAINS = {"", "ai.onnx"}
-_RUNTIMES = (
+RUNTIMES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-web",
@@ -69,29 +69,15 @@ class Target:
         return f"{self.runtime}=={'.'.join(map(str, self.version))}"
 
 
-def parse_target(text: str) -> Target:
-    """Read a target such as "onnxruntime==1.19".
-
-    Args:
-        text: A package and its version. Packages are onnxruntime, onnxruntime-gpu, onnxruntime-web,
-            onnxruntime-training and onnxruntime-training-cpu.
+def release(text: str) -> Target | None:
+    """The version of a package that a text such as "onnxruntime==1.19" says, if it says one.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: It is no such package, or a version of which nothing is known.
-
-    Example:
-        >>> parse_target("onnxruntime==1.19.2").version
-        (1, 19, 2)
+        ValueError: It is a version of which nothing is known.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"target: got {type(text).__name__}, expected a str")
     found = _TARGET.fullmatch(text.strip())
-    if found is None or found[1] not in _RUNTIMES:
-        raise ValueError(
-            f"target: got '{text[:60]}', expected a package and its version, such as "
-            f"'onnxruntime==1.19'; the packages are {', '.join(_RUNTIMES)}"
-        )
+    if found is None or found[1] not in RUNTIMES:
+        return None
     target = Target(found[1], tuple(map(int, found[2].split("."))))
     if target.version[:2] < _OLDEST:
         raise ValueError(f"target: got {target}, expected version {_text(_OLDEST)} or later")
