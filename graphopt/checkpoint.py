@@ -364,11 +364,20 @@ def _header(arrays: State, metadata: Mapping[str, str]) -> bytes:
 
 def _code(name: str, array: np.ndarray) -> str:
     try:
-        return _CODES[array.dtype.name]
+        return code_of(array.dtype.name)
     except KeyError:
         raise TypeError(
             f"'{name}' has dtype {array.dtype.name}, which a checkpoint cannot hold"
         ) from None
+
+
+def code_of(dtype: str) -> str:
+    """What safetensors calls a dtype of NumPy.
+
+    Raises:
+        KeyError: It has none.
+    """
+    return _CODES[dtype]
 
 
 def _content(array: np.ndarray) -> memoryview:

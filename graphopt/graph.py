@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -13,7 +13,9 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes import common as passes
 
-from graphopt._files import PathLike
+from graphopt import _checks
+from graphopt._file_sets import write_together
+from graphopt._files import PathLike, check_target
 from graphopt._outputs import check_outputs, same_file
 from graphopt._records import plain
 from graphopt.carried import Carried, declare, declared, initial_values, with_averages
@@ -36,9 +38,13 @@ from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import local_functions
 from graphopt.soundness.errors import about
+from graphopt.start_values import check_starts, start_file, write_start
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
 from graphopt.update.emit import AppendedUpdate
+
+Start = Literal["safetensors"]
+"""How what training starts from is written beside a graph."""
 
 
 class TrainingGraph:
@@ -132,19 +138,40 @@ class TrainingGraph:
         scale = None if self._optimizer is None else self._optimizer.loss_scale
         return scale.get("input") if isinstance(scale, Mapping) else None
 
-    def save(self, path: PathLike) -> None:
+    def save(self, path: PathLike, *, start: Start | None = None) -> None:
         """Write the model to a file, atomically; one of 2 GiB or more has its values in another.
 
         That is ``<path>.data``, which must stay beside it. The file ends with its digest, so that
         `load` finds damage, while other programs may change the model as they like.
 
+        Args:
+            path: Of the file.
+            start: "safetensors": write what training starts from beside it too, as
+                ``<path without ending>.start.safetensors``, a tensor for each carried input. The
+                model has it in ``training_info``, which ONNX Runtime shows to no program.
+
         Raises:
             FileNotFoundError: The folder does not exist.
-            ValueError: The file is one that the forward model was read from.
+            ValueError: The file is one that the forward model was read from; or the graph has
+                nothing to start from.
         """
         if not (self._is_whole_file and self.files and same_file(Path(path), self.files[0])):
             self.check_output(path)
-        save_model(self.model, path, seal=True)
+        if start is None:
+            save_model(self.model, path, seal=True)
+            return
+        _checks.one_of("start", start, get_args(Start))
+        check_starts(self.carried)
+        target = check_target(path)
+        beside = start_file(target)
+        self.check_output(beside)
+
+        def fill(folder: Path) -> None:
+            write_start(folder / beside.name, self.carried)
+            save_model(self.model, folder / target.name, seal=True)
+
+        names = [beside.name, f"{target.name}{DATA}", target.name]
+        write_together(target.parent, fill, names, target.name)
 
     def check_output(self, path: PathLike) -> None:
         """Refuse to write to a file that the graph, or the model it was built from, was read from.

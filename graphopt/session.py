@@ -26,6 +26,7 @@ from graphopt.inference import inference_model
 from graphopt.large_models import save_model
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
+from graphopt.start_values import by_names
 from graphopt.states import SKIPPED_STEPS, averages, first_averages
 
 # What other frameworks call what a session does.
@@ -306,9 +307,10 @@ class Session:
     def load_checkpoint(self, path: PathLike, *, strict: bool = True) -> LoadReport:
         """Continue from a checkpoint, bit for bit; if it does not fit, nothing changes.
 
-        It may also be one of on-device training, with files of `export_on_device`, or a folder of
-        `Checkpoints`, of which the newest is taken. One that an older graphopt wrote has no
-        checksums, of which a warning tells.
+        It may also be one of on-device training, with files of `export_on_device`; a folder of
+        `Checkpoints`, of which the newest is taken; or a file like that of `TrainingGraph.save`
+        with ``start``, which a program in another language has written. That one, and those of an
+        older graphopt, have no checksums, of which a warning tells.
 
         Args:
             path: Of the file.
@@ -326,23 +328,24 @@ class Session:
         """
         _checks.boolean("strict", strict)
         stored = read_stored(path)
+        state = by_names(stored.state, self.graph.carried)
         differences = self._graph_itself().differences(stored.graph)
         expected = self._expected()
         if strict:
-            problems = differences + checkpoint.misfits(stored.state, expected)
+            problems = differences + checkpoint.misfits(state, expected)
             checkpoint.refuse(path, "does not belong to this graph", problems)
         fitting = {
             name: array
-            for name, array in stored.state.items()
+            for name, array in state.items()
             if name in expected and checkpoint.fits(array, expected[name])
         }
         report = LoadReport(
             loaded=tuple(fitting),
             kept=tuple(name for name in expected if name not in fitting),
-            ignored=tuple(name for name in stored.state if name not in expected),
+            ignored=tuple(name for name in state if name not in expected),
             differences=tuple(differences),
         )
-        del stored
+        del stored, state
         self._take(fitting, report.kept)
         return report
 

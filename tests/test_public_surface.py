@@ -68,7 +68,7 @@ def test_one_version():
 COMMANDS = {
     "build": (
         (graphopt.RMSProp, graphopt.training_graph),
-        {"forward", "output", "config", "freeze"},
+        {"forward", "output", "config", "start", "freeze"},
     ),
     "export-on-device": (
         (graphopt.RMSProp, graphopt.export_on_device),

@@ -26,6 +26,7 @@ from graphopt.configuration import (
     optimizer_of,
     read_configuration,
 )
+from graphopt.graph import Start
 
 _Forward = Annotated[
     Path, typer.Argument(metavar="FORWARD.onnx", help="The forward model.", show_default=False)
@@ -55,6 +56,14 @@ def build(
         ),
     ],
     config: _Config = None,
+    start: Annotated[
+        Start | None,
+        typer.Option(
+            help="Write what training starts from beside the graph too, as "
+            "TRAIN.start.safetensors, for programs without Python.",
+            show_default=False,
+        ),
+    ] = None,
     **options: Any,  # noqa: ARG001 - they are read where it is known which were given
 ) -> None:
     """Build the training graph of a forward model."""
@@ -66,7 +75,7 @@ def build(
         graph = graphopt.training_graph(
             forward, optimizer=optimizer, **graph_arguments(configuration)
         )
-    graph.save(output)
+    graph.save(output, start=start)
     typer.echo(f"{output}: trains {len(optimizer.params)} of {len(parameters)} parameters")
 
 

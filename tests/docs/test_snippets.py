@@ -95,21 +95,26 @@ def test_the_readme_is_short():
 
 @needs_other_runtime
 def test_guide_to_devices(tmp_path):
-    """In one program, on the runtime that has the training API."""
+    """On the runtime that has the training API: the first snippets as if there were no PyTorch."""
     snippets = blocks("python", ON_DEVICE)
-    assert len(snippets) == 4
-    program = "\n".join(snippets)
-    result = subprocess.run(
-        [OTHER_PYTHON, "-c", program],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.splitlines() == re.findall(r"^# (\[.*)$", program, re.MULTILINE)
-    assert (tmp_path / "device" / "trained.onnx").is_file()
+    assert len(snippets) == 5
+    data = [line for line in snippets[1].splitlines() if line.startswith(("import numpy", "x, "))]
+    without = "\n".join(["import sys; sys.modules['torch'] = None", *snippets[:2]])
+    programs = {"without": without, "with": "\n".join([snippets[0], *data, *snippets[2:]])}
+    for name, program in programs.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        result = subprocess.run(
+            [OTHER_PYTHON, "-c", program],
+            cwd=folder,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert result.stdout.splitlines() == re.findall(r"^# (\[.*)$", program, re.MULTILINE)
+        assert (folder / "device" / "trained.onnx").is_file()
 
 
 def test_guide_to_inspection(tmp_path, monkeypatch, capsys):

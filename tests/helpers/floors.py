@@ -58,6 +58,7 @@ FLOORS = [
         "model_digest",
         "fingerprint",
         "checkpoint",
+        "start_values",
         "samples",
         "eval_model",
     ],
