@@ -226,11 +226,10 @@ class FedRMSProp(FedAvg):
         grid: Grid,
     ) -> Iterable["app.Message"]:
         """Say to the nodes of a round what they train, and from what."""
-        values = values_of(arrays)
         if self.server is None:
-            self.server = FederatedServer(self.optimizer, values)
-        else:
-            self.server.load_values(values)
+            self.server = FederatedServer(self.optimizer, values_of(arrays))
+        else:  # what a strategy around this one has made of them, which may be float64
+            self.server.load_values(values_of(arrays, self.server.values))
         self.server.asked(self.group_mask)  # which checks it
         if self.group_mask is not None:
             config[GROUP_MASK] = self.group_mask

@@ -291,6 +291,11 @@ def test_flower_clips_what_clients_send(graph):
         sent = {name: array.numpy() for name, array in reply.content["arrays"].items()}
         moved = np.concatenate([(sent[n] - initial()[n]).ravel() for n in SHAPES])
         assert np.linalg.norm(moved) == pytest.approx(norm, rel=1e-3)
+    strategy.noise_multiplier = 0.1
+    noisy = started(strategy, grid, rounds=2)
+    server = strategy.strategy.server
+    assert any((noisy.arrays[n].numpy() != array).any() for n, array in server.values.items())
+    assert server.rounds == 3
 
 
 @needs_flower
