@@ -26,6 +26,7 @@ ELSEWHERE = {  # the pages that have a test of their own
     "federated": "test_federated",
     "inspection": "test_snippets",
     "metadata": "test_metadata",
+    "native": "test_native",
     "on_device": "test_snippets",
     "operators": "test_operators",
     "other_frameworks": "test_other_frameworks",
