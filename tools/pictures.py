@@ -11,14 +11,16 @@ import tempfile
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
+from PIL import Image
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 import graphopt
 from graphopt.examples import digits_cnn
+from graphopt.inspection import diff
+from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.graph_tables import graph_tables
-from graphopt.inspection.show.page import page
+from graphopt.inspection.show.page import difference_page, page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
 
 _DOCS = Path(__file__).parent.parent / "docs"
@@ -38,6 +40,21 @@ _DARK = TerminalTheme(
         (220, 224, 230),
     ],
 )
+_CHOSEN = """
+const row = (name, stage) => [...document.querySelectorAll(`.outline li.${stage}`)].find(
+  (item) => item.querySelector(".label").textContent === name);
+const select = document.querySelector(".tools select");
+select.value = "flops";
+select.dispatchEvent(new Event("change"));
+row("conv2", "forward").click();
+const sections = [...document.querySelectorAll("main > section")];
+for (const section of sections) section.hidden = section.id !== "graph";
+"""
+_BESIDE = """
+document.querySelector(".outline li.changed").click();
+const sections = [...document.querySelectorAll("main > section")];
+for (const section of sections) section.hidden = section.id !== "graph";
+"""
 _PAGE = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; padding: 16px 20px; background: {background}; color: {foreground}; }}
 pre {{ font: 13px/1.35 "DejaVu Sans Mono", monospace; margin: 0; }}
@@ -62,11 +79,20 @@ def main() -> None:
         text = console.export_html(theme=_DARK, code_format=_PAGE)
         lines = text.count("\n")
         _picture(text, _DOCS / "inspect_terminal.png", 880, 40 + int(16.2 * lines))
-        _picture(page(found, ir.from_proto(model)), _DOCS / "inspect_page.png", 1400, 1750)
+        reading = read(model)
+        html = page(found, reading)
+        _picture(html, _DOCS / "inspect_page.png", 1280, 900)
+        _picture(html, _DOCS / "inspect_graph.png", 1280, 900, _CHOSEN)
+        other = read(_training_graph(changed=True))
+        sides = (graphopt.inspect(reading), reading), (graphopt.inspect(other), other)
+        html = difference_page(diff(sides[0][0], sides[1][0]), *sides)
+        _picture(html, _DOCS / "inspect_diff.png", 1280, 800, _BESIDE)
 
 
-def _training_graph() -> onnx.ModelProto:
+def _training_graph(*, changed: bool = False) -> onnx.ModelProto:
     model = digits_cnn.build()
+    if changed:
+        next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Sigmoid"
     parameters = graphopt.parameters(model)
     conv = parameters.matching("conv*")
     warm_up = SequentialLR([WarmUpLR(0.002, 100), CosineDecayLR(0.0, 0.002, 800)], [100])
@@ -82,10 +108,13 @@ def _training_graph() -> onnx.ModelProto:
     return graphopt.training_graph(model, "cross_entropy", optimizer).model
 
 
-def _picture(text: str, target: Path, width: int, height: int) -> None:
+def _picture(text: str, target: Path, width: int, height: int, script: str = "") -> None:
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)))
     with tempfile.TemporaryDirectory() as folder:
         page_file = Path(folder) / "page.html"
+        if script:  # of which the policy of the page would allow nothing
+            text = text.replace("Content-Security-Policy", "none")
+            text = text.replace("</body>", f"<script>{script}</script></body>")
         page_file.write_text(text, encoding="utf-8")
         subprocess.run(
             [
@@ -104,6 +133,15 @@ def _picture(text: str, target: Path, width: int, height: int) -> None:
             check=True,
             capture_output=True,
             timeout=120,
+        )
+    _reduced(target)
+
+
+def _reduced(target: Path) -> None:
+    """Fewer colors, which nobody sees in a page, and so fewer bytes."""
+    with Image.open(target) as image:
+        image.convert("RGB").quantize(96, method=Image.Quantize.MEDIANCUT).save(
+            target, optimize=True
         )
 
 

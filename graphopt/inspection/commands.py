@@ -24,7 +24,13 @@ from graphopt.inspection.show.difference_tables import (
     graph_difference_tables,
 )
 from graphopt.inspection.show.graph_tables import graph_tables
-from graphopt.inspection.show.page import page
+from graphopt.inspection.show.page import (
+    checkpoint_difference_page,
+    checkpoint_page,
+    difference_page,
+    page,
+)
+from graphopt.inspection.show.page.times import node_times
 from graphopt.inspection.verification.verdict import Verification, verify as verified
 from graphopt.inspection.words import for_json
 from graphopt.samples import first_batch
@@ -79,6 +85,13 @@ def inspect(
         Path | None,
         typer.Option(metavar="TRAIN.onnx", help="Of a checkpoint: the graph that it belongs to."),
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PROFILE.json",
+            help="With --html: what graphopt profile --json wrote, to color the graph by.",
+        ),
+    ] = None,
     fail_on: Annotated[
         Literal["error", "warning", "note"] | None,
         typer.Option(help="Exit with 1 if there is a hazard of this level or a worse one."),
@@ -89,17 +102,22 @@ def inspect(
     The optimizer, its groups and parameters, what each stage costs, what the runtime must support,
     and what may go wrong: read in the file alone, which is not run.
     """
-    check_outputs([("--html", html)], [("FILE", file), ("--graph", graph)])
+    check_outputs([("--html", html)], [("FILE", file), ("--graph", graph), ("--profile", profile)])
+    if profile is not None and html is None:
+        raise ValueError("--profile: its times are shown on the page; add --html OUT.html")
     if as_json:
         _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--json prints everything")
     elif html is not None:
         _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--html writes everything")
     if checkpoints.is_checkpoint(file):
-        of_graphs = ("html", "steps", "target", "batch_size", "dim", "name", "group", "sort")
+        of_graphs = ("profile", "steps", "target", "batch_size", "dim", "name", "group", "sort")
         _refuse(ctx, of_graphs, f"'{file}' is a checkpoint, and this is for graphs")
         rows = sys.maxsize if show_all else rows
         checkpoint = checkpoints.inspect_checkpoint(file, inspected(graph) if graph else None)
-        _show(checkpoint, checkpoint_tables(str(file), checkpoint, rows), as_json=as_json)
+        if as_json or html is None:
+            _show(checkpoint, checkpoint_tables(str(file), checkpoint, rows), as_json=as_json)
+        if html is not None:
+            _write(html, checkpoint_page(checkpoint), as_json=as_json)
         _exit_if(checkpoint.problems, fail_on)
         return
     if graph is not None:
@@ -118,9 +136,8 @@ def inspect(
         )
         _show(found, tables, as_json=as_json)
     if html is not None:
-        text = page(found, model.file.model)
-        write_atomically(html, lambda part: part.write_text(text, encoding="utf-8"))
-        typer.echo(f"page: {html}", err=as_json)
+        times = None if profile is None else node_times(profile, model.file.model.graph)
+        _write(html, page(found, model, times), as_json=as_json)
     _exit_if(found.hazards, fail_on)
 
 
@@ -188,11 +205,17 @@ def diff(
     before: Annotated[Path, typer.Argument(metavar="A", help="A graph or a checkpoint.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows of a table.")] = 20,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.html", help="Write a page for the browser, in one file."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show what is different between two training graphs, or two checkpoints."""
-    if as_json:
-        _refuse(ctx, ("rows",), "--json prints everything")
+    check_outputs([("--html", html)], [("A", before), ("B", after)])
+    if as_json or html is not None:
+        way = "--json prints" if as_json else "--html writes"
+        _refuse(ctx, ("rows",), f"{way} everything")
     kinds = [checkpoints.is_checkpoint(file) for file in (before, after)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"'{before}' and '{after}': one is a checkpoint, the other a model")
@@ -200,10 +223,23 @@ def diff(
     if all(kinds):
         found = checkpoints.diff_checkpoints(before, after)
         parts = checkpoint_difference_tables(f"{before} and {after}", found, rows=rows)
+        text = checkpoint_difference_page(found) if html is not None else ""
     else:
-        found = difference(inspected(before), inspected(after))
+        models = read(before), read(after)
+        first, second = (inspected(model) for model in models)
+        found = difference(first, second)
         parts = graph_difference_tables(f"{before} and {after}", found, rows=rows)
-    _show(found, parts, as_json=as_json)
+        sides = (first, models[0]), (second, models[1])
+        text = difference_page(found, *sides) if html is not None else ""
+    if as_json or html is None:
+        _show(found, parts, as_json=as_json)
+    if html is not None:
+        _write(html, text, as_json=as_json)
+
+
+def _write(html: Path, text: str, *, as_json: bool) -> None:
+    write_atomically(html, lambda part: part.write_text(text, encoding="utf-8"))
+    typer.echo(f"page: {html}", err=as_json)
 
 
 def _refuse(ctx: typer.Context, parameters: Iterable[str], reason: str) -> None:

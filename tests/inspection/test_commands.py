@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import graphopt
 from graphopt import RMSProp
 from graphopt.examples import digits_cnn
 from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
+from graphopt.inspection.show.page import checkpoint_page
 from tests.helpers.command_line import run, succeed
 
 MODEL = digits_cnn.build()
@@ -222,7 +224,7 @@ class TestInspectCheckpoint:
     @pytest.mark.parametrize(
         ("option", "value"),
         [
-            ("--html", "page.html"), ("--steps", 3), ("--target", "onnxruntime==1.19"),
+            ("--steps", 3), ("--target", "onnxruntime==1.19"),
             ("--dim", "rows=3"), ("--name", "conv*"), ("--group", 0), ("--batch-size", 32),
             ("--sort", "size"),
         ],
@@ -230,6 +232,47 @@ class TestInspectCheckpoint:
     def test_options_of_graphs(self, option, value):
         line = refused("inspect", "later.safetensors", option, value)
         assert f"{option}: 'later.safetensors' is a checkpoint" in line
+
+    def test_page(self):
+        result = succeed(
+            *("inspect", "later.safetensors", "--graph", "train.onnx", "--html", "page.html")
+        )
+        assert result.stdout == "page: page.html\n"
+        found = inspect_checkpoint("later.safetensors", graphopt.inspect("train.onnx"))
+        assert Path("page.html").read_text(encoding="utf-8") == checkpoint_page(found)
+
+
+@pytest.mark.usefixtures("folder")
+class TestPages:
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [("train.onnx", "other.onnx"), ("start.safetensors", "later.safetensors")],
+    )
+    def test_of_two(self, before, after):
+        result = succeed("diff", before, after, "--html", "page.html")
+        assert result.stdout == "page: page.html\n"
+        html = Path("page.html").read_text(encoding="utf-8")
+        assert f"<h2>{'Both graphs' if before == 'train.onnx' else 'The same'}</h2>" in html
+        result = succeed("diff", before, after, "--html", "page.html", "--json")
+        assert json.loads(result.stdout)
+        assert result.stderr == "page: page.html\n"
+        assert "--rows: --html writes everything" in refused(
+            *("diff", before, after, "--html", "page.html", "--rows", 3)
+        )
+        assert before in refused("diff", before, after, "--html", before)
+
+    def test_with_a_profile(self):
+        nodes = [{"name": "conv1", "milliseconds": 2.5}]
+        Path("profile.json").write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
+        options = ("--html", "page.html", "--profile", "profile.json")
+        succeed("inspect", "train.onnx", *options)
+        html = Path("page.html").read_text(encoding="utf-8")
+        times = json.loads(html.partition('id="facts">')[2].partition("</script>")[0])["times"]
+        assert [time for time in times if time is not None] == [2.5]
+        line = refused("inspect", "train.onnx", "--profile", "profile.json")
+        assert "add --html OUT.html" in line
+        line = refused("inspect", "train.onnx", "--html", "page.html", "--profile", "train.onnx")
+        assert "'train.onnx' is no profile" in line
 
 
 @pytest.mark.usefixtures("folder")

@@ -35,7 +35,7 @@ def graph_difference_tables(
         parts.setdefault(change.part, []).append(change)
     for part, changes in parts.items():
         cells = [
-            [*map(_words.shown, (c.where, c.what)), *map(_shown, (c.before, c.after))]
+            [*map(_words.shown, (c.where, c.what)), *map(fact_text, (c.before, c.after))]
             for c in changes[:rows]
         ]
         columns = ["", "fact", "before", "after"]
@@ -44,7 +44,8 @@ def graph_difference_tables(
         yield Text(f"the same: {', '.join(map(_words.shown, difference.same))}")
 
 
-def _shown(value: Any) -> str:
+def fact_text(value: Any) -> str:
+    """A fact as a cell of a table shows it."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, dict):

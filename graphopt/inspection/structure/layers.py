@@ -36,7 +36,7 @@ def layers(
         Stage by stage, each layer where its first node stands.
     """
     nodes, trained = list(graph), set(parameters)
-    names = _names(nodes, stages, trained)
+    names = layer_names(nodes, stages, trained)
     found: dict[tuple[Stage, str], Counter[str]] = {}
     after: defaultdict[tuple[Stage, str], dict[str, None]] = defaultdict(dict)
     made: dict[ir.Value, tuple[Stage, str]] = {}
@@ -66,7 +66,7 @@ def layers(
     )
 
 
-def _names(
+def layer_names(
     nodes: Sequence[ir.Node], stages: Sequence[Stage], parameters: Collection[str]
 ) -> list[str]:
     """The name of the layer of each node."""
@@ -78,7 +78,7 @@ def _names(
     made: dict[ir.Value, str] = {}
     for at, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
         if stage == "backward":
-            names[at] = of_forward.of_gradient(node, made) or _name(node)
+            names[at] = of_forward.of_gradient(node, made) or name_of(node)
             made |= dict.fromkeys(node.outputs, names[at])
     names |= _of_update(nodes, stages)
     return [names[at] for at in range(len(nodes))]
@@ -96,7 +96,7 @@ class _Forward:
     def add(self, at: int, node: ir.Node, parameters: Collection[str]) -> str:
         """The layer of a forward node, which is the node at this index."""
         name = _layer_of(node, at)
-        self._by_node.setdefault(_name(node), name)
+        self._by_node.setdefault(name_of(node), name)
         for value in operands(node):
             if value.name in parameters:
                 self._by_parameter.setdefault(str(value.name), name)
@@ -150,14 +150,14 @@ def _forward_node(name: str) -> str | None:
     return forward if found else None
 
 
-def _name(node: ir.Node) -> str:
+def name_of(node: ir.Node) -> str:
     """Its name, or that of its first result that has one."""
     return node.name or next((value.name for value in node.outputs if value.name), "")
 
 
 def _layer_of(node: ir.Node, at: int) -> str:
     """The layer of a forward node."""
-    name = _name(node)
+    name = name_of(node)
     if not name or _NUMBER.fullmatch(name):
         return f"{node.op_type}_{at}"
     if name.startswith(UPDATE_PREFIX):  # what takes the parameters of a bucket apart

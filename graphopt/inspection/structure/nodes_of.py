@@ -47,10 +47,15 @@ def text(node: ir.Node, *, short: bool = False) -> str:
     """
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     if not short:
-        attributes = ", ".join(f"{n} = {_attribute(a)}" for n, a in node.attributes.items())
+        attributes = attributes_text(node)
         operator += f" <{attributes}> " if attributes else " "
     line = f"{_names(node.outputs)} = {operator}({_names(node.inputs)})"
     return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]} ..."
+
+
+def attributes_text(node: ir.Node) -> str:
+    """The attributes of a node as ONNX text; long values are cut."""
+    return ", ".join(f"{n} = {_attribute(a)}" for n, a in node.attributes.items())
 
 
 def _names(values: Sequence[ir.Value | None]) -> str:

@@ -4,15 +4,10 @@
 
 import base64
 import hashlib
-import itertools
 import json
 import math
-import queue
 import re
-import time
-import urllib.request
 from collections import namedtuple
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from html.parser import HTMLParser
@@ -28,11 +23,13 @@ import pytest
 import graphopt
 from graphopt.examples import digits_cnn
 from graphopt.inspection import facts as f, words as words
+from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.formula import update_lines
 from graphopt.inspection.show.page import page
+from graphopt.inspection.show.page.page_facts import payload
 from graphopt.reference import ReferenceRMSProp
 from graphopt.requirement import Requirements
-from tests.helpers import chromium, pages
+from tests.helpers.page_browser import visited
 
 pytestmark = pytest.mark.any_runtime
 
@@ -377,6 +374,7 @@ def unpacked(facts):
 def test_all_facts_are_in_the_page(name):
     whole = MADE[name]()
     expected = json.loads(json.dumps(whole.to_dict()))
+    del expected["layers"]  # the drawing has the nodes themselves
     assert unpacked(embedded(page(whole))["facts"]) == expected
 
 
@@ -427,8 +425,8 @@ def test_every_part_of_the_page_is_in_it():
     html = page(digits())
     folder = Path(str(resources.files("graphopt.inspection.show.page")))
     parts = [*folder.glob("*/*.js"), *folder.glob("*/*.css")]
-    assert parts
-    assert [part.name for part in parts if part.read_text(encoding="utf-8") not in html] == []
+    others = {"histogram.js", "checkpoint.js", "checkpoint_difference.js", "difference.js"}
+    assert {part.name for part in parts if part.read_text(encoding="utf-8") not in html} == others
 
 
 def test_the_model_tells_what_reads_a_parameter_and_makes_its_gradient():
@@ -439,9 +437,7 @@ def test_the_model_tells_what_reads_a_parameter_and_makes_its_gradient():
     )
     one = parameter(Row("w", (2,), None, 0))
     other = replace(parameter(Row("v", (2,), None, 0)), gradient=None)
-    nodes = embedded(page(replace(digits(), parameters=(one, other)), ir.from_proto(model)))[
-        "nodes"
-    ]
+    nodes = payload(replace(digits(), parameters=(one, other)), ir.from_proto(model).graph)["nodes"]
     assert nodes == [
         {
             "made": "w_grad = graphopt.Half(x, w)",
@@ -456,7 +452,8 @@ def test_a_training_graph_from_its_file_to_the_page(tmp_path):
     optimizer = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.1, momentum=0.9)
     graph = graphopt.training_graph(model, "cross_entropy", optimizer)
     graph.save(tmp_path / "train.onnx")
-    shown = embedded(page(graphopt.inspect(tmp_path / "train.onnx"), ir.from_proto(graph.model)))
+    reading = read(tmp_path / "train.onnx")
+    shown = embedded(page(graphopt.inspect(reading), reading))
     parameters = unpacked(shown["facts"])["parameters"]
     assert [parameter["name"] for parameter in parameters] == [row.name for row in DIGITS]
     assert shown["rules"][0]["lines"][-2:] == [
@@ -472,7 +469,7 @@ def test_a_node_that_is_large_is_cut():
     model = onnx.ModelProto()
     model.graph.node.add(op_type="Sum", input=["w", *["a" * 50_000] * 1000], output=["y"])
     whole = replace(digits(), parameters=(parameter(Row("w", (2,), None, 0)),))
-    assert len(embedded(page(whole, ir.from_proto(model)))["nodes"][0]["read"][0]) < 500
+    assert len(payload(whole, ir.from_proto(model).graph)["nodes"][0]["read"][0]) < 500
 
 
 # ---- The formula of a parameter, against the reference ---------------------------------------
@@ -591,138 +588,12 @@ def test_the_formula_of_another_optimizer_is_its_own():
 
 # ---- What Chromium makes of it ---------------------------------------------------------------
 
-Visit = namedtuple("Visit", "result console addresses")
-
-FRAME = """<!doctype html><title>frame</title><style>iframe { width: %dpx; height: 900px }</style>
-<body><iframe></iframe><script>
-const frame = document.querySelector("iframe");
-const drawn = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-const pause = () => drawn().then(drawn);
-frame.onload = async () => {
-  const page = frame.contentDocument;
-  const all = (selector) => [...page.querySelectorAll(selector)];
-  const one = (selector) => page.querySelector(selector);
-  const texts = (selector) => all(selector).map((element) => element.textContent);
-  const search = (text) => {
-    one("#search").value = text;
-    one("#search").dispatchEvent(new Event("input"));
-  };
-  const press = (element, key) =>
-    element.dispatchEvent(new frame.contentWindow.KeyboardEvent("keydown", { key, bubbles: true }));
-  const run = async () => { %s };
-  await pause();
-  const result = await run().catch((error) => String(error.stack));
-  await pause();
-  fetch(location.pathname, { method: "POST", body: JSON.stringify(result) });
-};
-frame.src = "page.html";
-</script>"""
-
-
-@contextmanager
-def browser(address, home, scheme):
-    """A Chromium in a colour scheme, which logs what it loads; gives the log of its console."""
-    options = [
-        f"--log-net-log={home / 'net.json'}",
-        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
-        "--window-size=1500,1000",
-    ]
-    with chromium.opened(address, home, options):
-        yield home / "log"
-
-
-def write(folder, html, script, width):
-    folder.mkdir()
-    (folder / "page.html").write_text(html, encoding="utf-8")
-    (folder / "frame.html").write_text(FRAME % (width, script), encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory):
-    """Gives the result of a script in a page, in a tab of a Chromium that all tests share."""
-    folder = tmp_path_factory.mktemp("tabs")
-    site, home, count = folder / "site", folder / "home", itertools.count()
-    site.mkdir()
-    home.mkdir()
-    with pages.served(site) as (address, sent), browser("about:blank", home, "light") as log:
-        control = f"http://127.0.0.1:{control_port(home)}/json"
-
-        def show(html, script, width=1400):
-            name = f"{next(count)}"
-            write(site / name, html, script, width)
-            tab = json.loads(asked(f"{control}/new?{address}/{name}/frame.html", "PUT"))
-            try:
-                return json.loads(received(sent, log, f"/{name}/frame.html"))
-            finally:
-                asked(f"{control}/close/{tab['id']}", "GET")
-
-        yield show
-
-
-def control_port(home):
-    """Where Chromium takes requests for tabs, which it writes down once it has started."""
-    file = home / "profile" / "DevToolsActivePort"
-    for _ in range(600):
-        if file.exists() and "\n" in file.read_text():
-            return int(file.read_text().splitlines()[0])
-        time.sleep(0.1)
-    return pytest.fail((home / "log").read_text(encoding="utf-8", errors="replace")[-4000:])
-
-
-def asked(url, method):
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as answer:
-        return answer.read()
-
-
-def received(sent, log, path):
-    """What a page sent; what another one sent too late is left out."""
-    try:
-        while True:
-            sender, content = sent.get(timeout=60)
-            if sender == path:
-                return content
-    except queue.Empty:
-        pytest.fail(log.read_text(encoding="utf-8", errors="replace")[-4000:])
-
-
-def visited(html, folder, script="return null", width=1400, scheme="light"):
-    """In a Chromium of its own: a script's result, the console, and what was loaded."""
-    site, home = folder / "site", folder / "home"
-    write(site, html, script, width)
-    home.mkdir()
-    with (
-        pages.served(site) as (address, sent),
-        browser(f"{address}/frame.html", home, scheme) as log,
-    ):
-        result = json.loads(received(sent, log, "/frame.html"))
-    said = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    console = [line for line in said if "CONSOLE" in line]
-    return Visit(result, console, loaded(home / "net.json", address))
-
-
-def loaded(log, address):
-    """The paths that were asked of the server, and whole addresses elsewhere.
-
-    Chromium also asks for updates and the like of its own: such a request is no page's.
-    """
-    found, own, of_pages = set(), set(), set()
-    for event in log.read_text(encoding="utf-8").splitlines():
-        urls = set(re.findall(r'"url":"(https?:[^"]*)"', event))
-        found |= urls
-        if '"initiator":"' in event:
-            navigates = re.search(r'"request_type":"[^"]*frame"', event)
-            of_page = navigates or '"initiator":"not an origin"' not in event
-            (of_pages if of_page else own).update(urls)
-    return {url.removeprefix(address) for url in found - (own - of_pages)}
-
-
 OF_THE_TEST = {"/", "/frame.html", "/page.html", "/favicon.ico"}
 
 EVERYTHING = """
     for (const button of all("thead button, .small-button, .toggle, .link")) button.click();
-    for (const pick of all(".pick")) pick.click();
     for (const drawing of all(".chart svg[tabindex]")) press(drawing, "ArrowRight");
-    for (const scroll of all(".scroll, .lane-scroll")) scroll.scrollTop = 1e6;
+    for (const scroll of all(".scroll")) scroll.scrollTop = 1e6;
     await pause();
     return { images: all("img").length, scripts: all("script").length, title: page.title };
 """
@@ -826,7 +697,7 @@ def test_a_page_without_an_optimizer_says_so(shown):
         return [hidden.map((section) => section.id), texts("#optimizer .card, #hazards .card")];
     """
     hidden, said = shown(page(without_facts()), script)
-    assert hidden == ["groups", "state"]
+    assert hidden == ["groups", "graph", "state"]
     assert "No hazards were found." in said[0]
     assert "no optimizer" in said[1]
 
@@ -856,18 +727,6 @@ def test_the_search_keeps_what_fits(shown):
         assert kept == names, text
         plural = "parameter" if len(names) == 1 else "parameters"
         assert said == ("" if text in ("", "group:") else f"{len(names)} {plural}"), text
-
-
-def test_the_search_finds_layers(shown):
-    script = """
-        search("conv2.bias");
-        const found = all(".lane").map((lane) =>
-          [...lane.querySelectorAll(".box.found .title")].map((title) => title.textContent));
-        return [found, one("#found").textContent];
-    """
-    found, said = shown(page(digits()), script)
-    assert found == [["conv2"], [], ["conv2"], ["bucket0"]]
-    assert said == "1 parameter, 3 layers"
 
 
 def test_columns_sort_both_ways(shown):
@@ -940,33 +799,6 @@ def test_a_row_opens_with_its_formula_its_bucket_and_its_nodes(shown):
     assert seen["left"] == 1
 
 
-def test_a_layer_shows_the_same_layer_in_the_other_stages(shown):
-    script = """
-        all(".lane.forward .pick")[3].click();
-        const marked = (kind) => all(".lane").map((lane) =>
-          [...lane.querySelectorAll(`.box.${kind} .title`)].map((title) => title.textContent));
-        const seen = [marked("chosen"), marked("related"), texts("#chosen h4")];
-        search("nothing");
-        one(".lane.backward .box .chip").click();  // opens the parameter, whatever is searched for
-        return [...seen, texts("#parameters tr.open .toggle"), one("#search").value];
-    """
-    chosen, related, parts, opened, left = shown(page(digits()), script)
-    assert chosen == [["conv2"], [], [], []]
-    assert related == [[], [], ["conv2"], ["bucket0"]]
-    assert parts == ["Operators", "Parameters", "Reads from", "Read by"]
-    assert opened == ["dense2.weight"]
-    assert left == ""
-
-
-def test_each_layer_is_joined_to_what_it_reads(shown):
-    script = """
-        const lines = all(".lane.update path:not(.tip)").length;
-        return [lines, all(".lane.forward path:not(.tip)").length, all(".lane.loss path").length];
-    """
-    # 2 buckets, one after the other; 10 layers, and every third reads the one three before
-    assert shown(page(digits()), script) == [1, 9 + 3, 0]
-
-
 def test_the_learning_rate_is_said_where_one_points(shown):
     script = """
         const [fixed, curve] = all(".chart");
@@ -992,9 +824,9 @@ def test_the_learning_rate_is_said_where_one_points(shown):
     ]
 
 
-def test_a_thousand_parameters_and_layers(tmp_path):
+def test_a_thousand_parameters(tmp_path):
     script = """
-        const seen = { rows: all("#parameters .row").length, boxes: all(".lane .box").length };
+        const seen = { rows: all("#parameters .row").length };
         const scroll = one("#parameters .scroll");
         scroll.scrollTop = scroll.scrollHeight;
         await pause();
@@ -1003,20 +835,11 @@ def test_a_thousand_parameters_and_layers(tmp_path):
         await pause();
         seen.kept = texts("#parameters .toggle");
         seen.found = one("#found").textContent;
-        seen.layer = all(".lane.forward .box.found .title").map((title) => title.textContent);
-        one(".lane.forward .box.found .chip").click();
-        seen.open = texts("#parameters tr.open .toggle");
         search("");
         all("#parameters .foot button")[0].click();
         seen.all = all("#parameters .row").length;
         one("#parameters thead th:nth-child(3) button").click();
         seen.largest = one("#parameters tbody td:nth-child(3)").textContent;
-        const forward = one(".lane.forward .lane-scroll");
-        one(".lane.forward .pick").focus();
-        press(page.activeElement, "End");
-        await pause();
-        seen.last = page.activeElement.textContent;
-        seen.still = all(".lane .box").length;
         return seen;
     """
     visit = visited(page(large()), tmp_path, script)
@@ -1024,20 +847,14 @@ def test_a_thousand_parameters_and_layers(tmp_path):
     name = "stages.9.blocks.49.attention.projection"
     assert visit.console == []
     assert seen["rows"] < seen["more"] < 1000
-    assert seen["boxes"] < 100
     assert seen["kept"] == [f"{name}.bias"]
-    assert seen["found"] == "1 parameter, 3 layers"
-    assert seen["layer"] == [name]
-    assert seen["open"] == [f"{name}.weight"]
+    assert seen["found"] == "1 parameter"
     assert seen["all"] == 1000
     assert seen["largest"] == "230,400"
-    assert seen["last"].startswith(f"{name}.act")
-    assert seen["still"] < 100
 
 
 CONTRAST = """
     for (const toggle of all("#parameters .toggle")) toggle.click();
-    all(".lane.forward .pick")[3].click();
     const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const color = (css, under) => {
       canvas.fillStyle = `rgb(${under})`;
@@ -1086,11 +903,10 @@ def test_text_stands_out_from_its_ground(scheme, dark, tmp_path):
 def test_the_page_is_not_wider_than_the_window(name, width, shown):
     script = """
         all("#parameters .toggle")[1].click();
-        all(".lane.forward .pick")[1].click();
         const root = page.documentElement;
         const wide = all("main *").filter((element) =>
           element.getBoundingClientRect().right > root.clientWidth + 1 &&
-          !element.closest(".scroll, .nodes, .formula, nav, .box"));
+          !element.closest(".scroll, .nodes, .formula, nav"));
         const fits = root.scrollWidth <= root.clientWidth;
         return [fits, root.clientWidth, wide.map((element) => element.outerHTML.slice(0, 300))];
     """
@@ -1105,14 +921,12 @@ def test_what_can_be_clicked_can_be_reached_and_has_a_name(shown):
         const buttons = all("button, a, input");
         const named = (button) => button.textContent.trim() || button.labels.length;
         const nameless = buttons.filter((button) => !named(button));
-        const first = ".pick[tabindex='0']";
-        const lanes = all(".lane").map((lane) => lane.querySelectorAll(first).length);
         const rows = all("#parameters .toggle");
         rows[0].focus();
         press(rows[0], "ArrowDown");
         const headings = all("h1, h2").length;
         const scopes = all("th:not([scope])").length;
         const captions = all("table").every((table) => table.caption.textContent);
-        return [nameless.length, lanes, page.activeElement.textContent, headings, scopes, captions];
+        return [nameless.length, page.activeElement.textContent, headings, scopes, captions];
     """
-    assert shown(page(digits()), script) == [*(0, [1, 1, 1, 1], "conv1.bias", 11, 0, True)]
+    assert shown(page(digits()), script) == [*(0, "conv1.bias", 11, 0, True)]

@@ -1,46 +1,75 @@
-"""An inspection as one HTML file, which a browser shows without a network and without a server.
+"""Inspections and comparisons as pages for the browser: one file each, which loads nothing."""
 
-The file holds all facts as JSON, in the script element ``facts``, and a script that shows them.
-Names come from files that nobody vouches for: they stand in the JSON only, where no character of
-them can end the element, and the script puts them into the page as text. The content security
-policy allows that one script and that one style sheet, by their hashes, and nothing else. Both are
-put together from the files in ``script/`` and ``style/``.
-"""
+from collections.abc import Mapping
+from typing import Any
 
-import base64
-import hashlib
-import json
-import re
-from collections.abc import Iterable
-from importlib import resources
-
-import onnx_ir as ir
-
-from graphopt.inspection import words
+from graphopt.inspection.checkpoints import CheckpointDifference, CheckpointInspection
+from graphopt.inspection.comparison.differences import Difference
 from graphopt.inspection.facts import Inspection
+from graphopt.inspection.reading.read_model import Reading
+from graphopt.inspection.show.page.assembly import Kind, assembled
+from graphopt.inspection.show.page.difference_data import difference_data
+from graphopt.inspection.show.page.graph_data import graph_data
 from graphopt.inspection.show.page.page_facts import payload
+from graphopt.inspection.structure.layers import name_of
 
-# The parts in their order; "data" reads the facts, and "show" calls all the others.
-_SCRIPT = (
-    "data", "elements", "words", "search", "table", "overview", "hazards", "optimizer", "chart",
-    "groups", "parameters", "lane", "graph", "memory", "state", "interface", "stages",
-    "requirements", "show",
+_INSPECTION = Kind(
+    {
+        "hazards": "Hazards",
+        "optimizer": "Optimizer",
+        "groups": "Groups",
+        "parameters": "Parameters",
+        "graph": "Graph",
+        "memory": "Memory",
+        "state": "State",
+        "interface": "Inputs and outputs",
+        "stages": "Stages",
+        "requirements": "Requirements",
+    },
+    (
+        "facts", "overview", "hazards", "optimizer", "chart", "groups", "parameters", "graph",
+        "memory", "state", "interface", "stages", "requirements", "show",
+    ),
+    "Search: name  group:1  op:Conv",
+    graph=True,
 )  # fmt: skip
-_STYLE = (
-    "base", "bar", "sections", "hazards", "groups", "table", "graph", "memory", "requirements",
-    "media",
-)  # fmt: skip
-_PLACE = re.compile(r"\{\{(\w+)\}\}")
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
+_DIFFERENCE = Kind(
+    {"changes": "Changes", "graph": "Both graphs"},
+    ("difference",),
+    "Search: name  op:Conv",
+    graph=True,
+)
+_CHECKPOINT = Kind(
+    {
+        "hazards": "Problems",
+        "parameters": "Parameters",
+        "states": "States",
+        "others": "Other tensors",
+        "steps": "Step sizes",
+    },
+    ("hazards", "histogram", "checkpoint"),
+    "Search: parts of a name",
+)
+_CHECKPOINT_DIFFERENCE = Kind(
+    {"changes": "Tensors that differ", "unfit": "Tensors that do not fit", "same": "The same"},
+    ("checkpoint_difference",),
+    "Search: parts of a name",
+)
 
 
-def page(inspection: Inspection, model: ir.Model | None = None) -> str:
+def page(
+    inspection: Inspection,
+    reading: Reading | None = None,
+    times: Mapping[str, float] | None = None,
+) -> str:
     """The inspection as an HTML page: one file, which loads nothing.
 
     Args:
         inspection: The facts.
-        model: The model that was inspected; with it, the page also shows which nodes read each
-            parameter and which node makes its gradient.
+        reading: The model that was inspected; with it, the page also draws its graph, and shows
+            which nodes read each parameter and which node makes its gradient.
+        times: Milliseconds of a step for each node, by its name; the drawing can be coloured by
+            them.
 
     Returns:
         The HTML, to be written as UTF-8. The same facts give the same text. Numbers that are not
@@ -50,34 +79,39 @@ def page(inspection: Inspection, model: ir.Model | None = None) -> str:
         >>> html = page(graphopt.inspect("train.onnx"))  # doctest: +SKIP
         >>> Path("train.html").write_text(html, encoding="utf-8")  # doctest: +SKIP
     """
-    style, script = _joined("style", _STYLE, "css"), _joined("script", _SCRIPT, "js")
-    parts = {
-        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
-        "style": style,
-        "script": script,
-        "facts": _json(payload(inspection, model)),
-    }
-    return _PLACE.sub(lambda place: parts[place[1]], _file("template.html"))
+    graph = None if reading is None else reading.file.model.graph
+    facts = payload(inspection, graph)
+    if reading is not None and graph is not None:
+        facts["graph"] = graph_data(reading, inspection)
+        if times is not None:
+            facts["times"] = [times.get(name_of(node)) for node in graph]
+    return assembled(_INSPECTION, facts)
 
 
-def _json(value: object) -> str:
-    """JSON in ASCII, of which no character means anything in HTML."""
-    return json.dumps(words.for_json(value), allow_nan=False, separators=(",", ":")).translate(
-        _ESCAPES
-    )
+def difference_page(
+    difference: Difference,
+    before: tuple[Inspection, Reading],
+    after: tuple[Inspection, Reading],
+) -> str:
+    """How two graphs differ, and both beside each other with the nodes marked that differ.
+
+    Args:
+        difference: How they differ.
+        before: The first.
+        after: The second.
+    """
+    return assembled(_DIFFERENCE, difference_data(difference, before, after))
 
 
-def _joined(folder: str, parts: Iterable[str], suffix: str) -> str:
-    return "\n".join(_file(f"{folder}/{part}.{suffix}") for part in parts)
+def checkpoint_page(inspection: CheckpointInspection) -> str:
+    """What a checkpoint holds, tensor by tensor."""
+    return assembled(_CHECKPOINT, _plain(inspection.to_dict()))
 
 
-def _file(name: str) -> str:
-    folder = resources.files("graphopt.inspection.show.page")
-    return folder.joinpath(name).read_text(encoding="utf-8")
+def checkpoint_difference_page(difference: CheckpointDifference) -> str:
+    """How two checkpoints differ, tensor by tensor."""
+    return assembled(_CHECKPOINT_DIFFERENCE, _plain(difference.to_dict()))
 
 
-def _hash(text: str) -> str:
-    """How a content security policy names an inline script or style."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    return {"facts": facts}

@@ -16,9 +16,10 @@ from graphopt.inspection.structure.nodes_of import text
 _READERS = 6
 
 
-def payload(inspection: Inspection, model: ir.Model | None) -> dict[str, Any]:
+def payload(inspection: Inspection, graph: ir.Graph | None) -> dict[str, Any]:
     """The facts, and beside them what the script shows of each parameter."""
     facts = inspection.to_dict()
+    del facts["layers"]  # the nodes of the graph have their modules
     for name, value in facts.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
             facts[name] = _columns(value)
@@ -34,8 +35,8 @@ def payload(inspection: Inspection, model: ir.Model | None) -> dict[str, Any]:
     }
     if inspection.optimizer is not None:
         found["optimizer"] = _hyperparameters(inspection.optimizer)
-    if model is not None:
-        found["nodes"] = _neighbours(inspection.parameters, model.graph)
+    if graph is not None:
+        found["nodes"] = _neighbours(inspection.parameters, graph)
     return found
 
 

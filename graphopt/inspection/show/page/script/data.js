@@ -4,17 +4,6 @@
 
 const STAGES = ["forward", "loss", "backward", "update"];
 const data = JSON.parse(document.getElementById("facts").textContent);
-const facts = decoded(data.facts);
-const groups = facts.groups;
-const parameters = facts.parameters.map((parameter, index) => ({
-  ...parameter,
-  index,
-  rule: data.rules[data.rule[index]],
-  nodes: data.nodes?.[index],
-  size: parameter.shape.reduce((size, dimension) => size * dimension, 1),
-}));
-const parameterNamed = new Map(parameters.map((parameter) => [parameter.name, parameter]));
-const bucketNamed = new Map(facts.buckets.map((bucket) => [bucket.name, bucket]));
 
 /** Tables were written with their keys once. */
 function decoded(packed) {

@@ -1,11 +1,12 @@
 // Hazards.
 
-function showHazards() {
-  if (!facts.hazards.length) {
-    byId("hazards").append(el("p", { class: "card fine" }, badge("✓ fine", "good"), "No hazards were found."));
+function showHazards(hazards, none) {
+  if (!hazards.length) {
+    byId("hazards").append(el("p", { class: "card fine" }, badge("✓ fine", "good"), none));
     return;
   }
-  byId("hazards").append(limited(el("ul"), facts.hazards, hazard, 12));
+  Object.assign(byId("hazards").dataset, { worst: hazards[0].level, number: hazards.length });
+  byId("hazards").append(limited(el("ul"), hazards, hazard, 12));
 }
 
 function hazard(entry) {

@@ -14,7 +14,8 @@ function showMemory() {
   const total = known.reduce((sum, [key]) => sum + memory[key], 0);
   const most = known.reduce((largest, [key]) => Math.max(largest, memory[key]), 1);
   const whole = el("div", { class: "total", "aria-hidden": "true" }, known.filter(([key]) => memory[key]).map(([key]) => grown(colored("i", {}, key), memory[key])));
-  const rows = MEMORY.map(([key, title]) => bar(title, memory[key], most, key));
+  const present = MEMORY.filter(([key]) => facts.optimizer || memory[key] !== 0);
+  const rows = present.map(([key, title]) => bar(title, memory[key], most, key));
   const note = memory.activations === null ? "Activations are not known, because shapes are not." : assumed() && `Activations: the most held at once, ${assumed()}.`;
   byId("memory").querySelector("h2").append(el("small", {}, `${bytes(total)} in a step`));
   byId("memory").append(

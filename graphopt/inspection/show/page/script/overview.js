@@ -15,11 +15,11 @@ function showOverview() {
   const needed = MEMORY.reduce((sum, [key]) => sum + (memory[key] ?? 0), 0);
   const tiles = [
     ["Parameters", count(elements), `in ${plural(parameters.length, "tensor")}`],
-    ["Groups", count(groups.length), facts.layout ? `layout: ${visible(facts.layout)}` : ""],
-    ["States", bytes(memory.states), [...new Set(parameters.flatMap((p) => p.states))].map(words).join(", ")],
+    groups.length ? ["Groups", count(groups.length), facts.layout ? `layout: ${visible(facts.layout)}` : ""] : null,
+    memory.states ? ["States", bytes(memory.states), [...new Set(parameters.flatMap((p) => p.states))].map(words).join(", ")] : null,
     ["Memory of a step", bytes(needed), memory.activations === null ? "without activations" : assumed()],
     ["Work of a step", flops(work), stages.some((stage) => stage.unknown) ? "what is known of it" : assumed()],
-  ];
+  ].filter(Boolean);
   byId("overview").append(
     el("p", { class: "line" }, line.map((part) => el("span", {}, part))),
     el("dl", { class: "tiles" }, tiles.map(([term, value, note]) =>

@@ -1,14 +1,5 @@
 // Parameters.
 
-/** A name that opens its row, if it is a parameter. */
-function parameterChip(name, kind = "", written = short(name)) {
-  const parameter = parameterNamed.get(name);
-  if (!parameter) return el("span", { class: `chip ${kind}` }, written);
-  const listener = { click: () => openParameter(parameter) };
-  const title = typeof written === "string" ? null : short(name, 400);
-  return el("button", { class: `chip ${kind}`, type: "button", title, on: listener }, written);
-}
-
 let parameterTable = null;
 
 function showParameters() {
@@ -24,19 +15,44 @@ function showParameters() {
     { title: "Size", key: (p) => p.size, cell: (p) => count(p.size), kind: "number" },
     { title: "Operator", key: (p) => p.op_type ?? "", cell: (p) => short(p.op_type ?? "–", 40), kind: "nowrap" },
     { title: "Group", key: (p) => p.group, cell: (p) => p.group ?? "–", kind: "number" },
-    { title: "Learning rate", key: (p) => scheduleKey(p.learning_rate), cell: (p) => scheduleCell(p.rule.learning_rate), kind: "schedule" },
-    { title: "Weight decay", key: (p) => scheduleKey(p.weight_decay), cell: (p) => scheduleCell(p.rule.weight_decay), kind: "schedule" },
+    { title: "Learning rate", key: (p) => scheduleKey(p.learning_rate), cell: (p) => scheduleCell(p, "learning_rate", 0), kind: "schedule" },
+    { title: "Weight decay", key: (p) => scheduleKey(p.weight_decay), cell: (p) => scheduleCell(p, "weight_decay", 1), kind: "schedule" },
     { title: "Centralized", key: (p) => Number(p.grad_centralization), cell: (p) => yes(p.grad_centralization) },
     { title: "States", key: (p) => p.states.join(" "), cell: (p) => p.states.map((state) => words(state).replace("mean ", "")).join(", ") || "–", kind: "nowrap" },
     { title: "Bytes", key: (p) => p.bytes, cell: (p) => bytes(p.bytes), kind: "number" },
     { title: "Share", key: (p) => p.bytes, cell: (p) => share(p.bytes / total, p.bytes / most), kind: "number" },
   ];
-  parameterTable = new Table("Parameters", columns, parameters, { details: parameterDetails, noun: "parameter" });
+  opener = (name) => {
+    const parameter = parameterNamed.get(name);
+    return parameter ? () => openParameter(parameter) : null;
+  };
+  parameterTable = new Table("Parameters", columns.filter(({ title }) => saysSomething(title)), parameters, { details: parameterDetails, noun: "parameter" });
   byId("parameters").append(parameterTable.element);
   searchers.push((query) => {
     const found = parameterTable.filter((parameter) => parameterFits(parameter, query));
     return plural(found, "parameter");
   });
+}
+
+/** Whether a column is not empty: a model without an optimizer has no groups, rates and states. */
+function saysSomething(title) {
+  const facts_ = {
+    Operator: (p) => p.op_type !== null,
+    Group: (p) => p.group !== null,
+    "Learning rate": (p) => p.learning_rate !== null,
+    "Weight decay": (p) => p.weight_decay !== null,
+    Centralized: (p) => facts.optimizer !== null || p.grad_centralization,
+    States: (p) => p.states.length > 0,
+  };
+  return !facts_[title] || parameters.some(facts_[title]);
+}
+
+/** A number, or the name of the group whose schedule it is: the groups say what that is. */
+function scheduleCell(parameter, key, at) {
+  const written = parameter.rule[key];
+  const ofGroup = parameter.group !== null && data.groups[parameter.group]?.[at] === written;
+  const said = typeof parameter[key] === "object" && parameter[key] && ofGroup ? `of group ${parameter.group}` : short(written, 100);
+  return el("span", { title: visible(written) }, said);
 }
 
 function share(part, width) {
@@ -52,11 +68,13 @@ function openParameter(parameter) {
 function parameterDetails(parameter) {
   const bucket = bucketNamed.get(parameter.bucket);
   const lines = parameter.rule.lines;
-  return [
-    titled("Its update", lines.length ? formula(lines) : el("p", { class: "muted" }, "This file has no update for it.")),
+  const parts = [
+    facts.optimizer ? titled("Its update", lines.length ? formula(lines) : el("p", { class: "muted" }, "This file has no update for it.")) : null,
     el("div", { class: "stack" }, parameterFacts(parameter), bucket ? bucketmates(parameter, bucket) : null),
+    data.graph ? el("div", { class: "wide" }, el("button", { class: "link", type: "button", on: { click: () => showWayOf(parameter) } }, "Its way through the graph")) : null,
     el("div", { class: "wide stack" }, readers(parameter), bucket ? bucketNodes(parameter, bucket) : null),
   ];
+  return parts.filter(Boolean);
 }
 
 function parameterFacts(parameter) {
@@ -65,11 +83,11 @@ function parameterFacts(parameter) {
     ["Name", named(parameter.name)],
     ["Gradient", gradient],
     ["Made by", parameter.nodes?.made ? named(parameter.nodes.made, "code") : null],
-    ["Learning rate", visible(parameter.rule.learning_rate)],
-    ["Weight decay", visible(parameter.rule.weight_decay)],
+    ["Learning rate", parameter.learning_rate === null ? null : visible(parameter.rule.learning_rate)],
+    ["Weight decay", parameter.weight_decay === null ? null : visible(parameter.rule.weight_decay)],
     ["Type", visible(parameter.dtype)],
     ["States", parameter.states.map(words).join(", ")],
-    ["Memory", `${bytes(parameter.bytes)} and ${bytes(parameter.state_bytes)} of states`],
+    ["Memory", `${bytes(parameter.bytes)}${parameter.states.length ? ` and ${bytes(parameter.state_bytes)} of states` : ""}`],
   ]);
 }
 

@@ -22,19 +22,16 @@ function parameterFits(parameter, query) {
   );
 }
 
-/** A layer fits by its own name and operators, or by one of its parameters. */
-function layerFits(layer, query) {
-  const name = layer.name.toLowerCase();
-  const operators = Object.keys(layer.op_types).map((operator) => operator.toLowerCase());
-  const itself =
-    query.words.every((word) => name.includes(word)) &&
-    query.fields.every(([field, value]) =>
-      field === "op" ? operators.includes(value) : field === "bucket" && name === value,
-    );
-  return itself || layer.trained.some((parameter) => parameterFits(parameter, query));
+/** A row of a table fits by its name. */
+function nameFits(name, query) {
+  const lower = name.toLowerCase();
+  return query.words.every((word) => lower.includes(word));
 }
 
 const searchers = [];
+
+/** Where the Enter key goes. */
+let firstFound = null;
 
 function search() {
   const query = parsedQuery(byId("search").value);

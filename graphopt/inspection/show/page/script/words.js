@@ -51,6 +51,13 @@ function real(value) {
   return String(Number(value.toPrecision(6)));
 }
 
+/** A number in few digits, small and large ones with an exponent. */
+function few(value, digits) {
+  if (typeof value !== "number") return value;
+  const size = Math.abs(value);
+  return size && (size < 1e-3 || size >= 1e6) ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
+}
+
 function shapeText(shape) {
   if (shape === null) return "any shape";
   if (shape.length === 0) return "scalar";
@@ -58,11 +65,6 @@ function shapeText(shape) {
 }
 
 const yes = (value) => (value ? "yes" : "no");
-
-/** Short words for a schedule in a cell; the whole is in the formula. */
-function scheduleCell(written) {
-  return el("span", { title: visible(written) }, short(written, 100).replaceAll(" .. ", "\u00a0..\u00a0"));
-}
 
 const scheduleKey = (schedule) => (typeof schedule === "number" ? schedule : schedule ? Infinity : -1);
 

@@ -1,0 +1,78 @@
+// A checkpoint, tensor by tensor.
+
+const facts = data.facts;
+
+function showPage() {
+  const { totals } = facts;
+  const file = facts.name.split(/[\\/]/).pop() || facts.name;
+  document.title = `${short(file, 80)} – inspection`;
+  byId("name").textContent = short(file, 400);
+  const line = [visible(facts.kind), facts.step === null ? "step unknown" : `step ${count(facts.step)}`, bytes(facts.bytes)];
+  if (facts.learning_rate !== null) line.push(`initial learning rate ${real(facts.learning_rate)}`);
+  if (file !== facts.name) line.push(short(facts.name, 400));
+  const odd = totals.nan + totals.inf;
+  byId("overview").append(
+    el("p", { class: "line" }, line.map((part) => el("span", {}, part))),
+    tiles([
+      ["Parameters", count(totals.parameter_elements), `in ${plural(totals.parameters, "tensor")}, ${bytes(totals.parameter_bytes)}`],
+      ["States", bytes(totals.state_bytes), [...new Set(facts.parameters.flatMap((p) => Object.keys(p.states)))].map(words).join(", ")],
+      ["Tensors", count(totals.tensors), plural(totals.elements, "element")],
+      ["Zero", count(totals.zeros), `${((100 * totals.zeros) / (totals.elements || 1)).toFixed(1)} % of all elements`],
+      ["NaN or infinite", count(odd), odd ? `${count(totals.nan)} NaN, ${count(totals.inf)} infinite` : "none"],
+    ]),
+  );
+  showHazards(facts.problems, "Nothing is wrong with its values.");
+  const states = facts.parameters.flatMap((parameter) => Object.entries(parameter.states).map(([kind, value]) => ({ kind, ...value })));
+  valueTable("parameters", "Parameters", facts.parameters.map((parameter) => parameter.value), "parameter", "Lowest to highest");
+  valueTable("states", "States", states, "state", "log10 of magnitudes");
+  valueTable("others", "Other tensors", facts.others, "tensor", "Lowest to highest");
+  showStepSizes();
+}
+
+function tiles(entries) {
+  return el("dl", { class: "tiles" }, entries.map(([term, value, note]) => el("div", {}, el("dt", {}, term), el("dd", {}, value, el("small", {}, note)))));
+}
+
+const numberOf = (key) => (tensor) => tensor.statistics?.[key] ?? null;
+
+function valueTable(id, title, tensors, noun, spread) {
+  if (!tensors.length) return hide(id);
+  const numbers = [["Minimum", "minimum"], ["Maximum", "maximum"], ["Mean", "mean"], ["RMS", "rms"]];
+  const counts = [["Zeros", "zeros"], ["NaN", "nan"], ["Infinite", "inf"]].filter(([, key]) => tensors.some(numberOf(key)));
+  const columns = [
+    { title: "Name", key: (t) => t.name, cell: (t) => named(short(t.name)) },
+    { title: "Shape", key: (t) => t.shape.length * 1e18 + t.shape.reduce((size, dimension) => size * dimension, 1), cell: (t) => shapeText(t.shape), kind: "nowrap" },
+    { title: "Type", key: (t) => t.dtype, cell: (t) => short(t.dtype, 30) },
+    ...numbers.map(([head, key]) => ({ title: head, key: numberOf(key), cell: (t) => measured(numberOf(key)(t)), kind: "number" })),
+    ...counts.map(([head, key]) => ({ title: head, key: numberOf(key), cell: (t) => count(numberOf(key)(t) ?? 0), kind: "number" })),
+    { title: spread, cell: (t) => histogram(t.statistics?.histogram) },
+    { title: "Bytes", key: (t) => t.bytes, cell: (t) => bytes(t.bytes), kind: "number" },
+  ];
+  searchable(id, new Table(title, columns, tensors, { noun }), (tensor) => tensor.name, noun);
+}
+
+/** Puts a table into its section, and lets the search look through it. */
+function searchable(id, table, nameOf, noun) {
+  byId(id).append(table.element);
+  searchers.push((query) => plural(table.filter((row) => nameFits(nameOf(row), query)), noun));
+}
+
+const measured = (value) => (value === null ? "–" : few(value, 3));
+
+function showStepSizes() {
+  const rows = facts.parameters.filter((parameter) => parameter.step_sizes).map((parameter) => ({ name: parameter.value.name, ...parameter.step_sizes }));
+  if (!rows.length) return hide("steps");
+  const guarded = rows.some((row) => row.guarded !== null);
+  const known = rows.some((row) => !row.per_unit);
+  const columns = [
+    { title: "Name", key: (row) => row.name, cell: (row) => named(short(row.name)) },
+    ...(known ? [{ title: "Learning rate", key: (row) => row.learning_rate, cell: (row) => measured(row.learning_rate), kind: "number" }] : []),
+    ...[["Smallest", "minimum"], ["Median", "median"], ["Largest", "maximum"]].map(([title, key]) => ({ title, key: (row) => row[key], cell: (row) => measured(row[key]), kind: "number" })),
+    ...(guarded ? [{ title: "At the guard", key: (row) => row.guarded, cell: (row) => (row.guarded === null ? "–" : `${(100 * row.guarded).toFixed(1)} %`), kind: "number" }] : []),
+  ];
+  const notes = [];
+  if (rows.some((row) => row.per_unit)) notes.push("where no learning rate is known, for one of 1");
+  if (rows.some((row) => row.assumed)) notes.push(`epsilon is not known, ${real(rows[0].epsilon)} was assumed`);
+  byId("steps").querySelector("h2").append(el("small", {}, ["how far a gradient of one moves an element, before momentum", ...notes].join("; ")));
+  searchable("steps", new Table("Step sizes", columns, rows, { noun: "parameter" }), (row) => row.name, "step size");
+}

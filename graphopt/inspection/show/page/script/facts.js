@@ -1,0 +1,13 @@
+// The facts of an inspection, each parameter with what is said of it elsewhere.
+
+const facts = decoded(data.facts);
+const groups = facts.groups;
+const parameters = facts.parameters.map((parameter, index) => ({
+  ...parameter,
+  index,
+  rule: data.rules[data.rule[index]],
+  nodes: data.nodes?.[index],
+  size: parameter.shape.reduce((size, dimension) => size * dimension, 1),
+}));
+const parameterNamed = new Map(parameters.map((parameter) => [parameter.name, parameter]));
+const bucketNamed = new Map(facts.buckets.map((bucket) => [bucket.name, bucket]));
