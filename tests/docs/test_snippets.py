@@ -135,7 +135,7 @@ def test_guide_to_inspection(tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.splitlines() == printed(snippet)
     (block,) = blocks("console", INSPECTION)
     commands = [shlex.split(line.partition(" # ")[0]) for line in block.splitlines()]
-    assert len(commands) == 9
+    assert len(commands) == 12
     run(commands)
 
 
