@@ -1,5 +1,6 @@
 """Building on the command line: from a file, from options, for devices."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -165,8 +166,17 @@ def test_mistakes(folder, arguments, code, message):
     assert sorted(folder.iterdir()) == before
 
 
-def test_completion_is_offered():
-    arguments = [sys.executable, "-m", "graphopt", "--show-completion", "bash"]
-    output = subprocess.run(arguments, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("graphopt tr", ["train"]), ("graphopt train --vali", ["--validation"])],
+)
+def test_completion(words, completed):
+    """What a shell asks the installed program, and gets."""
+    program = Path(sys.executable).with_name("graphopt")
+    asked = {"_GRAPHOPT_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    asked["COMP_CWORD"] = str(words.count(" "))
+    answer = subprocess.run(
+        [program], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert answer.stdout.split() == completed, answer.stderr
     assert "--show-completion" in succeed("--help").stdout
-    assert "complete" in (output.stdout + output.stderr).lower()

@@ -82,6 +82,26 @@ def test_the_command_trains_with_any_number_of_ranks_and_goes_on_with_another(fo
 
 
 @pytest.mark.usefixtures("folder")
+def test_ranks_validate_and_end_early_together():
+    """Rank 0 alone looks how good it is, and all end after the same epoch."""
+    steps = ["--batch-size", "10", "--seed", "3", "--epochs", "9", "--validation", "data.npz"]
+    steps += ["--patience", "2", "--min-delta", "100", "--keep-best", "--log", "log.csv"]
+    alone(*steps, "--checkpoint", "one")
+    rows = Path("log.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+    run = by_mpi(2, *COMMAND, *steps, *MPI, "--checkpoint", "two", "--plot", "plot.svg")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("stopped early: 2 epochs without a better validation loss") == 1
+    assert len(Path("log.csv").read_text().splitlines()) == 1 + 3
+    newest = [max(Path(folder).iterdir()) for folder in ("one", "two")]
+    assert newest[0].name == newest[1].name
+    one, two = (checkpoint.read_stored(path) for path in newest)
+    close(one.state, two.state)
+    for before, after in zip(one.note["history"], two.note["history"], strict=True):
+        assert after == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.usefixtures("folder")
 def test_torchrun_trains_the_same():
     steps = ["--batch-size", "10", "--epochs", "2"]
     alone(*steps, "--checkpoint", "one.safetensors")
