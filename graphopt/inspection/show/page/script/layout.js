@@ -33,7 +33,7 @@ function measure(item, tree, all, narrow) {
   const level = new Map(rows.flatMap((row, at) => row.map((child) => [child, at])));
   for (const edge of edges) if (!item.node) edge.skips = rows.length > 1 && level.get(edge.to) - level.get(edge.from) !== 1;
   const { tracks, used } = tracksOf(edges.filter((edge) => edge.skips), level);
-  const top = item === tree.root ? 8 : BOX.head + BOX.pad;
+  const top = item === tree.root ? 26 : BOX.head + BOX.pad;
   const widths = rows.map((row) => row.reduce((sum, child) => sum + child.width + BOX.gap, -BOX.gap));
   const inner = Math.max(...widths, BOX.width);
   const left = BOX.pad;
@@ -105,7 +105,13 @@ function tracksOf(edges, level) {
 
 const middleOf = (item) => item.x + item.width / 2;
 
+/** From stage to stage; what passes one goes over it. */
 function across({ from, to }) {
+  const { children } = from.parent;
+  if (children.indexOf(to) - children.indexOf(from) !== 1) {
+    const [start, goal, above] = [from.x + from.width - 24, to.x + 24, Math.min(from.y, to.y) - 20];
+    return { line: `M${start} ${from.y}C${start} ${above} ${goal} ${above} ${goal} ${to.y - 5}`, tip: `M${goal} ${to.y}l-4 -7h8z`, x: (start + goal) / 2, y: above, skips: true };
+  }
   const [x, y, end, under] = [from.x + from.width, from.y + 20, to.x, to.y + 20];
   return { line: `M${x} ${y}C${x + 14} ${y} ${end - 14} ${under} ${end - 5} ${under}`, tip: `M${end} ${under}l-7 -4v8z`, x: (x + end) / 2, y: y - 8, skips: true };
 }

@@ -120,7 +120,10 @@ class GraphView {
     this.card.replaceChildren(...(parameter ? [wayCard(this, parameter, steps)] : []));
     this.refresh();
     const first = steps.find((step) => step.title === "Read by")?.nodes[0] ?? this.wayNodes[0];
-    if (first) this.drawing.goTo(this.tree.shown(first));
+    if (first) {
+      this.drawing.goTo(this.tree.shown(first));
+      this.outline.goTo(this.tree.shown(first));
+    }
     this.element.classList.toggle("with-way", this.wayNodes.length > 0);
   }
 
