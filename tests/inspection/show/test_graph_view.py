@@ -27,6 +27,7 @@ from graphopt.inspection.structure.layers import name_of
 from graphopt.inspection.structure.modules import BUCKETS, modules
 from graphopt.schedules import CosineDecayLR
 from tests.helpers.page_browser import visited
+from tests.inspection.show.test_page import CONTRAST
 
 pytestmark = pytest.mark.any_runtime
 
@@ -367,6 +368,25 @@ def test_what_is_no_profile_is_refused(text, digits, tmp_path):
     file.write_text('{"nodes": [{"name": "other", "milliseconds": 1}]}', encoding="utf-8")
     with pytest.raises(ValueError, match="of another graph"):
         node_times(file, digits.reading.file.model.graph)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_box_whatever_its_color(scheme, digits, tmp_path):
+    reading, found = digits
+    on_boxes = """const ground = (element) => element?.matches("g.box")
+      ? color(style(element.querySelector(":scope > .frame")).fill, ground(element.parentElement))
+      : element """
+    script = """
+        const select = one(".tools select");
+        select.value = "flops";
+        select.dispatchEvent(new Event("change"));
+        all(".outline li")[1].click();
+    """
+    looked = CONTRAST.replace("const ground = (element) => element", on_boxes)
+    assert looked != CONTRAST
+    seen = visited(page(found, reading), tmp_path, script + looked, scheme=scheme).result
+    assert seen["worst"] == {}
+    assert seen["texts"] > 300
 
 
 def test_pictures_are_saved(digits, shown):

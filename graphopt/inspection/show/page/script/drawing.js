@@ -134,7 +134,7 @@ class Drawing {
     const title = svg("text", { class: "title", x: module ? 26 : 10, y: 18 }, cut(visible(item.label), room));
     group.append(hint, title);
     if (module) group.append(svg("text", { class: "fold", x: 11, y: 18 }, item.folded ? "▸" : "▾"));
-    if (item.folded) group.append(svg("text", { class: "what", x: module ? 26 : 10, y: 35 }, begun(this.what(item, share), Math.floor((item.width - 20) / 5.7))));
+    if (item.folded) group.append(svg("text", { class: "what", x: module ? 26 : 10, y: 35 }, begun(this.what(item, share), Math.floor((item.width - (module ? 32 : 16)) / 6.4))));
     return group;
   }
 
