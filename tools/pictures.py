@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,10 +18,10 @@ from rich.terminal_theme import TerminalTheme
 
 import graphopt
 from graphopt.examples import digits_cnn
-from graphopt.inspection import diff
+from graphopt.inspection import diff, inspect_checkpoint
 from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.graph_tables import graph_tables
-from graphopt.inspection.show.page import difference_page, page
+from graphopt.inspection.show.page import checkpoint_page, difference_page, page
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
 
 _DOCS = Path(__file__).parent.parent / "docs"
@@ -83,6 +84,11 @@ def main() -> None:
         html = page(found, reading)
         _picture(html, _DOCS / "inspect_page.png", 1280, 900)
         _picture(html, _DOCS / "inspect_graph.png", 1280, 900, _CHOSEN)
+        session = graphopt.Session(model)
+        session.save_checkpoint(Path(folder) / "start.safetensors")
+        checkpoint = inspect_checkpoint(Path(folder) / "start.safetensors", found)
+        html = checkpoint_page(replace(checkpoint, name="start.safetensors"))
+        _picture(html, _DOCS / "inspect_checkpoint.png", 1280, 700)
         other = read(_training_graph(changed=True))
         sides = (graphopt.inspect(reading), reading), (graphopt.inspect(other), other)
         html = difference_page(diff(sides[0][0], sides[1][0]), *sides)
