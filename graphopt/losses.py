@@ -57,13 +57,11 @@ def l1(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Value
 
 
 def huber(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Value:
-    r"""Mean of ``e**2 / 2`` where ``|e| <= 1``, of ``|e| - 1/2`` beyond; e is prediction - label.
+    """Mean of ``e**2 / 2`` where ``|e| <= 1``, of ``|e| - 1/2`` beyond; e is prediction - label.
 
-    ``labels`` has the prediction's shape and dtype. With :math:`n = \min(|e|, 1)` both are
-
-    .. math:: n (|e| - n / 2)
-
-    which needs no choice between two tensors; its gradient is that of either branch, at 1 too.
+    ``labels`` has the prediction's shape and dtype. With n = min(abs(e), 1) both are
+    ``n * (|e| - n / 2)``, which needs no choice between two tensors; its gradient is that of
+    either branch, at 1 too.
     """
     prediction, target = _with_target(op, prediction, labels, "huber")
     error = op.Abs(op.Sub(prediction, target))
@@ -72,9 +70,11 @@ def huber(op: GraphBuilder, prediction: ir.Value, labels: str = LABELS) -> ir.Va
 
 
 def bce_with_logits(op: GraphBuilder, logits: ir.Value, labels: str = LABELS) -> ir.Value:
-    r"""Mean binary cross entropy of ``sigmoid(logits)``; ``labels`` in [0, 1], shaped alike.
+    """Mean binary cross entropy of ``sigmoid(logits)``; ``labels`` in [0, 1], shaped alike.
 
-    .. math:: \log(1 + e^{x}) - x z = (x + |x|) / 2 + \log(1 + e^{-|x|}) - x z
+    Of a logit x and a label z, it is::
+
+        log(1 + exp(x)) - x·z = (x + |x|) / 2 + log(1 + exp(-|x|)) - x·z
 
     The right side cannot overflow, and its gradient is exact everywhere: at 0, where the
     derivative of the absolute value is taken as 0, what remains is 1/2 = sigmoid(0).

@@ -35,12 +35,12 @@ LOSS = "loss"
 
 
 class DataParallel(Session):
-    r"""Trains with several processes, the ranks: each computes gradients of its own examples.
+    """Trains with several processes, the ranks: each computes gradients of its own examples.
 
-    Rank :math:`r` of :math:`k` has :math:`n_r` examples in a step, and a loss :math:`l_r` that is
-    their mean. All update with the gradients of
+    Rank r has n_r examples in a step, and a loss l_r that is their mean. All update with the
+    gradients of L, summed over all ranks::
 
-    .. math:: \sum_r \frac{n_r}{\sum_s n_s} l_r,
+        L ← (Σ n_r · l_r) / (Σ n_r)
 
     the mean over all of them, as one session with the whole batch would, but for rounding. Whether
     a step is skipped, what the loss scale becomes, by how much gradients are clipped and when

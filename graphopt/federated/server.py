@@ -24,14 +24,13 @@ _MASK = "group_mask"
 
 
 class FederatedServer:
-    r"""Updates the parameters of all by RMSProp, once a round.
+    """Updates the parameters of all by RMSProp, once a round.
 
     The gradient of a round is minus what clients have moved on average, weighted by the examples
-    that they have trained on. With parameters :math:`w` at the start of the round, :math:`w_k` of
-    client :math:`k` after it, and :math:`n_k` its examples:
+    that they have trained on. With parameters w at the start of the round, w_k of client k
+    after it, and n_k its examples, summed over all clients::
 
-    .. math::
-        g = w - \sum_k n_k w_k / \sum_k n_k
+        g ← w - (Σ n_k · w_k) / (Σ n_k)
 
     From then on it is `RMSProp`, computed by `graphopt.update_graph` in a session: momentum,
     centered, schedules, whose step is the round, groups, clipping, averages. With

@@ -81,10 +81,10 @@ def lost_of(update: ClientUpdate) -> str:
 
 
 def weighted_mean(updates: Sequence[ClientUpdate], name: str) -> npt.NDArray[np.float64]:
-    r"""The mean of a value of all clients, weighted by their examples.
+    """The mean of a value of all clients, weighted by their examples.
 
-    With :math:`n_k` examples of client :math:`k`, it is :math:`\sum_k n_k x_k / \sum_k n_k`, in
-    float64. Clients without examples do not count, whatever they have.
+    With n_k examples of client k, it is Σ n_k · x_k / Σ n_k over all clients, in float64. Clients
+    without examples do not count, whatever they have.
 
     Args:
         updates: One of each client, of which one has examples.

@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+import graphopt
 from tests.helpers.folders import DOCS, ROOT
 from tools.site import formulas, pages
 
@@ -55,6 +56,7 @@ FORMULAS = {
     "m ← b · m + rate · g / √(s - a² + eps)   centered": "m←b·m+{rate·g|√s-a[2]+eps}centered ",
     "g ← (g + w) / scale": "g←{g+w|scale}",
     "c, n ← max(c · b, floor), 0   where n is 5": "c,n←max(c·b,floor),0where n is 5 ",
+    "g ← w - (Σ n_k · w) / (Σ n_k)": "g←w-{∑nk·w|∑nk}",
     "d ← 1   centered: √(s + e)": "d←1centered:  √s+e",
 }
 
@@ -76,3 +78,11 @@ def written(element):
 def test_formulas(formula, expected):
     found = ET.fromstring(formulas.mathml(formula).replace("&#160;", " "))
     assert written(found).replace("\N{MINUS SIGN}", "-") == expected
+
+
+def test_help_shows_formulas_as_text():
+    """Not as the source of something that is typeset."""
+    sources = {path: path.read_text("utf-8") for path in (ROOT / "graphopt").rglob("*.py")}
+    marks = re.compile(r":math:|\.\. math::|\\(?:frac|sqrt|cdot|leftarrow)")
+    assert [str(path) for path, text in sources.items() if marks.search(text)] == []
+    assert "s ← decay · s + (1 - decay) · g²" in (graphopt.RMSProp.__doc__ or "")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from html import escape
 
-_TOKEN = re.compile(r"\s*(?:(\d[\d.]*)|([^\W\d²³][^\W²³]*)|(\S))")
+_TOKEN = re.compile(r"\s*(?:(\d[\d.]*)|(Σ)|([^\W\d²³][^\W²³]*)|(\S))")
 _RAISED = {"²": "2", "³": "3"}
 _SUMS = "+-<>=≤≥,±"
 
@@ -77,7 +77,9 @@ class _Reader:
 
     def _factor(self) -> str:
         token = self._tokens.pop(0)
-        if token == "√":
+        if token == "Σ":
+            found = f"<mrow><mo>∑</mo>{self._product()}</mrow>"
+        elif token == "√":
             found = f"<msqrt>{_bare(self._factor())}</msqrt>"
         elif token == "(":
             inner = "".join(self._until(lambda token: token == ")"))
