@@ -15,6 +15,7 @@ myst_heading_anchors = 4
 default_role = "py:obj"  # a link where there is a description of it, else a name
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+suppress_warnings = ["ref.python"]  # a name that several things have is no link
 add_module_names = False
 python_maximum_signature_line_length = 80
 smartquotes = False  # quotes are those of Python

@@ -29,8 +29,8 @@ def place(name: str) -> Path:
 def text(file: Path) -> str:
     """The text of a page, with its links as they are on the site.
 
-    A link to a file that is no page becomes one to a copy of the file; what links to a folder
-    becomes plain text.
+    A link to a file that is no page becomes one to a copy of the file; what links to a folder, or
+    to a text that is no page, becomes plain text.
     """
 
     def as_on_the_site(match: re.Match[str]) -> str:
@@ -38,9 +38,9 @@ def text(file: Path) -> str:
         if not path or "://" in path:
             return match[0]
         target = (file.parent / path).resolve()
-        if target.is_dir() and target not in _PAGES:
-            return words
         target = _PAGES.get(target, target)
+        if target.is_dir() or (target.suffix == ".md" and not target.is_relative_to(DOCS)):
+            return words
         return f"[{words}]({os.path.relpath(target, page.parent)}{anchor})"
 
     page = _PAGES.get(file, file)
