@@ -39,7 +39,8 @@ def text(file: Path) -> str:
             return match[0]
         target = (file.parent / path).resolve()
         target = _PAGES.get(target, target)
-        if target.is_dir() or (target.suffix == ".md" and not target.is_relative_to(DOCS)):
+        is_text = target.suffix == ".md" and target.parent not in (DOCS, DOCS / "reference")
+        if target.is_dir() or (is_text and target.is_relative_to(ROOT)):
             return words
         return f"[{words}]({os.path.relpath(target, page.parent)}{anchor})"
 
