@@ -133,7 +133,7 @@ class Checkpoints:
         Args:
             session: The session.
             note: What is to be noted with it, as JSON has it, such as the position in the data.
-            metric: How good it is, for ``best``.
+            metric: How good it is, for ``best``; by default what was noted at the same step.
 
         Raises:
             FloatingPointError: The state has NaN or infinite numbers.
@@ -157,6 +157,8 @@ class Checkpoints:
             )
         if session.writes:
             self.folder.mkdir(exist_ok=True)
+        if metric is None:  # without an update since, these are the parameters of a metric
+            metric = _notes([path] if path.exists() else []).get(path, {}).get(_METRIC)
         noted = dict(note or {}) | ({} if metric is None else {_METRIC: float(metric)})
 
         def write() -> None:

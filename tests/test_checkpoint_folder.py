@@ -8,6 +8,7 @@ import pytest
 
 import graphopt
 from graphopt import checkpoint
+from graphopt.checkpoint_folder import best_checkpoint
 from tests.helpers.faults import failing
 
 pytestmark = pytest.mark.any_runtime
@@ -104,6 +105,17 @@ def test_the_best_is_kept_beside_the_newest(session, tmp_path, best, kept):
         session.step(GRADIENT)
         saved.save(session, metric=metric)
     assert steps_of(saved) == [kept, 5]
+
+
+def test_the_best_stays_the_best_when_it_is_saved_again(session, tmp_path):
+    saved = graphopt.Checkpoints(tmp_path, keep=1)
+    session.step(GRADIENT)
+    saved.save(session, metric=0.1)
+    saved.save(session, {"position": 2})  # a step without an update, such as a skipped one
+    session.step(GRADIENT)
+    saved.save(session, metric=0.2)
+    assert steps_of(saved) == [1, 2]
+    assert best_checkpoint(tmp_path) == saved.paths[0]
 
 
 def test_minutes(session, tmp_path, monkeypatch):

@@ -68,6 +68,8 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Compute the loss and metrics on data, in inference mode."""
+    if best and checkpoint is None:
+        raise ValueError("--best: needs --checkpoint DIR")
     proto, files = read_with_files(model)
     if proto.training_info:
         if loss is not None:

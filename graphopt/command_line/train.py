@@ -25,6 +25,7 @@ from graphopt.command_line.progress import Logged, Shown, log_columns, progress_
 from graphopt.evaluation import Evaluator, evaluator_of
 from graphopt.feeds import Feed, feed_of
 from graphopt.graph import TrainingGraph
+from graphopt.on_device import read_stored
 from graphopt.samples import (
     DEFAULT_BATCH_SIZE,
     SampleOptions,
@@ -211,7 +212,7 @@ def train(
             say(_stopped(stopped, run), err=True)
         elif export is not None:
             if export_best and checkpoint is not None and ranks.is_first:
-                session.load_checkpoint(best_checkpoint(checkpoint))
+                session.load_checkpoint(_best_of(run, checkpoint))
             session.export(export)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
@@ -285,7 +286,25 @@ class _Inputs:
         known = {f: name for f, name in self.options.columns.items() if f in columns}
         options = SampleOptions(known, self.options.pictures)
         self.held_out = open_samples(self.validation, evaluator.feeds, options)
+        self._check_classes(self.held_out)
         return evaluator
+
+    def _check_classes(self, held_out: Samples) -> None:
+        """Refuse validation data whose numbers stand for other classes."""
+        ours, theirs = self.samples.classes, held_out.classes
+        if ours is None or theirs is None or list(ours) == list(theirs):
+            return
+        for name, lists in (
+            ("has no class", (ours, theirs)),
+            ("alone has a class", (theirs, ours)),
+        ):
+            if other := [n for n in lists[0] if n not in lists[1]]:
+                raise ValueError(
+                    f"--validation: '{self.validation}' {name} '{other[0]}', so that its numbers "
+                    f"of classes are not those of '{self.data}'; give both the same folders, of which "
+                    "some may be empty"
+                )
+        raise ValueError(f"--validation: '{self.validation}' has its classes in another order")
 
     def validate_in(self, run: Run, evaluator: Evaluator | None, size: int) -> int:
         """Let a run look at the samples for validation after each epoch.
@@ -351,6 +370,23 @@ def _steps_of_epoch(session: graphopt.Session, inputs: _Inputs, size: int) -> tu
             f"'{inputs.data}' has {count} samples, and '{file}' takes {size} at a time"
         )
     return steps, rest
+
+
+def _best_of(run: Run, folder: Path) -> Path:
+    """The checkpoint of the best epoch.
+
+    Raises:
+        ValueError: It was not kept.
+    """
+    found, best = best_checkpoint(folder), run.history.best
+    metric = read_stored(found).note["metric"]
+    if best is not None and best[run.monitored] != metric:
+        raise ValueError(
+            f"--export-best: the checkpoint of the best epoch, {best['epoch']}, was not kept, "
+            f"because the run began without --keep-best; '{found}' is the best that is there: "
+            "graphopt export --best writes it"
+        )
+    return found
 
 
 def _came_of(run: Run, *, tracked: bool) -> Iterator[str]:

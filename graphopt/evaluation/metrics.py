@@ -59,6 +59,10 @@ class TopK(Metric):
             right = (output > 0) == (labels > 0.5)
         else:
             flat, classes = _rows(output, labels)
+            if self._k > flat.shape[1]:
+                raise ValueError(
+                    f"top{self._k}: the output has no more than {flat.shape[1]} classes"
+                )
             own = np.take_along_axis(flat, classes[:, None], axis=1)
             index = np.arange(flat.shape[1])
             before = (flat == own) & (index < classes[:, None])
@@ -187,7 +191,15 @@ def default_metrics(loss: str | None) -> Sequence[str]:
 
 def _are_classes(output: np.ndarray, labels: np.ndarray, what: str) -> bool:
     """Whether labels are class indices; otherwise they are like the output."""
-    if np.issubdtype(labels.dtype, np.integer) and labels.ndim == output.ndim - 1:
+    if np.issubdtype(labels.dtype, np.integer) and (
+        labels.shape == (*output.shape[:1], *output.shape[2:]) and output.ndim > 1
+    ):
+        count = output.shape[1]
+        if wrong := labels[(labels < 0) | (labels >= count)].tolist():
+            raise ValueError(
+                f"{what}: got label {wrong[0]}, expected 0 to {count - 1}: the classes are axis 1 "
+                f"of the output, which is {list(output.shape)}"
+            )
         return True
     if output.shape != labels.shape:
         raise ValueError(

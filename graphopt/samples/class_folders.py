@@ -37,12 +37,14 @@ class ClassFolders(Samples):
         """See the class."""
         self._image, self._folder = pillow(), folder
         self._frame, self._labels = _feeds_of(feeds, options)
-        classes = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-        self.classes = [path.name for path in classes]
+        folders = [p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."]
+        classes = sorted(folders, key=lambda path: path.name)  # paths of Windows ignore case
+        self._classes = [path.name for path in classes]
         self._paths: list[Path] = []
         numbers = []
         for number, path in enumerate(classes):
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS)
+            pictures = [file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS]
+            found = sorted(pictures, key=lambda file: file.relative_to(path).as_posix())
             self._paths += found
             numbers += [number] * len(found)
         if not self._paths:
@@ -52,6 +54,11 @@ class ClassFolders(Samples):
             )
         self._numbers = np.array(numbers, self._labels.dtype)
         self._readers = ThreadPoolExecutor(_READERS)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the folders."""
+        return self._classes
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Samples in a folder of ``.npy`` files, which may be larger than the memory."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def is_npy_folder(folder: Path) -> bool:
 def open_npy_folder(folder: Path) -> Arrays:
     """The arrays of a folder: ``<name>.npy``, or the files of a folder ``<name>`` as one array.
 
-    They are mapped into memory, and read where they are needed.
+    They are mapped into memory, and read where they are needed. Files of one array are in the order
+    of their names, in which numbers count as such.
 
     Raises:
         ValueError: A file is damaged, or they do not fit each other.
@@ -47,7 +49,7 @@ def open_npy_folder(folder: Path) -> Arrays:
     for path in sorted(folder.iterdir()):
         if path.suffix == _ENDING:
             found.setdefault(path.stem, []).append(path)
-        elif path.is_dir() and (parts := sorted(path.glob(f"*{_ENDING}"))):
+        elif path.is_dir() and (parts := sorted(path.glob(f"*{_ENDING}"), key=_numbered)):
             found.setdefault(path.name, []).extend(parts)
     arrays: dict[str, Rows] = {}
     for name, paths in found.items():
@@ -63,6 +65,12 @@ def open_npy_folder(folder: Path) -> Arrays:
         arrays[name] = first if len(mapped) == 1 else Parts(mapped)
     check_lengths(str(folder), arrays)
     return Arrays(arrays, [path for paths in found.values() for path in paths], in_memory=False)
+
+
+def _numbered(path: Path) -> list[tuple[int, str]]:
+    """By what files are sorted so that ``part-2`` comes before ``part-10``."""
+    pieces = re.split(r"([0-9]+)", path.name)
+    return [(int(p) if p.isdecimal() else 0, p) for p in pieces]
 
 
 def _mapped(path: Path) -> np.ndarray:

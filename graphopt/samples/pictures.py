@@ -47,7 +47,16 @@ class Frame:
     options: PictureOptions
 
     def values(self, picture: Any) -> np.ndarray:
-        """A picture of Pillow as the graph takes it, without the axis of samples."""
+        """A picture of Pillow as the graph takes it, without the axis of samples.
+
+        Raises:
+            ValueError: Its values are not from 0 to 255; Pillow would cut them off there.
+        """
+        if picture.mode[0] in "IF":
+            raise ValueError(
+                f"its values have more than 8 bits (mode {picture.mode}); save it with 8 bits, or "
+                "give arrays: .npz, .npy or Parquet"
+            )
         converted = picture.convert(_MODES[self.channels])
         if self.size is not None and converted.size != self.size[::-1]:
             converted = converted.resize(self.size[::-1], resample=_bilinear())

@@ -50,6 +50,11 @@ class Samples(ABC):
         """By what a run that goes on knows that they are the same."""
 
     @property
+    def classes(self) -> Sequence[str] | None:
+        """What each number of a class stands for, where there is a list of that."""
+        return None
+
+    @property
     def files(self) -> Sequence[Path]:
         """The files that they are read from."""
         return ()

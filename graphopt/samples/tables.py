@@ -89,6 +89,15 @@ class HuggingFace(Samples):
         """The feeds."""
         return tuple(self._columns)
 
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The names of the one column of classes, if there is one."""
+        lists = [
+            getattr(self._rows.features[name], "names", None) for name in self._columns.values()
+        ]
+        found = [names for names in lists if names]
+        return list(found[0]) if len(found) == 1 else None
+
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self._rows)

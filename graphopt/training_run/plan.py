@@ -53,8 +53,10 @@ class Plan:
 
     def described(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        said = {"data": self.samples.digest(), "batch size": self.size, "seed": self.seed}
-        if self.constants:
-            values = {name: array.tolist() for name, array in sorted(self.constants.items())}
-            said["constants"] = hashlib.sha256(json.dumps(values).encode()).hexdigest()
-        return said
+        values = {name: array.tolist() for name, array in sorted(self.constants.items())}
+        return {
+            "data": self.samples.digest(),
+            "batch size": self.size,
+            "seed": self.seed,
+            "constants": hashlib.sha256(json.dumps(values).encode()).hexdigest(),
+        }

@@ -48,7 +48,9 @@ class Target:
             ValueError: What was saved here is further than the file.
         """
         if resume is None and self.checkpoints is not None:
-            return self.checkpoints.resume(session)
+            note = self.checkpoints.resume(session)
+            self._saved_at = None if note is None else note.get(POSITION)
+            return note
         if resume is None and self.path is not None and self.path.is_file():
             resume = self.path
         if resume is None:

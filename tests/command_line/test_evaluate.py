@@ -171,6 +171,7 @@ def test_a_loss_that_is_a_function_is_not_in_the_file():
             ("train.onnx", "--data", "data.npz", "--checkpoint", "absent", "--best"),
             "'absent' is no folder of checkpoints",
         ),
+        (("train.onnx", "--data", "data.npz", "--best"), "--best: needs --checkpoint"),
         (("train.onnx", "--data", "data.npz", "--image-size", "big"), "--image-size: got 'big'"),
         (("train.onnx", "--data", "data.npz", "--image-std", "0"), "--image-std: got '0'"),
         (("train.onnx", "--data", "data.npz", "--feed", "x"), "--feed: got 'x', expected NAME="),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -149,6 +150,61 @@ def test_the_best_is_exported():
     np.testing.assert_array_equal(tensors["w"], wanted)
     result = run("train", *RUN[1:], "--epochs", 1, "--export-best")
     assert "--export-best: needs --export and --keep-best" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_best_stays_when_there_is_nothing_to_do():
+    command = (*RUN, "--epochs", 2, "--checkpoint", "run", "--keep-best", "--export", "m.onnx")
+    succeed(*command, "--export-best")
+    before = notes("run")
+    assert "nothing to do" in succeed(*command, "--export-best").stdout
+    assert notes("run") == before
+    assert all("metric" in note for note in before.values())
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_best_epoch_that_was_not_kept_is_not_exported():
+    build(rate=50.0)  # the first epoch stays the best
+    command = (*RUN, "--checkpoint", "run", "--export", "m.onnx")
+    succeed(*command, "--epochs", 1)
+    result = run(*command, "--epochs", 2, "--keep-best", "--export-best")
+    assert result.exit_code == 1
+    assert "the checkpoint of the best epoch, 1, was not kept" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_does_not_go_on_with_constants_that_it_did_not_have():
+    build(group_mask=True)
+    command = (*RUN, "--checkpoint", "run")
+    for first, second in (
+        ((), ("--constant", "group_mask=[false]")),
+        (("--constant", "group_mask=[true]"), ()),
+    ):
+        succeed(*command, "--epochs", 1, *first)
+        result = run(*command, "--epochs", 2, *second)
+        assert result.exit_code == 1
+        assert "the checkpoint was trained with another constants" in result.stderr
+        shutil.rmtree("run")
+
+
+@pytest.mark.usefixtures("folder")
+def test_classes_of_validation_are_those_of_training():
+    Image = pytest.importorskip("PIL.Image")  # noqa: N806 - its name
+    for path in ("train/ant", "train/bee", "train/cat", "held/ant", "held/cat"):
+        Path(path).mkdir(parents=True)
+        Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(f"{path}/0.png")
+    made = onnx.parser.parse_model(MODEL.replace("[N,2,2,2]", "[N,3,2,2]"))
+    made.graph.initializer.append(numpy_helper.from_array(np.zeros((12, 3), np.float32), "w"))
+    onnx.save(made, "model.onnx")
+    build()
+    command = ("train", "train.onnx", "--data", "train", "--validation", "held", "--epochs", 1)
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "'held' has no class 'bee'" in result.stderr
+    Path("held/bee").mkdir()
+    succeed(*command)
+    Path("held/dog").mkdir()
+    assert "'held' alone has a class 'dog'" in run(*command).stderr
 
 
 def test_history_with_values_that_are_none():

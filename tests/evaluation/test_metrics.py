@@ -85,6 +85,20 @@ def test_labels_of_another_kind(name):
     assert np.isnan(metric_of(name).value())
 
 
+@pytest.mark.parametrize("name", ["accuracy", "top2", "f1"])
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_that_are_no_classes(name, label):
+    with pytest.raises(ValueError, match=rf"got label {label}, expected 0 to 2"):
+        metric_of(name).add(np.zeros((2, 3)), np.array([0, label]))
+
+
+def test_shapes_that_have_no_classes_on_axis_1():
+    with pytest.raises(ValueError, match=r"got outputs \[2, 4, 3\] and labels int64\[2, 4\]"):
+        metric_of("accuracy").add(np.zeros((2, 4, 3)), np.zeros((2, 4), np.int64))
+    with pytest.raises(ValueError, match="top5: the output has no more than 3 classes"):
+        metric_of("top5").add(np.zeros((2, 3)), np.array([0, 1]))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -38,6 +38,15 @@ def parts(folder, names=("x", "labels")):
     return folder
 
 
+def test_parts_come_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "x").mkdir()
+    for row in range(COUNT + 1):
+        np.save(tmp_path / "x" / f"part-{row}.npy", np.full((1, 2), row))
+    np.save(tmp_path / "labels.npy", np.arange(COUNT + 1))
+    batch = open_samples(str(tmp_path), FEEDS).take(np.arange(COUNT + 1))
+    np.testing.assert_array_equal(batch["x"][:, 0], batch["labels"])
+
+
 def columns(names):
     return {
         names[0]: X.astype(np.float64).tolist(),
@@ -156,6 +165,15 @@ def test_pictures_in_class_folders(pictures):
     last = [Feed("x", ("N", 4, 5, 3), "uint8"), IMAGES[1]]
     batch = open_samples(str(folder), last).take(rows)
     np.testing.assert_array_equal(batch["x"], np.stack([arrays[row] for row in rows]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_pictures_of_more_than_8_bits_are_refused(dtype, tmp_path):
+    Image = pytest.importorskip("PIL.Image")  # noqa: N806 - its name
+    (tmp_path / "ant").mkdir()
+    Image.fromarray(np.full((4, 5), 300, dtype)).save(tmp_path / "ant" / "deep.tiff")
+    with pytest.raises(ValueError, match=r"deep\.tiff': its values have more than 8 bits"):
+        open_samples(str(tmp_path), IMAGES).take(np.array([0]))
 
 
 def test_pictures_get_the_size_and_the_channels_of_the_graph(pictures):
