@@ -301,8 +301,8 @@ class _Inputs:
             if other := [n for n in lists[0] if n not in lists[1]]:
                 raise ValueError(
                     f"--validation: '{self.validation}' {name} '{other[0]}', so that its numbers "
-                    f"of classes are not those of '{self.data}'; give both the same folders, of which "
-                    "some may be empty"
+                    f"of classes are not those of '{self.data}'; give both the same "
+                    "folders, of which some may be empty"
                 )
         raise ValueError(f"--validation: '{self.validation}' has its classes in another order")
 
