@@ -21,7 +21,7 @@ from graphopt.inspection.show.page import (
     difference_page,
     page,
 )
-from graphopt.inspection.show.page.graph_data import graph_data
+from graphopt.inspection.show.page.graph_rows import graph_data
 from graphopt.inspection.show.page.times import node_times
 from graphopt.inspection.structure.layers import name_of
 from graphopt.inspection.structure.modules import BUCKETS, modules

@@ -8,8 +8,8 @@ from graphopt.inspection.comparison.differences import Difference
 from graphopt.inspection.facts import Inspection
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.show.page.assembly import Kind, assembled
-from graphopt.inspection.show.page.difference_data import difference_data
-from graphopt.inspection.show.page.graph_data import graph_data
+from graphopt.inspection.show.page.both_graphs import difference_data
+from graphopt.inspection.show.page.graph_rows import graph_data
 from graphopt.inspection.show.page.page_facts import payload
 from graphopt.inspection.structure.layers import name_of
 

@@ -6,7 +6,7 @@ from graphopt.inspection.comparison.differences import Change, Difference
 from graphopt.inspection.facts import Inspection
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.show.difference_tables import fact_text
-from graphopt.inspection.show.page.graph_data import graph_data
+from graphopt.inspection.show.page.graph_rows import graph_data
 
 Side = tuple[Inspection, Reading]
 
