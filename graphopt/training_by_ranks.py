@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,13 +28,15 @@ class _Shards(Plan):
 
     rank: int
     ranks: int
+    fed: Collection[str]  # inputs of the update, which a rank without samples is fed as well
 
     def from_position(self, position: int) -> Iterator[Batch]:
-        """The parts of the batches from there on; empty where a batch has too few samples."""
+        """The parts of the batches from there on; no samples where a batch has too few."""
+        alone = {name: array for name, array in self.constants.items() if name in self.fed}
         for chosen in self.chosen_from(position):
             begin, end = (len(chosen) * r // self.ranks for r in (self.rank, self.rank + 1))
             mine = chosen[begin:end]
-            yield {**self.samples.take(mine), **self.constants} if len(mine) else {}
+            yield {**self.samples.take(mine), **self.constants} if len(mine) else alone
 
 
 class _RunByRanks(Run):
@@ -119,7 +121,7 @@ class Company:
         if not isinstance(session, DataParallel):
             return Run(session, plan, target, history)
         same = {field.name: getattr(plan, field.name) for field in fields(plan)}
-        shards = _Shards(**same, rank=session.rank, ranks=session.size)
+        shards = _Shards(**same, rank=session.rank, ranks=session.size, fed=session.fed)
         return _RunByRanks(session, shards, target if self.is_first else Target(None), history)
 
 

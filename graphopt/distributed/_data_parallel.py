@@ -169,6 +169,11 @@ class DataParallel(Session):
         return self.rank == 0
 
     @property
+    def fed(self) -> Collection[str]:
+        """The inputs of the update, such as rates, of which those of rank 0 count."""
+        return self._fed.keys()
+
+    @property
     def gradients(self) -> Mapping[str, np.ndarray]:
         """The gradients of the last step, flat, by the names of buckets: the mean over all ranks.
 

@@ -6,8 +6,11 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from graphopt import DataParallel
+from graphopt import DataParallel, schedules
 from graphopt.distributed import GradientGraph, gradient_graph, split
+from graphopt.samples import Arrays
+from graphopt.training_by_ranks import Company
+from graphopt.training_run import History, Plan, Run, Stop, Target
 from tests.helpers import everything
 from tests.helpers.parallel import feeds_of, graph_of, network, part
 from tests.helpers.ranks import Threads
@@ -361,3 +364,29 @@ def test_a_gradient_that_is_a_parameter():
         session.step({"x": np.ones(3, np.float32)})
     for name, value in whole.state.items():
         np.testing.assert_array_equal(session.state[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("case", ["mask", "rate"])
+def test_ranks_without_examples_are_fed_the_constants(case):
+    settings = {"options": {"group_mask": True}, "groups": True}
+    constants = {"group_mask": np.array([True, False, False])}
+    if case == "rate":
+        settings, constants = {"rate": schedules.FromCaller()}, {"learning_rate": np.float32(0.01)}
+    graph = graph_of(**settings)
+    arrays = {name: array[:3] for name, array in feeds_of(0).items()}
+    plan = Plan(Arrays(arrays), size=2, steps=2, epochs=2, seed=0, constants=constants)
+
+    def work(engine):
+        company = Company(engine)
+        session = company.session(graph)
+        made = company.run(session, plan, Target(None), History())
+        made.resume(None)
+        made.train(Stop())
+        return session.state
+
+    alone = Run(graphopt.Session(graph), plan, Target(None), History())
+    alone.resume(None)
+    alone.train(Stop())
+    for state in Threads(2).run(work):
+        for name, value in alone.session.state.items():
+            np.testing.assert_allclose(state[name], value, 1e-4, 1e-6, err_msg=name)
