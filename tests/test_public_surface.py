@@ -77,7 +77,19 @@ COMMANDS = {
     "profile": ((graphopt.profile,), {"data", "rows", "json"}),
     "inspect": (
         (graphopt.inspect,),
-        {"file", "json", "html", "name", "group", "sort", "rows", "all", "graph", "fail-on"},
+        {
+            "file",
+            "json",
+            "html",
+            "name",
+            "group",
+            "sort",
+            "rows",
+            "all",
+            "graph",
+            "fail-on",
+            "profile",
+        },
     ),
     "average": ((graphopt.average_checkpoints,), {"output"}),
     "verify": ((graphopt.verify,), {"file", "data", "json"}),
@@ -85,7 +97,7 @@ COMMANDS = {
         (graphopt.conversion.load_state,),
         {"graph", "from", "output", "to", "names", "graph-order", "transposed"},
     ),
-    "diff": ((graphopt.inspection.diff,), {"rows", "json"}),
+    "diff": ((graphopt.inspection.diff,), {"rows", "json", "html"}),
 }
 # An option that may be repeated, or that is completed, names one of what the argument has several.
 ONE_OF = {"dim": "dims", "provider": "providers"}

@@ -135,3 +135,41 @@ def tabs(folder):
                 asked(f"{control}/close/{tab['id']}", "GET")
 
         yield show
+
+
+CONTRAST = """
+    for (const toggle of all("#parameters .toggle")) toggle.click();
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const color = (css, under) => {
+      canvas.fillStyle = `rgb(${under})`;
+      canvas.fillRect(0, 0, 1, 1);
+      canvas.fillStyle = css;
+      canvas.fillRect(0, 0, 1, 1);
+      return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const style = (element) => frame.contentWindow.getComputedStyle(element);
+    const ground = (element) => element
+      ? color(style(element).backgroundColor, ground(element.parentElement)) : [255, 255, 255];
+    const linear = (x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    const light = (rgb) => {
+      const [r, g, b] = rgb.map((x) => linear(x / 255));
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const worst = {};
+    let texts_ = 0;
+    const walker = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement;
+      if (!walker.currentNode.data.trim() || !element.getClientRects().length) continue;
+      if (element.closest("script, noscript, .unseen, .skip")) continue;
+      const under = ground(element);
+      const own = style(element);
+      const ink = color(element.closest("svg") ? own.fill : own.color, under);
+      const [a, b] = [light(ink), light(under)];
+      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      texts_ += 1;
+      if (ratio < 4.5) worst[walker.currentNode.data] = ratio;
+    }
+    return { worst, texts: texts_, ground: ground(page.body) };
+"""
+"""A script: texts that do not stand out from their ground, by WCAG's ratio of 4.5."""

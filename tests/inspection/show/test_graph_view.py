@@ -26,8 +26,7 @@ from graphopt.inspection.show.page.times import node_times
 from graphopt.inspection.structure.layers import name_of
 from graphopt.inspection.structure.modules import BUCKETS, modules
 from graphopt.schedules import CosineDecayLR
-from tests.helpers.page_browser import visited
-from tests.inspection.show.test_page import CONTRAST
+from tests.helpers.page_browser import CONTRAST, visited
 
 pytestmark = pytest.mark.any_runtime
 
