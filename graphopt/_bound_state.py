@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphopt import mapped_values
 from graphopt._step_io import StepIO
 from graphopt.carried import Array, Carried, joined, parts
 from graphopt.states import GLOBAL_STEP
@@ -106,6 +107,7 @@ class BoundState:
             io.wait()
             for value, array in self._loading:
                 self.held(value).update_inplace(array)
+                mapped_values.give_back(array)
             self._loading = []
         turn, at_work = self._position
         if at_work:
@@ -128,7 +130,11 @@ class BoundState:
                 found = {
                     name: fitting.pop(name) if name in fitting else now[name] for name in names
                 }
-                loading.append((value, np.array(joined(value, found), order="C")))
+                array = joined(value, found)
+                # What is in a file stays there, and needs no memory.
+                is_in_file = mapped_values.is_in_file(array)
+                loading.append((value, array if is_in_file else np.array(array, order="C")))
+        mapped_values.check_unchanged(array for _, array in loading)
         self._loading = loading
 
     def keep(self) -> None:

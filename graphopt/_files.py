@@ -79,9 +79,18 @@ def check_target(path: PathLike) -> Path:
 
 @contextmanager
 def about(path: PathLike) -> Iterator[None]:
-    """Let errors of the operating system name this file, and not a temporary one, or none."""
+    """Let errors of the operating system name this file, and not a temporary one, or none.
+
+    So does one that there is no memory for what is to be written.
+    """
     try:
         yield
+    except MemoryError as error:
+        named = os.fspath(path)
+        if named in str(error) or ".graphopt-" in named:
+            raise
+        why = f": {error}" if str(error) else ""
+        raise MemoryError(f"cannot write '{path}': there is not enough memory{why}") from error
     except OSError as error:
         named = error.filename
         if error.errno is None or not (named is None or ".graphopt-" in os.fsdecode(named)):

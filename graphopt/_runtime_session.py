@@ -14,6 +14,7 @@ from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
 from graphopt.half import lacking
 from graphopt.large_models import MOST, values_of, write_beside
+from graphopt.mapped_values import loaded
 from graphopt.soundness.errors import about
 
 _CAPTURE = "enable_cuda_graph"  # an option of the CUDA execution provider
@@ -64,7 +65,7 @@ def runtime_session(
     options = chosen()
     if _runtime.CUDA in _runtime.provider_names(providers):
         _runtime.load_cuda(runtime)
-    source = graph.model  # without training_info and metadata, which the runtime does not read
+    source = graph.lean  # without training_info and metadata, which the runtime does not read
     model = onnx.ModelProto(ir_version=source.ir_version, graph=source.graph)
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
@@ -131,7 +132,8 @@ def _make_deterministic(options: Any, *, given: bool) -> None:
 def _created(model: onnx.ModelProto, options: Any, providers: Sequence[Any]) -> Any:
     runtime = _runtime.onnxruntime()
     if values_of(model) < MOST:
-        return runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        data = loaded(model).SerializeToString()
+        return runtime.InferenceSession(data, options, providers=providers)
     with tempfile.TemporaryDirectory() as folder:  # frozen weights that no message can hold
         path = Path(folder, "model.onnx")
         write_beside(model, path)

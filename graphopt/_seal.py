@@ -5,25 +5,43 @@ entry elsewhere: then it says nothing any more, and nothing is compared.
 """
 
 import hashlib
+import mmap
+from collections.abc import Iterable, Iterator
 
 import onnx
 
 KEY = "graphopt.sha256"
 
+_BLOCK = 2**26  # bytes, whole pages, that are looked at at once
 
-def sealed(data: bytes) -> tuple[bytes, bytes]:
-    """A model as bytes, and what stands after it in a file: its digest."""
-    return data, _seal(data)
+Piece = bytes | memoryview
 
 
-def check_seal(data: bytes) -> None:
+def sealed(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces of a model, and what stands after them in a file: their digest."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    yield _seal(digest.hexdigest())
+
+
+def check_seal(data: bytes | mmap.mmap) -> None:
     """Compare a file with the digest that it ends with, if it does.
 
     Raises:
         ValueError: They differ.
     """
-    length = len(_seal(b""))
-    if KEY.encode() in data[-length:] and data[-length:] != _seal(memoryview(data)[:-length]):
+    length = len(_seal(hashlib.sha256().hexdigest()))
+    if KEY.encode() not in data[-length:]:
+        return
+    digest = hashlib.sha256()
+    with memoryview(data) as content:
+        for start in range(0, len(data) - length, _BLOCK):
+            digest.update(content[start : min(start + _BLOCK, len(data) - length)])
+            if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                data.madvise(mmap.MADV_DONTNEED, start, min(_BLOCK, len(data) - start))
+    if data[-length:] != _seal(digest.hexdigest()):
         raise ValueError(
             "it is not what graphopt wrote: take another copy, or build it again; if it was "
             f"changed on purpose, remove '{KEY}' from its metadata"
@@ -37,8 +55,8 @@ def without_seal(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _seal(data: bytes | memoryview) -> bytes:
+def _seal(digest: str) -> bytes:
     """The entry, which names itself at both ends, so that it is known when a part is damaged."""
     model = onnx.ModelProto()
-    model.metadata_props.add(key=KEY, value=f"{hashlib.sha256(data).hexdigest()} {KEY}")
+    model.metadata_props.add(key=KEY, value=f"{digest} {KEY}")
     return bytes(model.SerializeToString())

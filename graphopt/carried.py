@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 
 from graphopt import states
 from graphopt.dtypes import dtype_of
+from graphopt.mapped_values import array_of, tensor_of
 
 Array = npt.NDArray[np.generic]
 
@@ -117,7 +118,7 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
             continue
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
         if isinstance(value.initial, np.ndarray):
-            graph.initializer.append(numpy_helper.from_array(value.initial, value.input))
+            graph.initializer.append(tensor_of(value.initial, value.input))
         elif isinstance(value.initial, str):
             shape = numpy_helper.from_array(np.array(value.shape, np.int64), f"{value.input}/shape")
             flat = f"{value.input}/reshaped"
@@ -250,7 +251,7 @@ def _check_once(names: Iterable[str]) -> None:
 def _initial_values(graph: onnx.GraphProto) -> Mapping[str, Array | float | str]:
     reshaped: dict[str, str] = {}
     values: dict[str, Array | float | str] = {
-        tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+        tensor.name: array_of(tensor) for tensor in graph.initializer
     }
     for node in graph.node:
         if node.op_type == "Reshape" and len(node.input) == 2 and len(node.output) == 1:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from graphopt._files import PathLike, existing_file, write_atomically
+from graphopt import mapped_values
+from graphopt._files import PathLike, about, existing_file, write_atomically
 from graphopt.fingerprint import shortened
 from graphopt.finite import lost_in
 from graphopt.loss_scale import SMALLEST
@@ -37,6 +38,9 @@ _CODES = {
     for bits in ("8", "16", "32", "64")
     if (dtype := kind + bits) != "float8"
 } | {"bfloat16": "BF16", "bool": "BOOL", "complex64": "C64"}
+
+_DTYPES = {code: np.dtype(name) for name, code in _CODES.items() if name != "bfloat16"}
+_LENGTH = 8  # bytes of a safetensors file that say how long its header is
 
 State = Mapping[str, np.ndarray]
 
@@ -95,8 +99,9 @@ def save(
         TypeError: An array has a dtype that such a file does not know.
     """
     tensors = dict(sorted(state.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
-    arrays = {n: np.ascontiguousarray(array).reshape(array.shape) for n, array in tensors.items()}
-    header = _header(arrays, _metadata(arrays, graph, note or {}))
+    with about(path):
+        arrays = {n: np.ascontiguousarray(a).reshape(a.shape) for n, a in tensors.items()}
+        header = _header(arrays, _metadata(arrays, graph, note or {}))
 
     def fill(part: Path) -> None:
         with part.open("wb") as file:
@@ -118,14 +123,19 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
     return read_stored(path).state
 
 
-def read_stored(path: PathLike) -> Stored:
+def read_stored(path: PathLike, *, leaving: bool = False) -> Stored:
     """Read a checkpoint, with what it says of itself.
+
+    Args:
+        path: Of the file.
+        leaving: Look at large tensors in the file, which must not be written to, instead of
+            reading them.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: As in `read`.
     """
-    with opened(path) as tensors:
+    with opened(path, leaving=leaving) as tensors:
         return Stored(dict(tensors), tensors.graph, tensors.note, tensors.has_checksums)
 
 
@@ -161,8 +171,12 @@ def file_of(path: PathLike) -> PathLike:
 
 
 @contextmanager
-def opened(path: PathLike) -> Iterator["Tensors"]:
+def opened(path: PathLike, *, leaving: bool = False) -> Iterator["Tensors"]:
     """Open a checkpoint whose tensors are read one by one, each when it is asked for.
+
+    Args:
+        path: Of the file.
+        leaving: See `read_stored`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -184,7 +198,7 @@ def opened(path: PathLike) -> Iterator["Tensors"]:
             f"file, or one of on-device training: {error}"
         ) from None
     with file:
-        yield Tensors(path, file)
+        yield Tensors(path, file, _places(path) if leaving else {})
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -195,13 +209,13 @@ class Tensors(Mapping[str, np.ndarray]):
         note: What was noted.
     """
 
-    def __init__(self, path: Path, file: Any) -> None:
+    def __init__(self, path: Path, file: Any, places: "Mapping[str, _Place]") -> None:
         """Read what the file says of itself.
 
         Raises:
             ValueError: It is damaged, or no checkpoint of graphopt.
         """
-        self._path, self._file = path, file
+        self._path, self._file, self._places = path, file, places
         self._names = dict.fromkeys(file.keys())
         metadata = file.metadata() or {}
         version = _checked_version(path, metadata)
@@ -211,7 +225,7 @@ class Tensors(Mapping[str, np.ndarray]):
         if version == _WITHOUT_CHECKSUMS:
             return
         try:
-            if metadata["checksum"] != _checksum_of(metadata):
+            if metadata["checksum"] != checksum_of(metadata):
                 raise ValueError("its metadata is not what was written")
             said = {key: json.loads(metadata[key]) for key in ("checksums", "graph", "note")}
             if said["checksums"].keys() != self._names.keys():
@@ -229,7 +243,11 @@ class Tensors(Mapping[str, np.ndarray]):
         if name not in self._names:
             raise KeyError(name)
         try:
-            array: np.ndarray = self._file.get_tensor(name)
+            array: np.ndarray = (
+                mapped_values.array_in(self._path, *self._places[name])
+                if name in self._places
+                else self._file.get_tensor(name)
+            )
         # What NumPy does not know, safetensors finds out in several ways.
         except (SafetensorError, AttributeError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
@@ -241,6 +259,7 @@ class Tensors(Mapping[str, np.ndarray]):
                 f"checkpoint '{self._path}' is damaged: its tensor '{name}' is not what was "
                 "written; take another copy, or an earlier checkpoint"
             )
+        mapped_values.give_back(array)
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -278,6 +297,7 @@ def impossible(state: State) -> list[str]:
             problems.append(f"'{name}' is {array.min()}, expected {SMALLEST} or more")
         elif name in COUNTERS and array.size and array.max() > _LARGEST_COUNT:
             problems.append(f"'{name}' is {array.max()}, expected {_LARGEST_COUNT} at most")
+        mapped_values.give_back(array)
     return problems
 
 
@@ -317,6 +337,27 @@ def note_without_checksums(path: PathLike) -> None:
     )
 
 
+_Place = tuple[int, tuple[int, ...], np.dtype[Any]]
+
+
+def _places(path: Path) -> dict[str, _Place]:
+    """Where the large tensors of a safetensors file begin, with their shapes and dtypes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        entries = json.loads(file.read(length))
+    found = {}
+    for name, entry in entries.items():
+        dtype = _DTYPES.get(entry.get("dtype"))
+        if dtype is None or not mapped_values.CAN_BE:
+            continue
+        begin, end = (_LENGTH + length + offset for offset in entry["data_offsets"])
+        shape = tuple(entry["shape"])
+        is_aligned = begin % dtype.itemsize == 0
+        if is_aligned and end - begin >= mapped_values.LEAST:
+            found[name] = begin, shape, dtype
+    return found
+
+
 def _checked_version(path: Path, metadata: Mapping[str, str]) -> str:
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
@@ -341,10 +382,11 @@ def _metadata(arrays: State, graph: Any, note: Mapping[str, Any]) -> dict[str, s
     }
     metadata = {key: json.dumps(value) for key, value in said.items()}
     metadata |= {"format": _FORMAT, "version": _VERSION}
-    return metadata | {"checksum": _checksum_of(metadata)}
+    return metadata | {"checksum": checksum_of(metadata)}
 
 
-def _checksum_of(metadata: Mapping[str, str]) -> str:
+def checksum_of(metadata: Mapping[str, str]) -> str:
+    """The CRC-32 of the entries of the metadata, but for its own, in hexadecimal digits."""
     lines = [f"{key}={metadata[key]}\n" for key in sorted(metadata) if key != "checksum"]
     return f"{zlib.crc32(''.join(lines).encode()):08x}"
 

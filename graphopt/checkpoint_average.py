@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from graphopt import _checks, checkpoint, states
-from graphopt._files import PathLike, existing_file
+from graphopt._files import PathLike, about, existing_file
 from graphopt._outputs import check_outputs
 from graphopt.checkpoint import Stored
 from graphopt.fingerprint import Fingerprint
@@ -66,17 +66,20 @@ def average_checkpoints(
     if last is not None and last > len(files):
         raise ValueError(f"last: got {last}, but there are {len(files)} checkpoints")
     ordered = sorted(files, key=_updates)[-(last or len(files)) :]
-    newest = read_stored(ordered[-1])
-    averaged = [name for name in newest.state if _is_averaged(name)]
-    sums = {name: newest.state[name].astype(np.float64) for name in averaged}
-    for file in ordered[:-1]:
-        stored = read_stored(file)
-        _check(file, stored, ordered[-1], newest)
-        for name in averaged:
-            sums[name] += stored.state[name]
-    means = {name: (sums[name] / len(ordered)).astype(newest.state[name].dtype) for name in sums}
-    note = newest.note if isinstance(newest.note, dict) else {}
-    checkpoint.save(path, newest.state | means, newest.graph, note | {"average_of": len(ordered)})
+    with about(path):
+        newest = read_stored(ordered[-1])
+        averaged = [name for name in newest.state if _is_averaged(name)]
+        sums = {name: newest.state[name].astype(np.float64) for name in averaged}
+        for file in ordered[:-1]:
+            stored = read_stored(file)
+            _check(file, stored, ordered[-1], newest)
+            for name in averaged:
+                sums[name] += stored.state[name]
+        count = len(ordered)
+        means = {n: (sums[n] / count).astype(newest.state[n].dtype) for n in sums}
+        note = newest.note if isinstance(newest.note, dict) else {}
+        state, note = newest.state | means, note | {"average_of": count}
+        checkpoint.save(path, state, newest.graph, note)
     return tuple(ordered)
 
 

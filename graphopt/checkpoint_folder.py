@@ -110,7 +110,7 @@ class Checkpoints:
         self.wait()
         for path in reversed(self.paths):
             try:
-                note = read_stored(path).note
+                note = read_stored(path, leaving=True).note
             except ValueError as error:
                 path.replace(path.with_name(f"{path.name}.damaged"))
                 warnings.warn(f"{error}; it is left out", stacklevel=2)
@@ -141,7 +141,20 @@ class Checkpoints:
             ValueError: The folder has a checkpoint of a later step, which is not of this run.
         """
         self.wait()
-        state, entry = session.state, session.fingerprint
+        if self._background:
+            return self._save(session, session.state, note, metric)
+        with session.borrowed() as state:
+            return self._save(session, state, note, metric)
+
+    def _save(
+        self,
+        session: Session,
+        state: checkpoint.State,
+        note: Mapping[str, Any] | None,
+        metric: float | None,
+    ) -> Path:
+        """Save a state of a session, which nobody writes to before it is written."""
+        entry = session.fingerprint
         check_finite(state)
         step = int(state[GLOBAL_STEP.name])
         path = self.folder / checkpoint.name_at(step)

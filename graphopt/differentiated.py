@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from graphopt import _checks, states
 from graphopt.accumulation import UPDATE_INPUT
@@ -32,6 +31,7 @@ from graphopt.half import Precision, check_float32, check_precision, own_half
 from graphopt.loss_scale import scaled
 from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
 from graphopt.manifest import LossEntry
+from graphopt.mapped_values import array_of
 from graphopt.operators.labels import ClassLabels, remembered
 from graphopt.parameter import Parameter
 from graphopt.rmsprop import RMSProp
@@ -75,7 +75,7 @@ class Differentiated:
         """The values of parameters and running statistics in the forward model."""
         moving = {*self.gradients.parameters, *self.gradients.statistics}
         return {
-            tensor.name: numpy_helper.to_array(tensor)
+            tensor.name: array_of(tensor)
             for tensor in (self.forward.graph.initializer if self.forward else ())
             if tensor.name in moving
         }
@@ -112,7 +112,7 @@ def differentiated(
         )
     half = check_precision(precision, provider)
     names = [parameter.name for parameter in optimizer.params]
-    proto, files = read_with_files(model)
+    proto, files = read_with_files(model, leaving=True)
     with about(model):
         check_is_forward(proto)
         forward = with_weights(proto, names)

@@ -1,5 +1,7 @@
 """Element types, by their number in ``onnx.TensorProto.DataType``."""
 
+import math
+
 import onnx
 import onnx_ir as ir
 from onnx import helper
@@ -10,6 +12,11 @@ BITS: dict[int, int] = {
     if kind not in {ir.DataType.UNDEFINED, ir.DataType.STRING}
 }
 """The size of an element in bits; text has none."""
+
+
+def bytes_of(tensor: onnx.TensorProto) -> int:
+    """The bytes that the values of a tensor of numbers are, by its shape."""
+    return math.ceil(math.prod(map(int, tensor.dims)) * BITS[tensor.data_type] / 8)
 
 
 def dtype_of(value: onnx.ValueInfoProto) -> str:

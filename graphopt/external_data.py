@@ -4,7 +4,6 @@ Anybody may have written the model, so its files are looked for beside it and no
 the current folder, and not where ``..``, an absolute path or a symbolic link leads.
 """
 
-import math
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -12,7 +11,8 @@ import onnx
 from onnx import TensorProto
 
 from graphopt._words import shown, size
-from graphopt.dtypes import BITS
+from graphopt.dtypes import BITS, bytes_of
+from graphopt.mapped_values import can_be_left, is_left, leave
 from graphopt.soundness.functions import check_functions
 from graphopt.soundness.nodes import places, tensors
 from graphopt.soundness.opsets import check_opsets
@@ -21,7 +21,7 @@ from graphopt.soundness.tensors import check_dimensions, check_tensor
 _LONGEST = 4096  # characters of the path of a file
 
 
-def load_values(model: onnx.ModelProto, path: Path) -> list[Path]:
+def load_values(model: onnx.ModelProto, path: Path, *, leaving: bool = False) -> list[Path]:
     """Read into a model what its tensors have in files, in all places that hold tensors.
 
     These are initializers, also sparse ones, and attributes, of graphs, of those in nodes, of
@@ -30,6 +30,7 @@ def load_values(model: onnx.ModelProto, path: Path) -> list[Path]:
     Args:
         model: The model, which is changed.
         path: Its file.
+        leaving: Leave the values of large initializers where they are, for `mapped_values`.
 
     Returns:
         The files, each once.
@@ -39,11 +40,22 @@ def load_values(model: onnx.ModelProto, path: Path) -> list[Path]:
         ValueError: A file is not in the folder of the model, or has too few bytes.
     """
     files: dict[Path, None] = {}
+    graphs = [model.graph, *(info.initialization for info in model.training_info)]
+    for tensor in (tensor for graph in graphs for tensor in graph.initializer if leaving):
+        is_beside = tensor.data_location == TensorProto.EXTERNAL and not is_left(tensor)
+        if is_beside and can_be_left(tensor):
+            where = f"initializer '{shown(tensor.name)}'"
+            file = checked_file(_entries(tensor)["location"], where, path)
+            leave(tensor, file, *_extent(tensor, where, file))
+            files[file] = None
     for place in places(model):
         for tensor, where in tensors(place):
-            if tensor.data_location == TensorProto.EXTERNAL:
+            if tensor.data_location == TensorProto.EXTERNAL and not is_left(tensor):
                 file = checked_file(_entries(tensor)["location"], where, path)
-                tensor.raw_data = _read(tensor, where, file)
+                offset, length = _extent(tensor, where, file)
+                with file.open("rb") as opened:
+                    opened.seek(offset)
+                    tensor.raw_data = opened.read(length)
                 tensor.ClearField("data_location")
                 del tensor.external_data[:]
                 files[file] = None
@@ -63,6 +75,9 @@ def check_values(model: onnx.ModelProto) -> None:
         check_functions(model, found)
     for place in found:
         for tensor, where in tensors(place):
+            if is_left(tensor):
+                check_dimensions(tensor.dims, where)
+                continue
             if tensor.data_location == TensorProto.EXTERNAL:
                 raise ValueError(
                     f"{where} has its values in the file '{shown(_entries(tensor)['location'])}', "
@@ -122,12 +137,12 @@ def _entries(tensor: TensorProto) -> dict[str, str]:
     return {"location": ""} | {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _read(tensor: TensorProto, where: str, file: Path) -> bytes:
-    """The values of a tensor, after its size has been compared with that of the file."""
+def _extent(tensor: TensorProto, where: str, file: Path) -> tuple[int, int]:
+    """Where the values of a tensor begin in a file, and how many bytes they are, if they are."""
     if tensor.data_type not in BITS:
         raise ValueError(f"{where} has its values in a file, which those of its type cannot be")
     check_dimensions(tensor.dims, where)
-    expected = math.ceil(math.prod(tensor.dims) * BITS[tensor.data_type] / 8)
+    expected = bytes_of(tensor)
     entries = _entries(tensor)
     offset = _number(entries.get("offset", "0"), "offset", where)
     length = _number(entries.get("length", str(expected)), "length", where)
@@ -141,9 +156,7 @@ def _read(tensor: TensorProto, where: str, file: Path) -> bytes:
             f"{where} has its values at bytes {offset} to {offset + length} of '{file}', which "
             f"has {there}: it is truncated, or of another model"
         )
-    with file.open("rb") as opened:
-        opened.seek(offset)
-        return opened.read(length)
+    return offset, length
 
 
 def _number(text: str, key: str, where: str) -> int:

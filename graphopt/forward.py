@@ -12,34 +12,39 @@ from graphopt._files import PathLike, existing_file
 from graphopt._slips import is_of_torch, kind_of
 from graphopt.external_data import check_values, checked_file, load_values
 from graphopt.graphs import proto_graphs, subgraphs
+from graphopt.mapped_values import LeftTensor, look
 from graphopt.soundness.errors import about
 from graphopt.soundness.file import read_model
 
 ForwardModel = PathLike | onnx.ModelProto | ir.Model
 
 
-def read_forward(model: ForwardModel) -> ir.Model:
+def read_forward(model: ForwardModel, *, leaving: bool = False) -> ir.Model:
     """A forward model as `onnx_ir.Model`; see `read_any`.
 
     Raises:
         ValueError: It is a training graph.
     """
-    return read_any(model, check_is_forward)
+    return read_any(model, check_is_forward, leaving=leaving)
 
 
 def read_any(
-    model: ForwardModel, check: Callable[[onnx.ModelProto], None] = lambda _: None
+    model: ForwardModel,
+    check: Callable[[onnx.ModelProto], None] = lambda _: None,
+    *,
+    leaving: bool = False,
 ) -> ir.Model:
     """The model as `onnx_ir.Model`; what is handed over is never changed.
 
     Args:
         model: The model.
         check: Refuses what it must not be, where it is not an `onnx_ir.Model` already.
+        leaving: See `read_with_files`.
     """
     if isinstance(model, ir.Model):
         _check_files(model)
         return model
-    proto = read_proto(model)
+    proto, _ = read_with_files(model, leaving=leaving)
     with about(model):
         check(proto)
         return to_ir(proto)
@@ -55,6 +60,7 @@ def to_ir(proto: onnx.ModelProto) -> ir.Model:
         model = ir.from_proto(proto)
     except Exception as error:  # noqa: BLE001 - whatever onnx-ir finds wrong
         raise ValueError(f"the model is damaged: {error}") from None
+    look(model)
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         _own_outputs(graph, ())
     return model
@@ -85,8 +91,14 @@ def read_proto(model: ForwardModel) -> onnx.ModelProto:
     return read_with_files(model)[0]
 
 
-def read_with_files(model: ForwardModel) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
+def read_with_files(
+    model: ForwardModel, *, leaving: bool = False
+) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
     """The model as ``onnx.ModelProto``, whose tensors have the values that their shapes need.
+
+    Args:
+        model: The model.
+        leaving: Leave the values of large initializers in their files, for `mapped_values`.
 
     Returns:
         The model, and the files that it was read from: its own first, then those that have values
@@ -98,7 +110,7 @@ def read_with_files(model: ForwardModel) -> tuple[onnx.ModelProto, tuple[Path, .
         TypeError: ``model`` is neither a path nor a model.
     """
     if isinstance(model, str | os.PathLike):
-        return _read(existing_file(model))
+        return _read(existing_file(model), leaving=leaving)
     if isinstance(model, ir.Model):
         proto = _loaded(model)
     elif isinstance(model, onnx.ModelProto):
@@ -134,15 +146,15 @@ def _described(model: object) -> str:
     return type(model).__name__
 
 
-def _read(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
+def _read(path: Path, *, leaving: bool) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
     try:
-        proto = read_model(path)
+        proto = read_model(path, leaving=leaving)
         if not proto.graph.node or not proto.opset_import:
             raise ValueError("it holds no graph")
     except ValueError as error:
         raise ValueError(f"'{path}' is not an ONNX model: {error}") from None
     try:
-        files = load_values(proto, path)
+        files = load_values(proto, path, leaving=leaving)
         check_values(proto)
     except ValueError as error:
         raise ValueError(f"'{path}' is damaged: {error}") from None
@@ -165,7 +177,8 @@ def _check_files(model: ir.Model) -> None:
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         for inner in (graph, *graph.subgraphs()):
             for value in inner.initializers.values():
-                if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                tensor = value.const_value
+                if isinstance(tensor, ir.ExternalTensor) and not isinstance(tensor, LeftTensor):
                     path = Path(tensor.base_dir, "model")
                     checked_file(str(tensor.location), f"initializer '{value.name}'", path)
 

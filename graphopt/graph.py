@@ -15,7 +15,7 @@ from onnx_ir.passes import common as passes
 
 from graphopt import _checks
 from graphopt._file_sets import write_together
-from graphopt._files import PathLike, check_target
+from graphopt._files import PathLike, about as about_file, check_target
 from graphopt._outputs import check_outputs, same_file
 from graphopt._records import plain
 from graphopt.carried import Carried, declare, declared, initial_values, with_averages
@@ -33,6 +33,7 @@ from graphopt.manifest import (
     packed,
     unpacked,
 )
+from graphopt.mapped_values import loaded
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
@@ -79,7 +80,7 @@ class TrainingGraph:
         Raises:
             ValueError: The model does not declare what it carries from step to step, or is damaged.
         """
-        self.model = model
+        self._model = model
         self.files = tuple(files)
         self._is_whole_file = carried is None
         if carried is None:
@@ -90,6 +91,17 @@ class TrainingGraph:
                 if said.optimizer is not None and said.optimizer.average is not None:
                     carried = with_averages(carried)
         self.carried = tuple(carried)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model with all its values, which are read here if they were left in files."""
+        self._model = loaded(self._model)
+        return self._model
+
+    @property
+    def lean(self) -> onnx.ModelProto:
+        """The model, of which large values may be left in files; see `mapped_values`."""
+        return self._model
 
     @property
     def layout(self) -> Mapping[str, Any]:
@@ -125,12 +137,12 @@ class TrainingGraph:
     @property
     def class_labels(self) -> tuple[ClassLabels, ...]:
         """The inputs that hold class indices."""
-        return Manifest.read(self.model, "class_labels").class_labels or ()
+        return Manifest.read(self.lean, "class_labels").class_labels or ()
 
     @property
     def fed_rates(self) -> tuple[str, ...]:
         """The inputs from which learning rates and weight decays are fed."""
-        return Manifest.read(self.model, "parameters").fed_rates()
+        return Manifest.read(self.lean, "parameters").fed_rates()
 
     @property
     def fed_loss_scale(self) -> str | None:
@@ -158,7 +170,7 @@ class TrainingGraph:
         if not (self._is_whole_file and self.files and same_file(Path(path), self.files[0])):
             self.check_output(path)
         if start is None:
-            save_model(self.model, path, seal=True)
+            save_model(self.lean, path, seal=True)
             return
         _checks.one_of("start", start, get_args(Start))
         check_starts(self.carried)
@@ -167,8 +179,10 @@ class TrainingGraph:
         self.check_output(beside)
 
         def fill(folder: Path) -> None:
-            write_start(folder / beside.name, self.carried)
-            save_model(self.model, folder / target.name, seal=True)
+            with about_file(beside):
+                write_start(folder / beside.name, self.carried)
+            with about_file(path):
+                save_model(self.lean, folder / target.name, seal=True)
 
         names = [beside.name, f"{target.name}{DATA}", target.name]
         write_together(target.parent, fill, names, target.name)
@@ -191,19 +205,23 @@ class TrainingGraph:
         Raises:
             ValueError: The graph has no forward model, because it is an update alone.
         """
+        return loaded(self.lean_forward(values))  # while the values are there
+
+    def lean_forward(self, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+        """The same, of which large values are left where they are; see `mapped_values`."""
         with about(self):
-            text = Manifest.read(self.model, "forward").forward
+            text = Manifest.read(self.lean, "forward").forward
             if text is None:
                 raise ValueError(
                     "this graph is an update alone, it holds no forward model to export"
                 )
-            stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
-            return unpacked(text, {**initial_values(self.carried), **values}, stored)
+            stored = {tensor.name: tensor for tensor in self.lean.graph.initializer}
+            return unpacked(text, values, initial_values(self.carried), stored)
 
     def without_initial_values(self) -> "TrainingGraph":
         """The same graph in memory of its own, without the values that parameters start from."""
-        model = onnx.ModelProto(ir_version=self.model.ir_version, graph=self.model.graph)
-        for field, value in self.model.ListFields():
+        model = onnx.ModelProto(ir_version=self.lean.ir_version, graph=self.lean.graph)
+        for field, value in self.lean.ListFields():
             if field.name not in ("graph", "ir_version", "training_info"):
                 if isinstance(value, str | int):
                     setattr(model, field.name, value)
@@ -220,16 +238,16 @@ class TrainingGraph:
         """The optimizer and the size of the graph."""
         return (
             f"TrainingGraph({self._optimizer.name if self._optimizer else 'unknown optimizer'}, "
-            f"{len(self.model.graph.node)} nodes, {len(self.carried)} carried values)"
+            f"{len(self.lean.graph.node)} nodes, {len(self.carried)} carried values)"
         )
 
     @property
     def _layout(self) -> LayoutEntry:
-        return Manifest.read(self.model, "layout").layout or LayoutEntry("unknown", ())
+        return Manifest.read(self.lean, "layout").layout or LayoutEntry("unknown", ())
 
     @property
     def _optimizer(self) -> OptimizerEntry | None:
-        return Manifest.read(self.model, "optimizer").optimizer
+        return Manifest.read(self.lean, "optimizer").optimizer
 
 
 def load(path: PathLike) -> TrainingGraph:
@@ -243,7 +261,7 @@ def load(path: PathLike) -> TrainingGraph:
         >>> graph = load("train.onnx")  # doctest: +SKIP
         >>> Session(graph).step({"x": x, "labels": labels})  # doctest: +SKIP
     """
-    model, files = read_with_files(path)
+    model, files = read_with_files(path, leaving=True)
     return TrainingGraph(model, files=files)
 
 

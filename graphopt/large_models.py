@@ -1,18 +1,23 @@
 """Writing models of any size: what one file cannot hold has its values in another beside it."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import EncodeError, Message
 from onnx import TensorProto
 
 from graphopt._file_sets import write_together
-from graphopt._files import PathLike, check_target, write_atomically
-from graphopt._seal import sealed
+from graphopt._files import PathLike, about, check_target, write_atomically
+from graphopt._seal import Piece, sealed
 from graphopt._words import size
-from graphopt.dtypes import BITS
+from graphopt.dtypes import BITS, bytes_of
+from graphopt.mapped_values import array_of, give_back, is_left, loaded, notes_of
+from graphopt.soundness.wire import length_tag, written
 
 MOST = 2**31
 """Bytes that protobuf can write: one file holds less."""
@@ -22,6 +27,7 @@ DATA = ".data"
 
 _LEAST = 1024  # bytes of a tensor that is worth a place in the other file
 _ALIGNMENT = 4096  # of the tensors in that file, so that they can be mapped into memory
+_WHOLE = 2**26  # bytes of values up to which a model is written at once
 
 
 def save_model(model: onnx.ModelProto, path: PathLike, *, seal: bool = False) -> None:
@@ -30,7 +36,7 @@ def save_model(model: onnx.ModelProto, path: PathLike, *, seal: bool = False) ->
     Both files are replaced together, or neither. They must stay in one folder.
 
     Args:
-        model: The model.
+        model: The model, of which values may be left elsewhere.
         path: Of the file.
         seal: End a file that has all values with its digest.
 
@@ -39,18 +45,22 @@ def save_model(model: onnx.ModelProto, path: PathLike, *, seal: bool = False) ->
         OSError: It cannot be written; the old files are as they were.
         ValueError: It has 2 GiB or more without its initializers.
     """
-    if values_of(model) < MOST and (data := _serialized(model)) is not None:
-        pieces = sealed(data) if seal else (data,)
-        write_atomically(path, lambda part: _write(part, pieces))
-        return
-    target = check_target(path)
-    names = [f"{target.name}{DATA}", target.name]
-    write_together(
-        target.parent, lambda folder: write_beside(model, folder / target.name), names, target.name
-    )
+    with about(path):
+        if values_of(model) < MOST and (parts := _parts_of(model)) is not None:
+            pieces = (piece for part in parts for piece in _pieces(part))
+            write_atomically(path, lambda part: _write(part, sealed(pieces) if seal else pieces))
+            return
+        target = check_target(path)
+        names = [f"{target.name}{DATA}", target.name]
+        write_together(
+            target.parent,
+            lambda folder: write_beside(model, folder / target.name),
+            names,
+            target.name,
+        )
 
 
-def _write(path: Path, pieces: Iterable[bytes]) -> None:
+def _write(path: Path, pieces: Iterable[Piece]) -> None:
     with path.open("wb") as file:
         file.writelines(pieces)
 
@@ -66,7 +76,7 @@ def write_beside(model: onnx.ModelProto, path: Path) -> None:
         def moved(tensor: TensorProto) -> TensorProto:
             begin = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
             file.seek(begin)
-            length = file.write(tensor.raw_data)
+            length = sum(map(file.write, _pieces(_Values(tensor))))
             other = without_values(tensor)
             other.data_location = TensorProto.EXTERNAL
             entries = {"location": f"{path.name}{DATA}", "offset": begin, "length": length}
@@ -84,7 +94,7 @@ def write_beside(model: onnx.ModelProto, path: Path) -> None:
 
 
 def values_of(model: onnx.ModelProto) -> int:
-    """The bytes of the initializers that have them as raw data."""
+    """The bytes of the initializers that have them as raw data, or were left elsewhere."""
     graphs = [model.graph, *(info.initialization for info in model.training_info)]
     return sum(_bytes(tensor) for graph in graphs for tensor in graph.initializer)
 
@@ -92,14 +102,15 @@ def values_of(model: onnx.ModelProto) -> int:
 def size_of(model: onnx.ModelProto) -> int:
     """The bytes of a model, about so many where protobuf cannot count them."""
     values = values_of(model)
-    if values < MOST and (data := _serialized(model)) is not None:
-        return len(data)
+    if values < MOST and (parts := _parts_of(model)) is not None:
+        return sum(map(len, parts))
     return values + len(_serialized(mapped(model, without_values)) or b"")
 
 
 def without_values(tensor: TensorProto) -> TensorProto:
     """The name, shape and dtype of a tensor."""
-    copy = TensorProto(dims=tensor.dims, metadata_props=tensor.metadata_props)
+    copy = TensorProto(dims=tensor.dims)
+    copy.metadata_props.extend(notes_of(tensor))
     for field in ("name", "data_type", "doc_string"):
         if tensor.HasField(field):
             setattr(copy, field, getattr(tensor, field))
@@ -135,7 +146,7 @@ def _copy_graph(
 ) -> None:
     _copy(graph, copy, {"initializer"})
     for tensor in graph.initializer:
-        copy.initializer.append(move(tensor) if _bytes(tensor) >= least else tensor)
+        copy.initializer.append(move(tensor) if _is_large(tensor, least) else tensor)
 
 
 def _copy(message: Message, copy: Message, left_out: set[str]) -> None:
@@ -143,17 +154,26 @@ def _copy(message: Message, copy: Message, left_out: set[str]) -> None:
     for field, value in message.ListFields():
         if field.name in left_out:
             continue
-        if isinstance(value, str | bytes | int | float):
-            setattr(copy, field.name, value)
-        else:  # a message, or several values
-            getattr(copy, field.name).MergeFrom(value)
+        _set(copy, field, value)
+
+
+def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
+    """Give a message a field of another."""
+    if isinstance(value, str | bytes | int | float):
+        setattr(message, field.name, value)
+    else:  # a message, or several values
+        getattr(message, field.name).MergeFrom(value)
 
 
 def _bytes(tensor: TensorProto) -> int:
     """Those of raw data, which are not looked at."""
-    if not tensor.HasField("raw_data") or tensor.data_type not in BITS:
+    if not (tensor.HasField("raw_data") or is_left(tensor)) or tensor.data_type not in BITS:
         return 0
-    return math.ceil(math.prod(map(int, tensor.dims)) * BITS[tensor.data_type] / 8)
+    return bytes_of(tensor)
+
+
+def _is_large(tensor: TensorProto, least: int) -> bool:
+    return is_left(tensor) or _bytes(tensor) >= least
 
 
 def _serialized(model: onnx.ModelProto) -> bytes | None:
@@ -163,3 +183,71 @@ def _serialized(model: onnx.ModelProto) -> bytes | None:
     except EncodeError:
         return None
     return data if len(data) < MOST else None
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Those of a large tensor, which are not looked at before they are written."""
+
+    tensor: TensorProto
+
+    def __len__(self) -> int:
+        return _bytes(self.tensor)
+
+
+_Part = bytes | _Values
+
+
+def _pieces(part: _Part) -> Iterator[Piece]:
+    """What is written for a part of a model; memory that is not needed any more is given back."""
+    if isinstance(part, bytes):
+        yield part
+    elif is_left(part.tensor):
+        array = array_of(part.tensor)
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        give_back(array)
+    else:
+        yield part.tensor.raw_data
+
+
+def _parts_of(model: onnx.ModelProto) -> list[_Part] | None:
+    """The bytes of a model, without a copy of its values if they are many; None if too many."""
+    if values_of(model) < _WHOLE:
+        data = _serialized(loaded(model))
+        return None if data is None else [data]
+    parts = list(_encoded(model))
+    return parts if sum(map(len, parts)) < MOST else None
+
+
+_INNER = {"graph", "training_info", "initialization", "initializer"}
+"""The fields on the way from a model to its initializers."""
+
+
+def _encoded(message: Message) -> Iterator[_Part]:
+    """The encoding of a message, field by field where there may be large tensors in one."""
+    if isinstance(message, TensorProto) and _is_large(message, _LEAST):
+        before, after = type(message)(), type(message)()
+        other = without_values(message)
+        number = TensorProto.RAW_DATA_FIELD_NUMBER
+        for field, value in other.ListFields():
+            _set(before if field.number < number else after, field, value)
+        yield before.SerializeToString()
+        yield length_tag(number) + written(_bytes(message))
+        yield _Values(message)
+        yield after.SerializeToString()
+        return
+    if isinstance(message, TensorProto):
+        yield message.SerializeToString()
+        return
+    others = type(message)()
+    for field, value in message.ListFields():
+        if field.name not in _INNER:
+            _set(others, field, value)
+            continue
+        yield others.SerializeToString()
+        others = type(message)()
+        for inner in [value] if isinstance(value, Message) else value:
+            parts = list(_encoded(inner))
+            yield length_tag(field.number) + written(sum(map(len, parts)))
+            yield from parts
+    yield others.SerializeToString()

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
 
 from graphopt._records import Schedule, plain, reader
 from graphopt.accumulation import Accumulation
@@ -26,6 +25,7 @@ from graphopt.carried import Array, View
 from graphopt.external_data import check_values
 from graphopt.large_models import mapped
 from graphopt.limits import memory_limit, too_large
+from graphopt.mapped_values import array_of, loaded, tensor_at, tensor_of
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import Requirements
 from graphopt.rmsprop import RMSProp
@@ -309,24 +309,34 @@ def packed(forward: onnx.ModelProto, stored: Mapping[str, Array]) -> str:
     """
 
     def stripped(tensor: onnx.TensorProto) -> onnx.TensorProto:
-        array = numpy_helper.to_array(tensor)
+        array = array_of(tensor)
         other = stored.get(tensor.name)
-        if other is not None and other.dtype == array.dtype and np.array_equal(other, array):
+        if other is not None and _is_the_same(other, array):
             return onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
         return tensor
 
-    model = mapped(forward, stripped, least=0)
+    model = loaded(mapped(forward, stripped, least=0))
     return base64.b64encode(zlib.compress(model.SerializeToString())).decode()
 
 
+def _is_the_same(one: Array, other: Array) -> bool:
+    same = (one.dtype, one.shape) == (other.dtype, other.shape)
+    # The same place in a file is not looked at.
+    return same and (one.ctypes.data == other.ctypes.data or np.array_equal(one, other))
+
+
 def unpacked(
-    text: str, values: Mapping[str, Array], stored: Mapping[str, onnx.TensorProto]
+    text: str,
+    values: Mapping[str, Array],
+    initial: Mapping[str, Array],
+    stored: Mapping[str, onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """The forward model.
+    """The forward model, in which large values are left where they are.
 
     Args:
         text: What `packed` returned.
-        values: What its initializers shall hold, by name; the others keep their values.
+        values: What its initializers shall hold, by name, as long as somebody holds these.
+        initial: The same for others.
         stored: The initializers of the training graph, by name.
 
     Raises:
@@ -336,7 +346,9 @@ def unpacked(
     for tensor in model.graph.initializer:
         array = values.get(tensor.name)
         if array is not None:
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+            tensor.CopyFrom(tensor_at(array, tensor.name))
+        elif tensor.name in initial:
+            tensor.CopyFrom(tensor_of(initial[tensor.name], tensor.name))
         elif is_stripped(tensor):
             if tensor.name not in stored:
                 raise ValueError(

@@ -11,10 +11,11 @@ from functools import cache
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, numpy_helper
+from onnx import AttributeProto
 
 from graphopt import marks
 from graphopt.manifest import is_stripped
+from graphopt.mapped_values import array_of, give_back
 
 Digests = Mapping[str, bytes]
 
@@ -132,11 +133,13 @@ def _digest(*parts: bytes | memoryview) -> bytes:
 
 
 def _tensor(tensor: onnx.TensorProto) -> bytes:
-    array = numpy_helper.to_array(tensor)
+    array = array_of(tensor)
     kind = f"{tensor.data_type} {list(tensor.dims)}".encode()
     if array.dtype == np.object_:
         return _digest(kind, *tensor.string_data)
-    return _digest(kind, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    found = _digest(kind, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    give_back(array)
+    return found
 
 
 @cache

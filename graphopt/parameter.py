@@ -228,7 +228,7 @@ def parameters(model: ForwardModel) -> Parameters:
         >>> parameters(model)
         [Parameter(name='w', shape=(2, 1), dtype='float32', op_type='MatMul')]
     """
-    opened = read_forward(model)
+    opened = read_forward(model, leaving=True)
     with about(model):
         found = _parameters(opened)
     del opened

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 
 from graphopt import _checks, _runtime, checkpoint, in_place
 from graphopt._bound_state import BoundState
-from graphopt._files import PathLike
+from graphopt._files import PathLike, about as about_file
 from graphopt._memory import give_back_memory, give_back_models
 from graphopt._runtime_session import captures, runtime_session, without_capture
 from graphopt._skips import Skips
@@ -24,6 +25,7 @@ from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
 from graphopt.inference import inference_model
 from graphopt.large_models import save_model
+from graphopt.mapped_values import give_back
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
 from graphopt.start_values import by_names
@@ -121,7 +123,7 @@ class Session:
         self._runtime = _runtime.onnxruntime()
         self._providers = _runtime.checked_providers(providers)
         self._options, self._with_kernels = session_options, kernels
-        model = self.graph.model.graph
+        model = self.graph.lean.graph
         carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
         self._fed_scale = self.graph.fed_loss_scale
@@ -139,7 +141,7 @@ class Session:
         self._in_place: set[str] = set()
         if _runtime.keeps_order(self._runtime):
             with about(self.graph):
-                self._in_place = in_place.overwritable(self.graph.model, self.graph.carried)
+                self._in_place = in_place.overwritable(self.graph.lean, self.graph.carried)
         self._fingerprint: Fingerprint | None = None
         give_back_models(sum(value.bytes for value in self.graph.carried))
         # A CUDA graph is captured at the first step, when all sizes are known.
@@ -238,11 +240,20 @@ class Session:
         ``mean_square.<p>``, ``mean_grad.<p>``, ``moment.<p>`` (float32, shaped like the parameter)
         and ``global_step`` (int64 scalar), however the graph lays them out.
         """
+        with self.borrowed() as state:
+            return {name: part.copy() for name, part in state.items()}
+
+    @contextmanager
+    def borrowed(self) -> Iterator[dict[str, np.ndarray]]:
+        """What `state` gives, but not copied where it is in the memory of the CPU.
+
+        Until the end of the ``with``, nothing may write to it, and no step runs.
+        """
         with self._exclusively():
             self._settle()
             self._io.wait()
-            return {
-                name: part.copy()
+            yield {
+                name: part
                 for value in self.graph.carried
                 for name, part in self._state.parts(value)
             }
@@ -283,7 +294,8 @@ class Session:
         Raises:
             FloatingPointError: There are some.
         """
-        check_finite(self.state)
+        with self.borrowed() as state:
+            check_finite(state)
 
     def save_checkpoint(
         self, path: PathLike, *, note: Mapping[str, Any] | None = None, force: bool = False
@@ -301,8 +313,13 @@ class Session:
             FileNotFoundError: The folder does not exist.
             ValueError: It is a file that the graph was read from.
         """
+        _checks.boolean("force", force)
         self.graph.check_output(path)
-        checkpoint.save(path, self._sound_state(force=force), self.fingerprint, note)
+        with about_file(path), self.borrowed() as state:
+            entry = self.fingerprint
+            if not force:
+                check_finite(state)
+            checkpoint.save(path, state, entry, note)
 
     def load_checkpoint(self, path: PathLike, *, strict: bool = True) -> LoadReport:
         """Continue from a checkpoint, bit for bit; if it does not fit, nothing changes.
@@ -327,7 +344,7 @@ class Session:
                 leaves behind, such as NaN; or it is one of another graph.
         """
         _checks.boolean("strict", strict)
-        stored = read_stored(path)
+        stored = read_stored(path, leaving=True)
         state = by_names(stored.state, self.graph.carried)
         differences = self._graph_itself().differences(stored.graph)
         expected = self._expected()
@@ -423,26 +440,21 @@ class Session:
         _checks.boolean("training", training)
         self.graph.check_output(path)
         _checks.boolean("average", average)
-        state = self._sound_state(force=force)
-        if average:
-            # Averages alone start as another value does.
-            held = (
-                v
-                for value in self.graph.carried
-                if isinstance(value.initial, str)
-                for v in value.views
-            )
-            state |= averages(state, [view.name for view in held])
-        model = self.graph.forward(state)
-        save_model(model if training else inference_model(model), path)
-
-    def _sound_state(self, *, force: bool) -> dict[str, np.ndarray]:
-        """The state, if its numbers are numbers."""
         _checks.boolean("force", force)
-        state = self.state
-        if not force:
-            check_finite(state)
-        return state
+        with about_file(path), self.borrowed() as state:
+            if not force:
+                check_finite(state)
+            if average:
+                # Averages alone start as another value does.
+                held = (
+                    v
+                    for value in self.graph.carried
+                    if isinstance(value.initial, str)
+                    for v in value.views
+                )
+                state.update(averages(state, [view.name for view in held]))
+            model = self.graph.lean_forward(state)
+            save_model(model if training else inference_model(model), path)
 
     if not TYPE_CHECKING:
 
@@ -493,7 +505,7 @@ class Session:
     def _graph_itself(self) -> Fingerprint:
         if self._fingerprint is None:
             with about(self.graph):
-                self._fingerprint = of_model(self.graph.model, self.graph.carried)
+                self._fingerprint = of_model(self.graph.lean, self.graph.carried)
         return self._fingerprint
 
     def _checked_outputs(self, outputs: Collection[str]) -> list[str]:
@@ -548,4 +560,5 @@ class Session:
         """A value of the runtime for an input, where the input is read."""
         # On the CPU the OrtValue may share the array's memory, which must then be its own.
         own = np.array(array, order="C")
+        give_back(array)
         return self._runtime.OrtValue.ortvalue_from_numpy(own, *self._io.place_of(name))

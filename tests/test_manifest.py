@@ -209,8 +209,9 @@ def test_the_forward_model_is_packed_without_values_that_stand_elsewhere():
     text = manifest.packed(forward, arrays)
     assert len(text) < len(manifest.packed(forward, {})) / 5
     stored = {tensor.name: tensor for tensor in forward.graph.initializer}
-    assert manifest.unpacked(text, {}, stored) == forward
+    assert manifest.unpacked(text, {}, {}, stored) == forward
     name = "conv1.weight"
-    other = manifest.unpacked(text, {name: np.zeros_like(arrays[name])}, stored)
+    zeros = {name: np.zeros_like(arrays[name])}
+    other = manifest.unpacked(text, zeros, {}, stored)
     found = {t.name: onnx.numpy_helper.to_array(t) for t in other.graph.initializer}
     assert not found[name].any()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import graphopt
-from graphopt._files import write_atomically
+from graphopt._files import about, write_atomically
 from graphopt._outputs import check_outputs
 from graphopt.command_line.options import Graph, check_folders
 from graphopt.inspection.commands import console, named_size
@@ -71,6 +71,7 @@ def profile(
     for part in profile_tables(str(graph), measured, rows):
         screen.print(part)
     if json_path is not None:
-        text = json.dumps(measured.to_dict(), indent=2) + "\n"
-        write_atomically(json_path, lambda part: part.write_text(text, encoding="utf-8"))
+        with about(json_path):
+            text = json.dumps(measured.to_dict(), indent=2) + "\n"
+            write_atomically(json_path, lambda part: part.write_text(text, encoding="utf-8"))
         typer.echo(f"profile: {json_path}")

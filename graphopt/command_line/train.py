@@ -263,7 +263,7 @@ class _Inputs:
     ) -> "_Inputs":
         """What the options say."""
         carried = {value.input for value in graph.carried}
-        feeds = [feed_of(v) for v in graph.model.graph.input if v.name not in carried]
+        feeds = [feed_of(v) for v in graph.lean.graph.input if v.name not in carried]
         constants = constants_of(constant, feeds)
         left = [f for f in feeds if f.name not in constants and f.name != "group_mask"]
         samples = open_samples(data, left, options)

@@ -99,9 +99,11 @@ def load_state(
         >>> session.global_step, report.kept
         (7, ('w',))
     """
-    if count := session.state.get(states.ACCUMULATION_COUNT.name):
+    with session.borrowed() as held:
+        count = int(held.get(states.ACCUMULATION_COUNT.name, 0))
+    if count:
         raise ValueError(
-            f"the session has added up the gradients of {int(count)} steps, which would be applied "
+            f"the session has added up the gradients of {count} steps, which would be applied "
             "to other parameters: go on to the next update, or make another session"
         )
     what = "the state" if isinstance(source, Mapping) else f"'{source}'"
@@ -124,7 +126,7 @@ def load_state(
         found = replace(found, weights=given)
         state = found.optimizer | _weights(found, places)
         state[states.GLOBAL_STEP.name] = np.array(found.step, np.int64)
-    report = session.load_state(state)
+        report = session.load_state(state)
     return replace(report, differences=tuple(found.unknown))
 
 

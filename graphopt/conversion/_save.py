@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from graphopt import _checks, states
-from graphopt._files import PathLike
+from graphopt._files import PathLike, about
 from graphopt.carried import Array
 from graphopt.conversion import (
     _mindspore_file,
@@ -66,6 +66,18 @@ def save_state(
     """
     _checks.one_of("framework", framework, get_args(Framework))
     session.graph.check_output(path)
+    with about(path):
+        _write(session, path, framework, names, transposed, fed)
+
+
+def _write(
+    session: Session,
+    path: PathLike,
+    framework: Framework,
+    names: Names | None,
+    transposed: Collection[str],
+    fed: Mapping[str, float],
+) -> None:
     state = session.state
     check_finite(state)
     own = Own.of(session.graph)

@@ -50,7 +50,7 @@ class Own:
         Raises:
             ValueError: It says nothing.
         """
-        manifest = Manifest.read(graph.model, "optimizer", "parameters")
+        manifest = Manifest.read(graph.lean, "optimizer", "parameters")
         if manifest.optimizer is None or manifest.parameters is None:
             raise ValueError("the graph does not say what its optimizer is; build it anew")
         return cls(manifest.optimizer, {p.name: p for p in manifest.parameters})

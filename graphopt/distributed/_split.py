@@ -230,7 +230,7 @@ class _Cut:
             return None
         stored = {tensor.name: tensor for tensor in self._graph.model.graph.initializer}
         start = initial_values(self._graph.carried)
-        return packed(unpacked(said, start, stored), start)
+        return packed(unpacked(said, {}, start, stored), start)
 
     def _forget_types(self, graph: ir.Graph) -> None:
         """Half gradients pass the cut in float32, so that nothing is rounded after the sum."""

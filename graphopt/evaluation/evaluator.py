@@ -156,10 +156,10 @@ class Evaluator:
 
 def loss_of(graph: TrainingGraph, forward: onnx.ModelProto) -> LossOf:
     """The loss of a training graph, as far as its file has it."""
-    said = Manifest.read(graph.model, "loss").loss
+    said = Manifest.read(graph.lean, "loss").loss
     known = {value.input for value in graph.carried} | {value.name for value in forward.graph.input}
     known |= {UPDATE_INPUT, "group_mask", str(graph.fed_loss_scale), *graph.fed_rates}
-    labels = [feed_of(value) for value in graph.model.graph.input if value.name not in known]
+    labels = [feed_of(value) for value in graph.lean.graph.input if value.name not in known]
     label = labels[0] if len(labels) == 1 else None
     if said is None or said.operators is not None:  # a function of the user's
         return LossOf(None, None if said is None else said.output, label)

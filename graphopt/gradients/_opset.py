@@ -7,6 +7,7 @@ import onnx
 from onnx import version_converter
 
 from graphopt.gradients._old_operators import OldOperators
+from graphopt.mapped_values import loaded
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
@@ -44,7 +45,7 @@ def convert_opset(
     ):
         return _relabelled(proto, target)
     own = onnx.ModelProto()
-    own.CopyFrom(proto)
+    own.CopyFrom(loaded(proto))
     old = OldOperators(own, opset)
     if opset:
         own = old.prepare()

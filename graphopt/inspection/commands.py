@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console, RenderableType
 
-from graphopt._files import write_atomically
+from graphopt._files import about, write_atomically
 from graphopt._outputs import check_outputs
 from graphopt._words import shown
 from graphopt.graph import load
@@ -136,8 +136,9 @@ def inspect(
         )
         _show(found, tables, as_json=as_json)
     if html is not None:
-        times = None if profile is None else node_times(profile, model.file.model.graph)
-        _write(html, page(found, model, times), as_json=as_json)
+        with about(html):
+            times = None if profile is None else node_times(profile, model.file.model.graph)
+            _write(html, page(found, model, times), as_json=as_json)
     _exit_if(found.hazards, fail_on)
 
 

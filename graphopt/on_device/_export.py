@@ -12,7 +12,7 @@ import onnx
 
 from graphopt import _checks, _runtime
 from graphopt._file_sets import write_together
-from graphopt._files import PathLike
+from graphopt._files import PathLike, about as about_file
 from graphopt._outputs import check_outputs
 from graphopt.accumulation import Accumulation, checked_accumulation
 from graphopt.build import checked_optimizer
@@ -194,7 +194,7 @@ def export_on_device(
         [("the file of the model", file) for file in files],
     )
     # What a function of the user's raises is not about the model.
-    with naming(model) if isinstance(loss, str) else nullcontext():
+    with about_file(directory), naming(model) if isinstance(loss, str) else nullcontext():
         with about(model):
             forward = with_weights(proto, [p.name for p in optimizer.params])
         _check_outputs(forward, outputs)
@@ -233,17 +233,19 @@ def export_on_device(
             labels=labels,
             outputs=outputs,
         )
-    checkpoint = _checkpoint(training, optimizer, own_optimizer=update is not None)
-    checkpoint = replace(checkpoint, properties={**checkpoint.properties, GRAPH: json.dumps(graph)})
-    if state is not None:
-        values = state if isinstance(state, Mapping) else read_stored(state).state
-        checkpoint = from_state(values, checkpoint)
+    with about_file(directory):
+        checkpoint = _checkpoint(training, optimizer, own_optimizer=update is not None)
+        properties = {**checkpoint.properties, GRAPH: json.dumps(graph)}
+        checkpoint = replace(checkpoint, properties=properties)
+        if state is not None:
+            values = state if isinstance(state, Mapping) else read_stored(state).state
+            checkpoint = from_state(values, checkpoint)
     models = {_TRAINING: training.model, _EVAL: evaluation, _OPTIMIZER: update}
     checkpoints = {
         _CHECKPOINT: checkpoint,
         _NOMINAL: replace(checkpoint, nominal=True) if nominal_checkpoint else None,
     }
-    with naming(model):
+    with about_file(directory), naming(model):
         return _write(Path(directory), models, checkpoints, ort_format=ort_format)
 
 
@@ -331,12 +333,15 @@ def _write(
     def fill(folder: Path) -> None:
         for name, model in models.items():
             if model is not None:
-                save_model(model, folder / name)
+                with about_file(directory / name):
+                    save_model(model, folder / name)
                 if ort_format:
-                    _runtime.save_in_ort_format(folder / name, folder / in_ort_format[name])
+                    with about_file(directory / in_ort_format[name]):
+                        _runtime.save_in_ort_format(folder / name, folder / in_ort_format[name])
         for name, checkpoint in checkpoints.items():
             if checkpoint is not None:
-                write(folder / name, checkpoint)
+                with about_file(directory / name):
+                    write(folder / name, checkpoint)
         description = _describe(folder, models, checkpoints[_CHECKPOINT])
         (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from graphopt._files import PathLike, existing_file, write_atomically
+from graphopt._files import PathLike, about, existing_file, write_atomically
 from graphopt.on_device._flatbuffer import Buffer, DamagedError, Numbers, Table, Written, laid_out
 
 Tensors = Mapping[str, np.ndarray]
@@ -137,7 +137,8 @@ def write(path: PathLike, checkpoint: OnDeviceCheckpoint) -> None:
         >>> write("checkpoint", OnDeviceCheckpoint(weights, optimizer=state))
     """
     _check(checkpoint)
-    chunks = laid_out(_IDENTIFIER, _root(checkpoint))
+    with about(path):
+        chunks = laid_out(_IDENTIFIER, _root(checkpoint))
 
     digest = hashlib.sha256()
 

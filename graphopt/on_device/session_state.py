@@ -118,12 +118,16 @@ def read_state(path: PathLike) -> dict[str, Array]:
     return _stored(file_of(path)).state
 
 
-def read_stored(path: PathLike) -> Stored:
+def read_stored(path: PathLike, *, leaving: bool = False) -> Stored:
     """The same to go on from, with what the checkpoint says of the graph.
 
     Of a folder of checkpoints it is the newest.
 
     A warning says that a session's checkpoint has no checksums, because it is an old one.
+
+    Args:
+        path: Of the file.
+        leaving: See `graphopt.checkpoint.read_stored`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -131,7 +135,7 @@ def read_stored(path: PathLike) -> Stored:
             leaves behind.
     """
     path = file_of(path)
-    stored = _stored(path)
+    stored = _stored(path, leaving=leaving)
     refuse(path, "is damaged", impossible(stored.state))
     if not stored.has_checksums:
         note_without_checksums(path)
@@ -184,9 +188,9 @@ def load_state(
     return LoadReport(tuple(arrays), tuple(name for name in current if name not in arrays))
 
 
-def _stored(path: PathLike) -> Stored:
+def _stored(path: PathLike, *, leaving: bool = False) -> Stored:
     if not is_on_device(path):
-        return session_checkpoint.read_stored(path)
+        return session_checkpoint.read_stored(path, leaving=leaving)
     checkpoint = read(path)
     try:
         return Stored(to_state(checkpoint), _graph(checkpoint))

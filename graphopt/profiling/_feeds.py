@@ -26,7 +26,7 @@ def random_feeds(
     left_out = {value.input for value in graph.carried}
     if graph.group_mask:  # all groups are updated
         left_out.add("group_mask")
-    feeds = [feed_of(value) for value in graph.model.graph.input if value.name not in left_out]
+    feeds = [feed_of(value) for value in graph.lean.graph.input if value.name not in left_out]
     sizes = _sizes(feeds, batch_size, dims)
     bounds = _bounds(graph)
     rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def _size(feed: Feed, axis: int, dim: str | None, sizes: Mapping[str | None, int
 
 def _bounds(graph: TrainingGraph) -> dict[str, int]:
     """How many classes or rows an integer feed chooses from, where that is known."""
-    model = graph.model.graph
+    model = graph.lean.graph
     shapes = {tensor.name: list(tensor.dims) for tensor in model.initializer}
     for value in (*model.input, *model.value_info):
         shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]

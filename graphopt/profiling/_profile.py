@@ -100,7 +100,7 @@ def profile(
         kernels=record.kernels,
         steps=steps,
         warm_up=warm_up,
-        graph_nodes=len(graph.model.graph.node),
+        graph_nodes=len(graph.lean.graph.node),
         milliseconds=step.milliseconds,
         median_milliseconds=statistics.median(record.milliseconds),
         unprofiled_milliseconds=statistics.median(unprofiled),

@@ -74,7 +74,7 @@ def first_batch(graph: TrainingGraph, data: Path, wanted: int | None) -> Batch:
         ValueError: There are fewer than it takes; or as `open_samples`.
     """
     carried = {value.input for value in graph.carried}
-    feeds = [feed_of(v) for v in graph.model.graph.input if v.name not in carried]
+    feeds = [feed_of(v) for v in graph.lean.graph.input if v.name not in carried]
     samples = open_samples(str(data), feeds)
     inputs = [feed for feed in feeds if feed.name in samples.names]
     size, count = size_of_batch(inputs, wanted), len(samples)

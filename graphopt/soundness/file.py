@@ -4,18 +4,24 @@ from pathlib import Path
 
 import onnx
 
+from graphopt import mapped_values
 from graphopt._memory import give_back_memory
 from graphopt._seal import check_seal, without_seal
 from graphopt._words import size
-from graphopt.soundness.wire import check_bytes
+from graphopt.soundness.leaving import LEAST, without_values
+from graphopt.soundness.wire import Buffer, check_bytes
 
 _TWO_GIB = 2**31
 _BEGIN = 512  # bytes of a file that tell what it is, if it is no model
 _SAFETENSORS_HEADER = 8
 
 
-def read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path, *, leaving: bool = False) -> onnx.ModelProto:
     """The content of a file, of which nothing is checked but that it is one of ONNX.
+
+    Args:
+        path: Of the file.
+        leaving: Leave the values of large initializers in a large file, for `mapped_values`.
 
     Raises:
         OSError: It cannot be read.
@@ -28,22 +34,28 @@ def read_model(path: Path) -> onnx.ModelProto:
             f"it has {size(length)}, and an ONNX file holds less than 2 GiB; export it with its "
             "values in a file beside it (external data)"
         )
-    with path.open("rb") as file:
-        data = file.read(length)
+    leaving = leaving and length >= LEAST and mapped_values.CAN_BE
+    data: Buffer
+    if leaving:
+        data = mapped_values.mapping(path)
+    else:
+        with path.open("rb") as file:
+            data = file.read(length)
     if other := _other_kind(data):
         raise ValueError(other)
     check_bytes(data)
     check_seal(data)
     try:
-        model = without_seal(onnx.load_model_from_string(data))
+        content = without_values(data, path) if leaving else bytes(data)
+        model = without_seal(onnx.load_model_from_string(content))
     except Exception as error:  # noqa: BLE001 - protobuf's, which depends on its implementation
         raise ValueError(f"it is damaged: {error}") from None
-    del data
+    del data, content
     give_back_memory(length)
     return model
 
 
-def _other_kind(data: bytes) -> str | None:
+def _other_kind(data: Buffer) -> str | None:
     """What a file is, if it begins like something else that people have."""
     begin = data[:_BEGIN]
     if not begin:

@@ -4,6 +4,7 @@ Two bytes of a file can be an empty message, which takes a hundred bytes and mor
 protobuf's errors do not say what is wrong. So the messages are counted first, without making any.
 """
 
+import mmap
 import re
 from typing import Any
 
@@ -11,6 +12,9 @@ import onnx
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from graphopt._words import count, size
+
+Buffer = bytes | mmap.mmap
+"""The content of a file."""
 
 MOST_MESSAGES = 4_000_000
 """Nodes, attributes, tensors, dimensions and so on, together: half a gigabyte in memory."""
@@ -40,7 +44,7 @@ _Table = dict[int, Any]
 """By the tag of a field: the table of its message, `str` for text, or `int` for numbers."""
 
 
-def check_bytes(data: bytes) -> None:
+def check_bytes(data: Buffer) -> None:
     """Refuse what is no ONNX model, or takes far more memory than it has bytes.
 
     Args:
@@ -67,11 +71,11 @@ def check_bytes(data: bytes) -> None:
                 f"it has more than {count(_MOST_FIELDS)} fields, {count(MOST_MESSAGES)} messages "
                 f"or {size(_MOST_NUMBERS)} of numbers that are no raw_data, which no network needs"
             )
-        tag, start = _varint(data, position, end)
+        tag, start = read_number(data, position, end)
         if tag & 7 != _LENGTH_DELIMITED:
             position = _after_number(data, tag, position, start, end)
             continue
-        length, start = _varint(data, start, end)
+        length, start = read_number(data, start, end)
         stop = start + length
         if stop > end:
             raise ValueError(
@@ -91,17 +95,17 @@ def check_bytes(data: bytes) -> None:
                 raise ValueError(f"it has more than {_DEEPEST} levels, which no network needs")
 
 
-def _after_number(data: bytes, tag: int, position: int, start: int, end: int) -> int:
+def _after_number(data: Buffer, tag: int, position: int, start: int, end: int) -> int:
     """Where a field ends that is not a run of bytes."""
     kind = tag & 7
     if kind == _VARINT and tag >> 3:
-        return _varint(data, start, end)[1]
+        return read_number(data, start, end)[1]
     if kind in _FIXED and tag >> 3 and start + _FIXED[kind] <= end:
         return start + _FIXED[kind]
     raise ValueError(f"at byte {position} there is no field of an ONNX model")
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def read_number(data: Buffer, position: int, end: int) -> tuple[int, int]:
     """A number of one to ten bytes, and where it ends."""
     if position < end and (value := data[position]) < 0x80:
         return value, position + 1
@@ -115,7 +119,21 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     raise ValueError(f"it is truncated or damaged: the number at byte {position} has no end")
 
 
-def _check_text(data: bytes, start: int, stop: int) -> None:
+def written(number: int) -> bytes:
+    """A number >= 0 as a file has it: seven bits in a byte, the lowest first."""
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*data, number])
+
+
+def length_tag(field: int) -> bytes:
+    """What stands before the length of a field."""
+    return written(field << 3 | _LENGTH_DELIMITED)
+
+
+def _check_text(data: Buffer, start: int, stop: int) -> None:
     try:
         data[start:stop].decode()
     except UnicodeDecodeError as error:

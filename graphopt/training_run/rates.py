@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
-from onnx import numpy_helper
 
 from graphopt.graph import TrainingGraph
 from graphopt.manifest import Manifest
+from graphopt.mapped_values import array_of
 from graphopt.schedules.base import Listed, described_list
 from graphopt.schedules.described import made_of
 
@@ -24,15 +24,15 @@ def rate_of(
     Returns:
         A function that returns None where the file does not say it.
     """
-    groups = Manifest.read(graph.model, "groups").groups
+    groups = Manifest.read(graph.lean, "groups").groups
     if not groups:
         return lambda _: None
     described = groups[0].learning_rate
     schedule = made_of(described, fed)
     if schedule is None:
-        for tensor in graph.model.graph.initializer:
+        for tensor in graph.lean.graph.initializer:
             if tensor.name.startswith("learning_rates"):
-                values = numpy_helper.to_array(tensor)
+                values = array_of(tensor)
                 if described_list(values) == described:
                     schedule = Listed(tuple(values.tolist()))
     if schedule is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.manifest import Manifest
 from graphopt.session import Session
-from graphopt.states import ACCUMULATION_COUNT, GLOBAL_STEP, SKIPPED_STEPS
+from graphopt.states import ACCUMULATION_COUNT, COUNTERS, GLOBAL_STEP, SKIPPED_STEPS
 from graphopt.training_run.history import LOSS, VALIDATION, History
 from graphopt.training_run.plan import Plan
 from graphopt.training_run.signals import Stop
@@ -163,7 +163,10 @@ class Run:
     @property
     def skipped(self) -> int:
         """How many steps were skipped, in this run and those that it goes on from."""
-        return int(self.session.state[SKIPPED_STEPS.name]) if self._skips else 0
+        if not self._skips:
+            return 0
+        with self.session.borrowed() as state:
+            return int(state[SKIPPED_STEPS.name])
 
     @property
     def _skips(self) -> bool:
@@ -188,14 +191,16 @@ def _steps_of(session: Session) -> int:
     Raises:
         ValueError: The caller says which steps are updates, so that the state does not tell.
     """
-    state, optimizer = session.state, Manifest.read(session.graph.model, "optimizer").optimizer
+    optimizer = Manifest.read(session.graph.lean, "optimizer").optimizer
     accumulation = None if optimizer is None else optimizer.accumulation
-    steps = int(state[GLOBAL_STEP.name])
+    with session.borrowed() as state:
+        counters = {name: int(state[name]) for name in COUNTERS if name in state}
+    steps = counters[GLOBAL_STEP.name]
     if accumulation is not None:
         if accumulation.steps is None:
             raise ValueError(
                 "the checkpoint does not say after how many steps it was saved, and the graph "
                 "leaves to its caller which of them are updates; build it with accumulation=N"
             )
-        steps = steps * accumulation.steps + int(state[ACCUMULATION_COUNT.name])
-    return steps + int(state.get(SKIPPED_STEPS.name, 0))
+        steps = steps * accumulation.steps + counters[ACCUMULATION_COUNT.name]
+    return steps + counters.get(SKIPPED_STEPS.name, 0)

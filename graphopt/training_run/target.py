@@ -55,10 +55,10 @@ class Target:
             resume = self.path
         if resume is None:
             return None
-        note = read_stored(resume).note
+        note = read_stored(resume, leaving=True).note
         session.load_checkpoint(resume)
         if self.checkpoints is None and self.path is not None and self.path.is_file():
-            saved = int(read_stored(self.path).state[GLOBAL_STEP.name])
+            saved = int(read_stored(self.path, leaving=True).state[GLOBAL_STEP.name])
             if saved > session.global_step:
                 raise ValueError(
                     f"'{self.path}' is at step {saved}, further than '{resume}' at step "

@@ -227,7 +227,7 @@ def test_zeros_are_not_unpacked(monkeypatch):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"than the 1\.2 MiB .* GRAPHOPT_MEMORY_LIM"):
-            manifest.unpacked(bomb, {}, {})
+            manifest.unpacked(bomb, {}, {}, {})
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()

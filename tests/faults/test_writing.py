@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import RMSProp
 from tests.helpers.command_line import run
-from tests.helpers.faults import failing
+from tests.helpers.faults import contents, failing
 
 pytestmark = pytest.mark.any_runtime
 
@@ -83,10 +83,6 @@ def older(name, folder):
     old = (folder / "c.safetensors").read_bytes() if name == "command train" else b"old"
     (folder / "out").write_bytes(old)
     return old
-
-
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @contextmanager

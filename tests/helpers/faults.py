@@ -42,6 +42,11 @@ def failing(at, *, for_ever=False, fail=None, code=None):
         yield done
 
 
+def contents(folder):
+    """The content of each file, by its path in a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def flips_that_are_found(path, read, flips=FLIPS):
     """Flip bits of a file, one at a time: every one is refused, by an error that names the file.
 

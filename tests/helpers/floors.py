@@ -19,6 +19,7 @@ FLOORS = [
         "finite",
         "graphs",
         "limits",
+        "mapped_values",
         "marks",
         "random_numbers",
         "versions",

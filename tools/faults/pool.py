@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def outcomes_of(folder: Path, numbers: range, kind: str) -> Iterator[Outcomes]:
 
 def _work(pipe: Connection, folder: Path, kind: str) -> None:
     """Damage what is asked for, and say what became of it."""
-    from tools.faults.subjects import CommandError, subjects
+    from tools.faults.subjects import subjects
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     found = [subject for subject in subjects(folder) if kind in subject.path.name]
@@ -81,20 +81,26 @@ def _work(pipe: Connection, folder: Path, kind: str) -> None:
         calls = {**subject.calls, **(subject.slow if index % _SLOW == 0 else {})}
         for name, call in calls.items():
             signal.alarm(SECONDS)
-            outcome, message = "accepted", ""
-            try:
-                call(path)
-            except (ValueError, OSError, FloatingPointError) as error:
-                message = str(error)
-                outcome = "refused" if path.name in message.replace("\n", "") else "unnamed"
-                if isinstance(error, FloatingPointError) or "the state is lost" in message:
-                    outcome = "accepted"  # NaN is not in the file, but what came of it
-                elif type(error) is not ValueError and not isinstance(error, OSError):
-                    outcome = f"other {type(error).__name__}"
-            except CommandError as error:
-                outcome, message = f"other {error}", str(error)
-            except Exception as error:  # noqa: BLE001 - that is what is looked for
-                outcome, message = f"other {type(error).__name__}", str(error)
+            outcome, message, _ = judged(call, path)
             signal.alarm(0)
             pipe.send((name, outcome, message))
         pipe.send("done")
+
+
+def judged(call: Callable[[Path], object], path: Path) -> tuple[str, str, Exception | None]:
+    """What a call made of a file: "accepted", "refused", or a find; the message and the error."""
+    try:
+        call(path)
+    except FloatingPointError:
+        return "accepted", "", None  # NaN is not in the file, but what came of it
+    except (ValueError, OSError) as error:
+        message = str(error)
+        if "the state is lost" in message:
+            return "accepted", message, None
+        if type(error) is not ValueError and not isinstance(error, OSError):
+            return f"other {type(error).__name__}", message, error
+        named = path.name in message.replace("\n", "")
+        return "refused" if named else "unnamed", message, error
+    except Exception as error:  # noqa: BLE001 - that is what is looked for
+        return f"other {type(error).__name__}", str(error), error
+    return "accepted", "", None
