@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 import graphopt
 from graphopt import RMSProp, checkpoint, large_models, mapped_values
-from models import digits_cnn
+from graphopt.examples import digits_cnn
 from tests.helpers.faults import contents
 from tools.faults import large
 

@@ -82,7 +82,8 @@ def test_at_each_operation_on_a_file(name, folder):
         found = {path: data for path, data in contents(folder).items() if ".graphopt-" not in path}
         assert found.keys() <= {*before, *after}, at
         assert before.items() <= {**found, "out": b"old"}.items() or name == "export_on_device"
-        assert found["out"] in (b"old", after["out"])
+        # Archives have the time in them.
+        assert found["out"] == b"old" or len(found["out"]) == len(after["out"])
     assert reached >= 3
 
 
