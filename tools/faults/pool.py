@@ -13,9 +13,11 @@ import numpy as np
 from tools.faults.mutations import damaged
 
 SECONDS = 30
+"""Of computing, however busy the machine is."""
+
 MEMORY = 2 * 2**30
 _SLOW = 10  # one in so many inputs goes to the slow calls too
-_START = 120  # seconds in which a process has made the sound files
+_PATIENCE = 20  # times as long, until a process is given up that does not compute
 
 Outcomes = tuple[int, Path, list["Outcome"]]
 """The number of the input, the file, and what became of it."""
@@ -33,13 +35,13 @@ def outcomes_of(folder: Path, numbers: range, kind: str) -> Iterator[Outcomes]:
         process = context.Process(target=_work, args=(theirs, folder, kind), daemon=True)
         process.start()
         theirs.close()
-        alive = ours.poll(_START) and ours.recv() == "ready"
+        alive = ours.poll(_PATIENCE * SECONDS) and ours.recv() == "ready"
         while waiting and alive:
             index = waiting.pop(0)
             ours.send(index)
             path, outcomes = folder / "nothing", []
             while alive:
-                alive = ours.poll(SECONDS + 10)
+                alive = ours.poll(_PATIENCE * SECONDS)
                 try:
                     received = ours.recv() if alive else None
                 except EOFError:
@@ -47,7 +49,8 @@ def outcomes_of(folder: Path, numbers: range, kind: str) -> Iterator[Outcomes]:
                 if received is None:
                     process.kill()
                     process.join()
-                    reason = "slow" if process.exitcode == -signal.SIGKILL else "crash"
+                    is_slow = process.exitcode in (-signal.SIGKILL, -signal.SIGPROF)
+                    reason = "slow" if is_slow else "crash"
                     outcomes.append(("?", f"{reason} {process.exitcode}", ""))
                 elif isinstance(received, Path):
                     path = received
@@ -69,7 +72,7 @@ def _work(pipe: Connection, folder: Path, kind: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     found = [subject for subject in subjects(folder) if kind in subject.path.name]
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process
     pipe.send("ready")
     while True:
         index = pipe.recv()
@@ -80,9 +83,9 @@ def _work(pipe: Connection, folder: Path, kind: str) -> None:
         pipe.send(path)
         calls = {**subject.calls, **(subject.slow if index % _SLOW == 0 else {})}
         for name, call in calls.items():
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             outcome, message, _ = judged(call, path)
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             pipe.send((name, outcome, message))
         pipe.send("done")
 
