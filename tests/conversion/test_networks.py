@@ -446,3 +446,14 @@ def test_what_frameworks_do_not_have_stays_as_it_is(model, tmp_path):
         np.testing.assert_array_equal(state[f"average.{name}"], weights[name])
     conversion.save_state(session, tmp_path / "ours.pt", "torch")
     assert list(conversion.read_torch(tmp_path / "ours.pt")["model"]) == NAMES
+
+
+def test_impossible_values_name_the_file(graph, tmp_path):
+    session = graphopt.Session(graph)
+    conversion.save_state(session, tmp_path / "state.pt", "torch", names=NAMES)
+    stored = torch.load(tmp_path / "state.pt", weights_only=True)
+    for state in stored["optimizer"]["state"].values():
+        state["square_avg"] -= 1
+    torch.save(stored, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt.*expected 0 or more"):
+        conversion.load_state(session, tmp_path / "state.pt", names=NAMES)
