@@ -11,6 +11,7 @@ import numpy as np
 
 from graphopt._files import PathLike
 from graphopt.carried import Array
+from graphopt.checkpoint import file_of, read_stored
 from graphopt.federated.client import Batch, Client, Metrics
 from graphopt.federated.server import FederatedServer, check_server_optimizer
 from graphopt.federated.updates import ClientUpdate, lost_of
@@ -196,9 +197,13 @@ class FedRMSProp(FedAvg):
         self.checkpoint = checkpoint
         self.min_replies = min_replies
         self.server: FederatedServer | None = None
+        self._before = 0  # rounds of the run that this one goes on from
 
     def resume(self, path: PathLike) -> "app.ArrayRecord":
         """Go on from a checkpoint of the strategy, bit for bit.
+
+        Flower counts the rounds of a run from 1; clients are told those of the runs before too, so
+        that they draw other random numbers than in these.
 
         Args:
             path: Of the file.
@@ -211,6 +216,7 @@ class FedRMSProp(FedAvg):
             ValueError: It is not one of such a strategy.
         """
         self.server = FederatedServer.from_checkpoint(self.optimizer, path)
+        self._before = int(read_stored(file_of(path)).note.get("round", self.server.rounds))
         return arrays_of(self.server.values)
 
     def summary(self) -> None:
@@ -234,7 +240,7 @@ class FedRMSProp(FedAvg):
         if self.group_mask is not None:
             config[GROUP_MASK] = self.group_mask
         messages: Iterable[app.Message] = super().configure_train(
-            server_round, arrays, config, grid
+            self._before + server_round, arrays, config, grid
         )
         return messages
 
@@ -258,7 +264,9 @@ class FedRMSProp(FedAvg):
             return None, app.MetricRecord({REFUSED: len(lost)})
         outputs = self.server.apply(sound, group_mask=self.group_mask)
         if self.checkpoint is not None:
-            self.server.save_checkpoint(self.checkpoint, note={"round": server_round})
+            self.server.save_checkpoint(
+                self.checkpoint, note={"round": self._before + server_round}
+            )
         kept = [
             reply.content
             for reply, update in zip(answered, updates, strict=True)

@@ -32,7 +32,8 @@ def _multiply_rows(op: GraphBuilder, node: ir.Node) -> None:
 
     With stride s, dilation d and padding b in front, y[n, c, h, p] is the sum over k and w of
     x[n, c, s h + d k - b, w] band[c, p, k, w], where band[c, p, k, s p + d q - b] is
-    weight[c, k, q] and the band is 0 elsewhere.
+    weight[c, k, q] and the band is 0 elsewhere. An element that is infinite or NaN makes NaN of all
+    windows of its rows, not only of those that have it, because it is multiplied by these zeros.
     """
     x, weight = node.inputs[:2]
     result = node.outputs[0]

@@ -251,6 +251,7 @@ def test_a_checkpoint_of_each_round_goes_on_bit_for_bit(graph, tmp_path):
     started(strategy_of(checkpoint=file), grid, rounds=2)
     again = strategy_of(checkpoint=file)
     result = seeded(again.start, grid, again.resume(file), num_rounds=2)
+    assert {message.content["config"]["server-round"] for message in grid.sent} == {4}
     same(flower.values_of(result.arrays), flower.values_of(whole.arrays))
     assert again.server.rounds == 4
     same(FederatedServer.from_checkpoint(optimizer(**SERVER), file).state, again.server.state)
