@@ -58,7 +58,6 @@ class Shown:
         """Begin at where the run is."""
         self._progress, self._run, self._rate = progress, run, rate
         self._task = progress.add_task("epoch", total=run.plan.total, loss=float("nan"), rate="")
-        self._behind = run.position - run.session.global_step  # updates, of steps
         self._show(run.position, float("nan"))
 
     def step(self, position: int, loss: float) -> None:
@@ -76,7 +75,7 @@ class Shown:
 
     def _show(self, position: int, loss: float) -> None:
         steps, epochs = self._run.plan.steps, self._run.plan.epochs
-        rate = self._rate(max(0, position - 1 - self._behind))
+        rate = self._rate(_updates_before(self._run))
         self._progress.update(
             self._task,
             description=f"epoch {max(0, position - 1) // steps + 1}/{epochs}",
@@ -94,7 +93,6 @@ class Logged:
     ) -> None:
         """Begin at where the run is."""
         self._log, self._run, self._rate, self._every = log, run, rate, every
-        self._behind = run.position - run.session.global_step
         self._epoch_began = self._began = (run.position, time.monotonic())
 
     def step(self, position: int, loss: float) -> None:
@@ -117,10 +115,15 @@ class Logged:
         seconds = time.monotonic() - began
         samples = (position - before) * self._run.plan.size
         return {
-            "learning_rate": self._rate(max(0, position - 1 - self._behind)),
+            "learning_rate": self._rate(_updates_before(self._run)),
             "seconds": round(seconds, 3),
             "examples_per_second": round(samples / seconds, 1) if seconds else None,
         }
+
+
+def _updates_before(run: Run) -> int:
+    """How many updates there were before the last one: not each step is one."""
+    return max(0, run.session.global_step - 1)
 
 
 def log_columns(validated: list[str]) -> list[str]:

@@ -393,7 +393,7 @@ def _came_of(run: Run, *, tracked: bool) -> Iterator[str]:
     """What came of a run that has ended."""
     history = run.history
     if run.losses:
-        yield f"mean loss of the last epoch: {np.mean(run.losses):.6f}"
+        yield f"mean loss of the last epoch: {run.summed[1] / run.summed[0]:.6f}"
     else:
         yield f"nothing to do: {run.position} of {run.plan.total} steps were done before"
     if run.validate is not None and history.epochs:

@@ -173,6 +173,21 @@ def test_a_best_epoch_that_was_not_kept_is_not_exported():
 
 
 @pytest.mark.usefixtures("folder")
+def test_what_is_said_of_epochs_with_updates_after_several_steps():
+    """Rates are those of the updates, and the mean loss has the steps before the run went on."""
+    rate = schedules.ExponentialDecayLR(0.1, 0.5, 1)
+    build(rate, accumulation=2)
+    command = (*RUN, "--checkpoint", "run", "--log", "log.jsonl", "--log-every", 1)
+    ended = succeed(*command, "--epochs", 2, "--save-every", 1)
+    found = [row["learning_rate"] for row in rows("log.jsonl") if row["row"] == "step"]
+    assert found == pytest.approx([rate.value(step) for step in (0, 0, 0, 1, 1, 2)], rel=1e-6)
+    shutil.copy("run/step-0000000002.safetensors", "middle.safetensors")  # at position 5
+    again = (*RUN, "--resume", "middle.safetensors", "--checkpoint", "other", "--epochs", 2)
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith("mean loss"))
+    assert line in succeed(*again).stdout
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_run_does_not_go_on_with_constants_that_it_did_not_have():
     build(group_mask=True)
     command = (*RUN, "--checkpoint", "run")
