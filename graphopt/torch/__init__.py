@@ -59,7 +59,8 @@ def export(
 
     Returns:
         The model, which `graphopt.parameters`, `graphopt.training_graph` and
-        `graphopt.export_on_device` take. ``onnx_ir.save(model, path)`` writes it to a file.
+        `graphopt.export_on_device` take. ``onnx_ir.save(model, path)`` writes it to a file. Its
+        values are its own: what the module learns later does not change them.
 
     Raises:
         ImportError: PyTorch or onnxscript is not installed.

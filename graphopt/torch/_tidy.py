@@ -13,7 +13,10 @@ _SAME = {"Expand", "Cast", "CastLike", "Reshape", "Identity"}
 
 
 def tidy(model: ir.Model) -> None:
-    """Make plain tensors of sequences, leave out biases of zeros, and remove what nothing reads."""
+    """Make plain tensors of sequences, leave out biases of zeros, and remove what nothing reads.
+
+    Its values are copies of the module's, which what the module learns later does not change.
+    """
     graph = model.graph
     for node in list(graph):
         if node.op_type in _CONVOLUTIONS and not node.domain:
@@ -24,6 +27,10 @@ def tidy(model: ir.Model) -> None:
     for remove in (passes.RemoveUnusedFunctionsPass, passes.RemoveUnusedOpsetsPass):
         remove()(model)
     _remove_notes(model)
+    for initializer in graph.initializers.values():
+        if (tensor := initializer.const_value) is not None:
+            array = tensor.numpy().copy()
+            initializer.const_value = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
 
 def _remove_unread(graph: ir.Graph) -> None:

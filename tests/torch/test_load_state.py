@@ -143,3 +143,13 @@ def test_types_are_checked(trained):
         graphopt.torch.load_state(1, trained[1])
     with pytest.raises(TypeError, match=r"session: got Network, expected a graphopt.Session"):
         graphopt.torch.load_state(trained[0], trained[0])
+
+
+def test_what_was_exported_does_not_learn_with_the_module():
+    network = nn.Linear(3, 2)
+    model = graphopt.torch.export(network, (torch.ones(4, 3),), input_names=["x"])
+    start = network.weight.detach().clone()
+    with torch.no_grad():
+        network.weight.add_(1)
+    weight = model.graph.initializers["weight"].const_value
+    np.testing.assert_array_equal(weight.numpy(), start.numpy())
