@@ -35,27 +35,35 @@ export PYTHONDONTWRITEBYTECODE :=
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests run on all cores already; PyTorch's threads would only wait for each other.
-test quick: export OMP_NUM_THREADS := 1
-test quick: export GRAPHOPT_OTHER_PYTHON := $(CURDIR)/$(TRAINING)/bin/python
+test exhaustive quick: export OMP_NUM_THREADS := 1
+test exhaustive quick: export GRAPHOPT_OTHER_PYTHON := $(CURDIR)/$(TRAINING)/bin/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check docs journeys bench field federated format clean
+.PHONY: help demo test exhaustive quick check docs journeys bench field federated format clean
 $(shell mkdir -p $(TMPDIR))
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo.stamp ## train the digits network; results in build/demo/
 	$(BIN)/python -m tools.demo
 
-test: $(VENV)/test.stamp $(TRAINING_STAMP) $(FLOWER)/flower.stamp ## run the tests, on today's ONNX Runtime and on 1.19
+test: $(VENV)/test.stamp $(TRAINING_STAMP) ## run the tests, on today's ONNX Runtime and on 1.19
 	@failed=0; \
 	$(BIN)/python -m pytest -n auto --dist worksteal || failed=1; \
 	$(if $(TRAINING_STAMP),$(TRAINING)/bin/python -m pytest -n auto --dist worksteal -m 'not any_runtime' || failed=1, \
 	echo 'NOT RUN: the tests on ONNX Runtime 1.19, whose training package is not for this Python'); \
-	$(FLOWER)/bin/python -m pytest tests/federated || failed=1; \
+	exit $$failed
+
+# What is like other cases, or takes long, waits until here; so do the tests with Flower.
+exhaustive: $(VENV)/test.stamp $(TRAINING_STAMP) $(FLOWER)/flower.stamp ## run the tests that make test leaves out
+	@failed=0; \
+	$(BIN)/python -m pytest --exhaustive -m exhaustive -n auto --dist worksteal || failed=1; \
+	$(if $(TRAINING_STAMP),$(TRAINING)/bin/python -m pytest --exhaustive -m 'exhaustive and not any_runtime' \
+	-n auto --dist worksteal || failed=1;) \
+	$(FLOWER)/bin/python -m pytest --exhaustive tests/federated || failed=1; \
 	exit $$failed
 
 quick: $(VENV)/test.stamp ## run a test of each kind, in less than a minute

@@ -24,6 +24,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--quick", action="store_true", help="run the first case of each test that is marked quick"
     )
+    parser.addoption("--exhaustive", action="store_true", help="run what is marked exhaustive too")
 
 
 def pytest_pycollect_makeitem(collector, obj):
@@ -37,6 +38,11 @@ def pytest_collection_modifyitems(config, items):
     if config.option.quick:
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
         items[:] = reversed(first.values())
+    elif not config.option.exhaustive:
+        rare = [item for item in items if item.get_closest_marker("exhaustive")]
+        if rare:
+            config.hook.pytest_deselected(items=rare)
+            items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
 
 
 def pytest_collection_finish():

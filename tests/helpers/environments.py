@@ -24,7 +24,7 @@ needs_training_package = pytest.mark.skipif(
 HAS_FLOWER = importlib.util.find_spec("flwr") is not None
 needs_flower = pytest.mark.skipif(
     not HAS_FLOWER,
-    reason="NOT RUN: needs Flower; make test runs it in .venv-flower",
+    reason="NOT RUN: needs Flower; make exhaustive runs it in .venv-flower",
 )
 needs_cuda = pytest.mark.skipif(
     "CUDAExecutionProvider" not in PROVIDERS,
