@@ -11,10 +11,11 @@ from graphopt import _runtime
 from graphopt.accumulation import UPDATE_INPUT
 from graphopt.eval_model import eval_model
 from graphopt.evaluation.metrics import Metric, default_metrics, metric_of
-from graphopt.feeds import Feed, feed_of
+from graphopt.feeds import Feed, Feeds, check_labels, feed_of
 from graphopt.graph import TrainingGraph
 from graphopt.losses import BUILT_IN, LABELS
 from graphopt.manifest import Manifest
+from graphopt.operators.labels import ClassLabels
 from graphopt.samples import Samples, fixed_size
 from graphopt.soundness.errors import about
 from graphopt.states import averages
@@ -104,7 +105,8 @@ class Evaluator:
             model.SerializeToString(), providers=_runtime.checked_providers(providers)
         )
         inputs = [feed_of(v) for v in model.graph.input if v.name not in self._values]
-        self._inputs = [feed.name for feed in inputs]
+        self._inputs, self._checks = [feed.name for feed in inputs], Feeds(inputs, {})
+        self._classes = _class_labels(forward, loss)
         self.names = [*([LOSS] if loss.name is not None else []), *self._metrics]
         self.feeds = inputs
         if self._output is not None and loss.labels and loss.labels.name not in self._inputs:
@@ -122,6 +124,10 @@ class Evaluator:
             values: The parameters and running statistics.
             samples: Them.
             size: How many are computed at once.
+
+        Raises:
+            TypeError: A feed has the wrong dtype.
+            ValueError: One has the wrong shape, or a label is no class.
         """
         metrics: dict[str, Metric] = {name: metric_of(name) for name in self._metrics}
         order = np.arange(self.evaluated(samples, size))
@@ -129,8 +135,10 @@ class Evaluator:
         labels = self._loss.labels.name if self._loss.labels else ""
         fixed = {name: values[name] for name in self._values}
         for batch in samples.batches(order, size):
-            feeds = {name: batch[name] for name in self._inputs} | fixed
-            results = self._session.run(None, feeds)
+            feeds = self._checks.checked({name: batch[name] for name in self._inputs})
+            if self._classes is not None:
+                check_labels(self._classes, feeds[self._classes.name])
+            results = self._session.run(None, feeds | fixed)
             length = len(next(iter(batch.values())))
             if self._loss.name is not None:
                 total += float(results[0]) * length
@@ -152,6 +160,16 @@ class Evaluator:
         if count < size:
             raise ValueError(f"there are {count} samples, and the graph takes {size} at a time")
         return count // size * size
+
+
+def _class_labels(forward: onnx.ModelProto, loss: LossOf) -> ClassLabels | None:
+    """The labels of a cross entropy, where the model says how many classes there are."""
+    feeds = [feed_of(value) for value in forward.graph.output]
+    shapes = [f.shape for f in feeds if loss.output in (None, f.name)]
+    if loss.name != "cross_entropy" or loss.labels is None or len(shapes) != 1:
+        return None
+    classes = shapes[0][1] if shapes[0] is not None and len(shapes[0]) > 1 else None
+    return ClassLabels(loss.labels.name, classes, None) if isinstance(classes, int) else None
 
 
 def loss_of(graph: TrainingGraph, forward: onnx.ModelProto) -> LossOf:

@@ -182,3 +182,21 @@ def test_mistakes(arguments, message):
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x, y * 0 - 1), "feed 'labels': got label -1, expected classes 0 to 2"),
+        (lambda x, y: (x.astype(np.float64), y), "feed 'x': got dtype float64, expected float32"),
+        (lambda x, y: (x[:, :1], y), "feed 'x': got shape"),
+    ],
+)
+def test_data_that_do_not_fit_are_named(change, message):
+    data = np.load("data.npz")
+    x, labels = change(data["x"], data["labels"])
+    np.savez("other.npz", x=x, labels=labels)
+    result = run("evaluate", "train.onnx", "--data", "other.npz")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {message}")
