@@ -96,7 +96,7 @@ def _unpack(root: Path) -> None:
         for package in packages.iterdir():
             _run(["dpkg-deb", "--extract", str(package), str(root)], packages)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"NOT RUN: apt could not deliver {_PACKAGE}: {error}; {error.stderr}")
+        pytest.skip(f"NOT RUN: apt could not deliver {_PACKAGE}: {error}; {error.stderr!r}")
     finally:
         shutil.rmtree(packages, ignore_errors=True)
         shutil.rmtree(root / "apt", ignore_errors=True)
