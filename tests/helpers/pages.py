@@ -13,7 +13,9 @@ from typing import Any
 class _Handler(SimpleHTTPRequestHandler):
     """Files with the headers that WebAssembly's threads need; a POST is put into a queue."""
 
-    def __init__(self, *arguments: Any, sent: queue.Queue[tuple[str, bytes]], directory: Path) -> None:
+    def __init__(
+        self, *arguments: Any, sent: queue.Queue[tuple[str, bytes]], directory: Path
+    ) -> None:
         self.sent = sent
         super().__init__(*arguments, directory=str(directory))
 
