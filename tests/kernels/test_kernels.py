@@ -20,11 +20,9 @@ from graphopt import Parameter, RMSProp, Session, kernels
 from graphopt.update import core, functions
 from tests.helpers.documents import blocks
 from tests.helpers.environments import needs_kernels
+from tests.helpers.kernel_sessions import CORES, CPU, EXTRAS, SAME_BITS, assert_agree, options, run
 from tests.helpers.variants import ATTRIBUTES, SCALARS, TYPICAL
 
-CPU = ["CPUExecutionProvider"]
-# Older runtimes compute quotients and roots with approximate instructions.
-SAME_BITS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (300, 130)]
 CHUNKED_SHAPES = [(1, 7), (5, 64), (3, 40000)]
 # Larger than what is prepared at once, and no multiple of it.
@@ -35,23 +33,6 @@ SPECIAL = np.array(
     [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 1e-38, 3e38, -3e38, 1e20, 1e-20, 1.0],
     np.float32,
 )
-CORES = [
-    core.Variant(centered, momentum, outside, late)
-    for centered in (False, True)
-    for momentum in ("", "Momentum", "Nesterov")
-    for outside in (False, True)
-    for late in ((False, True) if momentum else (False,))
-]
-EXTRAS = [
-    {"weight_decay": decay, "mask": mask, **before}
-    for decay in ("", "WeightDecay", "DecoupledWeightDecay")
-    for mask in (False, True)
-    for before in (
-        *({"unscale": unscale} for unscale in (False, True)),
-        *({"scale": scale, "clip_value": not scale} for scale in (False, True)),
-        {"scale": True, "clip_value": True},
-    )
-]
 
 
 def variants(extras, chunked=False):
@@ -92,16 +73,6 @@ def model(called, shapes, *, bodies=True, dtype=TensorProto.FLOAT):
     )
 
 
-def options(proto=None, threads=1):
-    """Options with the kernels that a model calls, or with none."""
-    made = onnxruntime.SessionOptions()
-    made.log_severity_level = 4
-    made.intra_op_num_threads = threads
-    if proto is not None:
-        assert graphopt.register_kernels(made, proto)
-    return made
-
-
 def runtime_session(proto, made):
     return onnxruntime.InferenceSession(proto.SerializeToString(), made, providers=CPU)
 
@@ -133,22 +104,6 @@ def feeds(proto, seed, *, special, on=True):
         if special and kind in ("g", "s", "a"):  # now and then a variance of zero
             arrays[info.name].reshape(-1)[::7] = 1
     return arrays
-
-
-def run(session, arrays):
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, arrays), strict=True))
-
-
-def assert_agree(fused, bodies):
-    assert list(fused) == list(bodies)
-    for name, got in fused.items():
-        want = bodies[name]
-        assert got.shape == want.shape, name
-        if SAME_BITS:
-            np.testing.assert_array_equal(got, want, err_msg=name)
-        else:
-            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 @needs_kernels

@@ -13,8 +13,8 @@ import graphopt
 from graphopt import DynamicLossScale, Parameter, RMSProp, Session, kernels
 from graphopt.update import core, functions
 from tests.helpers.environments import needs_kernels
+from tests.helpers.kernel_sessions import CORES, CPU, EXTRAS, SAME_BITS, assert_agree, options, run
 from tests.helpers.variants import ATTRIBUTES, SCALARS
-from tests.kernels.test_kernels import CORES, CPU, EXTRAS, SAME_BITS, assert_agree, options, run
 
 SIZES = [(), (0,), (7,), (3, 700), (33000,)]
 TYPES = {

@@ -1,0 +1,54 @@
+"""Kernels of the update beside the bodies of their functions, in sessions of the runtime itself."""
+
+import numpy as np
+import onnxruntime
+
+import graphopt
+from graphopt.update import core
+
+CPU = ["CPUExecutionProvider"]
+# Older runtimes compute quotients and roots with approximate instructions.
+SAME_BITS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
+CORES = [
+    core.Variant(centered, momentum, outside, late)
+    for centered in (False, True)
+    for momentum in ("", "Momentum", "Nesterov")
+    for outside in (False, True)
+    for late in ((False, True) if momentum else (False,))
+]
+EXTRAS = [
+    {"weight_decay": decay, "mask": mask, **before}
+    for decay in ("", "WeightDecay", "DecoupledWeightDecay")
+    for mask in (False, True)
+    for before in (
+        *({"unscale": unscale} for unscale in (False, True)),
+        *({"scale": scale, "clip_value": not scale} for scale in (False, True)),
+        {"scale": True, "clip_value": True},
+    )
+]
+
+
+def options(proto=None, threads=1):
+    """Options with the kernels that a model calls, or with none."""
+    made = onnxruntime.SessionOptions()
+    made.log_severity_level = 4
+    made.intra_op_num_threads = threads
+    if proto is not None:
+        assert graphopt.register_kernels(made, proto)
+    return made
+
+
+def run(session, arrays):
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, arrays), strict=True))
+
+
+def assert_agree(fused, bodies):
+    assert list(fused) == list(bodies)
+    for name, got in fused.items():
+        want = bodies[name]
+        assert got.shape == want.shape, name
+        if SAME_BITS:
+            np.testing.assert_array_equal(got, want, err_msg=name)
+        else:
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=name)
