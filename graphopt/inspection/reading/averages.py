@@ -58,7 +58,7 @@ def averages(carried: Sequence[Write], parameters: Sequence[str], step: Value | 
         moved = match(_MASKED, write.new)
         if moved is None or moved["old"] is not write.input:
             continue
-        of, rule = by_value.get(id(moved["value"])), _rule(moved, step)
+        of, rule = by_value.get(id(_before_rounding(moved["value"]))), _rule(moved, step)
         if of is None or of is write or rule is None:
             continue
         rules.add(rule)
@@ -70,6 +70,13 @@ def averages(carried: Sequence[Write], parameters: Sequence[str], step: Value | 
         return Averages()
     ((decay, warm_up),) = rules
     return Averages(ParameterAverage(decay, warm_up, bool(others)), found, tuple(others))
+
+
+def _before_rounding(value: Value | float) -> Value | float:
+    """The value, or what is handed on in half precision, of which the average is moved."""
+    operation = value.operation if isinstance(value, Value) else None
+    operand = operation.inputs[0] if operation and operation.op_type == "Cast" else None
+    return value if operand is None else operand.source
 
 
 def _rule(moved: Found, step: Value | None) -> tuple[float, bool] | None:

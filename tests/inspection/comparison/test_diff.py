@@ -163,6 +163,7 @@ PAIRS = {
             ("parameters", "w", "dtype", "float32", "float16"),
             ("state", "w", "dtype", "float32", "float16"),
             ("interface", "input w_grad", "dtype", "float32", "float16"),
+            there("requirements", "function graphopt::RMSPropFloat16", after=True),
         ],
     ),
     "layout": (
