@@ -72,6 +72,7 @@ def graph(name, provider="CUDAExecutionProvider", precision=None):
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.any_runtime
 @pytest.mark.parametrize("precision", [None, "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ZOO)
@@ -85,6 +86,7 @@ def steps(session, name, count):
     return [float(session.step(ZOO[name].feeds(rng, BATCH))["loss"]) for _ in range(count)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.any_runtime
 @pytest.mark.parametrize("name", ZOO)
 def test_the_formulations_for_cuda_compute_the_same(name):

@@ -26,6 +26,7 @@ def graph(name, provider):
     return graphopt.training_graph(model, ZOO[name].loss, optimizer, provider=provider)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sorted(set(ZOO) - OVERLAPPING))
 def test_trains_as_the_graph_for_the_cpu(name):
     for_gpu = graph(name, PROVIDER)

@@ -166,6 +166,7 @@ def test_mistakes(folder, arguments, code, message):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("words", "completed"),
     [("graphopt tr", ["train"]), ("graphopt train --vali", ["--validation"])],

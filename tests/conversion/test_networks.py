@@ -100,6 +100,7 @@ def check(whole, found):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=TOLERANCE, err_msg=name)
 
 
+@pytest.mark.exhaustive
 def test_the_order_of_the_graph_is_that_of_the_module(graph):
     assert list(conversion._load.Own.of(graph).parameters) == NAMES
 

@@ -81,6 +81,7 @@ def test_the_command_trains_with_any_number_of_ranks_and_goes_on_with_another(fo
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("r")) == ["run"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("folder")
 def test_ranks_validate_and_end_early_together():
     """Rank 0 alone looks how good it is, and all end after the same epoch."""
@@ -101,6 +102,7 @@ def test_ranks_validate_and_end_early_together():
         assert after == pytest.approx(before, rel=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("folder")
 def test_torchrun_trains_the_same():
     steps = ["--batch-size", "10", "--epochs", "2"]

@@ -37,6 +37,7 @@ def run(command):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_commands_and_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = digits_cnn.build()

@@ -101,6 +101,7 @@ def test_gradients_of_pytorch(capsys):
     compare(namespace["network"].state_dict(), parameters, parameters, tolerance=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_convolutions_of_pytorch(capsys):
     torch.manual_seed(0)
     namespace = dict(IMPORTED)

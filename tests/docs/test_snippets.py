@@ -43,6 +43,7 @@ def test_snippets_run_and_print_what_their_comments_say(tmp_path, monkeypatch, c
     check_snippets(README, "README.md", capsys)
 
 
+@pytest.mark.exhaustive
 def test_snippets_are_typed(tmp_path):
     """For those who check their own programs strictly."""
     programs = [tmp_path / "readme.py", tmp_path / "training.py"]
@@ -93,6 +94,7 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 80
 
 
+@pytest.mark.exhaustive
 @needs_other_runtime
 def test_guide_to_devices(tmp_path):
     """On the runtime that has the training API: the first snippets as if there were no PyTorch."""

@@ -282,6 +282,7 @@ def in_chromium(example, page, epochs, folder, options=()):
     return seen["log"], seen["drawn"], checkpoint
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", ["index.html", "on_device.html"])
 def test_page_in_chromium(example, in_python, page, tmp_path):
     log, _, checkpoint = in_chromium(example, page, EPOCHS, tmp_path)
@@ -289,6 +290,7 @@ def test_page_in_chromium(example, in_python, page, tmp_path):
     assert in_python(EPOCHS).accuracy > 0.96
 
 
+@pytest.mark.exhaustive
 def test_page_on_a_gpu_in_chromium(example, in_python, tmp_path):
     """On a GPU that Chromium computes itself."""
     log, drawn, checkpoint = in_chromium(
@@ -299,6 +301,7 @@ def test_page_on_a_gpu_in_chromium(example, in_python, tmp_path):
     assert_learned(example, log, checkpoint, in_python(1), 1)
 
 
+@pytest.mark.exhaustive
 def test_steps_on_a_gpu(example, tmp_path):
     """What gives floating-point numbers runs there, all of it."""
     folder, here, state, _ = network("transformer", "auto", tmp_path, "WebGpuExecutionProvider")

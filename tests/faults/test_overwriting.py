@@ -67,6 +67,7 @@ COMMANDS = [
 WAYS = ["{}", "./sub/../{}", "hard-{}", "soft-{}", "sub/soft-{}", "ABSOLUTE/{}"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("arguments", "option", "target"), COMMANDS)
 def test_command_over_its_input(arguments, option, target, way, folder):

@@ -40,6 +40,7 @@ def test_the_results_are_the_same(name, memory):
         np.testing.assert_allclose(state[key], value, atol=1e-5 * scale, err_msg=key)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.any_runtime
 def test_low_takes_the_square_root_of_the_number_of_layers():
     held = {
@@ -53,6 +54,7 @@ def test_low_takes_the_square_root_of_the_number_of_layers():
     assert held[64] < 2.5 * held[16]
 
 
+@pytest.mark.exhaustive
 def test_a_step_holds_less():
     """What is resident after a step: the runtime keeps what a step took."""
     batch, width, layers = 4096, 64, 48

@@ -282,6 +282,7 @@ CHANGES: list[Callable] = [
 DAMAGES = [truncated, flipped, flipped_outside_weights, spliced, random, rewired, rewired, rewired]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("part", range(4))
 def test_damaged_files(part, originals, tmp_path):
     """A hundred files: each is inspected and compared, every fifth shown, or refused by name."""

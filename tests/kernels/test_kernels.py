@@ -619,6 +619,7 @@ print(graphopt.__file__, kernels.library() is not None, session.kernels)
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.any_runtime
 @pytest.mark.parametrize("compiler", [None, "/bin/false"], ids=["compiler", "no compiler"])
 def test_installation(compiler, tmp_path):

@@ -221,6 +221,7 @@ class Spectrum(nn.Module):
         return torch.view_as_real(frames).pow(2).sum(-1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.any_runtime
 @pytest.mark.usefixtures("one_registry")
 @pytest.mark.parametrize("short", [False, True])

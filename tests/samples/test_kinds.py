@@ -110,6 +110,7 @@ def test_other_values_have_another_digest(kind, tmp_path, monkeypatch):
     assert open_samples(str(kind(tmp_path / "second")), FEEDS).digest() != first
 
 
+@pytest.mark.exhaustive
 def test_a_large_array_is_known_by_some_rows_and_not_read_whole(tmp_path):
     shape = (1 << 20, 1 << 10)  # 4 GiB, of which a sparse file has nothing
     big = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)

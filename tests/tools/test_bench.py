@@ -53,6 +53,7 @@ def test_results(tmp_path):
     assert not (folder / "update.png").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("_here")
 def test_an_update_is_checked_measured_and_drawn(tmp_path):
     arguments = ["--cases", "update/tiny/momentum", "--threads", 1, "--rounds", 2]
@@ -76,6 +77,7 @@ def test_a_contender_that_fails_is_named():
         measure.measure("step/nothing", ["graphopt"], 1, root=ROOT, rounds=2)
 
 
+@pytest.mark.exhaustive
 def test_a_contender_without_its_environment_is_left_out(monkeypatch, tmp_path):
     here = dict(contenders.CONTENDERS)
     here["graphopt"] = replace(here["graphopt"], environment=sys.prefix)
@@ -188,6 +190,7 @@ def test_the_check_finds_a_difference(monkeypatch):
     assert "moved otherwise" in str(check.disagreement(check.expected_moves(case), moves))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("_here")
 def test_a_contender_that_computes_something_else_fails(monkeypatch):
     monkeypatch.setattr(check, "DECAY", 0.8)
@@ -226,6 +229,7 @@ def test_peers_import_without_graphopt():
     assert output == "set()\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("step", [False, True])
 def test_cost_of_each_option(step, monkeypatch, capsys):
     monkeypatch.setattr(features, "_TURN", 0.0)

@@ -79,6 +79,7 @@ def test_picture(trained):
     assert (width, height) == (1200, 900)
 
 
+@pytest.mark.exhaustive
 def test_program_ends_with_the_accuracy_and_says_where_the_files_are(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "tools.demo", "--epochs", "2", "--output", tmp_path / "new"],

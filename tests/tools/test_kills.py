@@ -12,6 +12,7 @@ from tests.helpers.folders import ROOT
 pytestmark = pytest.mark.any_runtime
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.parametrize("how", [[], ["--anew"]], ids=["forked", "by the same command"])
 def test_killed_runs_end_as_the_uninterrupted_one(how):

@@ -11,6 +11,7 @@ from tests.helpers.folders import ROOT
 pytestmark = pytest.mark.any_runtime
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")
 def test_the_others_end_and_the_run_goes_on():
     command = [sys.executable, "-m", "tools.faults.lost_ranks", "--kills", "1", "--epochs", "3"]

@@ -30,6 +30,7 @@ def changed(made, tmp_path):
     return shutil.copytree(made / "graphs", tmp_path / "graphs")
 
 
+@pytest.mark.exhaustive
 def test_it_is_the_same_each_time(made, tmp_path):
     snapshot.make(tmp_path, *PART)
     assert snapshot.compare(made / "graphs", tmp_path) == {}

@@ -265,7 +265,10 @@ CASES = {
 }
 
 
-GROUPS = [dict(list(CASES.items())[start::4]) for start in range(4)]
+GROUPS = [
+    pytest.param(dict(list(CASES.items())[start::4]), marks=pytest.mark.exhaustive if start else ())
+    for start in range(4)
+]
 
 
 @pytest.mark.parametrize("cases", GROUPS, ids=range(len(GROUPS)))

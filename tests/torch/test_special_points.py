@@ -149,6 +149,7 @@ def differences(module, model, tolerance):
     }
 
 
+@pytest.mark.exhaustive
 def test_gradients():
     module = Together(list(CASES), torch.float32)
     model = graphopt.torch.export(module, (torch.ones(()),))
@@ -181,6 +182,7 @@ ELSEWHERE = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "options",
     [

@@ -219,6 +219,7 @@ def test_formula(kind):
         assert_formula(variant, SHAPES[kind], seed, on)
 
 
+@pytest.mark.exhaustive
 def test_matrices():
     """By the formula; row by row the same; and kept bit for bit where the mask says so."""
     for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):
