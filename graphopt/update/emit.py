@@ -191,14 +191,14 @@ class _Appender:
         for value in first:
             gate.wait_for(value)
         computed = self._last_first(buckets) if len(buckets) > 1 else []
-        alone, inputs, gradients = {*computed}, [], []
+        alone, joined, inputs, gradients = {*computed}, [], [], []
         for bucket in buckets:
             with self.op.named(f"{UPDATE_PREFIX}{bucket.name}"):
                 inputs.append(self.packing.input_of(bucket))
                 gradients.append(self._concat([self._gradient(p, bucket.rule) for p in bucket]))
                 if gradients[-1] not in alone:
-                    gate.wait_for(gradients[-1])
-        gate.wait_for_all(computed)
+                    joined.append(gradients[-1])
+        gate.wait_for_all([*joined, *computed])
         carried: list[Carried] = []
         if self.accumulator is not None:
             carried, gradients = self._accumulate(buckets, gradients, gate)
