@@ -42,7 +42,8 @@ def calls(graph: Path, feeds: Mapping[str, Any]) -> Counter[Call]:
     from graphopt import _runtime
 
     model = onnx.load(graph)
-    attributes = dict(_attributes(model.graph))
+    nodes = dict(_nodes(model.graph))
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     with tempfile.TemporaryDirectory() as folder:
         options = _runtime.session_options(onnxruntime)
         # As they are in the graph, of which the names are those of the record.
@@ -55,11 +56,15 @@ def calls(graph: Path, feeds: Mapping[str, Any]) -> Counter[Call]:
     found: Counter[Call] = Counter()
     for event in record:
         name = event["name"].removesuffix("_kernel_time")
-        if event.get("cat") != "Node" or name == event["name"] or name not in attributes:
+        if event.get("cat") != "Node" or name == event["name"] or name not in nodes:
             continue
+        node, attributes = nodes[name]
         read = event["args"]["input_type_shape"]
-        shapes = tuple(tuple(shape) for one in read for shape in one.values())
-        found[Call(event["args"]["op_name"], attributes[name], shapes)] += 1
+        shapes = [tuple(shape) for one in read for shape in one.values()]
+        if len(shapes) < len(node.input):  # the record leaves out constants that were packed before
+            told = iter(shapes)
+            shapes = [constants[i] if i in constants else next(told) for i in node.input]
+        found[Call(node.op_type, attributes, tuple(shapes))] += 1
     return found
 
 
@@ -71,8 +76,10 @@ class _Recorded(Session):
         return json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
 
 
-def _attributes(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[tuple[str, Any], ...]]]:
-    """The name of each node that is taken, with its attributes; also of those inside of others.
+def _nodes(
+    graph: onnx.GraphProto,
+) -> Iterator[tuple[str, tuple[onnx.NodeProto, tuple[tuple[str, Any], ...]]]]:
+    """Each node that is taken by its name, with its attributes; also those inside of others.
 
     A node without a name gets one.
     """
@@ -80,10 +87,10 @@ def _attributes(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[tuple[str, 
         node.name = node.name or f"of {node.output[0]}"
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _attributes(attribute.g)
+                yield from _nodes(attribute.g)
         if node.op_type in _TAKEN and not node.domain:
             given = ((one.name, _frozen(helper.get_attribute_value(one))) for one in node.attribute)
-            yield node.name, tuple(sorted(given))
+            yield node.name, (node, tuple(sorted(given)))
 
 
 def _frozen(value: Any) -> Any:
