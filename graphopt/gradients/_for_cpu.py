@@ -39,14 +39,16 @@ def _multiply_rows(op: GraphBuilder, node: ir.Node) -> None:
     result = node.outputs[0]
     if x is None or weight is None or x.dtype != ir.DataType.FLOAT:
         return
-    if x.shape is None or weight.shape is None or result.shape is None:
+    # The weight of a gradient has been turned around, and its shape may not be known.
+    kernel_shape = node.attributes.get_ints("kernel_shape", (weight.shape or ())[2:])
+    if x.shape is None or result.shape is None:
         return
-    sizes = known([*x.shape[1:], *weight.shape, *result.shape[2:]])
-    if sizes is None or len(sizes) != 9:
+    sizes = known([*x.shape[1:], *kernel_shape, *result.shape[1:]])
+    if sizes is None or len(sizes) != 8:
         return
-    channels, _, width, outputs, one, tall, wide, height, count = sizes
+    channels, _, width, tall, wide, outputs, height, count = sizes
     group = node.attributes.get_int("group", 1)
-    if (group, outputs, one) != (channels, channels, 1) or width > _WIDEST * wide or 0 in sizes:
+    if (group, outputs) != (channels, channels) or width > _WIDEST * wide or 0 in sizes:
         return
     kernel = [tall, wide]
     around = padding(node, kernel, sizes[1:3])

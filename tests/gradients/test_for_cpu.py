@@ -72,3 +72,15 @@ def test_devices_convolve(provider):
         model, lambda op, y: op.ReduceMean(y, keepdims=0), optimizer, provider=provider
     )
     assert any(node.input[0] == "x" for node in convolutions(graph))
+
+
+def test_the_gradient_of_the_input_is_a_product_too():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        network (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+            h = Conv<group=4, pads=[1,1,1,1]>(x, w0)
+            y = Conv<group=4, pads=[1,1,1,1]>(h, w1)
+        }""")
+    for name in ("w0", "w1"):
+        tensor = onnx.numpy_helper.from_array(np.ones((4, 1, 3, 3), np.float32), name)
+        model.graph.initializer.append(tensor)
+    assert convolutions(trained(onnx.shape_inference.infer_shapes(model))) == []
