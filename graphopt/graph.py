@@ -55,10 +55,6 @@ class TrainingGraph:
     about it stands in the model itself.
 
     Attributes:
-        model: The ``onnx.ModelProto``. Its ``training_info`` declares which output feeds which
-            input at the next step (``update_binding``) and the values before the first step
-            (``initialization``); its ``metadata_props`` repeat the binding and describe the
-            optimizer, the parameters and the layout of the state, as JSON.
         carried: The values that one step hands to the next.
         files: The files that it was read from, or the forward model that it was built from: the
             model first, then those that have values of it. Nothing is written to these.
@@ -94,7 +90,13 @@ class TrainingGraph:
 
     @property
     def model(self) -> onnx.ModelProto:
-        """The model with all its values, which are read here if they were left in files."""
+        """The model with all its values, which are read here if they were left in files.
+
+        Its ``training_info`` declares which output feeds which input at the next step
+        (``update_binding``) and the values before the first step (``initialization``); its
+        ``metadata_props`` repeat the binding and describe the optimizer, the parameters and the
+        layout of the state, as JSON.
+        """
         self._model = loaded(self._model)
         return self._model
 
