@@ -14,7 +14,10 @@ from graphopt.graphs import functions
 class HasModel(Protocol):
     """A `TrainingGraph`, or whatever else has a model."""
 
-    model: onnx.ModelProto
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model."""
+        ...
 
 
 @dataclass(frozen=True)
