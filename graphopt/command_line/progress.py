@@ -12,9 +12,9 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from graphopt.training_run import LOSS, VALIDATION, Log, Run
@@ -26,7 +26,7 @@ class _Speed(ProgressColumn):
     """Examples in a second."""
 
     def __init__(self, size: int) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._size = size
 
     def render(self, task: Task) -> Text:
@@ -36,7 +36,10 @@ class _Speed(ProgressColumn):
 
 
 def progress_bar(size: int, *, shown: bool = True) -> Progress:
-    """A bar for steps of so many samples, on the error output."""
+    """A bar for steps of so many samples, on the error output.
+
+    The time is what is left; at the end, what it took. One line of 80 columns holds it.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,8 +47,7 @@ def progress_bar(size: int, *, shown: bool = True) -> Progress:
         TextColumn("loss {task.fields[loss]:.4f}"),
         TextColumn("{task.fields[rate]}"),
         _Speed(size),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
         disable=not shown,
     )

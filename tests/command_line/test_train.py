@@ -1,6 +1,7 @@
 """``graphopt train``: validation, early stopping, the best epoch, logs, plots, kinds of data."""
 
 import csv
+import io
 import json
 import shutil
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
 import graphopt
 from graphopt import checkpoint, schedules
+from graphopt.command_line.progress import progress_bar
 from graphopt.training_run import History
 from tests.helpers.command_line import run, succeed
 
@@ -420,3 +423,14 @@ def test_matplotlib_that_is_missing_is_named(monkeypatch):
     result = run(*RUN, "--epochs", 1, "--plot", "p.png")
     assert "pip install 'graphopt[plot]'" in result.stderr
     assert not Path("train.safetensors").exists()
+
+
+def test_the_bar_is_one_line():
+    bar = progress_bar(128)
+    task = bar.add_task("epoch 100/100", total=45_000, loss=0.0124, rate="rate 0.00012")
+    bar.update(task, completed=45_000)
+    bar.tasks[0].finished_speed = 120.0
+    console = Console(width=80, file=io.StringIO())
+    console.print(bar.get_renderable())
+    (line,) = console.file.getvalue().splitlines()
+    assert "45000/45000 loss 0.0124 rate 0.00012 15360 examples/s" in line
