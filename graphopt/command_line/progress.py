@@ -38,16 +38,17 @@ class _Speed(ProgressColumn):
 def progress_bar(size: int, *, shown: bool = True) -> Progress:
     """A bar for steps of so many samples, on the error output.
 
-    The time is what is left; at the end, what it took. One line of 80 columns holds it.
+    The time is what is left; at the end, what it took. The bar alone shrinks, so that a terminal
+    of 80 columns has all else on one line.
     """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TextColumn("loss {task.fields[loss]:.4f}"),
         TextColumn("{task.fields[rate]}"),
         _Speed(size),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
         console=Console(stderr=True),
         disable=not shown,
     )
