@@ -10,13 +10,18 @@ from graphopt.carried import Array
 from graphopt.checkpoint import fits
 from graphopt.fingerprint import shortened
 from graphopt.manifest import Manifest
-from graphopt.states import OF_GRAPHS, split
+from graphopt.random_numbers import checked_seed
+from graphopt.states import OF_GRAPHS, RANDOM_SEED, split
 
 Batch = Mapping[str, Any]
 """What a step is fed, by name."""
 Metrics = Callable[[Mapping[str, Array], Batch], Mapping[str, float]]
 """What is measured of a batch: from the outputs of the model and the batch, means by name."""
 
+LOSS = "loss"
+"""The output, and the metric, that is the mean loss."""
+
+_MASK = "group_mask"
 _OF_GRAPHS = {state.name for state in OF_GRAPHS}
 
 
@@ -188,3 +193,94 @@ class Means:
         if not self.examples:
             return {}
         return {name: total / self.examples for name, total in self._sums.items()}
+
+
+@dataclass(frozen=True)
+class ClientFiles:
+    """What the files of a client say, whatever it trains with.
+
+    Attributes:
+        start: The state that a round starts from.
+        groups: Those of the parameters.
+        axis_of: The input whose first axis is that of examples.
+    """
+
+    start: Mapping[str, Array]
+    groups: Groups
+    axis_of: str
+
+    @property
+    def own(self) -> dict[str, Array]:
+        """Parameters and running statistics by name, not copied."""
+        return travelling(self.start)
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """Parameters and running statistics by name: a copy."""
+        return {name: array.copy() for name, array in self.own.items()}
+
+    def begin(
+        self,
+        values: Mapping[str, Array],
+        group_mask: Sequence[bool] | None,
+        state: Mapping[str, Array] | None,
+        seed: int | None,
+    ) -> "Round":
+        """Begin a round of training; see `Client.train`.
+
+        Raises:
+            ValueError: A value is unknown or has another shape or dtype, the mask does not fit, or
+                the seed is none.
+        """
+        check_given(values, self.own)
+        mask = self.groups.checked(group_mask, values)
+        loaded = dict(state or {}) | dict(values)
+        if checked_seed(seed) is not None and RANDOM_SEED.name in self.start:
+            loaded[RANDOM_SEED.name] = np.array(seed, np.int64)
+        feeds = {_MASK: np.array(mask)} if self.groups.masked else {}
+        return Round(self, loaded, feeds, self.groups.sent(values, mask))
+
+    def measured(
+        self, batches: Iterable[Batch], measure: Callable[[Batch], Mapping[str, Any]]
+    ) -> Means:
+        """The means of what is measured of each batch in its turn."""
+        means = Means()
+        for batch in batches:
+            examples = examples_in(batch, self.axis_of)
+            means.add(examples, measure(batch))
+        return means
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of training that has begun.
+
+    Attributes:
+        files: What the client starts from.
+        loaded: What the server and the caller gave, and the seed: loaded over what is in the files.
+        feeds: What each step is fed beside its batch.
+        sent: The names of what is sent back.
+    """
+
+    files: ClientFiles
+    loaded: Mapping[str, Array]
+    feeds: Mapping[str, Array]
+    sent: Sequence[str]
+
+    def trained(
+        self,
+        batches: Iterable[Batch],
+        step: Callable[[Batch], Mapping[str, Any]],
+        state: Callable[[], dict[str, Array]],
+    ) -> Trained:
+        """Train on all batches.
+
+        Args:
+            batches: What the steps are fed, without `feeds`.
+            step: Takes one, and reports of it.
+            state: What the client carries after the last one.
+        """
+        means = self.files.measured(batches, lambda batch: step({**self.feeds, **batch}))
+        after = state()
+        sent = {name: after[name] for name in self.sent}
+        return Trained(sent, means.examples, means.means, after)

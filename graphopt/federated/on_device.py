@@ -13,22 +13,18 @@ from graphopt import _runtime
 from graphopt._files import PathLike, existing_file
 from graphopt.carried import Array
 from graphopt.federated.client import (
+    LOSS,
     Batch,
+    ClientFiles,
     Groups,
-    Means,
     Metrics,
     Trained,
     check_given,
-    examples_in,
-    travelling,
 )
 from graphopt.manifest import Manifest
 from graphopt.on_device import load_state, read_state
 from graphopt.on_device.checkpoint import read
-from graphopt.random_numbers import checked_seed
-from graphopt.states import RANDOM_SEED
 
-_MASK, _LOSS = "group_mask", "loss"
 _TRAINING, _EVAL, _OPTIMIZER = "training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"
 
 
@@ -57,16 +53,16 @@ class OnDeviceClient:
         models = said["models"]
         self._checkpoint = existing_file(self._folder / "checkpoint")
         self._has_optimizer = said["update"] == _OPTIMIZER
-        self._start = read_state(self._checkpoint)
-        self._input = models[_TRAINING]["inputs"][0]["name"]
+        start = read_state(self._checkpoint)
         file = existing_file(self._folder / said["update"])
         manifest = Manifest.read(onnx.load(file), "optimizer", "groups", "parameters")
-        self._groups = Groups.read(manifest)
+        axis_of = models[_TRAINING]["inputs"][0]["name"]
+        self._files = ClientFiles(start, Groups.read(manifest), axis_of)
 
     @property
     def values(self) -> dict[str, Array]:
         """Parameters and running statistics that the checkpoint starts from, by name: a copy."""
-        return {name: array.copy() for name, array in travelling(self._start).items()}
+        return self._files.values
 
     def train(
         self,
@@ -78,21 +74,12 @@ class OnDeviceClient:
         seed: int | None = None,
     ) -> Trained:
         """Train from these values on batches of one's own; see `SessionClient.train`."""
-        check_given(values, travelling(self._start))
-        mask = self._groups.checked(group_mask, values)
-        start = dict(state or {}) | dict(values)
-        if checked_seed(seed) is not None and RANDOM_SEED.name in self._start:
-            start[RANDOM_SEED.name] = np.array(seed, np.int64)
-        means, feeds = Means(), {_MASK: np.array(mask)} if self._groups.masked else {}
+        begun = self._files.begin(values, group_mask, state, seed)
         with tempfile.TemporaryDirectory() as folder:
-            application = self._application(Path(folder), start)
-            for batch in batches:
-                examples = examples_in(batch, self._input)
-                outputs = application.step({**feeds, **batch})
-                means.add(examples, {_LOSS: outputs[0]})
-            after = application.state()
-        sent = {name: after[name] for name in self._groups.sent(values, mask)}
-        return Trained(sent, means.examples, means.means, after)
+            application = self._application(Path(folder), begun.loaded)
+            return begun.trained(
+                batches, lambda feeds: {LOSS: application.step(feeds)[0]}, application.state
+            )
 
     def evaluate(
         self, values: Mapping[str, Array], batches: Iterable[Batch], metrics: Metrics
@@ -101,13 +88,12 @@ class OnDeviceClient:
 
         The outputs are ``loss`` and those that `graphopt.export_on_device` was told.
         """
-        check_given(values, travelling(self._start))
-        means = Means()
+        check_given(values, self._files.own)
         with tempfile.TemporaryDirectory() as folder:
             application = self._application(Path(folder), values)
-            for batch in batches:
-                outputs = application.evaluate(batch)
-                means.add(examples_in(batch, self._input), metrics(outputs, batch))
+            means = self._files.measured(
+                batches, lambda batch: metrics(application.evaluate(batch), batch)
+            )
         return means.examples, means.means
 
     def _application(self, folder: Path, start: Mapping[str, Array]) -> "_Application":

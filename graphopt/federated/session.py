@@ -3,32 +3,26 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from graphopt import _runtime
 from graphopt.carried import Array
 from graphopt.federated.client import (
+    LOSS,
     Batch,
+    ClientFiles,
     Groups,
-    Means,
     Metrics,
     Trained,
     check_given,
-    examples_in,
-    travelling,
 )
 from graphopt.forward import to_ir
 from graphopt.gradients import initializers_to_inputs
 from graphopt.graph import TrainingGraph
 from graphopt.inference import inference_model
 from graphopt.manifest import Manifest
-from graphopt.random_numbers import checked_seed
 from graphopt.session import Session
-from graphopt.states import RANDOM_SEED
-
-_MASK, _LOSS = "group_mask", "loss"
 
 
 class SessionClient:
@@ -62,17 +56,16 @@ class SessionClient:
         """See the class."""
         self._session = Session(graph, **settings)
         model = self._session.graph.model
-        self._start = self._session.state
-        self._groups = Groups.read(Manifest.read(model, "optimizer", "groups", "parameters"))
-        self._forward = _Forward(self._session.graph, self._start)
-        self._input = self._session.inputs[0].name
+        groups = Groups.read(Manifest.read(model, "optimizer", "groups", "parameters"))
+        self._files = ClientFiles(self._session.state, groups, self._session.inputs[0].name)
+        self._forward = _Forward(self._session.graph, self._files.own)
         reported = {value.name for value in model.graph.output}
-        self._measured = [name for name in (_LOSS,) if name in reported]
+        self._measured = [name for name in (LOSS,) if name in reported]
 
     @property
     def values(self) -> dict[str, Array]:
         """Parameters and running statistics that the file starts from, by name: a copy."""
-        return {name: array.copy() for name, array in travelling(self._start).items()}
+        return self._files.values
 
     def train(
         self,
@@ -103,19 +96,13 @@ class SessionClient:
                 fit; a parameter would be trained that the server did not send; or a batch does not
                 fit.
         """
-        check_given(values, travelling(self._start))
-        mask = self._groups.checked(group_mask, values)
-        start = self._start | dict(state or {}) | dict(values)
-        if checked_seed(seed) is not None and RANDOM_SEED.name in start:
-            start[RANDOM_SEED.name] = np.array(seed, np.int64)
-        self._session.load_state(start)
-        means, feeds = Means(), {_MASK: np.array(mask)} if self._groups.masked else {}
-        for batch in batches:
-            examples = examples_in(batch, self._input)
-            means.add(examples, self._session.step({**feeds, **batch}, outputs=self._measured))
-        after = self._session.state
-        sent = {name: after[name] for name in self._groups.sent(values, mask)}
-        return Trained(sent, means.examples, means.means, after)
+        begun = self._files.begin(values, group_mask, state, seed)
+        self._session.load_state({**self._files.start, **begun.loaded})
+        return begun.trained(
+            batches,
+            lambda feeds: self._session.step(feeds, outputs=self._measured),
+            lambda: self._session.state,
+        )
 
     def evaluate(
         self, values: Mapping[str, Array], batches: Iterable[Batch], metrics: Metrics
@@ -134,21 +121,21 @@ class SessionClient:
         Raises:
             ValueError: A value is unknown.
         """
-        own = travelling(self._start)
+        own = self._files.own
         check_given(values, own)
-        means = Means()
-        for batch in batches:
-            examples = examples_in(batch, self._input)
-            means.add(examples, metrics(self._forward.run({**own, **values}, batch), batch))
+        given = {**own, **values}
+        means = self._files.measured(
+            batches, lambda batch: metrics(self._forward.run(given, batch), batch)
+        )
         return means.examples, means.means
 
 
 class _Forward:
     """The forward model in inference mode, whose values are inputs."""
 
-    def __init__(self, graph: TrainingGraph, state: Mapping[str, Array]) -> None:
-        model = to_ir(inference_model(graph.forward(travelling(state))))
-        initializers_to_inputs(model, travelling(state))
+    def __init__(self, graph: TrainingGraph, values: Mapping[str, Array]) -> None:
+        model = to_ir(inference_model(graph.forward(values)))
+        initializers_to_inputs(model, values)
         runtime = _runtime.onnxruntime()
         proto = ir.to_proto(model).SerializeToString()
         options = _runtime.session_options(runtime)
