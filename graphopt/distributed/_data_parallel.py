@@ -5,7 +5,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -253,15 +253,15 @@ class DataParallel(Session):
         Raises:
             RuntimeError: One is different from that of rank 0; the message says which, and where.
         """
-        own = np.array([digest for _, digest in self._digests()], np.int64)
+        digests = self._digests()
+        own = np.array(list(digests.values()), np.int64)
         every = self.ranks.from_all(np.array([zlib.crc32(own.tobytes())], np.int64))
         if (every == every[0]).all():
             return
         table = self.ranks.from_all(own)
         wrong = [rank for rank in range(self.size) if (table[rank] != table[0]).any()]
         differs = (table != table[0]).any(axis=0)
-        digests = zip(self._digests(), differs, strict=True)
-        names = [name for (name, _), is_other in digests if is_other]
+        names = [name for name, is_other in zip(digests, differs, strict=True) if is_other]
         more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
         raise RuntimeError(
             f"after {self._taken} steps, the state of rank {', '.join(map(str, wrong))} differs "
@@ -362,10 +362,13 @@ class DataParallel(Session):
         both = {name: fed[name] for name in self._gradients.fed if name in fed}
         return self._gradients.run({**batch, **both}, held, share, {LOSS, *names})
 
-    def _digests(self) -> Iterator[tuple[str, int]]:
+    def _digests(self) -> dict[str, int]:
         """The CRC-32 of each value of the state, by its name."""
-        for name, array in self.state.items():
-            yield name, zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        with self.borrowed() as state:
+            return {
+                name: zlib.crc32(array.reshape(-1).view(np.uint8).data)
+                for name, array in state.items()
+            }
 
     def _compare_if_due(self) -> None:
         every = self._compare_every

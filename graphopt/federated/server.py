@@ -104,8 +104,8 @@ class FederatedServer:
     @property
     def values(self) -> dict[str, Array]:
         """What clients start the next round from, by name: a copy."""
-        state = self._session.state
-        parameters = {p.name: state[p.name] for p in self.optimizer.params}
+        with self._session.borrowed() as state:
+            parameters = {p.name: state[p.name].copy() for p in self.optimizer.params}
         return parameters | {name: array.copy() for name, array in self._averaged.items()}
 
     @property
@@ -204,7 +204,8 @@ class FederatedServer:
             FileNotFoundError: The folder does not exist.
         """
         said = {**(note or {}), "averaged": sorted(self._averaged)}
-        checkpoint.save(path, self.state, self._fingerprint.entry, said)
+        with self._session.borrowed() as state:
+            checkpoint.save(path, {**state, **self._averaged}, self._fingerprint.entry, said)
 
     @property
     def _expected_state(self) -> dict[str, tuple[tuple[int, ...], str]]:
