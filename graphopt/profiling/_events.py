@@ -34,7 +34,7 @@ def measured_steps(record: Record) -> list[ProfiledStep]:
     loops = {node.op_type for node in record.nodes if any(subgraphs(node))}
     runs = sorted((e for e in record.events if e["name"] == RUN), key=lambda e: e["ts"])
     nodes = sorted(
-        (e for e in record.events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL_TIME)),
+        filter(is_of_node, record.events),
         key=lambda e: (e["ts"], op_type_of(e) not in loops),
     )
     starts = [node["ts"] for node in nodes]
@@ -57,6 +57,11 @@ def matched(events: Sequence[Event], nodes: Sequence[ir.Node]) -> Sequence[int |
     count = Counter(node.name for node in nodes)
     named = {node.name: at for at, node in enumerate(nodes) if count[node.name] == 1}
     return [named.get(node_name(event)) for event in events]
+
+
+def is_of_node(event: Event) -> bool:
+    """Whether an event is the run of a node."""
+    return event.get("cat") == "Node" and str(event["name"]).endswith(_KERNEL_TIME)
 
 
 def node_name(event: Event) -> str:

@@ -1,7 +1,5 @@
 """The products and convolutions of a training graph, each to be run alone."""
 
-import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from graphopt import Session
 from graphopt.graph import TrainingGraph
+from graphopt.profiling._events import is_of_node, node_name
+from graphopt.profiling._run import Run
 
 _OPSET = 17
 _CONVOLUTION = {"Conv": "conv", "ConvTranspose": "conv_transpose"}
@@ -37,26 +36,16 @@ class Call:
 
 def calls(graph: Path, feeds: Mapping[str, Any]) -> Counter[Call]:
     """The products and convolutions of a step, from ONNX Runtime's own record of one."""
-    import onnxruntime
-
-    from graphopt import _runtime
-
     model = onnx.load(graph)
     nodes = dict(_nodes(model.graph))
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    with tempfile.TemporaryDirectory() as folder:
-        options = _runtime.session_options(onnxruntime)
-        # As they are in the graph, of which the names are those of the record.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_profiling = True
-        options.profile_file_prefix = f"{folder}/step"
-        session = _Recorded(TrainingGraph(model), session_options=options, kernels=False)
-        session.step(feeds)
-        record = session.record()
+    run = _AsWritten(
+        TrainingGraph(model), feeds, steps=1, warm_up=0, threads=None, settings={"kernels": False}
+    )
     found: Counter[Call] = Counter()
-    for event in record:
-        name = event["name"].removesuffix("_kernel_time")
-        if event.get("cat") != "Node" or name == event["name"] or name not in nodes:
+    for event in run.profiled().events:
+        name = node_name(event)
+        if not is_of_node(event) or name not in nodes:
             continue
         node, attributes = nodes[name]
         read = event["args"]["input_type_shape"]
@@ -68,12 +57,15 @@ def calls(graph: Path, feeds: Mapping[str, Any]) -> Counter[Call]:
     return found
 
 
-class _Recorded(Session):
-    """A session of options with which the runtime records what runs."""
+class _AsWritten(Run):
+    """Steps of the nodes as they are in the graph, of which the names are those of the record."""
 
-    def record(self) -> Any:
-        """End the record; what is in it."""
-        return json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = super()._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
 
 
 def _nodes(
