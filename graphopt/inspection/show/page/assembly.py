@@ -21,7 +21,7 @@ _STYLE = (
     "base", "bar", "sections", "hazards", "groups", "table", "graph", "memory", "requirements",
     "checkpoint", "media",
 )  # fmt: skip
-_FIRST = ("data", "elements", "words", "chips", "search", "table")
+_FIRST = ("data", "elements", "words", "head", "chips", "search", "table")
 _LAST = ("navigation",)
 _GRAPH = ("tree", "layout", "metrics", "way", "details", "drawing", "outline", "picture", "view")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")

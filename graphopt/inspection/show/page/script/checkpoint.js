@@ -4,7 +4,7 @@ const facts = data.facts;
 
 function showPage() {
   const { totals } = facts;
-  const file = facts.name.split(/[\\/]/).pop() || facts.name;
+  const file = fileName(facts.name);
   document.title = `${short(file, 80)} – inspection`;
   byId("name").textContent = short(file, 400);
   const line = [visible(facts.kind), facts.step === null ? "step unknown" : `step ${count(facts.step)}`, bytes(facts.bytes)];
@@ -12,7 +12,7 @@ function showPage() {
   if (file !== facts.name) line.push(short(facts.name, 400));
   const odd = totals.nan + totals.inf;
   byId("overview").append(
-    el("p", { class: "line" }, line.map((part) => el("span", {}, part))),
+    factLine(line),
     tiles([
       ["Parameters", count(totals.parameter_elements), `in ${plural(totals.parameters, "tensor")}, ${bytes(totals.parameter_bytes)}`],
       ["States", bytes(totals.state_bytes), [...new Set(facts.parameters.flatMap((p) => Object.keys(p.states)))].map(words).join(", ")],
@@ -27,10 +27,6 @@ function showPage() {
   valueTable("states", "States", states, "state", "log10 of magnitudes");
   valueTable("others", "Other tensors", facts.others, "tensor", "Lowest to highest");
   showStepSizes();
-}
-
-function tiles(entries) {
-  return el("dl", { class: "tiles" }, entries.map(([term, value, note]) => el("div", {}, el("dt", {}, term), el("dd", {}, value, el("small", {}, note)))));
 }
 
 const numberOf = (key) => (tensor) => tensor.statistics?.[key] ?? null;
@@ -48,16 +44,8 @@ function valueTable(id, title, tensors, noun, spread) {
     { title: spread, cell: (t) => histogram(t.statistics?.histogram) },
     { title: "Bytes", key: (t) => t.bytes, cell: (t) => bytes(t.bytes), kind: "number" },
   ];
-  searchable(id, new Table(title, columns, tensors, { noun }), (tensor) => tensor.name, noun);
+  searchable(id, new Table(title, columns, tensors, { noun }), (tensor) => tensor.name);
 }
-
-/** Puts a table into its section, and lets the search look through it. */
-function searchable(id, table, nameOf, noun) {
-  byId(id).append(table.element);
-  searchers.push((query) => plural(table.filter((row) => nameFits(nameOf(row), query)), noun));
-}
-
-const measured = (value) => (value === null ? "–" : few(value, 3));
 
 function showStepSizes() {
   const rows = facts.parameters.filter((parameter) => parameter.step_sizes).map((parameter) => ({ name: parameter.value.name, ...parameter.step_sizes }));

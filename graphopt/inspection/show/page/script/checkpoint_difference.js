@@ -4,22 +4,21 @@ const facts = data.facts;
 
 function showPage() {
   const { totals } = facts;
-  const names = facts.names.map((name) => name.split(/[\\/]/).pop() || name);
+  const names = facts.names.map(fileName);
   document.title = `${names.map((name) => short(name, 60)).join(" and ")} – difference`;
   byId("name").textContent = names.map((name) => short(name, 200)).join(" and ");
   const steps = facts.steps.map((step) => (step === null ? "unknown" : count(step)));
   byId("overview").append(
-    el("p", { class: "line" }, [`steps ${steps.join(" and ")}`, [...new Set(facts.kinds)].map(visible).join(" and "), plural(totals.tensors, "tensor")].map((part) => el("span", {}, part))),
-    el("dl", { class: "tiles" }, [
-      ["Equal", totals.equal, "bit for bit"],
-      ["Different", totals.different, "other values"],
-      ["Do not fit", totals.mismatched, "another shape or type"],
-      ["Only in one", totals.only_first + totals.only_second, `${totals.only_first} in the first, ${totals.only_second} in the second`],
+    factLine([`steps ${steps.join(" and ")}`, [...new Set(facts.kinds)].map(visible).join(" and "), plural(totals.tensors, "tensor")]),
+    tiles([
+      ["Equal", count(totals.equal), "bit for bit"],
+      ["Different", count(totals.different), "other values"],
+      ["Do not fit", count(totals.mismatched), "another shape or type"],
+      ["Only in one", count(totals.only_first + totals.only_second), `${totals.only_first} in the first, ${totals.only_second} in the second`],
       ["Parameters moved", totals.relative_rms === null ? "–" : `${(100 * totals.relative_rms).toFixed(3)} %`, "of their length"],
-    ].map(([term, value, note]) => el("div", {}, el("dt", {}, term), el("dd", {}, typeof value === "number" ? count(value) : value, el("small", {}, note))))),
+    ]),
   );
   const fits = (tensor) => tensor.shapes.every((shape) => shape !== null) && String(tensor.shapes[0]) === String(tensor.shapes[1]) && tensor.dtypes[0] === tensor.dtypes[1];
-  const small = (value, digits = 3) => (value === null ? "–" : few(value, digits));
   const name = { title: "Name", key: (t) => t.name, cell: (t) => named(short(t.name)) };
   const kind = { title: "Kind", key: (t) => t.kind, cell: (t) => words(t.kind), kind: "nowrap" };
   const type = (at) => ({ title: at ? "Second" : "First", cell: (t) => (t.shapes[at] === null ? "–" : `${shapeText(t.shapes[at])} ${t.dtypes[at]}`) });
@@ -27,9 +26,9 @@ function showPage() {
   table("changes", facts.tensors.filter((t) => fits(t) && !t.equal), [
     name, kind,
     { title: "Shape", cell: (t) => shapeText(t.shapes[0]), kind: "nowrap" },
-    { title: "Largest", key: (t) => t.largest, cell: (t) => small(t.largest), kind: "number" },
-    { title: "Relative RMS", key: (t) => t.relative_rms, cell: (t) => small(t.relative_rms), kind: "number" },
-    { title: "Cosine", key: (t) => t.cosine, cell: (t) => small(t.cosine, 7), kind: "number" },
+    { title: "Largest", key: (t) => t.largest, cell: (t) => measured(t.largest), kind: "number" },
+    { title: "Relative RMS", key: (t) => t.relative_rms, cell: (t) => measured(t.relative_rms), kind: "number" },
+    { title: "Cosine", key: (t) => t.cosine, cell: (t) => measured(t.cosine, 7), kind: "number" },
     ...(left ? [{ title: "Not finite", key: (t) => t.left_out, cell: (t) => count(t.left_out), kind: "number" }] : []),
   ]);
   table("unfit", facts.tensors.filter((t) => !fits(t)), [name, kind, type(0), type(1)]);
@@ -38,7 +37,5 @@ function showPage() {
 
 function table(id, rows, columns) {
   if (!rows.length) return hide(id);
-  const made = new Table(byId(id).textContent, columns, rows, { noun: "tensor" });
-  byId(id).append(made.element);
-  searchers.push((query) => plural(made.filter((row) => nameFits(row.name, query)), "tensor"));
+  searchable(id, new Table(byId(id).textContent, columns, rows, { noun: "tensor" }), (row) => row.name);
 }

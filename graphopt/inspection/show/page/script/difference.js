@@ -1,11 +1,11 @@
 // How two graphs differ: the changes, and both graphs beside each other.
 
 function showPage() {
-  const names = data.sides.map((side) => side.name.split(/[\\/]/).pop() || side.name);
+  const names = data.sides.map((side) => fileName(side.name));
   document.title = `${names.map((name) => short(name, 60)).join(" and ")} – difference`;
   byId("name").textContent = names.map((name) => short(name, 200)).join(" and ");
   const line = data.sides.map((side) => `${visible(side.kind)}, ${plural(side.nodes, "node")}, ${bytes(side.bytes)}`);
-  byId("overview").append(el("p", { class: "line" }, line.map((part) => el("span", {}, part))));
+  byId("overview").append(factLine(line));
   showChanges();
   showBoth();
 }
@@ -18,8 +18,7 @@ function showChanges() {
   }
   const column = (title, at, kind) => ({ title, key: (row) => row[at], cell: (row) => (at === 1 ? named(short(row[at])) : visible(row[at])), kind });
   const table = new Table("Changes", [column("Part", 0, "nowrap"), column("Where", 1), column("Fact", 2), column("Before", 3), column("After", 4)], data.changes, { noun: "change" });
-  byId("changes").append(table.element);
-  searchers.push((query) => plural(table.filter((row) => nameFits(`${row[0]} ${row[2]} ${row[5]}`, query)), "change"));
+  searchable("changes", table, (row) => `${row[0]} ${row[2]} ${row[5]}`);
 }
 
 /** What is chosen in one graph is chosen in the other too, where it is there. */

@@ -16,7 +16,3 @@ function showWayOf(parameter) {
   graphView.showWay(parameter);
   byId("graph").scrollIntoView();
 }
-
-function fileName(path) {
-  return path.split(/[\\/]/).pop() || path;
-}

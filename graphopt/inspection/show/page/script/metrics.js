@@ -24,7 +24,3 @@ function shareOf(item, tree, metric) {
 function heat(share, most) {
   return share ? Math.round(8 + 40 * Math.sqrt(share / most)) : 0;
 }
-
-function percent(share) {
-  return share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
-}

@@ -56,8 +56,7 @@ function scheduleCell(parameter, key, at) {
 }
 
 function share(part, width) {
-  const percent = part > 0 && part < 0.001 ? "< 0.1" : (100 * part).toFixed(1);
-  return [el("span", { class: "share", "aria-hidden": "true" }, fill(width, "parameters")), `${percent} %`];
+  return [el("span", { class: "share", "aria-hidden": "true" }, fill(width, "parameters")), percent(part)];
 }
 
 function openParameter(parameter) {

@@ -30,6 +30,12 @@ function nameFits(name, query) {
 
 const searchers = [];
 
+/** Puts a table into its section, and lets the search look through it, at a text of each row. */
+function searchable(id, table, textOf, noun = table.noun) {
+  byId(id).append(table.element);
+  searchers.push((query) => plural(table.filter((row) => nameFits(textOf(row), query)), noun));
+}
+
 /** Where the Enter key goes. */
 let firstFound = null;
 

@@ -58,6 +58,15 @@ function few(value, digits) {
   return size && (size < 1e-3 || size >= 1e6) ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
 }
 
+/** The same of what may not be there. */
+function measured(value, digits = 3) {
+  return value === null ? "–" : few(value, digits);
+}
+
+function percent(share) {
+  return share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
+}
+
 function shapeText(shape) {
   if (shape === null) return "any shape";
   if (shape.length === 0) return "scalar";
