@@ -149,6 +149,34 @@ def is_value(given: Any) -> bool:
     return hasattr(given, "is_tensor_sequence")
 
 
+def check_fed(
+    values: Mapping[str, Any],
+    *,
+    labels: Iterable[ClassLabels] = (),
+    rates: Iterable[str] = (),
+    scale: str | None = None,
+) -> None:
+    """Refuse labels, rates and a loss scale that are none; values of the runtime are not looked at.
+
+    Args:
+        values: What is fed.
+        labels: The inputs that hold class indices; see `check_labels`.
+        rates: Those that hold learning rates or weight decays; see `check_rate`.
+        scale: The one that holds a loss scale; see `check_scale`.
+
+    Raises:
+        ValueError: One is none.
+    """
+    for one in labels:
+        if isinstance(array := values[one.name], np.ndarray):
+            check_labels(one, array)
+    for rate in rates:
+        if isinstance(array := values[rate], np.ndarray):
+            check_rate(rate, array)
+    if scale is not None and isinstance(values[scale], np.ndarray):
+        check_scale(scale, values[scale])
+
+
 def check_labels(labels: ClassLabels, array: np.ndarray) -> None:
     """Refuse a label that is no class.
 

@@ -19,7 +19,7 @@ from graphopt._slips import no_attribute, says_what_is_meant
 from graphopt._start import Start
 from graphopt._step_io import step_io
 from graphopt.checkpoint import LoadReport
-from graphopt.feeds import Feeds, check_labels, check_rate, check_scale, feed_of, sizes_of
+from graphopt.feeds import Feeds, check_fed, feed_of, sizes_of
 from graphopt.fingerprint import Fingerprint, of_model, shortened
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
@@ -198,15 +198,9 @@ class Session:
             array(4., dtype=float32)
         """
         values = self._feeds.checked(feeds)
-        for labels in self._class_labels:
-            if isinstance(array := values[labels.name], np.ndarray):
-                check_labels(labels, array)
-        for rate in self._rates:
-            if isinstance(array := values[rate], np.ndarray):
-                check_rate(rate, array)
-        if self._fed_scale is not None and isinstance(values[self._fed_scale], np.ndarray):
-            check_scale(self._fed_scale, values[self._fed_scale])
-        names = self._reported if outputs is None else self._checked_outputs(outputs)
+        labels, rates = self._class_labels, self._rates
+        check_fed(values, labels=labels, rates=rates, scale=self._fed_scale)
+        names = self._checked_outputs(outputs, self._reported)
         with self._exclusively():
             self._settle()
             self._check_steps()
@@ -508,14 +502,17 @@ class Session:
                 self._fingerprint = of_model(self.graph.lean, self.graph.carried)
         return self._fingerprint
 
-    def _checked_outputs(self, outputs: Collection[str]) -> list[str]:
+    def _checked_outputs(
+        self, outputs: Collection[str] | None, known: Sequence[str]
+    ) -> Sequence[str]:
+        """The names of what is returned of a step: all that are known, where none were given."""
+        if outputs is None:
+            return known
         if isinstance(outputs, str):
             raise TypeError(f"outputs: got '{outputs}', expected a list such as ['{outputs}']")
-        unknown = [name for name in outputs if name not in self._reported]
+        unknown = [name for name in outputs if name not in known]
         if unknown:
-            raise ValueError(
-                f"outputs: got '{unknown[0]}', expected some of {', '.join(self._reported)}"
-            )
+            raise ValueError(f"outputs: got '{unknown[0]}', expected some of {', '.join(known)}")
         return list(outputs)
 
     def _open(self, providers: Sequence[Any], sizes: Mapping[str, int] | None = None) -> None:

@@ -18,7 +18,7 @@ from graphopt._slips import says_what_is_meant
 from graphopt.distributed._gradients import Gradients
 from graphopt.distributed._ranks import AllReduce, attempt, ranks_of
 from graphopt.distributed._split import split
-from graphopt.feeds import check_rate, check_scale
+from graphopt.feeds import check_fed
 from graphopt.graph import TrainingGraph, as_training_graph
 from graphopt.random_numbers import SEEDS
 from graphopt.session import Session
@@ -207,7 +207,7 @@ class DataParallel(Session):
                 in `Session.step`. Unless it says so, the state is as it was.
             ValueError: As in `Session.step`.
         """
-        names = self._checked_names(outputs)
+        names = self._checked_outputs(outputs, [*self._gradients.reports, *self._reported])
         prepared, error = attempt(lambda: self._prepared(feeds, examples))
         batch, fed, count = prepared or ({}, {}, 0)
         fed, share = self._agree(fed, count, error)
@@ -281,17 +281,6 @@ class DataParallel(Session):
         if self.writes:
             super().export(path, **settings)
 
-    def _checked_names(self, outputs: Collection[str] | None) -> list[str]:
-        known = [*self._gradients.reports, *self._reported]
-        if outputs is None:
-            return known
-        if isinstance(outputs, str):
-            raise TypeError(f"outputs: got '{outputs}', expected a list such as ['{outputs}']")
-        unknown = [name for name in outputs if name not in known]
-        if unknown:
-            raise ValueError(f"outputs: got '{unknown[0]}', expected some of {', '.join(known)}")
-        return list(outputs)
-
     def _prepared(
         self, feeds: Mapping[str, Any], examples: int | None
     ) -> tuple[dict[str, Any], dict[str, np.ndarray], int]:
@@ -303,10 +292,7 @@ class DataParallel(Session):
         given = {name: array for name, array in feeds.items() if name in self._fed}
         fed = self._feeds.checked({**self._gradients.flat, **given})
         small = {name: np.asarray(fed[name]) for name in self._fed}
-        for rate in self._rates:
-            check_rate(rate, small[rate])
-        if self._fed_scale is not None:
-            check_scale(self._fed_scale, small[self._fed_scale])
+        check_fed(small, rates=self._rates, scale=self._fed_scale)
         both = {name: small[name] for name in self._gradients.fed if name in small}
         rest = {name: array for name, array in feeds.items() if name not in given}
         if not rest and not examples and self.size > 1:

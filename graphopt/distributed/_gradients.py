@@ -9,7 +9,7 @@ import numpy as np
 from graphopt import _runtime
 from graphopt._step_io import step_io
 from graphopt.distributed._split import GradientGraph
-from graphopt.feeds import Feeds, check_labels, feed_of, shape_of
+from graphopt.feeds import Feeds, check_fed, feed_of, shape_of
 from graphopt.graph import TrainingGraph
 
 _ALIGNMENT = 64  # bytes, of what the runtime writes
@@ -68,9 +68,7 @@ class Gradients:
             ValueError: One is missing, unknown or of the wrong shape, or a label is no class.
         """
         values = self._feeds.checked(batch)
-        for labels in self._half.class_labels:
-            if isinstance(array := values[labels.name], np.ndarray):
-                check_labels(labels, array)
+        check_fed(values, labels=self._half.class_labels)
         return values
 
     def examples(self, values: Mapping[str, Any], small: Collection[str]) -> int:
