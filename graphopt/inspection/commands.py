@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from graphopt._files import about, write_atomically
 from graphopt._outputs import check_outputs
 from graphopt._words import shown
+from graphopt.checkpoint import file_of, in_folder
 from graphopt.graph import load
 from graphopt.inspection import checkpoints
 from graphopt.inspection._inspect import inspect as inspected
@@ -39,7 +40,11 @@ _WIDTH = 100  # where it is not known
 _LONGEST_LINE = 400
 _File = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="A model in ONNX, or a checkpoint.", show_default=False),
+    typer.Argument(
+        metavar="FILE",
+        help="A model in ONNX, or a checkpoint; a folder stands for its newest.",
+        show_default=False,
+    ),
 ]
 
 
@@ -109,6 +114,7 @@ def inspect(
         _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--json prints everything")
     elif html is not None:
         _refuse(ctx, ("name", "group", "sort", "rows", "show_all"), "--html writes everything")
+    file = _newest(file)
     if checkpoints.is_checkpoint(file):
         of_graphs = ("profile", "steps", "target", "batch_size", "dim", "name", "group", "sort")
         _refuse(ctx, of_graphs, f"'{file}' is a checkpoint, and this is for graphs")
@@ -217,6 +223,7 @@ def diff(
     if as_json or html is not None:
         way = "--json prints" if as_json else "--html writes"
         _refuse(ctx, ("rows",), f"{way} everything")
+    before, after = _newest(before), _newest(after)
     kinds = [checkpoints.is_checkpoint(file) for file in (before, after)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"'{before}' and '{after}': one is a checkpoint, the other a model")
@@ -236,6 +243,11 @@ def diff(
         _show(found, parts, as_json=as_json)
     if html is not None:
         _write(html, text, as_json=as_json)
+
+
+def _newest(path: Path) -> Path:
+    """A path; of a folder of checkpoints, that of the newest, as for all that reads checkpoints."""
+    return Path(file_of(path)) if path.is_dir() and in_folder(path) else path
 
 
 def _write(html: Path, text: str, *, as_json: bool) -> None:

@@ -481,3 +481,17 @@ class TestWrongFiles:
         onnx.save(helper.make_model(graph), "cycle.onnx")
         for command in self.commands("cycle.onnx"):
             assert "cycle.onnx" in refused(*command)
+
+
+@pytest.mark.any_runtime
+def test_a_folder_of_checkpoints_stands_for_its_newest(folder):
+    for step, name in ((0, "start"), (1, "later")):
+        target = folder / "run" / f"step-{step:010}.safetensors"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(f"{name}.safetensors", target)
+    newest = str(Path("run") / "step-0000000001.safetensors")
+    assert succeed("inspect", "run").stdout == succeed("inspect", newest).stdout
+    found = json.loads(succeed("diff", "start.safetensors", "run", "--json").stdout)
+    assert found == json.loads(succeed("diff", "start.safetensors", newest, "--json").stdout)
+    (folder / "empty").mkdir()
+    assert "'empty' is a folder, expected a file" in refused("inspect", "empty")
