@@ -105,7 +105,7 @@ class Run:
                 break
             if self.position % self.plan.steps == 0:
                 self.losses, self.summed = [], (0, 0.0)
-            loss = float(self.session.step(batch)["loss"])
+            loss = float(self.session.step(batch, outputs=[LOSS])[LOSS])
             if np.isfinite(loss) or not self._skips:
                 self.losses.append(loss)
                 self.summed = self.summed[0] + 1, self.summed[1] + loss
@@ -113,7 +113,8 @@ class Run:
             for watcher in watchers:
                 watcher.step(self.position, loss)
             if self.position % self.plan.steps:
-                self.target.save_if_due(self.session, self.note)
+                if self.target.is_due(self.position):
+                    self.target.save(self.session, self.note)
                 continue
             self._end_epoch(watchers)
             if self.history.has_ended:

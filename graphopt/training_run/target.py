@@ -83,12 +83,12 @@ class Target:
             session.save_checkpoint(self.path, note=note)
         self._saved_at, self._saved = note[POSITION], time.monotonic()
 
-    def save_if_due(self, session: Session, note: Mapping[str, Any]) -> None:
-        """Save, if as many steps were taken as were asked for, or as many minutes have passed."""
-        due = self._every is not None and note[POSITION] % self._every == 0
+    def is_due(self, position: int) -> bool:
+        """Whether as many steps were taken as were asked for, or as many minutes have passed."""
+        if self._every is not None and position % self._every == 0:
+            return True
         minutes = (time.monotonic() - self._saved) / 60
-        if due or (self._minutes is not None and minutes >= self._minutes):
-            self.save(session, note)
+        return self._minutes is not None and minutes >= self._minutes
 
     def wait(self) -> None:
         """Return when all is on the disk."""
