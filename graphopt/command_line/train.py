@@ -281,7 +281,8 @@ class _Inputs:
             if metrics:
                 raise ValueError("--metric: needs --validation DATA")
             return None
-        evaluator = evaluator_of(graph, session.state, metrics or None)
+        with session.borrowed() as state:
+            evaluator = evaluator_of(graph, state, metrics or None)
         columns = {f.name for f in evaluator.feeds}
         known = {f: name for f, name in self.options.columns.items() if f in columns}
         options = SampleOptions(known, self.options.pictures)
@@ -316,7 +317,12 @@ class _Inputs:
             return 0
         samples = self.held_out
         size = fixed_size(feed for feed in evaluator.feeds if feed.name in samples.names) or size
-        run.validate = lambda: evaluator.evaluate(run.session.state, samples, size)
+
+        def validate() -> dict[str, float]:
+            with run.session.borrowed() as state:
+                return evaluator.evaluate(state, samples, size)
+
+        run.validate = validate
         run.validated = {"validation data": samples.digest()}
         return len(samples) - evaluator.evaluated(samples, size)
 
