@@ -237,13 +237,10 @@ class Checkpoints:
         if self.keep is None:
             return
         paths = self.paths
-        best = self._best(paths)
+        best = _best_of(_notes(paths), self.best)
         for path in paths[: -self.keep]:
             if path not in (newest, best):
                 path.unlink(missing_ok=True)
-
-    def _best(self, paths: list[Path]) -> Path | None:
-        return _best_of(paths, self.best)
 
 
 def best_checkpoint(folder: PathLike, mode: Literal["min", "max"] | None = None) -> Path:
@@ -262,10 +259,11 @@ def best_checkpoint(folder: PathLike, mode: Literal["min", "max"] | None = None)
     if not path.is_dir():
         raise FileNotFoundError(f"'{folder}' is no folder of checkpoints, of which one is the best")
     paths = checkpoint.in_folder(path)
+    notes = _notes(paths)
     if mode is None:
-        noted = _notes(paths[-1:])
-        mode = "max" if any(note.get("best") == "max" for note in noted.values()) else "min"
-    found = _best_of(paths, mode)
+        newest = notes.get(paths[-1], {}) if paths else {}
+        mode = "max" if newest.get("best") == "max" else "min"
+    found = _best_of(notes, mode)
     if found is None:
         raise ValueError(
             f"'{folder}' has no checkpoint that says how good it is; graphopt train --keep-best "
@@ -274,9 +272,9 @@ def best_checkpoint(folder: PathLike, mode: Literal["min", "max"] | None = None)
     return found
 
 
-def _best_of(paths: Sequence[Path], mode: str) -> Path | None:
+def _best_of(notes: Mapping[Path, Mapping[str, Any]], mode: str) -> Path | None:
     """The one of several checkpoints with the best metric, the first of equal ones."""
-    metrics = {path: note[_METRIC] for path, note in _notes(paths).items() if _METRIC in note}
+    metrics = {path: note[_METRIC] for path, note in notes.items() if _METRIC in note}
     choose = min if mode == "min" else max
     return choose(metrics, key=metrics.__getitem__, default=None)
 

@@ -11,6 +11,7 @@ import typer
 
 import graphopt
 from graphopt._outputs import Named, check_outputs
+from graphopt.checkpoint import opened
 from graphopt.checkpoint_folder import best_checkpoint
 from graphopt.command_line.data_options import (
     CONSTANT,
@@ -25,7 +26,6 @@ from graphopt.command_line.progress import Logged, Shown, log_columns, progress_
 from graphopt.evaluation import Evaluator, evaluator_of
 from graphopt.feeds import Feed, feed_of
 from graphopt.graph import TrainingGraph
-from graphopt.on_device import read_stored
 from graphopt.samples import (
     DEFAULT_BATCH_SIZE,
     SampleOptions,
@@ -385,7 +385,8 @@ def _best_of(run: Run, folder: Path) -> Path:
         ValueError: It was not kept.
     """
     found, best = best_checkpoint(folder), run.history.best
-    metric = read_stored(found).note["metric"]
+    with opened(found) as tensors:
+        metric = tensors.note["metric"]
     if best is not None and best[run.monitored] != metric:
         raise ValueError(
             f"--export-best: the checkpoint of the best epoch, {best['epoch']}, was not kept, "
