@@ -15,22 +15,21 @@ from graphopt.cli import app
 from graphopt.distributed import _mpi, _torch, mpi, torch_distributed
 from tests.helpers.folders import ROOT
 from tests.helpers.parallel import graph_of
+from tools.launchers import launcher
 
 # What adds arrays up does not know of the runtime.
 pytestmark = pytest.mark.any_runtime
 
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 COMMAND = ["-m", "tests.helpers.one_thread", "train", "train.onnx", "--data", "data.npz"]
 MPI, TORCH = ("--distributed", "mpi"), ("--distributed", "torch")
 
 
 def by_mpi(count, *arguments, **settings):
-    return finished([MPIEXEC, "-n", str(count), sys.executable, *arguments], **settings)
+    return finished([*launcher("mpi", count), *arguments], **settings)
 
 
 def by_torch(count, *arguments, **settings):
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return finished([*run, "--nproc-per-node", str(count), *arguments], **settings)
+    return finished([*launcher("torch", count), *arguments], **settings)
 
 
 def finished(command, **variables):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.distributed import MESSAGE
+from tools.launchers import launcher
 
 _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "bench" / "parallel.json"
@@ -120,13 +121,7 @@ def by_ranks(
     Raises:
         RuntimeError: A rank failed; the message has what it said.
     """
-    binaries = _ROOT / environment / "bin"
-    python = str(binaries / "python")
-    if engine == "mpi":
-        start = [str(binaries / "mpiexec"), "-n", str(ranks), python]
-    else:
-        start = [python, "-m", "torch.distributed.run", "--standalone"]
-        start += ["--nproc-per-node", str(ranks)]
+    start = launcher(engine, ranks, _ROOT / environment / "bin" / "python")
     command = [*start, "-m", "tools.bench.parallel_roles", role, engine, *map(str, arguments)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
     done = subprocess.run(

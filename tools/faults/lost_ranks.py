@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import numpy as np
 
 from graphopt import checkpoint
 from tools.faults.kills import newest, prepare
+from tools.launchers import launcher
 
 _WORDS = {
     "mpi": "Killed (signal 9)",
@@ -69,7 +69,7 @@ def run_with_losses(
         seed: Of the moments.
     """
     prepare(folder)
-    start = _launcher(engine, ranks)
+    start = launcher(engine, ranks)
     start += ["-m", "graphopt", "train", "train.onnx", "--data", "digits.npz"]
     start += ["--epochs", str(epochs), "--batch-size", "32", "--distributed", engine]
     whole = _started([*start, "--checkpoint", "whole.safetensors"], folder)
@@ -104,15 +104,6 @@ def run_with_losses(
     one, other = checkpoint.read(folder / "whole.safetensors"), checkpoint.read(newest(run))
     equal = all(np.array_equal(one[name], other[name]) for name in one)
     return Outcome(done, round(slowest, 2), done - len(otherwise), otherwise, left, equal)
-
-
-def _launcher(engine: str, ranks: int) -> list[str]:
-    """What starts so many ranks of a Python program."""
-    if engine == "mpi":
-        mpiexec = str(Path(sys.executable).with_name("mpiexec"))
-        return [mpiexec, "-n", str(ranks), sys.executable]
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*run, "--nproc-per-node", str(ranks)]
 
 
 def _started(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
