@@ -11,7 +11,7 @@ from graphopt.inspection.facts import Inspection
 from graphopt.inspection.reading.dataflow import dtype_name
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.structure.layers import name_of
-from graphopt.inspection.structure.modules import BUCKETS, SHARED, modules
+from graphopt.inspection.structure.modules import BUCKETS, modules
 from graphopt.inspection.structure.nodes_of import attributes_text
 from graphopt.inspection.structure.roles import stages_of_nodes
 from graphopt.shapes.engine import Shapes, infer
@@ -86,7 +86,6 @@ def graph_data(reading: Reading, inspection: Inspection) -> dict[str, Any]:
         "outputs": outputs,
         **_values(values, shapes, Shapes(model) if sizes else shapes),
         "buckets": BUCKETS,
-        "shared": SHARED,
     }
 
 

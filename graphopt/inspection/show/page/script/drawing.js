@@ -39,7 +39,7 @@ class Drawing {
     this.plan = arranged(this.view.tree, this.narrow);
     this.items = this.view.tree.seen();
     this.all = this.items.length <= ALL_AT_ONCE;
-    this.picture.setAttribute("aria-label", `Drawing of the graph: ${plural(this.items.length, "box")}; the list of modules has the same. Arrow keys move it, plus and minus zoom, 0 shows all.`.replace("boxs", "boxes"));
+    this.picture.setAttribute("aria-label", `Drawing of the graph: ${plural(this.items.length, "box", "boxes")}; the list of modules has the same. Arrow keys move it, plus and minus zoom, 0 shows all.`);
     if (fit) this.fit();
     else this.render();
   }

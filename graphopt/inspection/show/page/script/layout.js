@@ -31,7 +31,7 @@ function measure(item, tree, all, narrow) {
   const edges = tree.edges(item);
   const rows = item === tree.root && !narrow ? [item.children] : inRows(item.children, edges);
   const level = new Map(rows.flatMap((row, at) => row.map((child) => [child, at])));
-  for (const edge of edges) if (!item.node) edge.skips = rows.length > 1 && level.get(edge.to) - level.get(edge.from) !== 1;
+  for (const edge of edges) edge.skips = rows.length > 1 && level.get(edge.to) - level.get(edge.from) !== 1;
   const { tracks, used } = tracksOf(edges.filter((edge) => edge.skips), level);
   const top = item === tree.root ? 26 : BOX.head + BOX.pad;
   const widths = rows.map((row) => row.reduce((sum, child) => sum + child.width + BOX.gap, -BOX.gap));
@@ -51,7 +51,6 @@ function measure(item, tree, all, narrow) {
   for (const edge of edges) {
     const side = () => item.x + left + inner + 10 + (tracks.get(edge) ?? 0) * BOX.track;
     edge.plan = () => (rows.length === 1 && item === tree.root ? across(edge) : down(edge, side));
-    edge.within = item;
   }
   all.push(...edges);
 }

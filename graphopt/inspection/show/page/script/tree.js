@@ -7,7 +7,7 @@ const NOTHING = { nodes: 0, flops: 0, moved: 0, memory: 0, time: 0 };
 class GraphModel {
   constructor(packed, times) {
     const { shapes, dtypes, attributes, modules } = packed;
-    Object.assign(this, { buckets: packed.buckets, shared: packed.shared, inputs: new Set(packed.inputs), outputs: new Set(packed.outputs), timed: Boolean(times) });
+    Object.assign(this, { buckets: packed.buckets, inputs: new Set(packed.inputs), outputs: new Set(packed.outputs), timed: Boolean(times) });
     this.values = packed.values.map(([name, shape, dtype, size], index) => ({
       index, name, shape: shapes[shape], dtype: dtypes[dtype], bytes: size, maker: null, readers: [],
     }));
@@ -105,7 +105,6 @@ class Tree {
       for (const child of own) child.parent = part;
       part.first = own[0].first;
       part.totals = this.total(own);
-      part.isRun = true;
       parts.push(part);
     }
     item.children = parts;

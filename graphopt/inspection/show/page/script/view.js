@@ -7,7 +7,7 @@ const MOST_FOUND = 40;
 class GraphView {
   /** Options: packed, times, parameters, name, marks (of nodes, by name), chose(item), compact. */
   constructor({ packed, times, parameters: trained, name, marks = new Map(), chose, compact = false }) {
-    Object.assign(this, { name, marks, chose, metric: "none", chosen: null, way: new Set(), found: new Set() });
+    Object.assign(this, { name, marks, chose, metric: "none", chosen: null, wayNodes: [], foundNodes: [] });
     this.parameterNamed = new Map(trained.map((parameter) => [parameter.name, parameter]));
     this.model = new GraphModel(packed, times);
     this.outline = new Outline(this);
@@ -46,8 +46,6 @@ class GraphView {
     if (open.size) for (const item of this.tree.items.values()) item.folded = !open.has(item.key) || item.node !== null;
     else for (const stage of this.tree.root.children) this.tree.unfold(stage, this.model.nodes.length <= SMALL ? SMALL : SEEN_AT_FIRST[stage.stage]);
     this.chosen = null;
-    this.way = new Set();
-    this.found = new Set();
     this.card.replaceChildren();
     if (open.size) this.refresh({ fit: true });
   }
@@ -130,8 +128,8 @@ class GraphView {
   /** The items that are seen of the way and of what was found. */
   markAll() {
     const seen = (nodes) => new Set(nodes.map((node) => this.tree.shown(node)).filter(Boolean));
-    this.way = seen(this.wayNodes ?? []);
-    this.found = seen(this.foundNodes ?? []);
+    this.way = seen(this.wayNodes);
+    this.found = seen(this.foundNodes);
   }
 
   /** Nodes by name and operator, and tensors by name. */

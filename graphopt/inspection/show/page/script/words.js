@@ -23,7 +23,7 @@ function fitted(name) {
 
 const count = (number) => (number === null ? "unknown" : number.toLocaleString("en-US"));
 
-const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+const plural = (number, noun, several = `${noun}s`) => `${count(number)} ${number === 1 ? noun : several}`;
 
 function scaled(number, base, units) {
   let unit = 0;
