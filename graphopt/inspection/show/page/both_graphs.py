@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graphopt.inspection.comparison.differences import Change, Difference
+from graphopt.inspection.comparison.differences import Difference
 from graphopt.inspection.facts import Inspection
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.show.difference_tables import fact_text
@@ -23,8 +23,8 @@ def difference_data(difference: Difference, before: Side, after: Side) -> dict[s
         "changes": _rows(difference),
         "same": difference.same,
         "sides": [
-            _side(difference, before, "before", "after"),
-            _side(difference, after, "after", "before"),
+            _side(difference, before, "before"),
+            _side(difference, after, "after"),
         ],
     }
 
@@ -45,7 +45,7 @@ def _names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
 
 
-def _side(difference: Difference, side: Side, own: str, other: str) -> dict[str, Any]:
+def _side(difference: Difference, side: Side, which: str) -> dict[str, Any]:
     inspection, reading = side
     graph = graph_data(reading, inspection)
     return {
@@ -58,11 +58,11 @@ def _side(difference: Difference, side: Side, own: str, other: str) -> dict[str,
             for p in inspection.parameters
         ],
         "graph": graph,
-        "marks": _marks(difference, graph, own, other),
+        "marks": _marks(difference, graph, which),
     }
 
 
-def _marks(difference: Difference, graph: dict[str, Any], own: str, other: str) -> dict[str, str]:
+def _marks(difference: Difference, graph: dict[str, Any], which: str) -> dict[str, str]:
     """The nodes that only this graph has, and those that differ or read what differs."""
     readers: dict[str, list[str]] = {}
     for row in graph["nodes"]:
@@ -74,11 +74,8 @@ def _marks(difference: Difference, graph: dict[str, Any], own: str, other: str) 
         if change.part == "values":
             for name in readers.get(change.where, ()):
                 marks.setdefault(name, "changed")
-        elif change.part == "nodes" and _is_here(change, own):
-            here_only = change.what == "there" and not getattr(change, other)
-            marks[change.where] = "added" if here_only else "changed"
+        elif change.part == "nodes" and change.what != "there":
+            marks[change.where] = "changed"
+        elif change.part == "nodes" and getattr(change, which):
+            marks[change.where] = "added"
     return marks
-
-
-def _is_here(change: Change, side: str) -> bool:
-    return change.what != "there" or bool(getattr(change, side))
