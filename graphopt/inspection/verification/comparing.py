@@ -7,7 +7,7 @@ import numpy as np
 
 from graphopt._words import shown
 from graphopt.inspection.verification.batches import Array, Batch, Updated
-from graphopt.inspection.verification.runnable import Given, State
+from graphopt.inspection.verification.runnable import State
 
 
 @dataclass
@@ -33,35 +33,41 @@ def compare_batch(
     for parameter, part, rows in batch.pieces():
         for kind in batch.values:
             got = after[kind][parameter.name].reshape(-1)[part]
-            want = wanted[kind][rows].reshape(-1)
-            parts = _parts(got, want, tolerated[kind][rows].reshape(-1))
-            worst = int(np.argmax(parts))
-            found.deviation = max(found.deviation, float(parts[worst]))
-            if parts[worst] > 1 and (kind, parameter.name) not in differ:
+            values = got, wanted[kind][rows], tolerated[kind][rows]
+            line = _difference(parameter, kind, values, found, start=part.start)
+            if line and (kind, parameter.name) not in differ:
                 differ.add((kind, parameter.name))
-                found.differences.append(
-                    f"step {number}: {_element(parameter, kind, part.start + worst)} is "
-                    f"{got[worst]:.6g}, expected {want[worst]:.6g}"
-                )
+                found.differences.append(f"step {number}: {line}")
 
 
-def compare_element(
+def compare_parameter(
     parameter: Updated,
     kind: str,
     values: tuple[Array, Array, Array],
-    given: Given,
+    number: int,
     found: Compared,
 ) -> None:
     """Compare what is there, what is wanted and how far it may be off, of one parameter."""
-    got, want, off = values
-    parts = _parts(got, want, off).reshape(-1)
+    if line := _difference(parameter, kind, values, found):
+        found.differences.append(f"step {number}: {line}")
+
+
+def _difference(
+    parameter: Updated,
+    kind: str,
+    values: tuple[Array, Array, Array],
+    found: Compared,
+    start: int = 0,
+) -> str:
+    """The element that is off most, which counts in what was found; "" where that is tolerated."""
+    got, want, off = (array.reshape(-1) for array in values)
+    parts = _parts(got, want, off)
     worst = int(np.argmax(parts))
     found.deviation = max(found.deviation, float(parts[worst]))
-    if parts[worst] > 1:
-        found.differences.append(
-            f"step {given.number}: {_element(parameter, kind, worst)} is "
-            f"{got.reshape(-1)[worst]:.6g}, expected {want.reshape(-1)[worst]:.6g}"
-        )
+    if parts[worst] <= 1:
+        return ""
+    element = _element(parameter, kind, start + worst)
+    return f"{element} is {got[worst]:.6g}, expected {want[worst]:.6g}"
 
 
 def _parts(got: Array, want: Array, tolerated: Array) -> Array:

@@ -11,7 +11,7 @@ from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.batches import PARAMETER, Array, Batch, Updated, batches
-from graphopt.inspection.verification.comparing import Compared, compare_batch, compare_element
+from graphopt.inspection.verification.comparing import Compared, compare_batch, compare_parameter
 from graphopt.inspection.verification.gradient_factors import GradientFactors
 from graphopt.inspection.verification.oracle import Oracle
 from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
@@ -151,7 +151,7 @@ class _Trials:
             got = after[ACCUMULATED.name][parameter.name].astype(np.float64)
             want = wanted[parameter.name]
             off = offs[parameter.name]
-            compare_element(parameter, ACCUMULATED.name, (got, want, off), given, found)
+            compare_parameter(parameter, ACCUMULATED.name, (got, want, off), given.number, found)
 
     def _spread(self, before: Sequence[Mapping[str, Array]]) -> State:
         """What each parameter begins with; an average is some other number of its size."""
@@ -180,7 +180,7 @@ class _Trials:
             off += float(own.eps) * np.abs(added) + (1 - decay) * float(own.smallest_subnormal)
             if _is_kept(parameter, given):
                 want, off = old, np.zeros_like(old)
-            compare_element(parameter, AVERAGE.name, (got, want, off), given, found)
+            compare_parameter(parameter, AVERAGE.name, (got, want, off), given.number, found)
 
     def _given(self, number: int, *, overflows: bool = False, is_last: bool = True) -> Given:
         random, rule = self._random, self._factors.rule
