@@ -68,11 +68,11 @@ class FederatedServer:
         """See the class."""
         self.optimizer = check_server_optimizer(optimizer)
         arrays = {name: np.asarray(value) for name, value in values.items()}
-        names = [parameter.name for parameter in optimizer.params]
-        self._averaged = {n: arrays[n].copy() for n in arrays if n not in set(names)}
+        names = {parameter.name for parameter in optimizer.params}
+        self._averaged = {n: array.copy() for n, array in arrays.items() if n not in names}
         check_numbers(self._averaged, self._averaged)
         graph = update_graph(optimizer, group_mask=True)
-        given = {name: arrays[name] for name in names if name in arrays}
+        given = {n: array for n, array in arrays.items() if n in names}
         self._session = Session(graph, parameters=given)
         self._fingerprint = of_model(graph.model, graph.carried)
 
@@ -86,14 +86,11 @@ class FederatedServer:
         """
         path = checkpoint.file_of(path)
         stored = checkpoint.read_stored(path)
-        given = {
-            name: array
-            for name, array in stored.state.items()
-            if name in stored.note.get("averaged", ())
-            or name in {parameter.name for parameter in checked_optimizer(optimizer).params}
-        }
+        names = {parameter.name for parameter in checked_optimizer(optimizer).params}
+        averaged = stored.note.get("averaged", ())
+        given = {n: a for n, a in stored.state.items() if n in names or n in averaged}
         server = cls(optimizer, given)
-        expected = server._expected_state
+        expected = {n: (a.shape, a.dtype.name) for n, a in server._session.state.items()}
         problems = server._fingerprint.differences(stored.graph)
         state = {n: array for n, array in stored.state.items() if n not in server._averaged}
         problems += checkpoint.misfits(state, expected) + checkpoint.impossible(stored.state)
@@ -206,10 +203,6 @@ class FederatedServer:
         said = {**(note or {}), "averaged": sorted(self._averaged)}
         with self._session.borrowed() as state:
             checkpoint.save(path, {**state, **self._averaged}, self._fingerprint.entry, said)
-
-    @property
-    def _expected_state(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        return {n: (array.shape, array.dtype.name) for n, array in self._session.state.items()}
 
     def _mask(self, group_mask: Sequence[bool] | None) -> list[bool]:
         groups = len(self.optimizer.groups)
