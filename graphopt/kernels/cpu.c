@@ -230,15 +230,6 @@ static void take_halves(const Call *call, Work *work) {
 }
 #endif
 
-static Scalars attributes_of(const Kernel *kernel) {
-  const Attributes *a = &kernel->attributes;
-  const Scalars scalars = {.decay = (Real)a->decay,
-                           .epsilon = (Real)a->epsilon,
-                           .momentum = (Real)a->momentum,
-                           .loss_scale = (Real)a->loss_scale};
-  return scalars;
-}
-
 static OrtStatus *update(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;
@@ -252,7 +243,7 @@ static OrtStatus *update(void *data, OrtKernelContext *context) {
     return wrong_input(&call, GRADIENT, "is neither float32 nor float16");
   const ScalarInputs inputs = scalar_inputs(&call);
   Work work = {.operator = operator,
-               .scalars = attributes_of(kernel),
+               .scalars = scalars_of(&kernel->attributes),
                .clip_value = (Real)kernel->attributes.clip_value};
   work.scalars.rate = *inputs.rate;
   if (inputs.factor) work.factor = *inputs.factor;

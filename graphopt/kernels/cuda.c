@@ -183,14 +183,6 @@ static OrtStatus *launched(const Call *call, Function function, Launch *launch, 
   return result ? failure(kernel, "cannot launch the kernel", result) : NULL;
 }
 
-static Scalars scalars_of(const Attributes *a) {
-  const Scalars scalars = {.decay = (float)a->decay,
-                           .epsilon = (float)a->epsilon,
-                           .momentum = (float)a->momentum,
-                           .loss_scale = (float)a->loss_scale};
-  return scalars;
-}
-
 OrtStatus *compute_on_cuda(void *data, OrtKernelContext *context) {
   const Kernel *kernel = data;
   const Operator *operator = kernel->operator;

@@ -76,6 +76,15 @@ typedef struct {
   double decay, epsilon, momentum, loss_scale, clip_value;
 } Attributes;
 
+/* Those of them that the arithmetic takes; the inputs are 0. */
+static inline Scalars scalars_of(const Attributes *a) {
+  const Scalars scalars = {.decay = (Real)a->decay,
+                           .epsilon = (Real)a->epsilon,
+                           .momentum = (Real)a->momentum,
+                           .loss_scale = (Real)a->loss_scale};
+  return scalars;
+}
+
 /* An operator in a session. */
 typedef struct {
   const OrtApi *api;
