@@ -150,23 +150,16 @@ def test_float16_is_rounded_as_the_runtime_does():
         below, above = (np.nextafter(middle, np.float32(to)) for to in (-np.inf, np.inf))
     others = np.random.default_rng(0).integers(0, 2**32, 2 * 65536, dtype=np.uint32)
     numbers = np.concatenate([wide, middle, below, above, others.view(np.float32)])
-    moved = {"w.0": np.zeros(numbers.size, np.float16), "g.0": numbers, "lr": np.float32(-1)}
     # Of a mean square that is 1 - epsilon after the step, the gradient alone is left, divided by 1.
     proto.graph.node[0].attribute[0].f = 1.0
     proto.graph.node[0].attribute[1].f = 0.0
     moved = {"w.0": np.zeros(numbers.size, np.float16), "g.0": numbers}
     moved |= {"s.0": np.ones(numbers.size, np.float32), "lr": np.asarray(np.float32(-1))}
-    moved = {name: np.asarray(array) for name, array in moved.items()}
-    for info in (*proto.graph.input, *proto.graph.output):
-        if info.type.tensor_type.shape.dim:
-            info.type.tensor_type.shape.dim[0].dim_value = numbers.size
     fused = run(session(proto, options(proto)), moved)["w1.RMSPropFloat16.0"]
     body = run(session(proto, options()), moved)["w1.RMSPropFloat16.0"]
     with np.errstate(all="ignore"):
         finite = np.isfinite(numbers * numbers)
-        np.testing.assert_array_equal(
-            fused[finite], (numbers / np.float32(1)).astype(np.float16)[finite]
-        )
+        np.testing.assert_array_equal(fused[finite], numbers.astype(np.float16)[finite])
     np.testing.assert_array_equal(fused, body)
     widened = {**moved, "w.0": np.resize(every_half, numbers.size), "g.0": np.zeros_like(numbers)}
     fused = run(session(proto, options(proto)), widened)["w1.RMSPropFloat16.0"]
