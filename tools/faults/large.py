@@ -25,6 +25,7 @@ import graphopt
 from graphopt import RMSProp
 from graphopt._memory import give_back_memory
 from graphopt.graph import TrainingGraph
+from tools.bench.memory import resident
 
 _LAYERS = 12
 _BATCH = 2
@@ -82,9 +83,10 @@ def peak_of(phase: str, folder: Path) -> tuple[int, float]:
     _runtime.onnxruntime()
     assert cli
     os.chdir(folder)
-    before, start = _resident("VmRSS"), time.monotonic()
+    give_back_memory()
+    before, start = resident("VmRSS"), time.monotonic()
     PHASES[phase]()
-    return _resident("VmHWM") - before, time.monotonic() - start
+    return resident("VmHWM") - before, time.monotonic() - start
 
 
 def write_model(folder: Path, gib: float) -> int:
@@ -116,16 +118,6 @@ def write_model(folder: Path, gib: float) -> int:
     x = rng.normal(size=(3 * _BATCH, width)).astype(np.float32)
     np.savez(folder / "data.npz", x=x, labels=np.tanh(x[:, ::-1]))
     return _LAYERS * block.nbytes
-
-
-def _resident(key: str) -> int:
-    """How many bytes are in memory now, or were at most."""
-    if key == "VmRSS":
-        give_back_memory()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the system does not say how much memory a process has")
 
 
 def _build() -> TrainingGraph:
