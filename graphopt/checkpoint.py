@@ -317,6 +317,17 @@ def misfits(state: State, expected: Mapping[str, tuple[tuple[int, ...], str]]) -
     return problems
 
 
+def check_given(state: State, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    """Refuse values of one's own, of which there may be some only.
+
+    Raises:
+        ValueError: One does not fit, or no training leaves it behind.
+    """
+    given = {name: expected[name] for name in expected if name in state}
+    if problems := misfits(state, given) + impossible(state):
+        raise ValueError(f"state: {shortened(problems)}")
+
+
 def fits(array: np.ndarray, expected: tuple[tuple[int, ...], str]) -> bool:
     """Whether an array has this shape and dtype."""
     return (array.shape, array.dtype.name) == expected

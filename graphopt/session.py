@@ -20,7 +20,7 @@ from graphopt._start import Start
 from graphopt._step_io import step_io
 from graphopt.checkpoint import LoadReport
 from graphopt.feeds import Feeds, check_fed, feed_of, sizes_of
-from graphopt.fingerprint import Fingerprint, of_model, shortened
+from graphopt.fingerprint import Fingerprint, of_model
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
 from graphopt.inference import inference_model
@@ -384,10 +384,7 @@ class Session:
         arrays = {name: np.asarray(array) for name, array in state.items()}
         expected = self._expected()
         kept = tuple(name for name in expected if name not in arrays)
-        problems = checkpoint.misfits(arrays, {n: e for n, e in expected.items() if n in arrays})
-        problems += checkpoint.impossible(arrays)
-        if problems:
-            raise ValueError(f"state: {shortened(problems)}")
+        checkpoint.check_given(arrays, expected)
         loaded = tuple(arrays)
         self._take(arrays, kept)
         return LoadReport(loaded, kept)

@@ -16,6 +16,7 @@ from graphopt.carried import Array
 from graphopt.checkpoint import (
     LoadReport,
     Stored,
+    check_given,
     file_of,
     impossible,
     misfits,
@@ -180,10 +181,7 @@ def load_state(
         current = to_state(file)
     except ValueError as error:
         raise ValueError(f"checkpoint '{path}': {error}") from None
-    expected = {n: (a.shape, a.dtype.name) for n, a in current.items() if n in arrays}
-    problems = misfits(arrays, expected) + impossible(arrays)
-    if problems:
-        raise ValueError(f"state: {shortened(problems)}")
+    check_given(arrays, {name: (a.shape, a.dtype.name) for name, a in current.items()})
     write(output or path, from_state(current | arrays, file))
     return LoadReport(tuple(arrays), tuple(name for name in current if name not in arrays))
 
