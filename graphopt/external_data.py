@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from graphopt._words import shown, size
 from graphopt.dtypes import BITS, bytes_of
+from graphopt.graphs import proto_initializers
 from graphopt.mapped_values import can_be_left, is_left, leave
 from graphopt.soundness.functions import check_functions
 from graphopt.soundness.nodes import places, tensors
@@ -40,8 +41,7 @@ def load_values(model: onnx.ModelProto, path: Path, *, leaving: bool = False) ->
         ValueError: A file is not in the folder of the model, or has too few bytes.
     """
     files: dict[Path, None] = {}
-    graphs = [model.graph, *(info.initialization for info in model.training_info)]
-    for tensor in (tensor for graph in graphs for tensor in graph.initializer if leaving):
+    for tensor in proto_initializers(model) if leaving else ():
         is_beside = tensor.data_location == TensorProto.EXTERNAL and not is_left(tensor)
         if is_beside and can_be_left(tensor):
             where = f"initializer '{shown(tensor.name)}'"

@@ -40,6 +40,16 @@ def proto_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from proto_nodes(graph.node)
 
 
+TO_INITIALIZERS = frozenset(("graph", "training_info", "initialization", "initializer"))
+"""The fields of a model in a file on the way to its `proto_initializers`."""
+
+
+def proto_initializers(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The initializers of a model in a file, and what it has for the first training step."""
+    for graph in (model.graph, *(info.initialization for info in model.training_info)):
+        yield from graph.initializer
+
+
 def operands(node: ir.Node) -> Iterator[ir.Value]:
     """What a node and all nodes of its subgraphs read, one after another."""
     for value in node.inputs:

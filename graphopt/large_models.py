@@ -16,6 +16,7 @@ from graphopt._files import PathLike, about, check_target, write_atomically
 from graphopt._seal import Piece, sealed
 from graphopt._words import size
 from graphopt.dtypes import BITS, bytes_of
+from graphopt.graphs import TO_INITIALIZERS, proto_initializers
 from graphopt.mapped_values import array_of, give_back, is_left, loaded, notes_of
 from graphopt.soundness.wire import length_tag, written
 
@@ -95,8 +96,7 @@ def write_beside(model: onnx.ModelProto, path: Path) -> None:
 
 def values_of(model: onnx.ModelProto) -> int:
     """The bytes of the initializers that have them as raw data, or were left elsewhere."""
-    graphs = [model.graph, *(info.initialization for info in model.training_info)]
-    return sum(_bytes(tensor) for graph in graphs for tensor in graph.initializer)
+    return sum(map(_bytes, proto_initializers(model)))
 
 
 def size_of(model: onnx.ModelProto) -> int:
@@ -219,10 +219,6 @@ def _parts_of(model: onnx.ModelProto) -> list[_Part] | None:
     return parts if sum(map(len, parts)) < MOST else None
 
 
-_INNER = {"graph", "training_info", "initialization", "initializer"}
-"""The fields on the way from a model to its initializers."""
-
-
 def _encoded(message: Message) -> Iterator[_Part]:
     """The encoding of a message, field by field where there may be large tensors in one."""
     if isinstance(message, TensorProto) and _is_large(message, _LEAST):
@@ -241,7 +237,7 @@ def _encoded(message: Message) -> Iterator[_Part]:
         return
     others = type(message)()
     for field, value in message.ListFields():
-        if field.name not in _INNER:
+        if field.name not in TO_INITIALIZERS:
             _set(others, field, value)
             continue
         yield others.SerializeToString()

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.dtypes import BITS, bytes_of
+from graphopt.graphs import proto_initializers
 
 LEAST = 2**20
 """The bytes of a tensor that is worth it."""
@@ -141,11 +142,11 @@ def tensor_at(array: Array, name: str) -> TensorProto:
 
 def loaded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with all values in it: a copy, if some were left in files."""
-    if not any(map(is_left, _initializers(model))):
+    if not any(map(is_left, proto_initializers(model))):
         return model
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    for tensor in _initializers(own):
+    for tensor in proto_initializers(own):
         if is_left(tensor):
             array = array_of(tensor)
             tensor.raw_data = array.tobytes()
@@ -296,8 +297,3 @@ def _changed(path: Path) -> ValueError:
         f"'{path}' has been written to since the model was read, which needs its values; read the "
         "model again, and write new files beside old ones rather than into them"
     )
-
-
-def _initializers(model: onnx.ModelProto) -> list[TensorProto]:
-    graphs = [model.graph, *(info.initialization for info in model.training_info)]
-    return [tensor for graph in graphs for tensor in graph.initializer]

@@ -8,6 +8,7 @@ from onnx import ModelProto, TensorProto
 
 from graphopt import mapped_values
 from graphopt.dtypes import bytes_of
+from graphopt.graphs import TO_INITIALIZERS
 from graphopt.soundness.wire import Buffer, length_tag, read_number, written
 
 LEAST = 2**26
@@ -15,8 +16,6 @@ LEAST = 2**26
 
 _MOST_BESIDE = 2**16  # bytes of any other field of a tensor
 _RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
-_INNER = {"graph", "training_info", "initialization", "initializer"}
-"""The fields on the way from a model to its initializers."""
 
 
 def without_values(data: Buffer, path: Path) -> bytes:
@@ -36,7 +35,7 @@ def _cut(data: Buffer, begin: int, end: int, kind: Descriptor, path: Path) -> It
         start, (number, inner, stop) = position, _field(data, position, end)
         position = stop
         field = kind.fields_by_number.get(number)
-        if field is None or field.name not in _INNER:
+        if field is None or field.name not in TO_INITIALIZERS:
             continue
         yield data[kept:start]
         kept = stop

@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 import graphopt
 from graphopt import RMSProp, checkpoint, large_models, mapped_values
 from graphopt.examples import digits_cnn
+from graphopt.graphs import proto_initializers
 from tests.helpers.faults import contents
 from tools.faults import large
 
@@ -40,8 +41,7 @@ def graph_of(model, names=("*",)):
 
 
 def left(model):
-    graphs = [model.graph, *(info.initialization for info in model.training_info)]
-    return [t.name for g in graphs for t in g.initializer if mapped_values.is_left(t)]
+    return [t.name for t in proto_initializers(model) if mapped_values.is_left(t)]
 
 
 def batch():
