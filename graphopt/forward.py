@@ -12,7 +12,7 @@ from graphopt._files import PathLike, existing_file
 from graphopt._slips import is_of_torch, kind_of
 from graphopt.external_data import check_values, checked_file, load_values
 from graphopt.graphs import proto_graphs, subgraphs
-from graphopt.mapped_values import LeftTensor, look
+from graphopt.mapped_values import LeftTensor, use_left_tensors
 from graphopt.soundness.errors import about
 from graphopt.soundness.file import read_model
 
@@ -60,7 +60,7 @@ def to_ir(proto: onnx.ModelProto) -> ir.Model:
         model = ir.from_proto(proto)
     except Exception as error:  # noqa: BLE001 - whatever onnx-ir finds wrong
         raise ValueError(f"the model is damaged: {error}") from None
-    look(model)
+    use_left_tensors(model)
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         _own_outputs(graph, ())
     return model

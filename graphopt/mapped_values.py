@@ -96,7 +96,7 @@ def leave(tensor: TensorProto, file: Path, offset: int, length: int) -> None:
 def is_left(tensor: TensorProto) -> bool:
     """Whether the values of a tensor were left in their file, by this process."""
     return tensor.data_location == TensorProto.EXTERNAL and any(
-        entry.key == _KEY and entry.value.startswith(f"{_OURS} ") for entry in tensor.metadata_props
+        entry.key == _KEY and _is_ours(entry.value) for entry in tensor.metadata_props
     )
 
 
@@ -121,11 +121,8 @@ def tensor_of(array: Array, name: str) -> TensorProto:
     found = _place(array) if array.nbytes >= LEAST else None
     if found is None:
         return numpy_helper.from_array(array, name)
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor = TensorProto(name=name, dims=array.shape, data_type=kind)
     mapped, offset = found
-    _set(tensor, str(mapped.path), offset, array.nbytes, mapped.content)
-    return tensor
+    return _left_tensor(array, name, str(mapped.path), offset, mapped.content)
 
 
 def tensor_at(array: Array, name: str) -> TensorProto:
@@ -134,10 +131,7 @@ def tensor_at(array: Array, name: str) -> TensorProto:
         return tensor_of(array, name)
     number = next(_numbers)
     _arrays[number] = array
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor = TensorProto(name=name, dims=array.shape, data_type=kind)
-    _set(tensor, "", 0, array.nbytes, f"{_IN_MEMORY}{number}")
-    return tensor
+    return _left_tensor(array, name, "", 0, f"{_IN_MEMORY}{number}")
 
 
 def loaded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -162,19 +156,21 @@ def notes_of(tensor: TensorProto) -> list[onnx.StringStringEntryProto]:
     return [entry for entry in tensor.metadata_props if entry.key != _KEY]
 
 
+def _is_ours(mark: str) -> bool:
+    return mark.startswith(f"{_OURS} ")
+
+
 def _forget(tensor: TensorProto) -> None:
     """Let a tensor say no more that its values were left in a file."""
     for entry in [entry for entry in tensor.metadata_props if entry.key == _KEY]:
         tensor.metadata_props.remove(entry)
 
 
-def look(model: ir.Model) -> None:
+def use_left_tensors(model: ir.Model) -> None:
     """Let onnx-ir look at values that were left in files as `array_of` does."""
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and tensor.metadata_props.get(_KEY, "").startswith(
-            f"{_OURS} "
-        ):
+        if isinstance(tensor, ir.ExternalTensor) and _is_ours(tensor.metadata_props.get(_KEY, "")):
             value.const_value = LeftTensor(
                 tensor.location,
                 tensor.offset,
@@ -235,6 +231,14 @@ class LeftTensor(ir.ExternalTensor):
     def tobytes(self) -> bytes:
         """The values as a file has them."""
         return self.numpy().tobytes()
+
+
+def _left_tensor(array: Array, name: str, path: str, offset: int, content: str) -> TensorProto:
+    """A tensor of an array, whose values were left."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, dims=array.shape, data_type=kind)
+    _set(tensor, path, offset, array.nbytes, content)
+    return tensor
 
 
 def _set(tensor: TensorProto, path: str, offset: int, length: int, content: str) -> None:
