@@ -88,6 +88,12 @@ def needed_for(values: Iterable[ir.Value], graph: ir.Graph) -> set[ir.Value]:
     return needed
 
 
+def by_name(graph: ir.Graph) -> dict[str, ir.Value]:
+    """The inputs, initializers and computed values of a graph, but not of graphs in its nodes."""
+    values = {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
+    return values | {str(value.name): value for node in graph for value in node.outputs}
+
+
 def named_once(graph: ir.Graph) -> set[str]:
     """The names that one value has, in a graph and all graphs in its nodes."""
     graphs = (graph, *graph.subgraphs())

@@ -22,7 +22,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import declare, initial_values
 from graphopt.forward import ForwardModel
 from graphopt.graph import TrainingGraph
-from graphopt.graphs import needed_for, operands, put_last, subgraphs
+from graphopt.graphs import by_name, needed_for, operands, put_last, subgraphs
 from graphopt.losses import LossFunction
 from graphopt.manifest import Manifest, packed, unpacked
 from graphopt.operators.labels import ClassLabels
@@ -159,7 +159,7 @@ class _Cut:
         model = self._model()
         graph, op = model.graph, GraphBuilder(model.graph)
         op.real = ir.DataType.from_numpy(np.dtype(self._dtype))
-        values = _by_name(graph)
+        values = by_name(graph)
         carried = {value.output for value in self._carried.values()}
         graph.outputs[:] = [
             value for value in graph.outputs if value.name not in {*carried, *_OF_UPDATE}
@@ -184,7 +184,7 @@ class _Cut:
         model = self._model()
         graph, op = model.graph, GraphBuilder(model.graph)
         op.real = ir.DataType.from_numpy(np.dtype(self._dtype))
-        values = _by_name(graph)
+        values = by_name(graph)
         kept = {*(value.output for value in self._carried.values()), *_OF_UPDATE}
         graph.outputs[:] = [value for value in graph.outputs if value.name in kept]
         flat, parts = [], {}
@@ -270,11 +270,6 @@ def _free(name: str, taken: set[str]) -> str:
         name += "_"
     taken.add(name)
     return name
-
-
-def _by_name(graph: ir.Graph) -> dict[str, ir.Value]:
-    values = {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
-    return values | {str(value.name): value for node in graph for value in node.outputs}
 
 
 def _wait_for_what_is_there(graph: ir.Graph, there: ir.Value) -> None:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs
+from graphopt.graphs import by_name
 
 
 def given_gradients(model: ir.Model, gradients: Mapping[str, str]) -> GradientGraph:
@@ -23,9 +24,8 @@ def given_gradients(model: ir.Model, gradients: Mapping[str, str]) -> GradientGr
     graph = model.graph
     avoid_fusions(GraphBuilder(graph), model)
     initializers_to_inputs(model, set(gradients))
-    values = {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
+    values = by_name(graph)
     parameters = {name: values[name] for name in gradients}
-    values.update((str(value.name), value) for node in graph for value in node.outputs)
     found = {}
     for name, tensor in gradients.items():
         if tensor not in values:

@@ -10,7 +10,7 @@ from graphopt import _runtime
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._fusions import avoid_fusions
 from graphopt.gradients._graph import GradientGraph, initializers_to_inputs, unreached
-from graphopt.graphs import needed_for
+from graphopt.graphs import by_name, needed_for
 from graphopt.operators.rewriting import RunningStatistic
 from graphopt.versions import NEWEST_IR_VERSION
 
@@ -48,8 +48,7 @@ def build_gradients(
         raise ValueError(_in_plain_words(str(error))) from None
     result = ir.from_proto(onnx.load_model_from_string(built))
     graph = result.graph
-    values = {str(value.name): value for value in graph.inputs} | dict(graph.initializers)
-    values.update((str(value.name), value) for node in graph for value in node.outputs)
+    values = by_name(graph)
     without = [name for name in names if f"{name}_grad" not in values]
     if without:
         raise ValueError(unreached(without))
