@@ -1,4 +1,4 @@
-"""How long the page of a large graph takes to open: ``python -m tools.page_time``.
+"""How long the page of a large graph takes to open: ``python -m tests.inspection.show.page_time``.
 
 Needs Chromium, as the tests of the page do. Writes the median of some openings, each from the
 request to the second frame that is drawn.
