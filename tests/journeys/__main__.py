@@ -70,9 +70,7 @@ class Journey:
 
     def python(self, page: str, heading: str | None = None) -> None:
         """The snippets of a page, or of a part of it, as one program."""
-        text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-        if heading is not None:
-            text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        text = _text(page, heading)
         program = self.folder / f"{page}.py"
         program.write_text("\n".join(blocks("python", text)), encoding="utf-8")
         said = self.run(f"python {program.name}").splitlines()
@@ -80,11 +78,17 @@ class Journey:
 
     def console(self, page: str, heading: str) -> None:
         """The commands of a part of a page."""
-        text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-        part = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-        for block in blocks("console", part):
+        for block in blocks("console", _text(page, heading)):
             for command in block.splitlines():
                 self.run(command.partition(" # ")[0].strip())
+
+
+def _text(page: str, heading: str | None = None) -> str:
+    """The text of a page, or of a part of it."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    if heading is None:
+        return text
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 def pytorch(user: Journey) -> None:
@@ -100,7 +104,7 @@ def onnx(user: Journey) -> None:
     assert "accuracy: 0.9" in user.run("graphopt demo")
     user.python("first_steps", "From an ONNX file")
     shutil.copy(user.folder / "graphopt-demo" / "digits.npz", user.folder)
-    *_, block = blocks("console", (DOCS / "first_steps.md").read_text(encoding="utf-8"))
+    *_, block = blocks("console", _text("first_steps"))
     for command in block.splitlines():
         user.run(command)
     assert (user.folder / "trained.onnx").is_file()

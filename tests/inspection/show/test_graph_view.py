@@ -88,7 +88,7 @@ def test_scopes_in_names_are_modules():
 
 
 def test_names_of_parameters_are_modules_and_what_is_between_them_is_in_their_common_one():
-    inputs = HEAD.replace("a,", "a,").replace("float[2,2] a", 'float[2,2] "net.0.w"')
+    inputs = HEAD.replace("float[2,2] a", 'float[2,2] "net.0.w"')
     inputs = inputs.replace("float[2,2] b", 'float[2,2] "net.2.w"')
     found = modules_of(
         f"""{inputs} => (float[2,2] z) {{
@@ -147,23 +147,22 @@ TOTALS = """
 """
 
 
-def size(number):
-    """Bytes as the page writes them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024 * 0.9995:
-            digits = 0 if unit == "B" or number >= 100 else 1 if number >= 10 else 2
+def scaled(number, base, units):
+    """A number as the page writes it."""
+    for unit in units:
+        if number < base * 0.9995:
+            digits = 0 if unit == units[0] or number >= 100 else 1 if number >= 10 else 2
             return f"{number:.{digits}f} {unit}"
-        number /= 1024
+        number /= base
     raise AssertionError
+
+
+def size(number):
+    return scaled(number, 1024, ["B", "KiB", "MiB", "GiB"])
 
 
 def work(number):
-    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP"):
-        if number < 1000 * 0.9995:
-            digits = 0 if unit == "FLOP" or number >= 100 else 1 if number >= 10 else 2
-            return f"{number:.{digits}f} {unit}"
-        number /= 1000
-    raise AssertionError
+    return scaled(number, 1000, ["FLOP", "kFLOP", "MFLOP", "GFLOP"])
 
 
 def test_the_figures_are_those_of_the_json(digits, shown):
