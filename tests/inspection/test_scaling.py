@@ -74,6 +74,20 @@ def test_words_and_formulas(optimizer, words, lines):
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (3, "applies the mean of 3 gradients"),
+        (Accumulation(None, "sum"), "applies the sum of gradients when told"),
+    ],
+)
+def test_the_terminal_and_the_page_say_how_many_gradients_are_applied(rule, words):
+    graph = graphopt.update_graph(RMSProp(PARAMETERS, 0.01), accumulation=rule)
+    found = graphopt.inspect(graph)
+    assert words in " ".join(drawn(graph_tables(found)).split())
+    assert payload(found, None)["optimizer"]["accumulation"] == words
+
+
 def test_the_table_says_what_is_carried():
     kinds = {s.input: s.kind for s in graphopt.inspect(built(loss_scale=DYNAMIC)).state}
     assert kinds == {

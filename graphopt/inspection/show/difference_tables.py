@@ -49,7 +49,9 @@ def fact_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, dict):
-        return short(words.schedule(value))
+        if "schedule" in value:
+            return short(words.schedule(value))
+        return short(", ".join(f"{_words.shown(k)} {fact_text(v)}" for k, v in value.items()))
     if isinstance(value, int | float):
         return _words.number(value)
     if isinstance(value, tuple | list):

@@ -23,7 +23,15 @@ from graphopt.inspection.show.parts import (
     short,
     titled_table,
 )
-from graphopt.inspection.words import average, loss_scale, norms, schedule, schedule_name, shape
+from graphopt.inspection.words import (
+    accumulation,
+    average,
+    loss_scale,
+    norms,
+    schedule,
+    schedule_name,
+    shape,
+)
 
 _MOST_KINDS = 8
 _LONGEST_LINE = 1000
@@ -77,6 +85,7 @@ def _hyperparameters(optimizer: OptimizerFacts) -> list[str]:
             f"clips the norm of {norms(facts.clip_norm_per)} to {number(facts.clip_norm)}",
         ),
         (facts.average, f"averages parameters, {average(facts.average)}"),
+        (facts.accumulation, accumulation(facts.accumulation)),
         (facts.clip_value, f"clips gradients to {number(facts.clip_value)}"),
         (facts.group_mask or None, "group mask"),
         (facts.use_locking or None, "use_locking"),

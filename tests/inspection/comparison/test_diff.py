@@ -395,6 +395,7 @@ def test_tables(name, width):
         (None, 3, ("-", "3")),
         ((3, 4), (), ("[3, 4]", "[]")),
         (0.1, COSINE, ("0.1", "CosineDecayLR(0 .. 0.1, 9)")),
+        (None, {"steps": 3, "reduction": "mean"}, ("-", "steps 3, reduction mean")),
         ("values", 1e-10, ("values", "1e-10")),
         (float("inf"), float("nan"), ("inf", "nan")),
     ],

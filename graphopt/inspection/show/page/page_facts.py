@@ -47,6 +47,8 @@ def _hyperparameters(optimizer: OptimizerFacts) -> dict[str, str]:
         found["loss_scale"] = words.loss_scale(optimizer.loss_scale)
     if optimizer.average is not None:
         found["average"] = words.average(optimizer.average)
+    if optimizer.accumulation is not None:
+        found["accumulation"] = words.accumulation(optimizer.accumulation)
     if optimizer.clip_norm is not None:
         limit = _words.number(optimizer.clip_norm)
         found["clip_norm"] = f"{limit}, of {words.norms(optimizer.clip_norm_per)}"

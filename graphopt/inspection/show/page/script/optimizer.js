@@ -2,7 +2,7 @@
 
 const HYPERPARAMETERS = [
   "decay", "momentum", "epsilon", "centered", "loss_scale", "epsilon_inside_root", "initial_mean_square",
-  "learning_rate_inside_moment", "decoupled_weight_decay", "nesterov", "skip_on_overflow", "clip_norm", "clip_value", "average", "group_mask", "guarded", "use_locking", "steps",
+  "learning_rate_inside_moment", "decoupled_weight_decay", "nesterov", "skip_on_overflow", "clip_norm", "clip_value", "average", "accumulation", "group_mask", "guarded", "use_locking", "steps",
 ];
 
 /** What some are called that are not called after their key. */
