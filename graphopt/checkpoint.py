@@ -317,7 +317,9 @@ def misfits(state: State, expected: Mapping[str, tuple[tuple[int, ...], str]]) -
     return problems
 
 
-def check_given(state: State, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+def check_given(
+    state: State, expected: Mapping[str, tuple[tuple[int, ...], str]], argument: str = "state"
+) -> None:
     """Refuse values of one's own, of which there may be some only.
 
     Raises:
@@ -325,7 +327,7 @@ def check_given(state: State, expected: Mapping[str, tuple[tuple[int, ...], str]
     """
     given = {name: expected[name] for name in expected if name in state}
     if problems := misfits(state, given) + impossible(state):
-        raise ValueError(f"state: {shortened(problems)}")
+        raise ValueError(f"{argument}: {shortened(problems)}")
 
 
 def fits(array: np.ndarray, expected: tuple[tuple[int, ...], str]) -> bool:

@@ -178,14 +178,8 @@ class FederatedServer:
             ValueError: A name is unknown, or a value has another shape or dtype.
         """
         arrays = {name: np.asarray(array) for name, array in values.items()}
-        current = self.values
-        expected = {
-            name: (array.shape, array.dtype.name)
-            for name, array in current.items()
-            if name in arrays
-        }
-        if problems := checkpoint.misfits(arrays, expected) + checkpoint.impossible(arrays):
-            raise ValueError(f"values: {'; '.join(problems)}")
+        expected = {name: (a.shape, a.dtype.name) for name, a in self.values.items()}
+        checkpoint.check_given(arrays, expected, "values")
         parameters = {n: array for n, array in arrays.items() if n not in self._averaged}
         self._session.load_state(parameters)
         self._averaged |= {n: arrays[n].copy() for n in arrays if n in self._averaged}
