@@ -11,7 +11,16 @@ import graphopt
 from graphopt.federated import OnDeviceClient, SessionClient
 from graphopt.on_device import load_state, read_state
 from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package
-from tests.helpers.federated import HEAD, SHAPES, batches, initial, model, normalized, optimizer
+from tests.helpers.federated import (
+    HEAD,
+    SHAPES,
+    batches,
+    initial,
+    model,
+    normalized,
+    optimizer,
+    same,
+)
 
 if HAS_TRAINING_PACKAGE:
     from tests.helpers.device import Device
@@ -22,12 +31,6 @@ SETTINGS = {"learning_rate": 0.01, "momentum": 0.9}
 def graph(**options):
     opt = optimizer(**SETTINGS)
     return graphopt.training_graph(model(), "mse", opt, group_mask=True, **options)
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name])
 
 
 @pytest.mark.quick

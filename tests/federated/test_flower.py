@@ -10,7 +10,16 @@ import pytest
 import graphopt
 from graphopt.federated import ClientUpdate, FederatedServer, OnDeviceClient, SessionClient
 from tests.helpers.environments import HAS_FLOWER, needs_flower, needs_training_package
-from tests.helpers.federated import HEAD, SHAPES, batches, initial, model, normalized, optimizer
+from tests.helpers.federated import (
+    HEAD,
+    SHAPES,
+    batches,
+    initial,
+    model,
+    normalized,
+    optimizer,
+    same,
+)
 
 if HAS_FLOWER:
     from flwr import app
@@ -67,12 +76,6 @@ def started(strategy, grid, values=None, rounds=3, **options):
 
 def strategy_of(**settings):
     return flower.FedRMSProp(optimizer(**SERVER), **{"fraction_evaluate": 0.0} | settings)
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name])
 
 
 def federated(client, rounds, group_mask=None, leave_out=()):

@@ -62,6 +62,12 @@ def moved(values, seed, client="a", examples=1, scale=0.1, names=None):
     )
 
 
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+
+
 NORMALIZED = """<ir_version: 8, opset_import: ["": 17]>
 normalized (float[N,3] x) => (float[N,2] y)
     <float[3,2] w = {1, -2, 3, -4, 5, -6}, float[2] scale = {1, 1}, float[2] bias = {0, 0},

@@ -31,9 +31,9 @@ class Threads:
         with ThreadPoolExecutor(self.size) as pool:
             futures = [pool.submit(one, rank) for rank in range(self.size)]
         errors = [f.exception() for f in futures if f.exception() is not None]
-        broken = [e for e in errors if "BrokenBarrierError" not in str(e)]
+        own = [e for e in errors if "BrokenBarrierError" not in str(e)]
         if errors:
-            raise (broken or errors)[0]
+            raise (own or errors)[0]
         return [future.result() for future in futures]
 
 

@@ -7,12 +7,10 @@ import graphopt
 from graphopt.examples import digits_cnn
 
 HEAD = ("dense2.weight", "dense2.bias")
-GROUPS = 2
-"""The body and the head, in this order, on clients and on the server."""
 
 
 def groups(params: graphopt.Parameters) -> list[dict[str, list[graphopt.Parameter]]]:
-    """The parameters of the body and those of the head."""
+    """The parameters of the body and those of the head, in this order on clients and server."""
     head = [parameter for parameter in params if parameter.name in HEAD]
     return [{"params": [p for p in params if p not in head]}, {"params": head}]
 
