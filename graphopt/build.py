@@ -11,7 +11,7 @@ from graphopt._memory import give_back_models
 from graphopt._slips import says_what_is_meant
 from graphopt.accumulation import Accumulation, checked_accumulation
 from graphopt.builder import GraphBuilder
-from graphopt.differentiated import Differentiated, differentiated, given
+from graphopt.differentiated import Differentiated, differentiated, self_differentiated
 from graphopt.forward import ForwardModel
 from graphopt.gradient_outputs import GradientOutputs, checked_names, report_gradients
 from graphopt.gradients import MEMORY, GradientGraph, Memory
@@ -171,7 +171,7 @@ def training_graph(
                     "computes its gradients itself, which do not carry it; leave it out, or let "
                     "graphopt build the gradients"
                 )
-            built = given(model, loss, optimizer, gradients, seed)
+            built = self_differentiated(model, loss, optimizer, gradients, seed)
     with about(model):
         computed = built.gradients
     op = GraphBuilder(computed.model.graph)

@@ -154,7 +154,7 @@ def differentiated(
     )
 
 
-def given(
+def self_differentiated(
     model: ForwardModel,
     loss: str | None,
     optimizer: RMSProp,
