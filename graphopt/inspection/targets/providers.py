@@ -20,7 +20,6 @@ from graphopt.operators import name_of
 from graphopt.shapes.engine import Scope, Shapes
 from graphopt.stage import STAGES, Stage
 
-_FOLDER = files(__package__).joinpath("documented")
 _FREE = ("Constant",)  # which no provider has to run
 _READ_AS = {"CastLike": "Cast"}  # ONNX Runtime has no kernel of it, and makes the other of it
 _MOST = 6  # operators in a reason
@@ -80,7 +79,8 @@ class Placement:
 def providers() -> Mapping[str, Provider]:
     """All that are known, by their keys."""
     found = {}
-    for path in sorted(_FOLDER.iterdir(), key=lambda path: path.name):
+    folder = files(__package__).joinpath("documented")
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
         key = path.name.removesuffix(".json")
         found[key] = Provider(key, **json.loads(path.read_text(encoding="utf-8")))
     return found
