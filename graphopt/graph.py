@@ -20,6 +20,7 @@ from graphopt._outputs import check_outputs, same_file
 from graphopt._records import plain
 from graphopt.carried import Carried, declare, declared, initial_values, with_averages
 from graphopt.external_data import check_values
+from graphopt.feeds import Feed, feed_of
 from graphopt.forward import read_with_files
 from graphopt.graphs import put_last
 from graphopt.large_models import DATA, save_model
@@ -104,6 +105,12 @@ class TrainingGraph:
     def lean(self) -> onnx.ModelProto:
         """The model, of which large values may be left in files; see `mapped_values`."""
         return self._model
+
+    @property
+    def inputs(self) -> list[Feed]:
+        """What a step must be given; what is carried from step to step is not among it."""
+        carried = {value.input for value in self.carried}
+        return [feed_of(value) for value in self.lean.graph.input if value.name not in carried]
 
     @property
     def layout(self) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from graphopt._slips import no_attribute, says_what_is_meant
 from graphopt._start import Start
 from graphopt._step_io import step_io
 from graphopt.checkpoint import LoadReport
-from graphopt.feeds import Feeds, check_fed, feed_of, sizes_of
+from graphopt.feeds import Feeds, check_fed, sizes_of
 from graphopt.fingerprint import Fingerprint, of_model
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
@@ -124,12 +124,11 @@ class Session:
         self._providers = _runtime.checked_providers(providers)
         self._options, self._with_kernels = session_options, kernels
         model = self.graph.lean.graph
-        carried_inputs = {value.input for value in self.graph.carried}
         self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
         self._fed_scale = self.graph.fed_loss_scale
         self._steps = self.graph.steps
         self._skips = Skips(max_skips, self.graph.carried)
-        self.inputs = [feed_of(value) for value in model.input if value.name not in carried_inputs]
+        self.inputs = self.graph.inputs
         carried_outputs = {value.output for value in self.graph.carried}
         defaults = {
             feed.name: np.ones([dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_)

@@ -90,7 +90,7 @@ def evaluate(
             proto, values, LossOf(loss, output, label), metric or None, output=output
         )
     samples = open_samples(data, evaluator.feeds, sample_options(options))
-    size = size_of_batch([f for f in evaluator.feeds if f.name in samples.names], batch_size)
+    size = size_of_batch(samples.among(evaluator.feeds), batch_size)
     count = evaluator.evaluated(samples, size)
     found = evaluator.evaluate(values, samples, size)
     if as_json:

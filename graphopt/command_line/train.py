@@ -24,7 +24,7 @@ from graphopt.command_line.data_options import (
 from graphopt.command_line.options import Graph, check_folders, with_options
 from graphopt.command_line.progress import Logged, Shown, log_columns, progress_bar, said
 from graphopt.evaluation import Evaluator, evaluator_of
-from graphopt.feeds import Feed, feed_of
+from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph
 from graphopt.samples import (
     DEFAULT_BATCH_SIZE,
@@ -262,8 +262,7 @@ class _Inputs:
         constant: Sequence[str] | None,
     ) -> "_Inputs":
         """What the options say."""
-        carried = {value.input for value in graph.carried}
-        feeds = [feed_of(v) for v in graph.lean.graph.input if v.name not in carried]
+        feeds = graph.inputs
         constants = constants_of(constant, feeds)
         left = [f for f in feeds if f.name not in constants and f.name != "group_mask"]
         samples = open_samples(data, left, options)
@@ -271,7 +270,7 @@ class _Inputs:
 
     def sampled(self) -> list[Feed]:
         """The feeds that there are samples of."""
-        return [feed for feed in self.feeds if feed.name in self.samples.names]
+        return self.samples.among(self.feeds)
 
     def evaluator(
         self, graph: TrainingGraph, session: graphopt.Session, metrics: Sequence[str] | None
@@ -316,7 +315,7 @@ class _Inputs:
         if evaluator is None or self.held_out is None:
             return 0
         samples = self.held_out
-        size = fixed_size(feed for feed in evaluator.feeds if feed.name in samples.names) or size
+        size = fixed_size(samples.among(evaluator.feeds)) or size
 
         def validate() -> dict[str, float]:
             with run.session.borrowed() as state:

@@ -155,7 +155,7 @@ class Evaluator:
             ValueError: There are fewer than a batch has.
         """
         count = len(samples)
-        if fixed_size(feed for feed in self.feeds if feed.name in samples.names) is None:
+        if fixed_size(samples.among(self.feeds)) is None:
             return count
         if count < size:
             raise ValueError(f"there are {count} samples, and the graph takes {size} at a time")

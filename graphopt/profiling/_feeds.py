@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.feeds import Feed, feed_of
+from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph
 from graphopt.samples import DEFAULT_BATCH_SIZE
 
@@ -23,10 +23,8 @@ def random_feeds(
     Raises:
         ValueError: A size is missing, or is for no open dimension.
     """
-    left_out = {value.input for value in graph.carried}
-    if graph.group_mask:  # all groups are updated
-        left_out.add("group_mask")
-    feeds = [feed_of(value) for value in graph.lean.graph.input if value.name not in left_out]
+    left_out = {"group_mask"} if graph.group_mask else set()  # all groups are updated
+    feeds = [feed for feed in graph.inputs if feed.name not in left_out]
     sizes = _sizes(feeds, batch_size, dims)
     bounds = _bounds(graph)
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphopt.feeds import Feed, feed_of
+from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph
 from graphopt.samples.batch_size import fixed_size, size_of_batch
 from graphopt.samples.class_folders import ClassFolders
@@ -73,10 +73,8 @@ def first_batch(graph: TrainingGraph, data: Path, wanted: int | None) -> Batch:
     Raises:
         ValueError: There are fewer than it takes; or as `open_samples`.
     """
-    carried = {value.input for value in graph.carried}
-    feeds = [feed_of(v) for v in graph.lean.graph.input if v.name not in carried]
-    samples = open_samples(str(data), feeds)
-    inputs = [feed for feed in feeds if feed.name in samples.names]
+    samples = open_samples(str(data), graph.inputs)
+    inputs = samples.among(graph.inputs)
     size, count = size_of_batch(inputs, wanted), len(samples)
     if size > count and (wanted is not None or fixed_size(inputs) is not None):
         raise ValueError(f"'{data}' has {count} samples, and a step takes {size}")

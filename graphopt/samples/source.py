@@ -2,11 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from graphopt.feeds import Feed
 
 Batch = dict[str, np.ndarray]
 
@@ -58,6 +60,10 @@ class Samples(ABC):
     def files(self) -> Sequence[Path]:
         """The files that they are read from."""
         return ()
+
+    def among(self, feeds: Iterable[Feed]) -> list[Feed]:
+        """Those of some feeds that there are samples of."""
+        return [feed for feed in feeds if feed.name in self.names]
 
     def batches(self, order: np.ndarray, size: int) -> Iterator[Batch]:
         """Those of an order, so many at a time; the last ones may be fewer."""

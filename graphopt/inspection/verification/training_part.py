@@ -16,7 +16,6 @@ from graphopt._runtime_session import runtime_session
 from graphopt._words import shown
 from graphopt.builder import GraphBuilder
 from graphopt.carried import filled
-from graphopt.feeds import feed_of
 from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
 from graphopt.graphs import operands
@@ -96,7 +95,7 @@ class TrainingPart:
                 raise NotRunError("the gradients are fed, nothing computes them")
         carried = {value.input for value in self.graph.carried}
         new = {value.output for value in self.graph.carried}
-        self.feeds = [feed_of(v) for v in proto.graph.input if v.name not in carried]
+        self.feeds = self.graph.inputs
         reported = [v for v in proto.graph.output if v.name not in new and _is_float(v)]
         self.loss = _loss(reported)
         self.outputs = list(dict.fromkeys((self.loss, *(value.name for value in reported))))
