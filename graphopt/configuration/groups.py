@@ -70,13 +70,18 @@ def grouped(configuration: Configuration, parameters: Parameters) -> list[dict[s
             f"'{configuration.file}': {GROUPS}: {_named([p.name for p in left])} in no group; add "
             f"a group with rest = true, or name them in parameters.freeze"
         )
-    rules = [{k: v for k, v in group.items() if k in _OF_RULES} for group in configuration.groups]
     groups: list[dict[str, Any]] = [
-        {"params": list(members), **rule} for members, rule in zip(found, rules, strict=True)
+        {"params": list(members), **rule_of(group)}
+        for members, group in zip(found, configuration.groups, strict=True)
     ]
     if "order" in configuration.section("parameters"):
         groups.append({"order_params": list(parameters)})
     return groups
+
+
+def rule_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group says of how its parameters are trained, as `RMSProp` takes it."""
+    return {key: value for key, value in group.items() if key in _OF_RULES}
 
 
 def _selected(group: Mapping[str, Any], parameters: Parameters) -> Parameters:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graphopt.configuration.groups import grouped, trained
+from graphopt.configuration.groups import grouped, rule_of, trained
 from graphopt.configuration.reading import GROUPS, Configuration
 from graphopt.configuration.semantics import MINDSPORE, SEMANTICS
 from graphopt.parameter import Parameter, Parameters
@@ -29,19 +29,13 @@ def optimizer_of(configuration: Configuration, parameters: Parameters) -> RMSPro
         ValueError: A pattern matches nothing, a parameter is in two groups or in none, or what
             `RMSProp` refuses; the error has the file and the key.
     """
-    said = dict(configuration.section("optimizer"))
-    semantics = said.pop("semantics", MINDSPORE)
-    arguments = {**SEMANTICS[semantics], **said}
-    if arguments.get("learning_rate", 0) is None:
-        raise ValueError(
-            f"'{configuration.file}': optimizer.learning_rate: is missing, {semantics} has no "
-            "default for it"
-        )
-    params: list[Any] = trained(configuration, parameters)
+    arguments = _optimizer_arguments(configuration)
+    kept = trained(configuration, parameters)
+    params: list[Any] = kept
     if configuration.groups:
-        params = grouped(configuration, trained(configuration, parameters))
-    elif semantics != MINDSPORE:
-        params = [{"params": list(params)}]  # in a group, no name is left out of weight decay
+        params = grouped(configuration, kept)
+    elif _semantics(configuration) != MINDSPORE:
+        params = [{"params": list(kept)}]  # in a group, no name is left out of weight decay
     with configuration.naming("optimizer"):
         return RMSProp(params, **arguments)
 
@@ -74,15 +68,31 @@ def checked_alone(configuration: Configuration) -> None:
         TypeError: An argument has the wrong type.
         ValueError: One is out of range, or two exclude each other.
     """
-    said = dict(configuration.section("optimizer"))
-    arguments = {**SEMANTICS[said.pop("semantics", MINDSPORE)], **said}
-    if arguments.get("learning_rate", 0) is None:
-        raise ValueError(f"'{configuration.file}': optimizer.learning_rate: is missing")
-    rules = ("lr", "learning_rate", "weight_decay", "grad_centralization")
-    groups = [
-        {"params": [Parameter(f"{GROUPS}[{index}]", (1,))]}
-        | {key: value for key, value in group.items() if key in rules}
+    arguments = _optimizer_arguments(configuration)
+    groups: list[Any] = [
+        {"params": [Parameter(f"{GROUPS}[{index}]", (1,))], **rule_of(group)}
         for index, group in enumerate(configuration.groups)
     ]
     with configuration.naming("optimizer"):
         RMSProp(groups or [Parameter("parameter", (1,))], **arguments)
+
+
+def _semantics(configuration: Configuration) -> str:
+    return str(configuration.section("optimizer").get("semantics", MINDSPORE))
+
+
+def _optimizer_arguments(configuration: Configuration) -> dict[str, Any]:
+    """The arguments of `RMSProp`, but for parameters.
+
+    Raises:
+        ValueError: There is no learning rate, and none by default.
+    """
+    semantics = _semantics(configuration)
+    arguments = {**SEMANTICS[semantics], **configuration.section("optimizer")}
+    arguments.pop("semantics", None)
+    if arguments.get("learning_rate", 0) is None:
+        raise ValueError(
+            f"'{configuration.file}': optimizer.learning_rate: is missing, {semantics} has no "
+            "default for it"
+        )
+    return arguments
