@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graphopt._files import existing_file
 from graphopt.feeds import Feed
 from graphopt.graph import TrainingGraph
 from graphopt.samples.batch_size import fixed_size, size_of_batch
@@ -59,9 +60,8 @@ def open_samples(
     if path.is_dir() and is_npy_folder(path):
         return _renamed(data, open_npy_folder(path), options.columns)
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        if not path.exists():
-            raise FileNotFoundError(f"there is no file '{path}' (current folder: {Path.cwd()})")
-        return open_parquet(path, feeds, options.columns)
+        file = path if path.is_dir() else existing_file(path)
+        return open_parquet(file, feeds, options.columns)
     if path.is_dir():
         return ClassFolders(path, feeds, options.pictures)
     return _renamed(data, Arrays(read_samples(path), [path]), options.columns)
