@@ -27,6 +27,7 @@ from graphopt.configuration import (
     read_configuration,
 )
 from graphopt.graph import Start
+from graphopt.schedules import LearningRateSchedule
 
 _Forward = Annotated[
     Path, typer.Argument(metavar="FORWARD.onnx", help="The forward model.", show_default=False)
@@ -161,7 +162,7 @@ def _configuration(ctx: typer.Context, file: Path | None) -> Configuration:
     """What the file says, and the options that were given, which override it."""
     beside: dict[str, dict[str, Any]] = {}
     for section, options in SECTIONS.items():
-        values = given(ctx, {name: None for name in options if name in ctx.params})
+        values = given(ctx, (name for name in options if name in ctx.params))
         if "loss_scale" in values:
             values["loss_scale"] = _loss_scale(values["loss_scale"])
         if values:
@@ -198,16 +199,14 @@ def _check(file: Path, forward: Path | None) -> None:
     typer.echo(f"{file}: trains {len(optimizer.params)} of {len(parameters)} parameters")
     for index, group in enumerate(optimizer.groups):
         names = ", ".join(parameter.name for parameter in group.params)
-        rates = [
-            f"{name} {schedule.describe().get('schedule')}"
-            if schedule.describe().get("schedule") != "Fixed"
-            else f"{name} {schedule.value(0):g}"
-            for name, schedule in (
-                ("learning rate", group.learning_rate),
-                ("weight decay", group.weight_decay),
-            )
-        ]
-        typer.echo(f"  group {index}: {', '.join(rates)}: {names}")
+        rate, decay = _said(group.learning_rate), _said(group.weight_decay)
+        typer.echo(f"  group {index}: learning rate {rate}, weight decay {decay}: {names}")
     trained = {parameter.name for parameter in optimizer.params}
     if frozen := [parameter.name for parameter in parameters if parameter.name not in trained]:
         typer.echo(f"  frozen: {', '.join(frozen)}")
+
+
+def _said(schedule: LearningRateSchedule) -> str:
+    """The number that a rate always is, or the name of its schedule."""
+    kind = schedule.describe().get("schedule")
+    return f"{schedule.value(0):g}" if kind == "Fixed" else str(kind)

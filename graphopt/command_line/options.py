@@ -1,7 +1,7 @@
 """Options that several commands have, and what users have said with them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -39,7 +39,7 @@ def with_options(options: OptionTable) -> Callable[[_Command], _Command]:
     return with_them
 
 
-def given(ctx: typer.Context, names: Mapping[str, Any]) -> dict[str, Any]:
+def given(ctx: typer.Context, names: Iterable[str]) -> dict[str, Any]:
     """The options among some that stand on the command line, or in the environment."""
     found = {}
     for name in names:
