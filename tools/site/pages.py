@@ -27,7 +27,12 @@ def place(name: str) -> Path:
 
 
 def text(file: Path) -> str:
-    """The text of a page, with its links as they are on the site.
+    """The text of a page, with its links as they are on the site."""
+    return linked(file.read_text(encoding="utf-8"), file)
+
+
+def linked(source: str, file: Path) -> str:
+    """What stands in a file, with its links as they are on the site.
 
     A link to a file that is no page becomes one to a copy of the file; what links to a folder, or
     to a text that is no page, becomes plain text.
@@ -45,4 +50,4 @@ def text(file: Path) -> str:
         return f"[{words}]({os.path.relpath(target, page.parent)}{anchor})"
 
     page = _PAGES.get(file, file)
-    return _CODE_OR_LINK.sub(as_on_the_site, file.read_text(encoding="utf-8"))
+    return _CODE_OR_LINK.sub(as_on_the_site, source)
