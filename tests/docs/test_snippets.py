@@ -72,11 +72,17 @@ def test_commands_of_the_first_steps_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     onnx.save(digits_cnn.build(), tmp_path / "model.onnx")
     np.savez("digits.npz", **{k: v[:96] for k, v in digits.load().train._asdict().items()})
-    *_, block = blocks("console", FIRST_STEPS)
+    install, demo, block = blocks("console", FIRST_STEPS)
+    assert [install, demo] == ["pip install 'graphopt[runtime]'\n", "graphopt demo\n"]
     commands = list(map(shlex.split, block.splitlines()))
     assert len(commands) == 4
     run(commands)
     assert (tmp_path / "trained.onnx").is_file()
+
+
+def test_the_first_page_begins_as_the_readme():
+    (block,) = blocks("console", (DOCS / "index.md").read_text(encoding="utf-8"))
+    assert block == blocks("console", README)[0]
 
 
 def test_extras_exist():
