@@ -105,6 +105,17 @@ def initial_values(carried: Iterable[Carried]) -> dict[str, Array]:
     }
 
 
+def averaged(carried: Iterable[Carried], state: Mapping[str, Array]) -> dict[str, Array]:
+    """A state whose parameters, and running statistics where they have some, are their averages.
+
+    Raises:
+        ValueError: None is carried.
+    """
+    # Averages alone start as another value does.
+    held = (v.name for value in carried if isinstance(value.initial, str) for v in value.views)
+    return {**state, **states.averages(state, held)}
+
+
 def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
     """Write the carried values into the ``training_info`` of a model."""
     info = model.training_info.add()

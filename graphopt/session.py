@@ -1,7 +1,5 @@
 """Runs a training graph, and owns its state between the steps."""
 
-import os
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,27 +7,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphopt import _checks, _runtime, checkpoint, in_place
-from graphopt._bound_state import BoundState
+from graphopt import _checks, checkpoint
 from graphopt._files import PathLike, about as about_file
-from graphopt._memory import give_back_memory, give_back_models
-from graphopt._runtime_session import captures, runtime_session, without_capture
-from graphopt._skips import Skips
+from graphopt._running_graph import RunningGraph
 from graphopt._slips import no_attribute, says_what_is_meant
 from graphopt._start import Start
-from graphopt._step_io import step_io
+from graphopt.carried import averaged
 from graphopt.checkpoint import LoadReport
-from graphopt.feeds import Feeds, check_fed, sizes_of
+from graphopt.feeds import Feeds, check_fed
 from graphopt.fingerprint import Fingerprint, of_model
 from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
 from graphopt.inference import inference_model
 from graphopt.large_models import save_model
-from graphopt.mapped_values import give_back
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
 from graphopt.start_values import by_names
-from graphopt.states import SKIPPED_STEPS, averages, first_averages
+from graphopt.states import first_averages
 
 # What other frameworks call what a session does.
 _MEANT = {
@@ -41,7 +35,7 @@ _MEANT = {
 }
 
 
-class Session:
+class Session(RunningGraph):
     """Trains: one call of `step` runs the graph once.
 
     The state stays in ONNX Runtime's memory, on the device of the execution provider. A new value
@@ -113,50 +107,31 @@ class Session:
     ) -> None:
         """See the class."""
         _checks.boolean("kernels", kernels)
-        self._deterministic = _checks.boolean("deterministic", deterministic)
+        _checks.boolean("deterministic", deterministic)
         given = as_training_graph(graph)
         check_state(given)
         with naming(given):
             start = Start(given.carried, parameters)
-        self.graph = given.without_initial_values()
+        lean = given.without_initial_values()
         del given  # with the values that it starts from
-        self._runtime = _runtime.onnxruntime()
-        self._providers = _runtime.checked_providers(providers)
-        self._options, self._with_kernels = session_options, kernels
-        model = self.graph.lean.graph
-        self._class_labels, self._rates = self.graph.class_labels, self.graph.fed_rates
-        self._fed_scale = self.graph.fed_loss_scale
-        self._steps = self.graph.steps
-        self._skips = Skips(max_skips, self.graph.carried)
-        self.inputs = self.graph.inputs
-        carried_outputs = {value.output for value in self.graph.carried}
+        super().__init__(
+            lean,
+            start,
+            providers,
+            session_options,
+            kernels=kernels,
+            deterministic=deterministic,
+            max_skips=max_skips,
+        )
+        self._class_labels, self._rates = lean.class_labels, lean.fed_rates
+        self._fed_scale = lean.fed_loss_scale
         defaults = {
             feed.name: np.ones([dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_)
             for feed in self.inputs
-            if feed.name == "group_mask" and self.graph.group_mask
+            if feed.name == "group_mask" and lean.group_mask
         }
         self._feeds = Feeds(self.inputs, defaults)
-        self._reported = [v.name for v in model.output if v.name not in carried_outputs]
-        self._in_place: set[str] = set()
-        if _runtime.keeps_order(self._runtime):
-            with about(self.graph):
-                self._in_place = in_place.overwritable(self.graph.lean, self.graph.carried)
         self._fingerprint: Fingerprint | None = None
-        give_back_models(sum(value.bytes for value in self.graph.carried))
-        # A CUDA graph is captured at the first step, when all sizes are known.
-        self._captures = any(map(captures, self._providers))
-        self._open([without_capture(provider) for provider in self._providers])
-        self._state = BoundState(
-            self.graph.carried, self._in_place, self._ort_value, rebinds=self._io.rebinds
-        )
-        self._values, self._next = self._state.values, self._state.next
-        for value in self.graph.carried:
-            self._state.place(value, start.of(value), self._binding)
-        del start
-        give_back_memory()
-        self._check_captures()
-        self._lock, self._process = threading.Lock(), os.getpid()
-        self._blocking = self.graph.use_locking
 
     def step(
         self, feeds: Mapping[str, Any], *, outputs: Collection[str] | None = None
@@ -200,30 +175,7 @@ class Session:
         labels, rates = self._class_labels, self._rates
         check_fed(values, labels=labels, rates=rates, scale=self._fed_scale)
         names = self._checked_outputs(outputs, self._reported)
-        with self._exclusively():
-            self._settle()
-            self._check_steps()
-            reserved = self._io.reserve(names)
-            skipped = self._skipped() if self._skips.are_limited else 0
-            try:
-                if self._captures:
-                    self._capture(values)
-                self._state.begin(self._binding)
-                self._io.run(values, names)
-                self._settle()
-            except ValueError:
-                raise
-            except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
-                raise RuntimeError(f"the step failed, the state is as it was: {error}") from None
-            if self._skips.are_limited:
-                self._skips.see(skipped, self._skipped())
-            try:
-                return self._io.read(names, reserved)
-            except MemoryError as error:
-                raise MemoryError(
-                    "the step is done, and only its outputs are lost: there is no memory for a "
-                    f"copy of them: {error}"
-                ) from None
+        return self._take_step(values, names)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -344,17 +296,7 @@ class Session:
         if strict:
             problems = differences + checkpoint.misfits(state, expected)
             checkpoint.refuse(path, "does not belong to this graph", problems)
-        fitting = {
-            name: array
-            for name, array in state.items()
-            if name in expected and checkpoint.fits(array, expected[name])
-        }
-        report = LoadReport(
-            loaded=tuple(fitting),
-            kept=tuple(name for name in expected if name not in fitting),
-            ignored=tuple(name for name in state if name not in expected),
-            differences=tuple(differences),
-        )
+        fitting, report = checkpoint.fitting(state, expected, differences)
         del stored, state
         self._take(fitting, report.kept)
         return report
@@ -434,16 +376,8 @@ class Session:
         with about_file(path), self.borrowed() as state:
             if not force:
                 check_finite(state)
-            if average:
-                # Averages alone start as another value does.
-                held = (
-                    v
-                    for value in self.graph.carried
-                    if isinstance(value.initial, str)
-                    for v in value.views
-                )
-                state.update(averages(state, [view.name for view in held]))
-            model = self.graph.lean_forward(state)
+            values = averaged(self.graph.carried, state) if average else state
+            model = self.graph.lean_forward(values)
             save_model(model if training else inference_model(model), path)
 
     if not TYPE_CHECKING:
@@ -460,98 +394,8 @@ class Session:
         used = f", kernels={list(self.kernels)}" if self.kernels else ""
         return f"Session({self.graph!r}, providers={self._session.get_providers()}{used})"
 
-    def _exclusively(self) -> threading.Lock:
-        """The lock, which ``with`` takes and gives back whatever comes between."""
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                f"this session belongs to process {self._process}, from which this one was forked "
-                "without its threads; make a session in the process that uses it"
-            )
-        if not self._blocking and self._lock.locked():
-            raise RuntimeError(
-                "another thread is using this session; build the optimizer with use_locking=True "
-                "to share a session between threads"
-            )
-        return self._lock
-
-    @property
-    def _step(self) -> int:
-        """The number of steps that have been taken, as the state has it."""
-        return self._state.step
-
-    def _skipped(self) -> int:
-        return int(self._values[SKIPPED_STEPS.name].numpy())
-
-    def _settle(self) -> None:
-        self._state.settle(self._io, self._binding)
-
-    def _check_steps(self) -> None:
-        if self._steps is not None and self._step >= self._steps:
-            raise RuntimeError(
-                f"step {self._step}: the learning rate has values for steps 0 to "
-                f"{self._steps - 1} only; nothing was updated"
-            )
-
     def _graph_itself(self) -> Fingerprint:
         if self._fingerprint is None:
             with about(self.graph):
                 self._fingerprint = of_model(self.graph.lean, self.graph.carried)
         return self._fingerprint
-
-    def _checked_outputs(
-        self, outputs: Collection[str] | None, known: Sequence[str]
-    ) -> Sequence[str]:
-        """The names of what is returned of a step: all that are known, where none were given."""
-        if outputs is None:
-            return known
-        if isinstance(outputs, str):
-            raise TypeError(f"outputs: got '{outputs}', expected a list such as ['{outputs}']")
-        unknown = [name for name in outputs if name not in known]
-        if unknown:
-            raise ValueError(f"outputs: got '{unknown[0]}', expected some of {', '.join(known)}")
-        return list(outputs)
-
-    def _open(self, providers: Sequence[Any], sizes: Mapping[str, int] | None = None) -> None:
-        """Create the runtime's session, for these sizes of symbolic dimensions."""
-        self._session, self.kernels = runtime_session(
-            *(self.graph, providers, self._options),
-            kernels=self._with_kernels,
-            deterministic=self._deterministic,
-            sizes=sizes or {},
-        )
-        self._binding = self._session.io_binding()
-        self._io = step_io(self._runtime, self._session, self._binding, self._reported)
-
-    def _check_captures(self) -> None:
-        """Refuse to capture a graph that waits on the CPU, or whose state changes its place."""
-        if self._captures and not any(name.startswith("Ready") for name in self.kernels):
-            raise ValueError(
-                "providers: enable_cuda_graph needs the fused kernels and a graph whose layout is "
-                f"'foreach', got kernels {list(self.kernels)} and layout "
-                f"'{self.graph.layout['name']}'; build the graph with "
-                "provider='CUDAExecutionProvider', or leave it out"
-            )
-        if self._captures and self._next:
-            raise ValueError(
-                f"providers: enable_cuda_graph needs state that stays in its place, but "
-                f"'{next(iter(self._next))}' cannot be overwritten; leave it out"
-            )
-
-    def _capture(self, values: Mapping[str, Any]) -> None:
-        """Let the runtime capture the graph, which runs it more often, and put the state back."""
-        self._state.keep()
-        self._io.run(values, self._reported)  # to find out what its outputs need
-        before = self._io
-        self._open(self._providers, sizes_of(self.inputs, values))
-        self._io.take_outputs(before)
-        self._state.bind(self._binding)
-        self._io.run(values, self._reported)
-        self._settle()
-        self._captures = False
-
-    def _ort_value(self, name: str, array: np.ndarray) -> Any:
-        """A value of the runtime for an input, where the input is read."""
-        # On the CPU the OrtValue may share the array's memory, which must then be its own.
-        own = np.array(array, order="C")
-        give_back(array)
-        return self._runtime.OrtValue.ortvalue_from_numpy(own, *self._io.place_of(name))

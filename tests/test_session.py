@@ -277,7 +277,7 @@ def test_what_is_computed_elsewhere_is_brought_home(monkeypatch):
 
 def test_capturing_needs_the_kernels_and_their_layout(monkeypatch):
     given = {"enable_cuda_graph": "1"}
-    monkeypatch.setattr("graphopt.session.captures", lambda _provider: True)
+    monkeypatch.setattr("graphopt._running_graph.captures", lambda _provider: True)
     with pytest.raises(ValueError, match="enable_cuda_graph needs the fused kernels and a graph"):
         graphopt.Session(digits_graph())
     assert _runtime_session.captures(("CUDAExecutionProvider", given))
@@ -552,7 +552,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("graphopt.checkpoint.checksum", fail)
+        patch.setattr("graphopt.checkpoint.file.checksum", fail)
         with pytest.raises(OSError, match="no space left"):
             session.save_checkpoint(path)
     assert path.read_bytes() == old

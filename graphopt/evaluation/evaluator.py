@@ -9,6 +9,7 @@ import onnx
 
 from graphopt import _runtime
 from graphopt.accumulation import UPDATE_INPUT
+from graphopt.carried import averaged
 from graphopt.eval_model import eval_model
 from graphopt.evaluation.metrics import Metric, default_metrics, metric_of
 from graphopt.feeds import Feed, Feeds, check_labels, feed_of
@@ -18,7 +19,6 @@ from graphopt.manifest import Manifest
 from graphopt.operators.labels import ClassLabels
 from graphopt.samples import Samples, fixed_size
 from graphopt.soundness.errors import about
-from graphopt.states import averages
 
 LOSS = "loss"
 
@@ -194,8 +194,7 @@ def values_of(
     """
     if not average:
         return dict(state)
-    held = [v.name for c in graph.carried if isinstance(c.initial, str) for v in c.views]
-    return {**state, **averages(state, held)}
+    return averaged(graph.carried, state)
 
 
 def evaluator_of(

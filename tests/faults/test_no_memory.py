@@ -89,7 +89,7 @@ def test_at_each_operation_on_a_file(name, folder):
 
 BEFORE = [
     ("save", "graphopt.large_models._parts_of"),
-    ("save_checkpoint", "graphopt.checkpoint._metadata"),
+    ("save_checkpoint", "graphopt.checkpoint.file._metadata"),
     ("save_checkpoint", "graphopt.session.check_finite"),
     ("export", "graphopt.large_models._parts_of"),
     ("export", "graphopt.session.inference_model"),
@@ -97,7 +97,7 @@ BEFORE = [
     ("save_state, timm", "graphopt.conversion._save.check_finite"),
     ("save_state, mindspore", "graphopt.conversion._mindspore_file._field"),
     ("average_checkpoints", "graphopt.checkpoint_average._check"),
-    ("average_checkpoints", "graphopt.checkpoint._header"),
+    ("average_checkpoints", "graphopt.checkpoint.file.header"),
     ("export_on_device", "graphopt.on_device._export.eval_model"),
     ("export_on_device", "graphopt.on_device._export._checkpoint"),
     ("export_on_device", "graphopt.on_device.checkpoint.laid_out"),
@@ -106,7 +106,7 @@ BEFORE = [
     ("command inspect", "graphopt.inspection.commands.page"),
     ("command profile", "graphopt.command_line.profile.json.dumps"),
     ("command build", "graphopt.large_models._parts_of"),
-    ("command train", "graphopt.checkpoint._metadata"),
+    ("command train", "graphopt.checkpoint.file._metadata"),
 ]
 """What takes memory before a file is opened, or between two operations on it."""
 

@@ -63,7 +63,16 @@ FLOORS = [
         "samples",
         "eval_model",
     ],
-    ["_runtime_session", "_skips", "_step_io", "_bound_state", "_start", "session", "on_device"],
+    [
+        "_runtime_session",
+        "_skips",
+        "_step_io",
+        "_bound_state",
+        "_start",
+        "_running_graph",
+        "session",
+        "on_device",
+    ],
     [
         "checkpoint_average",
         "checkpoint_folder",
