@@ -14,7 +14,7 @@ from graphopt import checkpoint
 from graphopt.examples import digits, digits_cnn
 from tests.helpers.documents import blocks, broken_links
 from tests.helpers.folders import DOCS, ROOT
-from tools.bench.parallel import table
+from tools.bench.link_cost import table
 
 pytestmark = pytest.mark.any_runtime
 

@@ -1,137 +1,136 @@
 """Steps of several ranks beside PyTorch's: ``python -m tools.bench.parallel --help``.
 
 Each network is trained with 1, 2 and 4 ranks of one thread, by graphopt with MPI and with gloo, and
-by PyTorch's DistributedDataParallel with gloo, all with the same parts of the same batch. The links
-between the ranks are measured too, and what they say for more ranks is computed by `cost`. Records
-go to ``bench/parallel.json``. It needs what ``make test`` and ``make field`` install.
+by PyTorch's DistributedDataParallel with gloo, all with the same parts of the same batch; the last
+two take turns in the same processes. Ranks are on one machine, or each in a network namespace of
+its own, with a wire between them that is as slow as one says. What the wires give is measured too,
+and what that says for more ranks is computed by `link_cost`. Records go to ``bench/parallel.json``.
+It needs what ``make test`` and ``make field`` install, and for namespaces root, or
+``unshare -rnm`` before it.
 """
 
 import argparse
 import json
-import math
 import os
+import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from graphopt.distributed import MESSAGE
+from tools.bench.link_cost import COUNTS, Link, cost
+from tools.bench.namespaces import INTERFACE, Place, Wire, namespaces
 from tools.launchers import launcher
 
 _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "bench" / "parallel.json"
 _OWN, _FIELD = ".venv", ".venv-field"
-_COUNTS = (2, 4, 8, 64, 1000)
 
-
-@dataclass(frozen=True)
-class Link:
-    """What connects two ranks.
-
-    Attributes:
-        latency: Seconds until the first byte is there.
-        bandwidth: Bytes a second in each direction.
-    """
-
-    latency: float
-    bandwidth: float
-
-    @classmethod
-    def fitted(cls, seconds: Mapping[int, float], ranks: int) -> "Link":
-        """The link that explains the times of sums over so many ranks, small and large.
-
-        Args:
-            seconds: Of a sum, by its bytes.
-            ranks: How many added up.
-
-        Example:
-            >>> link = Link(1e-5, 1e9)
-            >>> times = {n: min(ring(link, n, 4), tree(link, n, 4)) for n in (8, 2**26)}
-            >>> fitted = Link.fitted(times, 4)
-            >>> round(fitted.latency * 1e6, 1), round(fitted.bandwidth / 1e9, 2)
-            (10.0, 1.0)
-        """
-        small, large = min(seconds), max(seconds)
-        latency = seconds[small] / math.ceil(math.log2(ranks))
-        moved = 2 * (ranks - 1) / ranks * large
-        rest = seconds[large] - 2 * (ranks - 1) * latency
-        return cls(latency, moved / max(rest, 1e-9))
-
-
-def ring(link: Link, size: float, ranks: int) -> float:
-    """The seconds of a sum by a ring: each rank sends 2 (k - 1) / k of the bytes.
-
-    Example:
-        >>> round(ring(Link(1e-6, 1e9), 1e9, 2), 3)
-        1.0
-    """
-    steps = 2 * (ranks - 1)
-    return steps * (link.latency + size / ranks / link.bandwidth)
-
-
-def tree(link: Link, size: float, ranks: int) -> float:
-    """The seconds of a sum by doubling: in each of log2 k rounds, all bytes go both ways.
-
-    Example:
-        >>> round(tree(Link(1e-6, 1e9), 8, 1024) * 1e6, 1)
-        10.1
-    """
-    return math.ceil(math.log2(ranks)) * (link.latency + size / link.bandwidth)
-
-
-def cost(link: Link, size: float, messages: int, ranks: int) -> float:
-    """The seconds of the sums of a step: two small ones, and the gradients in so many messages."""
-    if ranks == 1:
-        return 0.0
-    part = size / messages
-    large = messages * min(ring(link, part, ranks), tree(link, part, ranks))
-    return large + 2 * tree(link, 64, ranks)
-
-
-NOMINAL = {
-    "1 Gb/s Ethernet": Link(50e-6, 0.125e9),
-    "10 Gb/s Ethernet": Link(25e-6, 1.25e9),
-    "100 Gb/s InfiniBand": Link(2e-6, 12.5e9),
+WIRES: dict[str, Wire | None] = {
+    "loopback": None,
+    "virtual": Wire(),
+    "gigabit": Wire(1e9),
+    "gigabit, 1 ms": Wire(1e9, 1e-3),
 }
-"""Links as they are sold, with the latency that a sum by TCP, or by MPI, usually has."""
+"""What joins the ranks; None: they are not in namespaces."""
 
-PARAMETERS = {"ResNet-18": 11_689_512, "BERT-base": 109_514_298}
-"""Networks, with the number of their parameters."""
+# Between namespaces, MPICH would find that it is one machine, and go by its memory.
+_MPI_BY_WIRE = {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp,self", "UCX_NET_DEVICES": INTERFACE}
 
 
-def table() -> list[str]:
-    """The rows of the table of `docs/distributed.md`: milliseconds of sums in a step."""
-    rows = []
-    for name, count in PARAMETERS.items():
-        size = 4 * count
-        for link, said in NOMINAL.items():
-            times = [1e3 * cost(said, size, max(1, size // MESSAGE), k) for k in _COUNTS]
-            cells = [name, f"{size / 1e6:.0f} MB", link, *(f"{time:,.0f}" for time in times)]
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+@contextmanager
+def places(ranks: int, wire: Wire | None) -> Iterator[list[Place]]:
+    """Where the ranks run; none, where all are on the host itself."""
+    if wire is None:
+        yield []
+        return
+    with namespaces(ranks, wire) as made:
+        yield made
 
 
 def by_ranks(
-    engine: str, ranks: int, role: str, *arguments: Any, environment: str = _OWN
+    engine: str,
+    ranks: int,
+    role: str,
+    *arguments: Any,
+    at: Sequence[Place] = (),
+    environment: str = _OWN,
 ) -> dict[str, Any]:
     """What rank 0 of so many answers.
+
+    Args:
+        engine: "mpi" or "torch".
+        ranks: How many there are.
+        role: What they do, of `tools.bench.parallel_roles`.
+        arguments: Of the role.
+        at: The places of the ranks; none: this machine.
+        environment: Whose Python runs it.
 
     Raises:
         RuntimeError: A rank failed; the message has what it said.
     """
-    start = launcher(engine, ranks, _ROOT / environment / "bin" / "python")
-    command = [*start, "-m", "tools.bench.parallel_roles", role, engine, *map(str, arguments)]
+    python = _ROOT / environment / "bin" / "python"
+    said = ["-m", "tools.bench.parallel_roles", role, engine, *map(str, arguments)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
-    done = subprocess.run(
-        command, cwd=_ROOT, env=variables, capture_output=True, text=True, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    with tempfile.TemporaryDirectory() as name:
+        if engine == "mpi":
+            starts = [
+                ([*_mpiexec(ranks, python, at, Path(name)), *said], _MPI_BY_WIRE if at else {})
+            ]
+        else:
+            starts = list(_by_gloo(ranks, [str(python), *said], at))
+        with (Path(name) / "output").open("w+") as output:
+            processes = [
+                subprocess.Popen(
+                    command, cwd=_ROOT, env=variables | more, stdout=output, stderr=output
+                )
+                for command, more in starts
+            ]
+            failed = [code for process in processes if (code := process.wait())]
+            output.seek(0)
+            text = output.read()
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    if failed or not lines:
+        raise RuntimeError(f"{' '.join(starts[0][0])}:\n{text}")
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
+
+
+def _by_gloo(
+    ranks: int, command: list[str], at: Sequence[Place]
+) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The command of each rank, and the environment that torchrun would make."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    same = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+    same |= {"MASTER_ADDR": at[0].address if at else "127.0.0.1"}
+    same |= {"GLOO_SOCKET_IFNAME": INTERFACE if at else "lo"}
+    for rank in range(ranks):
+        here, local = (at[rank].prefix, ("0", "1")) if at else ([], (str(rank), str(ranks)))
+        own = {"RANK": str(rank), "LOCAL_RANK": local[0], "LOCAL_WORLD_SIZE": local[1]}
+        yield [*here, *command], same | own
+
+
+def _mpiexec(ranks: int, python: Path, at: Sequence[Place], folder: Path) -> list[str]:
+    """What starts ranks with MPICH's mpiexec, also where each has a place of its own."""
+    command = launcher("mpi", ranks, python)
+    if not at:
+        return command
+    # It takes the namespaces for hosts, which it enters by this in place of ssh.
+    enter = folder / "enter"
+    names = " ".join(f"{place.address}) name={place.name};;" for place in at)
+    enter.write_text(
+        '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\n'
+        f'case $1 in {names} esac\nshift\nexec ip netns exec $name sh -c "$*"\n'
+    )
+    enter.chmod(0o755)
+    hosts = ",".join(place.address for place in at)
+    by = ["-launcher", "ssh", "-launcher-exec", str(enter), "-hosts", hosts]
+    return [*at[0].prefix, command[0], *by, *command[1:]]
 
 
 def _prepare(network: str, folder: Path) -> None:
@@ -155,43 +154,42 @@ def build(folder: Path) -> None:
     graphopt.training_graph(path, "cross_entropy", optimizer).save(folder / "train.onnx")
 
 
-def measured(network: str, folder: Path, ranks: list[int], steps: int) -> dict[str, Any]:
-    """The records of a network whose files are in the folder."""
-    found: dict[str, Any] = {"network": network}
-    for count in ranks:
-        row = {
-            "graphopt mpi": by_ranks("mpi", count, "graphopt", folder, steps),
-            "graphopt gloo": by_ranks("torch", count, "graphopt", folder, steps),
-            "pytorch ddp": by_ranks(
-                "torch", count, "ddp", network, folder, steps, environment=_FIELD
-            ),
-        }
-        ratio = row["graphopt gloo"]["seconds"] / row["pytorch ddp"]["seconds"]
-        found[str(count)] = row
-        print(f"{network}, {count} ranks: {_line(row)}; gloo / ddp {ratio:.2f}", flush=True)
-    return found
+def measured(network: str, folder: Path, at: Sequence[Place], ranks: int, turns: int) -> Any:
+    """The record of a network whose files are in the folder."""
+    beside = by_ranks(
+        *("torch", ranks, "beside", network, folder, turns), at=at, environment=_FIELD
+    )
+    return {
+        "graphopt mpi": by_ranks("mpi", ranks, "graphopt", network, folder, turns, at=at),
+        **beside,
+    }
 
 
-def _line(row: Mapping[str, Mapping[str, float]]) -> str:
+def line(record: Mapping[str, Any]) -> str:
+    """What was measured, in one line."""
+
     def told(name: str, answer: Mapping[str, float]) -> str:
         sums = answer.get("sums")
         share = "" if sums is None else f" (sums {100 * sums / answer['seconds']:.0f} %)"
-        return f"{name} {1e3 * answer['seconds']:.1f} ms{share}"
+        return f"{name} {1e3 * answer['seconds']:.0f} ms{share}"
 
-    return ", ".join(told(*item) for item in row.items())
+    names = ("graphopt mpi", "graphopt gloo", "pytorch ddp")
+    said = ", ".join(told(name, record[name]) for name in names)
+    return f"{said}; gloo / ddp {record['ratio']:.2f} ({_span(record['ratios'])})"
 
 
-def predicted(links: Mapping[str, Any], size: float, messages: int) -> list[str]:
-    """Lines of what the links between two ranks say for more of them."""
-    lines = []
-    for engine, by_count in links.items():
-        link = Link.fitted({int(n): s for n, s in by_count["2"].items()}, 2)
-        times = [f"{k}: {1e3 * cost(link, size, messages, k):.1f}" for k in _COUNTS]
-        lines.append(
-            f"{engine}: latency {1e6 * link.latency:.0f} us, {link.bandwidth / 1e9:.2f} GB/s; "
-            f"ms of sums by ranks: {', '.join(times)}"
-        )
-    return lines
+def _span(ratios: Sequence[float]) -> str:
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def predicted(seconds: Mapping[str, float], size: float, messages: int) -> str:
+    """What a link between two ranks says for more of them."""
+    link = Link.fitted({int(n): s for n, s in seconds.items()}, 2)
+    times = [f"{k}: {1e3 * cost(link, size, messages, k):.1f}" for k in COUNTS]
+    return (
+        f"latency {1e6 * link.latency:.0f} us, {link.bandwidth / 1e9:.2f} GB/s; "
+        f"ms of sums by ranks: {', '.join(times)}"
+    )
 
 
 def main() -> None:
@@ -199,22 +197,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=["resnet18", "bert"])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--wires", nargs="+", choices=list(WIRES), default=list(WIRES))
+    parser.add_argument("--turns", type=int, default=5, help="of five steps each")
+    parser.add_argument("--results", type=Path, default=_RESULTS)
     options = parser.parse_args()
-    links: dict[str, Any] = {"mpi": {}, "torch": {}}
-    for engine, found in links.items():
-        for count in options.ranks:
-            if count > 1:
-                found[str(count)] = by_ranks(engine, count, "links")["seconds"]
-    records: dict[str, Any] = {"cores": os.cpu_count(), "links": links, "networks": []}
-    for network in options.networks:
-        with tempfile.TemporaryDirectory() as name:
-            _prepare(network, Path(name))
-            found = measured(network, Path(name), options.ranks, options.steps)
-        records["networks"].append(found)
-        size = found[str(options.ranks[-1])]["graphopt mpi"]["bytes"]
-        print("\n".join(predicted(links, size, max(1, size // MESSAGE))), flush=True)
-        _RESULTS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    records: dict[str, Any] = {"cores": os.cpu_count(), "wires": {}, "networks": {}}
+    with tempfile.TemporaryDirectory() as name:
+        for network in options.networks:
+            (folder := Path(name, network)).mkdir()
+            _prepare(network, folder)
+        for wire in options.wires:
+            for ranks in options.ranks:
+                if ranks == 1 and WIRES[wire] is not None:
+                    continue  # nothing passes a wire
+                with places(ranks, WIRES[wire]) as at:
+                    if ranks > 1:
+                        links = records["wires"].setdefault(wire, {})
+                        links[str(ranks)] = {
+                            engine: by_ranks(engine, ranks, "links", at=at)["seconds"]
+                            for engine in ("mpi", "torch")
+                        }
+                    for network in options.networks:
+                        found = measured(network, Path(name, network), at, ranks, options.turns)
+                        by_wire = records["networks"].setdefault(network, {})
+                        by_wire.setdefault(wire, {})[str(ranks)] = found
+                        print(f"{network}, {wire}, {ranks} ranks: {line(found)}", flush=True)
+                        options.results.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
+    for wire, by_count in records["wires"].items():
+        for network, by_wire in records["networks"].items():
+            last = by_wire[wire][str(options.ranks[-1])]
+            size = last["graphopt gloo"]["bytes"]
+            for engine, seconds in by_count.get("2", {}).items():
+                said = predicted(seconds, size, max(1, size // MESSAGE))
+                print(f"{network}, {wire}, {engine}: {said}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ import numpy as np
 from graphopt.distributed import DataParallel, mpi, torch_distributed
 
 _WARM_UP = 3
+STEPS = 5
+"""Steps of a turn."""
+
 SIZES = [8, 2**10, 2**14, 2**18, 2**20, 2**22, 2**24, 2**26]
 """Bytes of the messages that are sent to measure the links."""
 
@@ -46,59 +50,98 @@ def links(engine: str) -> dict[str, Any]:
         taken = {}
         for size in SIZES:
             array = np.ones(size // 4, np.float32)
-            taken[size] = _median(partial(ranks, [array]), 200 if size < 2**20 else 15)
-        return {"rank": ranks.rank, "ranks": ranks.size, "seconds": taken}
+            taken[size] = _median(partial(ranks, [array]), 100 if size < 2**20 else 7)
+        return {"rank": ranks.rank, "seconds": taken}
 
 
-def graphopt(engine: str, folder: str, steps: str) -> dict[str, Any]:
-    """The seconds of a step, and of that the share of sums and of the update."""
-    from graphopt import _runtime
+class _Ours:
+    """Steps of graphopt.
 
-    with _engine(engine) as ranks:
-        timed = _Timed(ranks)
+    Attributes:
+        sums: The seconds of the sums of each step.
+    """
+
+    def __init__(self, ranks: Any, folder: str) -> None:
+        from graphopt import _runtime
+
         options = _runtime.session_options(_runtime.onnxruntime())
         options.intra_op_num_threads = 1
-        train = Path(folder, "train.onnx")
-        session = DataParallel(train, timed, session_options=options, compare_every=None)
-        feeds = _part(Path(folder, "batch.npz"), ranks.rank, ranks.size)
-        for _ in range(_WARM_UP):
-            session.step(feeds, outputs=["loss"])
-        timed.seconds, timed.bytes = 0.0, 0
-        whole = _median(lambda: session.step(feeds, outputs=["loss"]), int(steps), warm_up=0)
-        said = {"seconds": whole, "sums": timed.seconds / int(steps)}
-        update = super(DataParallel, session).step
-        flat = dict(session.gradients)
-        said["update"] = _median(lambda: update(flat, outputs=[]), int(steps))
-        said["bytes"] = timed.bytes // int(steps)
-        return {"rank": ranks.rank, "ranks": ranks.size, **said}
+        self._timed, self.sums = _Timed(ranks), list[float]()
+        path = Path(folder, "train.onnx")
+        self._session = DataParallel(path, self._timed, session_options=options, compare_every=None)
+        self._feeds = _part(Path(folder, "batch.npz"), ranks.rank, ranks.size)
+
+    def step(self) -> None:
+        """Take one."""
+        self._timed.seconds, self._timed.bytes = 0.0, 0
+        self._session.step(self._feeds, outputs=["loss"])
+        self.sums.append(self._timed.seconds)
+
+    def told(self, seconds: Sequence[float]) -> dict[str, Any]:
+        """The medians: of steps that took so long, of their sums, of the update alone."""
+        sent = self._timed.bytes
+        flat, update = dict(self._session.gradients), super(DataParallel, self._session).step
+        return {
+            "seconds": statistics.median(seconds),
+            "sums": statistics.median(self.sums),
+            "update": _median(lambda: update(flat, outputs=[]), STEPS),
+            "bytes": sent,
+        }
 
 
-def ddp(engine: str, network: str, folder: str, steps: str) -> dict[str, Any]:
-    """The seconds of a step of PyTorch's DistributedDataParallel, over gloo."""
+def _theirs(ranks: Any, network: str, folder: str) -> Callable[[], object]:
+    """A step of PyTorch's DistributedDataParallel."""
     import torch
-    from torch import distributed, nn
+    from torch import nn
 
     from tools.bench.footprint_networks import made
 
-    del engine
     torch.set_num_threads(1)
-    with torch_distributed() as ranks:
-        module, _, _ = made(network)
-        parallel = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
-        optimizer = torch.optim.RMSprop(module.parameters(), lr=1e-4, eps=1e-3)
-        arrays = _part(Path(folder, "batch.npz"), ranks.rank, ranks.size)
-        x, labels = (torch.from_numpy(arrays[name]) for name in ("x", "labels"))
+    module, _, _ = made(network)
+    parallel = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+    optimizer = torch.optim.RMSprop(module.parameters(), lr=1e-4, eps=1e-3)
+    arrays = _part(Path(folder, "batch.npz"), ranks.rank, ranks.size)
+    x, labels = (torch.from_numpy(arrays[name]) for name in ("x", "labels"))
 
-        def step() -> None:
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(parallel(x), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            loss.item()
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(parallel(x), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()
 
-        seconds = _median(step, int(steps))
-        distributed.barrier()
-        return {"rank": ranks.rank, "ranks": ranks.size, "seconds": seconds}
+    return step
+
+
+def graphopt(engine: str, _: str, folder: str, turns: str) -> dict[str, Any]:
+    """The seconds of a step, and of that those of sums and of the update."""
+    with _engine(engine) as ranks:
+        ours = _Ours(ranks, folder)
+        _turn(ours.step, _WARM_UP)
+        return {"rank": ranks.rank, **ours.told(_turn(ours.step, int(turns) * STEPS))}
+
+
+def beside(engine: str, network: str, folder: str, turns: str) -> dict[str, Any]:
+    """The same, and PyTorch's DistributedDataParallel: both take turns in the same ranks."""
+    with _engine(engine) as ranks:
+        ours = _Ours(ranks, folder)
+        both = ours.step, _theirs(ranks, network, folder)
+        for step in both:
+            _turn(step, _WARM_UP)
+        times: tuple[list[list[float]], list[list[float]]] = [], []
+        for turn in range(int(turns)):
+            for one in (0, 1) if turn % 2 else (1, 0):
+                both[one]()  # what is in the caches is the other one's
+                times[one].append(_turn(both[one], STEPS))
+        pairs = zip(*times, strict=True)
+        ratios = [statistics.median(one) / statistics.median(other) for one, other in pairs]
+        return {
+            "rank": ranks.rank,
+            "graphopt gloo": ours.told(list(chain(*times[0]))),
+            "pytorch ddp": {"seconds": statistics.median(chain(*times[1]))},
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+        }
 
 
 def _part(path: Path, rank: int, size: int) -> dict[str, np.ndarray]:
@@ -109,18 +152,26 @@ def _part(path: Path, rank: int, size: int) -> dict[str, np.ndarray]:
         return {name: arrays[name][slice(*bounds)] for name in arrays.files}
 
 
-def _median(work: Callable[[], object], times: int, warm_up: int = _WARM_UP) -> float:
-    for _ in range(warm_up):
-        work()
+def _turn(work: Callable[[], object], times: int) -> list[float]:
+    """The seconds that it takes, so many times."""
     taken = []
     for _ in range(times):
         begin = time.perf_counter()
         work()
         taken.append(time.perf_counter() - begin)
-    return statistics.median(taken)
+    return taken
 
 
-ROLES: dict[str, Callable[..., dict[str, Any]]] = {"links": links, "graphopt": graphopt, "ddp": ddp}
+def _median(work: Callable[[], object], times: int) -> float:
+    _turn(work, _WARM_UP)
+    return statistics.median(_turn(work, times))
+
+
+ROLES: dict[str, Callable[..., dict[str, Any]]] = {
+    "links": links,
+    "graphopt": graphopt,
+    "beside": beside,
+}
 
 if __name__ == "__main__":
     answer = ROLES[sys.argv[1]](*sys.argv[2:])
