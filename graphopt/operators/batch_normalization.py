@@ -21,7 +21,7 @@ from graphopt.operators.rewriting import (
     stand_for,
 )
 from graphopt.shapes import networks
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 _CENTERED = "graphopt.centered"
 """Metadata of a node whose mean and variance are those of its input: input minus mean."""

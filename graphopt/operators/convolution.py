@@ -14,7 +14,7 @@ from graphopt.operators.record import operator
 from graphopt.operators.rewriting import product
 from graphopt.operators.window import Window, from_windows, known, window_of
 from graphopt.shapes import windows
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 
 def _flops(node: Node, outputs: Outputs) -> int | None:

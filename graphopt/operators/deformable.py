@@ -23,7 +23,7 @@ from graphopt.operators.rewriting import (
     size_of,
 )
 from graphopt.shapes import sampling
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 _REST = np.array([-1])
 

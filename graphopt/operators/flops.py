@@ -6,7 +6,9 @@ however hard it is. Moving data and arithmetic with integers count nothing.
 
 from collections.abc import Callable, Sequence
 
-from graphopt.shapes.values import Dim, Node, TensorInfo, known, product
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Dim, known, product
+from graphopt.shapes.values import TensorInfo
 
 Outputs = Sequence[TensorInfo]
 Count = Callable[[Node, Outputs], int | None]

@@ -12,7 +12,7 @@ from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import known_rank, replace
 from graphopt.shapes import transforms
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 _LEAST_OPSET_OF_AXIS_INPUT = 20
 

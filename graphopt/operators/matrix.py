@@ -11,7 +11,7 @@ from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.flops import Outputs
 from graphopt.operators.record import operator
 from graphopt.shapes import products, transforms
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 
 @operator("MatMul", spreads=True, weights=(0, 1), flops=flops.matmul, shape=products.matmul)

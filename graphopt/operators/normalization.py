@@ -9,7 +9,7 @@ from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
 from graphopt.shapes import elements, networks
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 
 # Its operations are mean, subtract, square, sum, divide, multiply, add.

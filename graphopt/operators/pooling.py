@@ -14,7 +14,7 @@ from graphopt.operators.record import operator
 from graphopt.operators.rewriting import add_outputs
 from graphopt.operators.window import Window, along, from_windows, known, padding, window_of
 from graphopt.shapes import windows
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 
 def rewrite_ceiled(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:

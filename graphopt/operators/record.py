@@ -27,7 +27,7 @@ from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Count, Outputs, per_element
 from graphopt.operators.rewriting import RunningStatistic
 from graphopt.shapes import elements
-from graphopt.shapes.values import Node, Rule as Shape
+from graphopt.shapes.node import Node, Rule as Shape
 
 
 class NoGradient(Enum):

@@ -13,7 +13,7 @@ from graphopt.operators._recurrent_layer import Cell, Direction, Layer, MakeCell
 from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
 from graphopt.shapes import networks
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 _MOST_UNROLLED = 8  # a round of a Scan takes as long as some nodes
 

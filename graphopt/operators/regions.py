@@ -14,7 +14,7 @@ from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import ZERO, NoGradient, operator
 from graphopt.operators.rewriting import numbers_to, product
 from graphopt.shapes import sampling
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 _INT64 = int(ir.DataType.INT64)
 

@@ -15,7 +15,7 @@ from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
 from graphopt.shapes import windows
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 # Of these, an enlargement by a whole number repeats each element.
 _REPEATING = {

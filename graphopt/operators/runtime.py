@@ -6,7 +6,8 @@ from graphopt.operators import flops
 from graphopt.operators.flops import Outputs
 from graphopt.operators.record import operator
 from graphopt.shapes import elements, indexing, layout, networks, products, windows
-from graphopt.shapes.values import NO_DTYPE, Node
+from graphopt.shapes.node import Node
+from graphopt.shapes.values import NO_DTYPE
 
 operator("SimplifiedLayerNormalization", flops=4, shape=networks.layer_normalization)
 

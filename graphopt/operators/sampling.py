@@ -20,7 +20,7 @@ from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import ZERO, NoGradient, operator
 from graphopt.operators.rewriting import product
 from graphopt.shapes import sampling
-from graphopt.shapes.values import Node
+from graphopt.shapes.node import Node
 
 _OLDER_NAMES = {"bilinear": "linear", "bicubic": "cubic"}  # up to opset 19
 

@@ -7,21 +7,9 @@ from functools import partial
 
 import onnx_ir as ir
 
-from graphopt.shapes.values import (
-    BOOL,
-    FLOAT,
-    MOST_ELEMENTS,
-    NO_DTYPE,
-    UNKNOWN,
-    Dims,
-    Element,
-    Node,
-    Number,
-    Rule,
-    TensorInfo,
-    broadcast,
-    tensor,
-)
+from graphopt.shapes.node import Node, Rule
+from graphopt.shapes.sizes import Dims, Element, Number, broadcast
+from graphopt.shapes.values import BOOL, FLOAT, MOST_ELEMENTS, NO_DTYPE, UNKNOWN, TensorInfo, tensor
 
 
 def same(node: Node) -> list[TensorInfo]:

@@ -14,16 +14,14 @@ import onnx_ir as ir
 
 from graphopt.graphs import functions
 from graphopt.operators import name_of, of
+from graphopt.shapes.bodies import loop_outputs, scan_inputs, without_inner_symbols, without_numbers
+from graphopt.shapes.node import Attributes, Node
+from graphopt.shapes.sizes import Dim, axis_of
 from graphopt.shapes.values import (
     BOOL,
     INT64,
     UNKNOWN,
-    Attributes,
-    Dim,
-    Element,
-    Node,
     TensorInfo,
-    axis_of,
     declared,
     either,
     is_fixed,
@@ -205,13 +203,13 @@ class Shapes:
             return ()
         given = [[body.scope.of(value) for value in body.graph.outputs] for body in bodies]
         if bodies[0].kind == "function":
-            return _without_inner_symbols(given[0], scope.node(node).inputs)
+            return without_inner_symbols(given[0], scope.node(node).inputs)
         if bodies[0].kind == "branch":
             condition = scope.node(node).integers(0)
             if condition and len(given) == 2:  # only one of them runs
                 return given[0 if condition[0] else 1]
             return [either(infos) for infos in zip(*given, strict=True)]
-        return _loop_outputs(scope.node(node), bodies[0], given[0])
+        return loop_outputs(scope.node(node), bodies[0].times, given[0])
 
     def _found_bodies(self, node: ir.Node, scope: Scope) -> tuple[Body, ...]:
         if scope.depth >= _DEEPEST or self._seen > _MOST_NODES:
@@ -251,7 +249,7 @@ class Shapes:
         most = node.integers(0)
         times = max(most[0], 0) if most else None
         counters = [tensor(INT64, ()), tensor(BOOL, (), [1])]  # it runs while this is true
-        states = [_without_numbers(info) for info in node.inputs[2:]]
+        states = [without_numbers(info) for info in node.inputs[2:]]
         given = self._declared(graph, [*counters, *states])
         while True:
             body = self._subgraph(graph, scope, given, times, "loop")
@@ -269,7 +267,7 @@ class Shapes:
         graph = node.attributes.graph("body")
         if graph is None:
             return ()
-        states, scanned, axes = _scan_inputs(node)
+        states, scanned, axes = scan_inputs(node)
         rows: list[TensorInfo] = []
         times: set[Dim] = set()
         for info, axis in zip(scanned, axes, strict=True):
@@ -281,7 +279,7 @@ class Shapes:
             rows.append(TensorInfo(info.dtype, shape))
         counts = {size for size in times if isinstance(size, int)} or times - {None}
         count = counts.pop() if len(counts) == 1 else None
-        carried = [_without_numbers(info) for info in states]
+        carried = [without_numbers(info) for info in states]
         given = self._declared(graph, [*carried, *rows])
         return (self._subgraph(graph, scope, given, count, "loop"),)
 
@@ -340,74 +338,3 @@ def open_dimensions(model: ir.Model) -> tuple[str, ...]:
         if not is_fixed(size)
     ]
     return tuple(dict.fromkeys(names))
-
-
-def _without_numbers(info: TensorInfo | None) -> TensorInfo:
-    return UNKNOWN if info is None else replace(info, numbers=None)
-
-
-def _without_inner_symbols(
-    found: Sequence[TensorInfo], inputs: Sequence[TensorInfo | None]
-) -> list[TensorInfo]:
-    """What a function gives, without symbols of its own: of another call, it is another size."""
-    outer = {
-        size for info in inputs if info for size in (*(info.shape or ()), *(info.numbers or ()))
-    }
-
-    def is_inner(size: Element) -> bool:
-        return isinstance(size, str) and size not in outer
-
-    results = []
-    for info in found:
-        shape, numbers = info.shape, info.numbers
-        if shape is not None:
-            shape = tuple(None if is_inner(size) else size for size in shape)
-        if numbers is not None:
-            numbers = tuple(None if is_inner(number) else number for number in numbers)
-        results.append(replace(info, shape=shape, numbers=numbers))
-    return results
-
-
-def _scan_inputs(node: Node) -> tuple[list[TensorInfo], list[TensorInfo], tuple[int, ...]]:
-    """The states of a Scan, what it scans, and along which axes."""
-    given = [info or UNKNOWN for info in node.inputs]
-    count = node.attributes.integer("num_scan_inputs")
-    if not 0 <= count <= len(given):
-        raise ValueError(f"num_scan_inputs: got {count}, expected {len(given)} at most")
-    states, scanned = given[: len(given) - count], given[len(given) - count :]
-    return states, scanned, node.attributes.integers("scan_input_axes") or (0,) * count
-
-
-def _loop_outputs(node: Node, body: Body, inner: Sequence[TensorInfo]) -> list[TensorInfo]:
-    """What a Scan or Loop gives: the states, and what each round adds to a list."""
-    times = body.times
-    if node.op_type == "Loop":
-        condition, *inner = inner
-        # Once it is false, no more rounds follow, or none at all.
-        if (node.has(1) and node.integers(1) != (1,)) or condition.numbers != (1,):
-            times = None
-        states, axes = [info or UNKNOWN for info in node.inputs[2:]], None
-    else:
-        states, axes = _scan_inputs(node)[0], node.attributes.integers("scan_output_axes")
-    found = []
-    for at, info in enumerate(inner):
-        if at < len(states) and node.op_type == "Scan":  # whose states stay as large as they are
-            found.append(_as_large(info, states[at]))
-        elif at < len(states):  # after no round, a state is what it was
-            found.append(either([states[at], info]))
-        elif info.shape is None:
-            found.append(TensorInfo(info.dtype))
-        else:
-            axis = axis_of(axes[at - len(states)], len(info.shape) + 1) if axes else 0
-            found.append(tensor(info.dtype, [*info.shape[:axis], times, *info.shape[axis:]]))
-    return found
-
-
-def _as_large(info: TensorInfo, other: TensorInfo) -> TensorInfo:
-    """A tensor of the shape of another, as far as that is known."""
-    shape = info.shape
-    if other.shape is not None and (shape is None or len(shape) == len(other.shape)):
-        own = shape or (None,) * len(other.shape)
-        pairs = zip(other.shape, own, strict=True)
-        shape = tuple(mine if size is None else size for size, mine in pairs)
-    return TensorInfo(info.dtype, shape)

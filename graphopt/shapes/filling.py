@@ -2,17 +2,9 @@
 
 import math
 
-from graphopt.shapes.values import (
-    FLOAT,
-    INT64,
-    MOST_ELEMENTS,
-    UNKNOWN,
-    Node,
-    Number,
-    TensorInfo,
-    broadcast,
-    tensor,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Number, broadcast
+from graphopt.shapes.values import FLOAT, INT64, MOST_ELEMENTS, UNKNOWN, TensorInfo, tensor
 
 
 def constant(node: Node) -> list[TensorInfo]:

@@ -10,17 +10,9 @@ from onnx import helper, shape_inference
 
 from graphopt.operators import of
 from graphopt.shapes.engine import Scope, Shapes
-from graphopt.shapes.values import (
-    NO_DTYPE,
-    UNKNOWN,
-    UNNAMED,
-    Node,
-    Number,
-    TensorInfo,
-    declared,
-    tensor,
-    whole,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Number, whole
+from graphopt.shapes.values import NO_DTYPE, UNKNOWN, UNNAMED, TensorInfo, declared, tensor
 
 
 def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:

@@ -1,15 +1,8 @@
 """Operators that pick elements."""
 
-from graphopt.shapes.values import (
-    INT64,
-    Element,
-    Node,
-    Rule,
-    TensorInfo,
-    needed,
-    tensor,
-    whole,
-)
+from graphopt.shapes.node import Node, Rule
+from graphopt.shapes.sizes import Element, needed, whole
+from graphopt.shapes.values import INT64, TensorInfo, tensor
 
 
 def gather(node: Node) -> list[TensorInfo]:

@@ -2,20 +2,9 @@
 
 import numpy as np
 
-from graphopt.shapes.values import (
-    INT64,
-    MOST_ELEMENTS,
-    Dim,
-    Node,
-    TensorInfo,
-    axis_of,
-    known,
-    needed,
-    plus,
-    product,
-    tensor,
-    whole,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Dim, axis_of, known, needed, plus, product, whole
+from graphopt.shapes.values import INT64, MOST_ELEMENTS, TensorInfo, tensor
 
 
 def reshape(node: Node) -> list[TensorInfo]:

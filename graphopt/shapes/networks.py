@@ -1,12 +1,7 @@
 """Normalizations, recurrent cells, losses and what ONNX Runtime's training adds."""
 
-from graphopt.shapes.values import (
-    BOOL,
-    FLOAT,
-    Node,
-    TensorInfo,
-    tensor,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.values import BOOL, FLOAT, TensorInfo, tensor
 
 
 def batch_normalization(node: Node) -> list[TensorInfo]:

@@ -2,18 +2,9 @@
 
 import onnx_ir as ir
 
-from graphopt.shapes.values import (
-    FLOAT,
-    INT64,
-    NO_DTYPE,
-    Dim,
-    Node,
-    TensorInfo,
-    known,
-    plus,
-    product,
-    tensor,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Dim, known, plus, product
+from graphopt.shapes.values import FLOAT, INT64, NO_DTYPE, TensorInfo, tensor
 
 
 def floats(node: Node) -> list[TensorInfo]:

@@ -3,18 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
-from graphopt.shapes.values import (
-    INT64,
-    LARGEST_EXACT,
-    Dim,
-    Dims,
-    Node,
-    TensorInfo,
-    axis_of,
-    broadcast,
-    broadcast_size,
-    tensor,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Dim, Dims, axis_of, broadcast, broadcast_size
+from graphopt.shapes.values import INT64, LARGEST_EXACT, TensorInfo, tensor
 
 _LONGEST_EQUATION = 256
 _ELLIPSIS = "..."

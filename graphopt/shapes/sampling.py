@@ -1,6 +1,8 @@
 """Images read at places that another tensor says."""
 
-from graphopt.shapes.values import Node, TensorInfo, needed, tensor
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import needed
+from graphopt.shapes.values import TensorInfo, tensor
 
 
 def grid_sample(node: Node) -> list[TensorInfo]:

@@ -1,6 +1,8 @@
 """Fourier transforms, and what is computed of matrices."""
 
-from graphopt.shapes.values import Dim, Node, TensorInfo, axis_of, tensor
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Dim, axis_of
+from graphopt.shapes.values import TensorInfo, tensor
 
 
 def axis(node: Node) -> int | None:

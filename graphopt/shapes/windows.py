@@ -5,17 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphopt.shapes.values import (
-    INT64,
-    Dim,
-    Dims,
-    Node,
-    TensorInfo,
-    axis_of,
-    needed,
-    product,
-    tensor,
-)
+from graphopt.shapes.node import Node
+from graphopt.shapes.sizes import Dim, Dims, axis_of, needed, product
+from graphopt.shapes.values import INT64, TensorInfo, tensor
 
 
 def _places(size: int, kernel: int, stride: int, dilation: int, pads: int, up: int) -> int:

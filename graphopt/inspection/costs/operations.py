@@ -9,7 +9,8 @@ import onnx_ir as ir
 from graphopt.inspection.facts import StageFacts
 from graphopt.operators import Moves, of
 from graphopt.shapes.engine import Body, Scope, Shapes
-from graphopt.shapes.values import Node, TensorInfo
+from graphopt.shapes.node import Node
+from graphopt.shapes.values import TensorInfo
 from graphopt.stage import STAGES, Stage
 
 _DOMAIN = "graphopt"

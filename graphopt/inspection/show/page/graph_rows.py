@@ -15,7 +15,8 @@ from graphopt.inspection.structure.modules import BUCKETS, modules
 from graphopt.inspection.structure.nodes_of import attributes_text
 from graphopt.inspection.structure.roles import stages_of_nodes
 from graphopt.shapes.engine import Shapes, infer
-from graphopt.shapes.values import UNNAMED, Dims
+from graphopt.shapes.sizes import Dims
+from graphopt.shapes.values import UNNAMED
 from graphopt.stage import STAGES
 
 _LONGEST_ATTRIBUTES = 300
