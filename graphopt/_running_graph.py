@@ -17,7 +17,7 @@ from graphopt._step_io import step_io
 from graphopt.feeds import sizes_of
 from graphopt.graph import TrainingGraph
 from graphopt.mapped_values import give_back
-from graphopt.soundness.errors import about
+from graphopt.soundness.errors import about, taking_memory
 from graphopt.states import SKIPPED_STEPS
 
 
@@ -74,8 +74,9 @@ class RunningGraph:
             graph.carried, self._in_place, self._ort_value, rebinds=self._io.rebinds
         )
         self._values, self._next = self._state.values, self._state.next
-        for value in graph.carried:
-            self._state.place(value, start.of(value), self._binding)
+        with taking_memory(graph):
+            for value in graph.carried:
+                self._state.place(value, start.of(value), self._binding)
         give_back_memory()
         self._check_captures()
         self._lock, self._process = threading.Lock(), os.getpid()

@@ -12,6 +12,7 @@ from graphopt._files import PathLike, existing_file
 from graphopt._slips import is_of_torch, kind_of
 from graphopt.external_data import check_values, checked_file, load_values
 from graphopt.graphs import proto_graphs, subgraphs
+from graphopt.limits import asked_for_by
 from graphopt.mapped_values import LeftTensor, use_left_tensors
 from graphopt.soundness.errors import about
 from graphopt.soundness.file import read_model
@@ -110,7 +111,8 @@ def read_with_files(
         TypeError: ``model`` is neither a path nor a model.
     """
     if isinstance(model, str | os.PathLike):
-        return _read(existing_file(model), leaving=leaving)
+        with asked_for_by(model):
+            return _read(existing_file(model), leaving=leaving)
     if isinstance(model, ir.Model):
         proto = _loaded(model)
     elif isinstance(model, onnx.ModelProto):

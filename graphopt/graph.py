@@ -39,7 +39,7 @@ from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
 from graphopt.schedules.base import local_functions
-from graphopt.soundness.errors import about
+from graphopt.soundness.errors import about, taking_memory
 from graphopt.start_values import check_starts, start_file, write_start
 from graphopt.update import core, functions
 from graphopt.update.core import Variant
@@ -98,7 +98,8 @@ class TrainingGraph:
         ``metadata_props`` repeat the binding and describe the optimizer, the parameters and the
         layout of the state, as JSON.
         """
-        self._model = loaded(self._model)
+        with taking_memory(self):
+            self._model = loaded(self._model)
         return self._model
 
     @property
@@ -214,7 +215,8 @@ class TrainingGraph:
         Raises:
             ValueError: The graph has no forward model, because it is an update alone.
         """
-        return loaded(self.lean_forward(values))  # while the values are there
+        with taking_memory(self):
+            return loaded(self.lean_forward(values))  # while the values are there
 
     def lean_forward(self, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         """The same, of which large values are left where they are; see `mapped_values`."""

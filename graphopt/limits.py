@@ -1,13 +1,27 @@
 """How much memory a file may ask for, which is checked before any is taken.
 
-The environment variable ``GRAPHOPT_MEMORY_LIMIT``, in bytes, raises or lowers all limits.
+The environment variable ``GRAPHOPT_MEMORY_LIMIT``, in bytes, raises or lowers all limits. What
+cannot be known before is refused when there is no memory for it, by the same kind of error.
 """
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from graphopt._words import size
 
+try:
+    import resource
+except ImportError:  # there are no such limits on Windows
+    resource = None  # type: ignore[assignment]
+
 _VARIABLE = "GRAPHOPT_MEMORY_LIMIT"
+_OF_CONTAINERS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def check_memory(needed: int, what: str) -> None:
@@ -24,6 +38,45 @@ def check_memory(needed: int, what: str) -> None:
         raise ValueError(f"{what} has {size(needed)}, and {too_large(allowed)}")
 
 
+@contextmanager
+def asked_for_by(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Refuse a file that is being read where there is no memory for what it asks for.
+
+    Raises:
+        ValueError: There is none.
+
+    Example:
+        >>> with asked_for_by("net.onnx"):
+        ...     raise MemoryError
+        Traceback (most recent call last):
+        ...
+        ValueError: 'net.onnx' asks for more memory than there is; if it is as it should be, run \
+this where there is more
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise exhausted(f"'{os.fspath(path)}'", error) from error
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise exhausted(f"'{os.fspath(path)}'", error) from error
+
+
+def exhausted(what: str, error: Exception) -> ValueError:
+    """The error about something for which there is no memory.
+
+    Args:
+        what: Asks for it.
+        error: What was raised then.
+    """
+    why = f" ({error})" if str(error) else ""
+    return ValueError(
+        f"{what} asks for more memory than there is{why}; if it is as it should be, run this "
+        "where there is more"
+    )
+
+
 def too_large(allowed: int) -> str:
     """What to say of something that takes more bytes than are allowed."""
     return (
@@ -36,7 +89,8 @@ def memory_limit(limit: int | None = None) -> int:
     """How many bytes may be taken.
 
     Args:
-        limit: Where the user has set nothing; by default the memory of the machine.
+        limit: Where the user has set nothing; by default what the process may have of the memory
+            of the machine.
 
     Raises:
         ValueError: The environment variable holds no number.
@@ -51,6 +105,20 @@ def memory_limit(limit: int | None = None) -> int:
 
 def _of_machine() -> int:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 2**40
+        most = 2**40
+    limits = [_of_container(path) for path in _OF_CONTAINERS]
+    if resource is not None:
+        limits += [
+            resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+        ]
+    return min([most, *(limit for limit in limits if limit is not None and limit >= 0)])
+
+
+def _of_container(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None  # "max" is none

@@ -20,6 +20,7 @@ from graphopt.finite import check_finite
 from graphopt.graph import TrainingGraph, as_training_graph, check_state
 from graphopt.inference import inference_model
 from graphopt.large_models import save_model
+from graphopt.limits import asked_for_by
 from graphopt.on_device import read_stored
 from graphopt.soundness.errors import about, naming
 from graphopt.start_values import by_names
@@ -80,7 +81,7 @@ class Session(RunningGraph):
             or ``deterministic`` is not a bool.
         ValueError: The file is not a training graph; a parameter is unknown, missing or of the
             wrong shape; a provider is not available; the installed ONNX Runtime cannot run the
-            graph.
+            graph; there is no memory for its state.
 
     Threads: a graph that was built with ``use_locking=True`` may be used from several threads;
     steps and reads of the state then run one after the other. Without it, use from a second
@@ -286,7 +287,8 @@ class Session(RunningGraph):
             FileNotFoundError: There is no such file.
             TypeError: ``strict`` is not a bool.
             ValueError: It is not a checkpoint; it is damaged, or has values that no training
-                leaves behind, such as NaN; or it is one of another graph.
+                leaves behind, such as NaN; it asks for more memory than there is; or it is one of
+                another graph.
         """
         _checks.boolean("strict", strict)
         stored = read_stored(path, leaving=True)
@@ -298,7 +300,8 @@ class Session(RunningGraph):
             checkpoint.refuse(path, "does not belong to this graph", problems)
         fitting, report = checkpoint.fitting(state, expected, differences)
         del stored, state
-        self._take(fitting, report.kept)
+        with asked_for_by(path):
+            self._take(fitting, report.kept)
         return report
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> LoadReport:

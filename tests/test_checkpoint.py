@@ -112,7 +112,7 @@ def swapped(state):
 
 def test_swapped_tensors_are_refused(path, state):
     with checkpoint.opened(path) as tensors:
-        metadata = tensors._file.metadata()
+        metadata = tensors._file.metadata
     save_file(swapped(state), path, metadata=metadata)
     with pytest.raises(ValueError, match=r"its tensor '.*conv1\.weight' is not what was written"):
         checkpoint.read(path)
@@ -120,7 +120,7 @@ def test_swapped_tensors_are_refused(path, state):
 
 def test_a_missing_tensor_is_noticed_before_it_is_asked_for(path, state):
     with checkpoint.opened(path) as tensors:
-        metadata = tensors._file.metadata()
+        metadata = tensors._file.metadata
     save_file({n: a for n, a in state.items() if n != MOMENT}, path, metadata=metadata)
     with pytest.raises(ValueError, match="does not have the tensors that were written"):
         checkpoint.read(path)
@@ -382,7 +382,7 @@ def test_no_memory_for_a_part_changes_nothing(path, layout, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(_bound_state, "joined", fail)
-            with pytest.raises(MemoryError):
+            with pytest.raises(ValueError, match=r"checkpoint.* asks for more memory than there"):
                 session.load_checkpoint(path)
         assert_same_state(session.state, before)
 

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from graphopt import mapped_values
 from graphopt._files import PathLike, about, existing_file, write_atomically
 from graphopt.checkpoint.safetensors_file import (
-    Place,
+    UNREADABLE,
     State,
+    TensorFile,
     checksum,
     checksum_of,
     content,
     header,
-    places,
 )
+from graphopt.limits import asked_for_by
 from graphopt.versions import GRAPHOPT
 
 _FORMAT, _VERSION = "graphopt", "2"
@@ -121,7 +121,8 @@ def opened(path: PathLike, *, leaving: bool = False) -> Iterator["Tensors"]:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a checkpoint. Asking for a tensor that NumPy cannot hold, of
-            float8 for example, or that is damaged, raises it too.
+            float8 for example, or that is damaged, raises it too, and so does what takes more
+            memory than there is.
 
     Example:
         >>> save("state.safetensors", {"w": np.zeros(3, np.float32)})
@@ -130,15 +131,16 @@ def opened(path: PathLike, *, leaving: bool = False) -> Iterator["Tensors"]:
         ['w'] (3,)
     """
     path = existing_file(path)
-    try:
-        file: Any = safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(
-            f"'{path}' is not a readable checkpoint, expected one of a session, a safetensors "
-            f"file, or one of on-device training: {error}"
-        ) from None
-    with file:
-        yield Tensors(path, file, places(path) if leaving else {})
+    with asked_for_by(path):
+        try:
+            file = TensorFile(path, leaving=leaving)
+        except UNREADABLE as error:
+            raise ValueError(
+                f"'{path}' is not a readable checkpoint, expected one of a session, a safetensors "
+                f"file, or one of on-device training: {error}"
+            ) from None
+        with file:
+            yield Tensors(path, file)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -149,15 +151,15 @@ class Tensors(Mapping[str, np.ndarray]):
         note: What was noted.
     """
 
-    def __init__(self, path: Path, file: Any, places: "Mapping[str, Place]") -> None:
+    def __init__(self, path: Path, file: TensorFile) -> None:
         """Read what the file says of itself.
 
         Raises:
             ValueError: It is damaged, or no checkpoint of graphopt.
         """
-        self._path, self._file, self._places = path, file, places
-        self._names = dict.fromkeys(file.keys())
-        metadata = file.metadata() or {}
+        self._path, self._file = path, file
+        self._names = dict.fromkeys(file.names)
+        metadata = file.metadata
         version = _checked_version(path, metadata)
         self._checksums: Mapping[str, Any] | None = None
         self.graph: Any = None
@@ -183,13 +185,8 @@ class Tensors(Mapping[str, np.ndarray]):
         if name not in self._names:
             raise KeyError(name)
         try:
-            array: np.ndarray = (
-                mapped_values.array_in(self._path, *self._places[name])
-                if name in self._places
-                else self._file.get_tensor(name)
-            )
-        # What NumPy does not know, safetensors finds out in several ways.
-        except (SafetensorError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            array = self._file.read(name)
+        except UNREADABLE as error:
             raise ValueError(
                 f"checkpoint '{self._path}' is damaged: its tensor '{name}' is not one that NumPy "
                 f"can hold: {error}"

@@ -5,9 +5,10 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from graphopt import mapped_values
 
@@ -25,8 +26,11 @@ _DTYPES = {code: np.dtype(name) for name, code in _CODES.items() if name != "bfl
 
 State = Mapping[str, np.ndarray]
 
-Place = tuple[int, tuple[int, ...], np.dtype[Any]]
-"""Where a tensor begins, its shape and its dtype."""
+# What NumPy does not know, safetensors finds out in several ways.
+UNREADABLE = (SafetensorError, AttributeError, TypeError, ValueError, OverflowError)
+"""What opening such a file raises, and reading a tensor of it."""
+
+_Place = tuple[int, tuple[int, ...], np.dtype[Any]]  # where it begins, its shape and its dtype
 
 
 def header(arrays: State, metadata: Mapping[str, str]) -> bytes:
@@ -42,21 +46,77 @@ def header(arrays: State, metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(_LENGTH, "little") + text
 
 
-def places(path: Path) -> dict[str, Place]:
-    """Where the large tensors of a safetensors file begin, with their shapes and dtypes."""
+class TensorFile:
+    """A file, which is open until the block ends that it is used in.
+
+    Args:
+        path: Of the file.
+        leaving: Look at large tensors in the file, which must not be written to, instead of
+            reading them.
+
+    Attributes:
+        metadata: What it says of itself.
+        names: The tensors.
+
+    Raises:
+        Exception: One of `UNREADABLE`, where it is no such file.
+    """
+
+    def __init__(self, path: Path, *, leaving: bool = False) -> None:
+        """See the class."""
+        self._file = _opened(path)
+        self._path, self._leaving = path, leaving and mapped_values.CAN_BE
+        self.metadata: Mapping[str, str] = self._file.metadata() or {}
+        self.names = tuple(self._file.keys())
+        # Where there is no memory, safetensors itself ends in a panic of Rust.
+        self._places = _places(path) if sys.byteorder == "little" else {}
+
+    def __enter__(self) -> Self:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(*error)
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor.
+
+        Raises:
+            MemoryError: There is not enough.
+            Exception: One of `UNREADABLE`, where NumPy cannot hold it.
+        """
+        place = self._places.get(name)
+        if place is None:
+            array: np.ndarray = self._file.get_tensor(name)
+            return array
+        begin, shape, dtype = place
+        if self._leaving and begin % dtype.itemsize == 0:
+            return mapped_values.array_in(self._path, *place)
+        array = np.empty(shape, dtype)
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+                raise ValueError("it is truncated")
+        return array
+
+
+def _opened(path: Path) -> Any:  # which has no type information
+    return safe_open(path, framework="numpy")
+
+
+def _places(path: Path) -> dict[str, _Place]:
+    """Where the large tensors of a file begin, with their shapes and dtypes."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH), "little")
         entries = json.loads(file.read(length))
     found = {}
     for name, entry in entries.items():
         dtype = _DTYPES.get(entry.get("dtype"))
-        if dtype is None or not mapped_values.CAN_BE:
+        if dtype is None:
             continue
         begin, end = (_LENGTH + length + offset for offset in entry["data_offsets"])
-        shape = tuple(entry["shape"])
-        is_aligned = begin % dtype.itemsize == 0
-        if is_aligned and end - begin >= mapped_values.LEAST:
-            found[name] = begin, shape, dtype
+        if end - begin >= mapped_values.LEAST:
+            found[name] = begin, tuple(entry["shape"]), dtype
     return found
 
 

@@ -22,6 +22,7 @@ from graphopt.conversion import (
 from graphopt.conversion._names import Names, Places, by_name, plain_array
 from graphopt.conversion._settings import Own
 from graphopt.fingerprint import shortened
+from graphopt.limits import asked_for_by
 from graphopt.session import Session
 
 _MODULE_ORDER = (
@@ -132,14 +133,15 @@ def load_state(
 
 def _read(path: PathLike) -> Mapping[str, Any]:
     path = existing_file(path)
-    if _torch_file.is_torch_file(path):
-        found = _torch_file.read_torch(path)
-        if not isinstance(found, Mapping):
-            raise ValueError(f"'{path}' has a {type(found).__name__}, expected a state_dict")
-        return found
-    if _is_safetensors(path):
-        return _mindspore_file.read_safetensors(path)
-    return _mindspore_file.read(path)
+    with asked_for_by(path):
+        if _torch_file.is_torch_file(path):
+            found = _torch_file.read_torch(path)
+            if not isinstance(found, Mapping):
+                raise ValueError(f"'{path}' has a {type(found).__name__}, expected a state_dict")
+            return found
+        if _is_safetensors(path):
+            return _mindspore_file.read_safetensors(path)
+        return _mindspore_file.read(path)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from graphopt._files import PathLike, existing_file, write_atomically
 from graphopt.carried import Array
+from graphopt.checkpoint.safetensors_file import UNREADABLE, TensorFile
 
 _DTYPES = {
     "Float16": np.float16,
@@ -85,9 +85,9 @@ def read_safetensors(path: PathLike) -> dict[str, Array]:
     """
     path = existing_file(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        with TensorFile(path) as file:
+            return {name: file.read(name) for name in file.names}
+    except UNREADABLE as error:
         raise ValueError(f"'{path}' is not a readable safetensors file: {error}") from None
 
 

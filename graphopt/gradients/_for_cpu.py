@@ -12,6 +12,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.operators.window import along, known, padding
 
 _WIDEST = 3  # kernels; from about four on, the convolution was measured to be faster
+_MOST_ELEMENTS = 2**24  # of the table of where windows and their elements meet
 
 
 def suit_cpu(op: GraphBuilder, model: ir.Model) -> None:
@@ -49,6 +50,8 @@ def _multiply_rows(op: GraphBuilder, node: ir.Node) -> None:
     channels, _, width, tall, wide, outputs, height, count = sizes
     group = node.attributes.get_int("group", 1)
     if (group, outputs) != (channels, channels) or width > _WIDEST * wide or 0 in sizes:
+        return
+    if count * wide * width > _MOST_ELEMENTS:
         return
     kernel = [tall, wide]
     around = padding(node, kernel, sizes[1:3])

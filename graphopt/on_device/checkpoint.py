@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt._files import PathLike, about, existing_file, write_atomically
+from graphopt.limits import asked_for_by
 from graphopt.on_device._flatbuffer import Buffer, DamagedError, Numbers, Table, Written, laid_out
 
 Tensors = Mapping[str, np.ndarray]
@@ -92,8 +93,8 @@ def read(path: PathLike) -> OnDeviceCheckpoint:
 
     Raises:
         FileNotFoundError: There is no such file, or its ``.data`` file is missing.
-        ValueError: The file is not a checkpoint of on-device training, is damaged, or has what
-            ONNX Runtime 1.19 does not write.
+        ValueError: The file is not a checkpoint of on-device training, is damaged, asks for more
+            memory than there is, or has what ONNX Runtime 1.19 does not write.
 
     Example:
         >>> write("checkpoint", OnDeviceCheckpoint(trainable={"w": np.zeros(3, np.float32)}))
@@ -107,7 +108,8 @@ def read(path: PathLike) -> OnDeviceCheckpoint:
             f"not '{_IDENTIFIER.decode()}'"
         )
     try:
-        return _read_checkpoint(path)
+        with asked_for_by(path):
+            return _read_checkpoint(path)
     except DamagedError as error:
         raise ValueError(
             f"'{path}' is not a readable checkpoint of on-device training: {error}; "

@@ -24,6 +24,7 @@ from graphopt.checkpoint import (
     refuse,
 )
 from graphopt.fingerprint import shortened
+from graphopt.limits import asked_for_by
 from graphopt.on_device import _step_numbers
 from graphopt.on_device.checkpoint import (
     OnDeviceCheckpoint,
@@ -191,7 +192,8 @@ def _stored(path: PathLike, *, leaving: bool = False) -> Stored:
         return session_checkpoint.read_stored(path, leaving=leaving)
     checkpoint = read(path)
     try:
-        return Stored(to_state(checkpoint), _graph(checkpoint))
+        with asked_for_by(path):
+            return Stored(to_state(checkpoint), _graph(checkpoint))
     except ValueError as error:
         raise ValueError(f"checkpoint '{path}': {error}") from None
 

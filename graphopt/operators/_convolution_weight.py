@@ -21,6 +21,7 @@ _LONG_ROW = 256  # from so many windows on, a product for each example is faster
 _MANY_COLUMNS = 2**23  # elements of the copies for an example: 1 GiB for 32 examples
 _FEW_TAPS = 32  # ONNX Runtime concatenates no more in a CUDA graph
 _BLOCK = 24  # columns of a product of which only a band is wanted
+_WIDEST = 2**14  # columns that are cut into blocks, each of which is some nodes
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def choose(layer: Layer, provider: str) -> Formulation:
     if provider != "CPUExecutionProvider":
         return _choose_for_device(layer)
     if is_static and layer.channels == 1 and layer.group > 1:
-        if len(window.kernel) == 2:
+        if len(window.kernel) == 2 and max(layer.counts or ()) <= _WIDEST:
             return by_band
         if layer.outputs == layer.group:
             return by_sum_of_each_tap

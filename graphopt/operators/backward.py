@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 import numpy as np
 import onnx_ir as ir
 
+from graphopt import _words
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.graphs import captured
 from graphopt.operators.rewriting import concat, describe, mean_over, reduced, size_of
 
 Dim = int | str | None
+_LARGEST_TABLE = 2**31  # bytes
 _COUNTS = "graphopt.counts"  # in the metadata of a graph while it is built
 Inner = Callable[
     [ir.Graph, Iterable[ir.Value], Mapping[ir.Value, ir.Value]], dict[ir.Value, ir.Value]
@@ -108,6 +110,18 @@ class Backward:
     def error(self, problem: str) -> ValueError:
         """An error that names the node."""
         return ValueError(f"{describe(self.node)}: {problem}")
+
+    def check_table(self, shape: Iterable[int]) -> None:
+        """Refuse a constant that its rule is to make of eight bytes an element, before it is made.
+
+        Raises:
+            ValueError: No file of ONNX could hold it.
+        """
+        if (needed := 8 * math.prod(shape)) >= _LARGEST_TABLE:
+            raise self.error(
+                f"its gradient needs a table of {_words.size(needed)}, and an ONNX file holds less "
+                "than 2 GiB; its sizes are too large, or damaged"
+            )
 
     def named_as_node(self) -> AbstractContextManager[None]:
         """For nodes of the forward pass that take the place of the node."""

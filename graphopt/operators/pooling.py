@@ -59,6 +59,8 @@ def rewrite_ceiled(op: GraphBuilder, node: ir.Node, trained: Collection[str]) ->
 _WITHOUT_INDICES = ("CPUExecutionProvider", "WebGpuExecutionProvider")
 """Where pooling is slow, or impossible, if it has to return indices."""
 
+_MOST_NUMBERS = 2**24  # that are written into a graph, one for each element of an image
+
 
 def _flops(node: Node, outputs: Outputs) -> int | None:
     return times(outputs[0].elements, *(node.attributes.integers("kernel_shape") or (None,)))
@@ -77,6 +79,7 @@ def max_pool(b: Backward) -> ir.Value:
         and sizes is not None
         and math.prod(window.kernel) <= 4
         and _tiles(b, window)
+        and math.prod(sizes) <= _MOST_NUMBERS
         and not any(size % width for size, width in zip(sizes, window.kernel, strict=True))
     ):
         return _by_comparison(b, window, sizes)
@@ -249,6 +252,7 @@ def _sum_of_windows(b: Backward, dy: ir.Value, window: Window) -> ir.Value:
         mean = op.AveragePool(dy, kernel_shape=window.kernel, pads=pads, count_include_pad=1)
         return op.Mul(mean, float(math.prod(window.kernel)))
     dtype = b.x.dtype or ir.DataType.FLOAT
+    b.check_table(window.kernel)
     ones = np.ones([1, 1, *window.kernel], dtype.numpy())
     spatial = known(b.shape(b.y)[2:])
     shape: Operand = (
@@ -267,9 +271,11 @@ def _counted(b: Backward, window: Window) -> Operand:
     sizes, counts = known(b.shape(b.x)[2:]), known(b.shape(b.y)[2:])
     if sizes is None or counts is None:
         return _counted_at_run_time(b, window, includes_pads=includes_pads)
+    b.check_table(counts)
     product = np.ones([], (b.x.dtype or ir.DataType.FLOAT).numpy())
     for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         low, behind = (-window.begin[axis], window.end[axis]) if includes_pads else (0, 0)
+        b.check_table([count, window.kernel[axis]])
         start = window.strides[axis] * np.arange(count) - window.begin[axis]
         index = start[:, None] + window.dilations[axis] * np.arange(window.kernel[axis])
         inside = (low <= index) & (index < size + behind)
@@ -284,6 +290,7 @@ def _counted_at_run_time(b: Backward, window: Window, *, includes_pads: bool) ->
         low, behind = (-window.begin[axis], window.end[axis]) if includes_pads else (0, 0)
         count = op.Squeeze(op.Shape(b.y, start=2 + axis, end=3 + axis), [0])
         size = op.Add(op.Shape(b.x, start=2 + axis, end=3 + axis), behind)
+        b.check_table([window.kernel[axis]])
         first = np.arange(window.kernel[axis]) * window.dilations[axis] - window.begin[axis]
         start = op.Mul(op.Range(np.int64(0), count, np.int64(1)), window.strides[axis])
         index = op.Add(op.Unsqueeze(start, [1]), first)

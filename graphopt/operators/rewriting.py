@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
+from graphopt.limits import check_memory
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,12 @@ def product(op: GraphBuilder, sizes: Sequence[Operand]) -> Operand:
 
 
 def numbers_to(op: GraphBuilder, size: Operand) -> Operand:
-    """The vector 0, 1, ... of a size."""
+    """The vector 0, 1, ... of a size.
+
+    Raises:
+        ValueError: The size is known, and takes more memory than is allowed.
+    """
     if isinstance(size, np.ndarray):
+        check_memory(8 * int(size[0]), "an axis of the model")
         return np.arange(int(size[0]))
     return op.Range(np.array(0), op.Squeeze(size, [0]), np.array(1))

@@ -118,6 +118,7 @@ def depth_to_space(b: Backward) -> ir.Value:
         return b.op.SpaceToDepth(b.dy, blocksize=block)
     # SpaceToDepth puts the block before the channels.
     channels = b.sizes(b.y, [1])[0]
+    b.check_table([block, block, channels])
     order = np.arange(block * block * channels).reshape(block * block, channels)
     return b.op.Gather(b.op.SpaceToDepth(b.dy, blocksize=block), order.T.reshape(-1), axis=1)
 

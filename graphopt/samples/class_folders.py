@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from graphopt.feeds import Feed
+from graphopt.limits import asked_for_by
 from graphopt.samples.pictures import Frame, PictureOptions, frame_of, pillow, stacked
 from graphopt.samples.source import Batch, Samples
 
@@ -91,6 +92,10 @@ class ClassFolders(Samples):
         return self._paths
 
     def _read(self, path: Path) -> np.ndarray:
+        with asked_for_by(path):
+            return self._decoded(path)
+
+    def _decoded(self, path: Path) -> np.ndarray:
         try:
             with self._image.open(path) as picture:
                 return self._frame.values(picture)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from graphopt._files import existing_file
-from graphopt.limits import check_memory
+from graphopt.limits import asked_for_by, check_memory
 from graphopt.samples.source import Batch, check_lengths
 
 _HEADERS = {
@@ -22,20 +22,25 @@ def read_samples(path: Path) -> Batch:
     path = existing_file(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"'{path}' is not an .npz file (numpy.savez writes them)")
+    with asked_for_by(path):
+        samples = _read(path)
+    check_lengths(str(path), samples)
+    return samples
+
+
+def _read(path: Path) -> Batch:
     try:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
-            samples = {name: archive[name] for name in archive.files}
-    except MemoryError as error:
-        raise MemoryError(f"cannot read '{path}': {error}") from None
+            return {name: archive[name] for name in archive.files}
+    except MemoryError:
+        raise
     except OSError as error:
         if error.errno != errno.EINVAL:  # which seeking to where a damaged file says gives
             raise type(error)(error.errno, error.strerror, str(path)) from None
         raise ValueError(f"cannot read '{path}', it is damaged") from None
     except Exception as error:  # noqa: BLE001 - zipfile's, zlib's and NumPy's have no common base
         raise ValueError(f"cannot read '{path}', it is damaged: {error}") from None
-    check_lengths(str(path), samples)
-    return samples
 
 
 def _check_sizes(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.feeds import Feed
-from graphopt.limits import check_memory
+from graphopt.limits import asked_for_by, check_memory
 from graphopt.samples.pictures import PictureOptions, frame_of, stacked
 from graphopt.samples.source import Arrays, Batch, Rows, Samples, check_lengths
 
@@ -25,6 +25,11 @@ def open_parquet(path: Path, feeds: Sequence[Feed], columns: Mapping[str, str]) 
         ImportError: pyarrow is not installed.
         ValueError: A column is missing, has gaps or another content; or a file is damaged.
     """
+    with asked_for_by(path):
+        return _read_parquet(path, feeds, columns)
+
+
+def _read_parquet(path: Path, feeds: Sequence[Feed], columns: Mapping[str, str]) -> Arrays:
     arrow, parquet = _pyarrow()
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     try:
@@ -33,6 +38,8 @@ def open_parquet(path: Path, feeds: Sequence[Feed], columns: Mapping[str, str]) 
         chosen = {feed.name: _column(path, feed.name, columns, there) for feed in feeds}
         check_memory(sum(_size(file, chosen.values()) for file in opened), f"'{path}', unpacked,")
         tables = [file.read(columns=[*dict.fromkeys(chosen.values())]) for file in opened]
+    except MemoryError:  # of Arrow too
+        raise
     except (arrow.ArrowException, ArithmeticError, LookupError, OSError, RuntimeError) as error:
         raise ValueError(f"cannot read '{path}': {error}") from None
     arrays: dict[str, Rows] = {}
@@ -103,8 +110,15 @@ class HuggingFace(Samples):
         return len(self._rows)
 
     def take(self, rows: np.ndarray) -> Batch:
-        """Some of them."""
-        found = self._rows[[int(row) for row in rows]]
+        """Some of them.
+
+        Raises:
+            ValueError: They are damaged, or take more memory than there is.
+        """
+        try:
+            found = self._rows[[int(row) for row in rows]]
+        except Exception as error:  # noqa: BLE001 - whatever it raises, or what decodes pictures
+            raise ValueError(f"cannot read '{self._name}': {error or 'no memory'}") from None
         return {
             feed.name: self._values(feed, found[self._columns[feed.name]]) for feed in self._feeds
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from graphopt.limits import exhausted
 from graphopt.soundness.file import read_model
 from graphopt.soundness.model import check_model
 
@@ -31,17 +32,31 @@ def about(model: Any) -> Iterator[None]:
     """
     name = _name(model)
     try:
-        with naming(model):
+        with naming(model), taking_memory(model):
             yield
     except (OSError, ImportError, ValueError):
         raise
-    except MemoryError as error:
-        raise MemoryError(f"{name or 'the model'}: {error or 'it takes too much memory'}") from None
     except Exception as error:
         cause = _diagnosis(model) or (
             f"the model is damaged, or does not fit: {type(error).__name__}: {error}"
         )
         raise ValueError(f"{name}: {cause}" if name else cause) from error
+
+
+@contextmanager
+def taking_memory(model: Any) -> Iterator[None]:
+    """Refuse a model where there is no memory for what it asks for.
+
+    Args:
+        model: As for `about`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise exhausted(_name(model) or "the model", error) from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from graphopt.inspection.checkpoints.checkpoint_facts import Kind
 from graphopt.inspection.checkpoints.floats import finite
 from graphopt.inspection.checkpoints.problems import problem
 from graphopt.inspection.facts import Hazard
+from graphopt.limits import asked_for_by
 from graphopt.on_device import checkpoint as on_device
 from graphopt.on_device.checkpoint import OnDeviceCheckpoint, is_on_device
 from graphopt.on_device.session_state import PROPERTY, to_state
@@ -80,10 +81,15 @@ class Opened:
 def open_checkpoint(path: PathLike) -> Iterator[Opened]:
     """A checkpoint of any kind."""
     file = existing_file(path)
-    if not is_on_device(file):
+    with asked_for_by(file):
+        if is_on_device(file):
+            yield _opened_on_device(file)
+            return
         with session_checkpoint.opened(file) as tensors:
             yield _opened(file, "session checkpoint", tensors, tensors.get(STEP))
-        return
+
+
+def _opened_on_device(file: Path) -> Opened:
     checkpoint = on_device.read(file)
     if checkpoint.nominal:
         raise ValueError(
@@ -99,7 +105,7 @@ def open_checkpoint(path: PathLike) -> Iterator[Opened]:
     except ValueError as error:
         raise ValueError(f"checkpoint '{file}' is damaged: {error}") from None
     optimizer = checkpoint.optimizer
-    yield replace(
+    return replace(
         opened,
         trainable=tuple(checkpoint.trainable),
         learning_rate=None if optimizer is None else finite(optimizer.learning_rate),
