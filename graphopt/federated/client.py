@@ -1,5 +1,6 @@
 """What a client does in a round, whatever it trains with."""
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -8,10 +9,11 @@ import numpy as np
 
 from graphopt.carried import Array
 from graphopt.checkpoint import fits
+from graphopt.federated.group_mask import MASK, flags_of
 from graphopt.fingerprint import shortened
 from graphopt.manifest import Manifest
 from graphopt.random_numbers import checked_seed
-from graphopt.states import OF_GRAPHS, RANDOM_SEED, split
+from graphopt.states import ACCUMULATED, ACCUMULATION_COUNT, OF_GRAPHS, RANDOM_SEED, split
 
 Batch = Mapping[str, Any]
 """What a step is fed, by name."""
@@ -20,8 +22,9 @@ Metrics = Callable[[Mapping[str, Array], Batch], Mapping[str, float]]
 
 LOSS = "loss"
 """The output, and the metric, that is the mean loss."""
+UPDATED = "updated"
+"""The output that says whether a step has changed the parameters."""
 
-_MASK = "group_mask"
 _OF_GRAPHS = {state.name for state in OF_GRAPHS}
 
 
@@ -32,7 +35,8 @@ class Trained:
     Attributes:
         values: What is sent back, by name: of what it was given, all but the parameters of groups
             that were not trained.
-        examples: How many examples it has trained on; one that was seen twice counts twice.
+        examples: How many examples it has trained on; one that was seen twice counts twice. What a
+            graph with `accumulation` has added up at the end without applying it does not count.
         metrics: What is reported beside it: the mean ``loss``, where there were examples.
         state: All that it carries, with the states of its own optimizer.
     """
@@ -104,16 +108,11 @@ class Groups:
             ValueError: The graph has no mask, or one of another length; or a parameter is trained
                 that the server did not give, so that it would never learn of it.
         """
-        mask = [True] * self.count if group_mask is None else [bool(flag) for flag in group_mask]
+        mask = flags_of(group_mask, self.count, "the client's graph")
         if not self.masked and not all(mask):
             raise ValueError(
                 f"group_mask: got {mask}, but the client's graph has no such input; build it with "
                 "group_mask=True"
-            )
-        if len(mask) != self.count:
-            raise ValueError(
-                f"group_mask: got {len(mask)} flags, expected one for each of the {self.count} "
-                "groups of the client's graph"
             )
         trained = [name for name, group in self.of.items() if mask[group]]
         if lacking := [f"'{name}'" for name in trained if name not in given]:
@@ -210,6 +209,11 @@ class ClientFiles:
     axis_of: str
 
     @property
+    def adds_up(self) -> bool:
+        """Whether gradients of several steps are added up for one update."""
+        return ACCUMULATION_COUNT.name in self.start
+
+    @property
     def own(self) -> dict[str, Array]:
         """Parameters and running statistics by name, not copied."""
         return travelling(self.start)
@@ -234,10 +238,10 @@ class ClientFiles:
         """
         check_given(values, self.own)
         mask = self.groups.checked(group_mask, values)
-        loaded = dict(state or {}) | dict(values)
+        loaded = _without_sums(state or {}) | dict(values)
         if checked_seed(seed) is not None and RANDOM_SEED.name in self.start:
             loaded[RANDOM_SEED.name] = np.array(seed, np.int64)
-        feeds = {_MASK: np.array(mask)} if self.groups.masked else {}
+        feeds = {MASK: np.array(mask)} if self.groups.masked else {}
         return Round(self, loaded, feeds, self.groups.sent(values, mask))
 
     def measured(
@@ -277,10 +281,36 @@ class Round:
 
         Args:
             batches: What the steps are fed, without `feeds`.
-            step: Takes one, and reports of it.
+            step: Takes one, and reports of it: the loss, and whether it has updated.
             state: What the client carries after the last one.
         """
-        means = self.files.measured(batches, lambda batch: step({**self.feeds, **batch}))
+        waiting = 0  # examples whose gradients are added up, and not applied yet
+
+        def taken(batch: Batch) -> Mapping[str, Any]:
+            nonlocal waiting
+            reported = dict(step({**self.feeds, **batch}))
+            waiting += examples_in(batch, self.files.axis_of)
+            if reported.pop(UPDATED, True) or not self.files.adds_up:
+                waiting = 0
+            return reported
+
+        means = self.files.measured(batches, taken)
+        if waiting:
+            warnings.warn(
+                f"the gradients of the last {waiting} of {means.examples} examples of the round "
+                "were added up and not applied, and these do not count: end a round with a step "
+                "that updates, or build the client's graph with less accumulation",
+                stacklevel=3,
+            )
         after = state()
         sent = {name: after[name] for name in self.sent}
-        return Trained(sent, means.examples, means.means, after)
+        return Trained(sent, means.examples - waiting, means.means, after)
+
+
+def _without_sums(state: Mapping[str, Array]) -> dict[str, Array]:
+    """A state without what is added up, which is for the parameters of another round."""
+    return {
+        name: array
+        for name, array in state.items()
+        if split(name)[0] != ACCUMULATED.name and name != ACCUMULATION_COUNT.name
+    }

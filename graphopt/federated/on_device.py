@@ -14,6 +14,7 @@ from graphopt._files import PathLike, existing_file
 from graphopt.carried import Array
 from graphopt.federated.client import (
     LOSS,
+    UPDATED,
     Batch,
     ClientFiles,
     Groups,
@@ -77,9 +78,7 @@ class OnDeviceClient:
         begun = self._files.begin(values, group_mask, state, seed)
         with tempfile.TemporaryDirectory() as folder:
             application = self._application(Path(folder), begun.loaded)
-            return begun.trained(
-                batches, lambda feeds: {LOSS: application.step(feeds)[0]}, application.state
-            )
+            return begun.trained(batches, application.step, application.state)
 
     def evaluate(
         self, values: Mapping[str, Array], batches: Iterable[Batch], metrics: Metrics
@@ -130,13 +129,13 @@ class _Application:
             assert said is not None  # the checkpoint of such files has one
             self._optimizer.set_learning_rate(said.learning_rate)
 
-    def step(self, feeds: Batch) -> list[Array]:
-        """A whole training step; its outputs, the loss first."""
+    def step(self, feeds: Batch) -> dict[str, Array]:
+        """A whole training step: the loss, and whether it has updated, where it says so."""
         outputs = self._run(self._module.train_step, feeds, training=True)
         if self._optimizer is not None:
             self._optimizer.optimizer_step()
             self._module.lazy_reset_grad()
-        return list(outputs.values())
+        return {name: outputs[name] for name in (LOSS, UPDATED) if name in outputs}
 
     def evaluate(self, feeds: Batch) -> dict[str, Array]:
         """What the evaluation model reports, by name."""

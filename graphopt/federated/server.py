@@ -9,6 +9,7 @@ from graphopt import checkpoint
 from graphopt._files import PathLike
 from graphopt.build import checked_optimizer, update_graph
 from graphopt.carried import Array
+from graphopt.federated.group_mask import MASK, flags_of
 from graphopt.federated.updates import (
     ClientUpdate,
     as_dtype,
@@ -19,8 +20,6 @@ from graphopt.federated.updates import (
 from graphopt.fingerprint import of_model
 from graphopt.rmsprop import RMSProp
 from graphopt.session import Session
-
-_MASK = "group_mask"
 
 
 class FederatedServer:
@@ -152,7 +151,7 @@ class FederatedServer:
         names, current = self.asked(group_mask), self.values
         expected = {name: (current[name].shape, current[name].dtype.name) for name in names}
         check_updates(updates, expected)
-        given: dict[str, Any] = {_MASK: np.array(mask), **(feeds or {})}
+        given: dict[str, Any] = {MASK: np.array(mask), **(feeds or {})}
         for parameter in self.optimizer.params:
             before = current[parameter.name]
             moved = np.zeros(before.shape)
@@ -199,16 +198,7 @@ class FederatedServer:
             checkpoint.save(path, {**state, **self._averaged}, self._fingerprint.entry, said)
 
     def _mask(self, group_mask: Sequence[bool] | None) -> list[bool]:
-        groups = len(self.optimizer.groups)
-        if group_mask is None:
-            return [True] * groups
-        mask = [bool(enabled) for enabled in group_mask]
-        if len(mask) != groups:
-            raise ValueError(
-                f"group_mask: got {len(mask)} flags, expected one for each of the {groups} groups "
-                "of the optimizer"
-            )
-        return mask
+        return flags_of(group_mask, len(self.optimizer.groups), "the optimizer")
 
 
 def check_server_optimizer(optimizer: Any) -> RMSProp:

@@ -10,6 +10,7 @@ from graphopt import _runtime
 from graphopt.carried import Array
 from graphopt.federated.client import (
     LOSS,
+    UPDATED,
     Batch,
     ClientFiles,
     Groups,
@@ -60,7 +61,7 @@ class SessionClient:
         self._files = ClientFiles(self._session.state, groups, self._session.inputs[0].name)
         self._forward = _Forward(self._session.graph, self._files.own)
         reported = {value.name for value in model.graph.output}
-        self._measured = [name for name in (LOSS,) if name in reported]
+        self._measured = [name for name in (LOSS, UPDATED) if name in reported]
 
     @property
     def values(self) -> dict[str, Array]:
@@ -85,6 +86,7 @@ class SessionClient:
             group_mask: Which groups of the graph are trained, which then needs
                 ``group_mask=True``; all by default. What is not trained is not sent back.
             state: States of the optimizer to go on with: `Trained.state` of an earlier round.
+                What was added up in it and not applied is left out: it is for other parameters.
             seed: What random numbers of the graph begin with, >= 0 and < 2**31.
 
         Returns:

@@ -158,6 +158,57 @@ def test_evaluation_is_that_of_the_exported_model(tmp_path):
     assert client.evaluate(values, [], metrics) == (0, {})
 
 
+def added_up(accumulation=3):
+    opt = optimizer(**SETTINGS)
+    return graphopt.training_graph(model(), "mse", opt, accumulation=accumulation)
+
+
+def test_what_is_added_up_and_not_applied_does_not_count():
+    """The round of 3 steps for one update, and 2 that nothing came of."""
+    client, session = SessionClient(added_up()), graphopt.Session(added_up())
+    given = [*batches(3, size=4), *batches(2, size=7, seed=1)]
+    with pytest.warns(UserWarning, match="the last 14 of 26 examples of the round were added up"):
+        trained = client.train(initial(), given)
+    for batch in given:
+        session.step(batch)
+    assert trained.examples == 12
+    same(trained.values, {name: session.state[name] for name in SHAPES})
+    losses = SessionClient(added_up(5)).train(initial(), given).metrics
+    assert trained.metrics["loss"] != losses["loss"]  # of all batches, whose parameters differ
+
+
+def test_a_round_does_not_go_on_with_what_was_added_up_for_other_parameters():
+    client = SessionClient(added_up())
+    with pytest.warns(UserWarning, match="the last 4 of 16 examples"):
+        before = client.train(initial(), batches(4))
+    assert before.state["accumulation_count"] == 1
+    own = {name: array for name, array in before.state.items() if name not in SHAPES}
+    after = client.train(initial(2), batches(3, seed=1), state=own)
+    session = graphopt.Session(added_up())
+    sums = {name: a for name, a in own.items() if not name.startswith("accumul")}
+    session.load_state({**sums, **initial(2)})
+    for batch in batches(3, seed=1):
+        session.step(batch)
+    same(after.state, session.state)
+    assert (after.examples, after.state["accumulation_count"]) == (12, 0)
+
+
+def test_no_update_at_all_is_no_example():
+    with pytest.warns(UserWarning, match="the last 8 of 8 examples"):
+        trained = SessionClient(added_up()).train(initial(), batches(2))
+    assert trained.examples == 0
+    same(trained.values, initial())
+
+
+def test_the_caller_may_say_which_step_updates():
+    ends = [{"update": np.array(is_last)} for is_last in (False, True)]
+    given = [batch | end for batch, end in zip(batches(2), ends, strict=True)]
+    client = SessionClient(added_up(graphopt.Accumulation(None)))
+    assert client.train(initial(), given).examples == 8
+    with pytest.warns(UserWarning, match="the last 4 of 8 examples"):
+        assert client.train(initial(), given[::-1]).examples == 4
+
+
 # On devices.
 
 
@@ -224,6 +275,20 @@ def test_a_device_trains_as_a_session_does(native, tmp_path):
     measured = [c.evaluate(initial(1), batches(2), metrics) for c in (device, client)]
     assert measured[0][0] == measured[1][0] == 8
     assert measured[0][1] == pytest.approx(measured[1][1], rel=1e-5)
+
+
+@needs_training_package
+def test_what_a_device_adds_up_and_does_not_apply_does_not_count(tmp_path):
+    opt = optimizer(**SETTINGS)
+    graphopt.export_on_device(model(), "mse", opt, tmp_path / "device", accumulation=3)
+    device = OnDeviceClient(tmp_path / "device", threads=1)
+    with pytest.warns(UserWarning, match="the last 8 of 20 examples"):
+        trained = device.train(initial(), batches(5))
+    assert trained.examples == 12
+    own = {name: array for name, array in trained.state.items() if name not in SHAPES}
+    after = device.train(initial(2), batches(3, seed=1), state=own)
+    assert (after.examples, after.state["accumulation_count"]) == (12, 0)
+    assert after.state["global_step"] == 2
 
 
 @needs_training_package
