@@ -210,6 +210,8 @@ class TensorDifference:
         largest: The largest absolute difference of two elements.
         relative_rms: The rms of the difference, divided by the rms in the first. None where that is
             zero, but the difference is not.
+        rms: The rms of the difference.
+        first_rms: The rms in the first.
         cosine: Of a parameter: the cosine of the angle between the two. None where one is zero.
         left_out: The number of elements that are NaN or infinite in one of the two.
     """
@@ -221,6 +223,8 @@ class TensorDifference:
     equal: bool
     largest: float | None = None
     relative_rms: float | None = None
+    rms: float | None = None
+    first_rms: float | None = None
     cosine: float | None = None
     left_out: int = 0
 

@@ -88,10 +88,16 @@ def _compared(
         equal=equal,
         largest=finite(numbers.largest) if numbers.count else None,
         relative_rms=numbers.relative,
+        rms=_rms(numbers.difference, numbers.count),
+        first_rms=_rms(numbers.first, numbers.count),
         cosine=numbers.cosine if kind == "parameter" else None,
         left_out=a.size - numbers.count,
     )
     return difference, numbers
+
+
+def _rms(length: float, count: int) -> float | None:
+    return finite(length / math.sqrt(count)) if count else None
 
 
 def _same_bits(a: Array, b: Array) -> bool:

@@ -946,8 +946,9 @@ def test_a_run_at_two_steps(trained):
         assert not tensor.equal
         assert tensor.left_out == 0
         assert tensor.largest == np.abs(y - x).max()
-        expected = np.sqrt(np.mean((y - x) ** 2)) / np.sqrt(np.mean(x**2))
-        assert tensor.relative_rms == near(expected, 1e-12)
+        moved, before = np.sqrt(np.mean((y - x) ** 2)), np.sqrt(np.mean(x**2))
+        assert (tensor.rms, tensor.first_rms) == (near(moved, 1e-12), near(before, 1e-12))
+        assert tensor.relative_rms == near(moved / before, 1e-12)
         if tensor.name in parameters:
             assert tensor.kind == "parameter"
             cosine = x @ y / np.linalg.norm(x) / np.linalg.norm(y)

@@ -12,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
+from graphopt import checkpoint
 from graphopt.examples import digits_cnn
 from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
 from graphopt.inspection.reading.read_model import read
@@ -282,7 +283,7 @@ def test_the_way_of_a_parameter(digits, shown):
         all("#parameters .detail .link").find((button) =>
           button.textContent.startsWith("Its way")).click();
         const steps = all("#graph .steps > li").map((step) =>
-          [step.querySelector("h4").textContent, [...step.querySelectorAll(".chip")].map((chip) =>
+          [step.querySelector("h3").textContent, [...step.querySelectorAll(".chip")].map((chip) =>
             chip.textContent)]);
         return { steps, marked: texts(".outline li.way .label"),
           lines: all(".picture .line.active").length };
@@ -503,7 +504,7 @@ def test_two_graphs_beside_each_other(digits, shown):
         const seen = { changed: names("changed"), rows: all("#changes tbody tr").map((row) =>
           [...row.children].map((cell) => cell.textContent)) };
         one(".side > .stack .outline li[aria-level='2']").click();
-        seen.cards = texts(".chosen h3");
+        seen.cards = texts(".chosen .head h3");
         seen.wide = page.documentElement.scrollWidth <= page.documentElement.clientWidth;
         return seen;
     """
@@ -587,7 +588,59 @@ def test_the_page_of_two_checkpoints_has_the_figures_of_its_json(checkpoints, sh
     assert seen["line"][0] == "steps 0 and 1"
     assert seen["tiles"][1] == f"{facts['totals']['different']}other values"
     differing = [t for t in facts["tensors"] if not t["equal"]]
-    assert [row[0] for row in seen["rows"]] == [t["name"] for t in differing]
+    of = [t["name"].removeprefix(f"{t['kind']}.") for t in differing]
+    assert [row[0] for row in seen["rows"]] == of
+    assert [row[1] for row in seen["rows"]] == [t["kind"].replace("_", " ") for t in differing]
     for row, tensor in zip(seen["rows"], differing, strict=True):
         assert float(row[3]) == pytest.approx(tensor["largest"], rel=6e-3)
     assert "unfit" in seen["hidden"]
+
+
+MODULES = """
+    const rows = () => all("#modules tbody tr").map((row) => [row.getAttribute("aria-level"),
+      row.getAttribute("aria-expanded"), row.querySelector(".name").textContent,
+      ...[...row.querySelectorAll("td")].map((cell) => cell.textContent)]);
+"""
+
+
+def test_the_modules_of_a_checkpoint_are_the_sums_of_its_tensors(tmp_path, shown):
+    """Names of three levels, of which a number is one: 10 comes behind 2."""
+    rng = np.random.default_rng(0)
+    names = [f"net.layers.{n}.{part}" for n in (0, 10, 2) for part in ("fc.weight", "fc.bias")]
+    values = {name: rng.normal(size=6).astype(np.float32) for name in [*names, "head.weight"]}
+    values["net.layers.2.fc.bias"][:2] = 0
+    others = {
+        name: value + np.float32(0.5 * (name != "head.weight")) for name, value in values.items()
+    }
+    files = []
+    for count, state in enumerate((values, others)):
+        files.append(tmp_path / f"{count}.safetensors")
+        squares = {f"mean_square.{name}": np.full(6, 1 + count, np.float32) for name in state}
+        checkpoint.save(files[-1], state | squares | {"global_step": np.array(count)})
+    html = checkpoint_page(inspect_checkpoint(files[0]))
+    seen = shown(html, MODULES + "return rows();")
+    labels = [(row[0], row[2]) for row in seen if row[1] is not None]
+    assert labels == [("1", "net.layers"), *(("2", f"{n}.fc") for n in (0, 2, 10))]
+    (whole,) = (row for row in seen if row[2] == "net.layers")
+    inside = np.concatenate([values[name] for name in names])
+    assert whole[3:5] == ["6", "36"]
+    bounds = [inside.min(), inside.max(), np.sqrt(np.mean(inside.astype(float) ** 2))]
+    assert [float(cell) for cell in whole[5:8]] == pytest.approx(bounds, rel=6e-3)
+    assert whole[8:] == ["5.6 %", "1", "288 B"]
+    html = checkpoint_difference_page(diff_checkpoints(*files))
+    script = """
+        const before = rows();
+        one("#modules tr.module").click();
+        const folded = rows();
+        search("layers.2.");
+        return { before, folded, found: rows() };
+    """
+    seen = shown(html, MODULES + script)
+    (whole,) = (row for row in seen["before"] if row[2] == "net.layers")
+    moved = 0.5 * np.sqrt(inside.size) / np.linalg.norm(inside.astype(float))
+    assert whole[3:6] == ["12", "12", "0.5"]
+    assert float(whole[6].removesuffix(" %")) == pytest.approx(100 * moved, rel=6e-3)
+    (head,) = (row for row in seen["before"] if row[2] == "head.weight")
+    assert head[1:] == [None, "head.weight", "2", "1", "0", "0 %"]
+    assert len(seen["folded"]) == 2
+    assert [row[2] for row in seen["found"]] == ["net.layers.2.fc", "bias", "weight"]

@@ -425,7 +425,10 @@ def test_every_part_of_the_page_is_in_it():
     html = page(digits())
     folder = Path(str(resources.files("graphopt.inspection.show.page")))
     parts = [*folder.glob("*/*.js"), *folder.glob("*/*.css")]
-    others = {"histogram.js", "checkpoint.js", "checkpoint_difference.js", "difference.js"}
+    others = {
+        *("histogram.js", "modules.js", "checkpoint.js", "checkpoint_difference.js"),
+        "difference.js",
+    }
     assert {part.name for part in parts if part.read_text(encoding="utf-8") not in html} == others
 
 
@@ -820,7 +823,7 @@ def test_the_learning_rate_is_said_where_one_points(shown):
     """
     whole = "0 to 0.01, steps 0 to 980"
     assert shown(page(digits()), script) == [
-        *("0.1 at every step", whole, "step 980: 0", whole, "step 0: 0.01", "0.00001"),
+        *("0.1 at every step", whole, "step 980: 0", whole, "step 0: 0.01", "1e-5"),
     ]
 
 

@@ -31,29 +31,41 @@ _INSPECTION = Kind(
         "memory", "state", "interface", "stages", "requirements", "show",
     ),
     "Search: name  group:1  op:Conv",
+    "Parts of a name; group: and a number, op: and an operator, bucket: and a name. All must fit. "
+    "Enter goes to the first node that is found.",
     graph=True,
 )  # fmt: skip
 _DIFFERENCE = Kind(
     {"changes": "Changes", "graph": "Both graphs"},
     ("difference",),
     "Search: name  op:Conv",
+    "Parts of a name; op: and an operator, bucket: and a name. All must fit. "
+    "Enter goes to the first node that is found.",
     graph=True,
 )
 _CHECKPOINT = Kind(
     {
         "hazards": "Problems",
+        "modules": "Modules",
         "parameters": "Parameters",
         "states": "States",
         "others": "Other tensors",
         "steps": "Step sizes",
     },
-    ("hazards", "histogram", "checkpoint"),
+    ("hazards", "histogram", "modules", "checkpoint"),
     "Search: parts of a name",
+    "Parts of a name, which all must fit.",
 )
 _CHECKPOINT_DIFFERENCE = Kind(
-    {"changes": "Tensors that differ", "unfit": "Tensors that do not fit", "same": "The same"},
-    ("checkpoint_difference",),
+    {
+        "modules": "Modules",
+        "changes": "Tensors that differ",
+        "unfit": "Tensors that do not fit",
+        "same": "The same",
+    },
+    ("modules", "checkpoint_difference"),
     "Search: parts of a name",
+    "Parts of a name, which all must fit.",
 )
 
 

@@ -36,12 +36,14 @@ class Kind:
         sections: The titles of its sections, by their ids.
         script: The parts of its script, beside those that all have; the last one shows all.
         search: What stands in the empty search box.
+        help: What a screen reader says of it.
         graph: Whether it has a drawing of a graph.
     """
 
     sections: Mapping[str, str]
     script: tuple[str, ...]
     search: str
+    help: str
     graph: bool = False
 
 
@@ -59,6 +61,7 @@ def assembled(kind: Kind, facts: object) -> str:
         "style": style,
         "script": script,
         "search": kind.search,
+        "help": kind.help,
         "sections": "\n".join(sections),
         "facts": _json(facts),
     }

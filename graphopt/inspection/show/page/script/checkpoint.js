@@ -17,16 +17,55 @@ function showPage() {
       ["Parameters", count(totals.parameter_elements), `in ${plural(totals.parameters, "tensor")}, ${bytes(totals.parameter_bytes)}`],
       ["States", bytes(totals.state_bytes), [...new Set(facts.parameters.flatMap((p) => Object.keys(p.states)))].map(words).join(", ")],
       ["Tensors", count(totals.tensors), plural(totals.elements, "element")],
-      ["Zero", count(totals.zeros), `${((100 * totals.zeros) / (totals.elements || 1)).toFixed(1)} % of all elements`],
+      ["Zero", count(totals.zeros), `${percent(totals.zeros / (totals.elements || 1))} of all elements`],
       ["NaN or infinite", count(odd), odd ? `${count(totals.nan)} NaN, ${count(totals.inf)} infinite` : "none"],
     ]),
   );
   showHazards(facts.problems, "Nothing is wrong with its values.");
-  const states = facts.parameters.flatMap((parameter) => Object.entries(parameter.states).map(([kind, value]) => ({ kind, ...value })));
+  const states = facts.parameters.flatMap((parameter) => Object.entries(parameter.states).map(([kind, value]) => ({ kind, of: parameter.value.name, ...value })));
+  showModules("modules", facts.parameters.map(moduleFacts), { columns: moduleColumns(), sum: summedModules });
   valueTable("parameters", "Parameters", facts.parameters.map((parameter) => parameter.value), "parameter", "Lowest to highest");
   valueTable("states", "States", states, "state", "log10 of magnitudes");
   valueTable("others", "Other tensors", facts.others, "tensor", "Lowest to highest");
   showStepSizes();
+}
+
+/** What a parameter adds to its modules. */
+function moduleFacts({ value, states }) {
+  const size = value.shape.reduce((product, dimension) => product * dimension, 1);
+  const { minimum = null, maximum = null, rms = null, zeros = 0, nan = 0, inf = 0 } = value.statistics ?? {};
+  const square = states.mean_square?.statistics?.mean ?? null;
+  const stateBytes = Object.values(states).reduce((sum, state) => sum + state.bytes, 0);
+  const finite = size - nan - inf;
+  return {
+    name: value.name,
+    totals: {
+      parameters: 1, size, minimum, maximum, finite, zeros, odd: nan + inf, bytes: value.bytes + stateBytes,
+      squares: rms === null ? 0 : finite * rms ** 2, known: square === null ? 0 : size, meanSquares: square === null ? 0 : size * square,
+    },
+  };
+}
+
+function summedModules(all) {
+  const total = { minimum: lowest(all, "minimum"), maximum: highest(all, "maximum") };
+  for (const key of ["parameters", "size", "finite", "zeros", "odd", "bytes", "squares", "known", "meanSquares"]) total[key] = added(all, key);
+  return total;
+}
+
+function moduleColumns() {
+  const number = (title, cell) => ({ title, cell, kind: "number" });
+  const squares = facts.parameters.some(({ states }) => states.mean_square);
+  return [
+    number("Parameters", (t) => count(t.parameters)),
+    number("Elements", (t) => count(t.size)),
+    number("Minimum", (t) => measured(t.minimum)),
+    number("Maximum", (t) => measured(t.maximum)),
+    number("RMS", (t) => measured(t.finite ? Math.sqrt(t.squares / t.finite) : null)),
+    number("Zeros", (t) => percent(t.size ? t.zeros / t.size : 0)),
+    ...(facts.totals.nan + facts.totals.inf ? [number("Not finite", (t) => count(t.odd))] : []),
+    ...(squares ? [number("Mean square", (t) => measured(t.known ? t.meanSquares / t.known : null))] : []),
+    number("With states", (t) => bytes(t.bytes)),
+  ];
 }
 
 const numberOf = (key) => (tensor) => tensor.statistics?.[key] ?? null;
@@ -36,7 +75,8 @@ function valueTable(id, title, tensors, noun, spread) {
   const numbers = [["Minimum", "minimum"], ["Maximum", "maximum"], ["Mean", "mean"], ["RMS", "rms"]];
   const counts = [["Zeros", "zeros"], ["NaN", "nan"], ["Infinite", "inf"]].filter(([, key]) => tensors.some(numberOf(key)));
   const columns = [
-    { title: "Name", key: (t) => t.name, cell: (t) => named(short(t.name)) },
+    { title: "Name", key: (t) => t.of ?? t.name, cell: (t) => named(short(t.of ?? t.name)) },
+    ...(tensors.some((t) => t.kind) ? [{ title: "State", key: (t) => t.kind, cell: (t) => words(t.kind), kind: "nowrap" }] : []),
     { title: "Shape", key: (t) => t.shape.length * 1e18 + t.shape.reduce((size, dimension) => size * dimension, 1), cell: (t) => shapeText(t.shape), kind: "nowrap" },
     { title: "Type", key: (t) => t.dtype, cell: (t) => short(t.dtype, 30) },
     ...numbers.map(([head, key]) => ({ title: head, key: numberOf(key), cell: (t) => measured(numberOf(key)(t)), kind: "number" })),

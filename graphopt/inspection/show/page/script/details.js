@@ -81,7 +81,7 @@ function moduleCard(view, item) {
 
 function wayCard(view, parameter, steps) {
   const step = ({ title, nodes }) =>
-    el("li", {}, el("h4", {}, title), limited(el("ul", { class: "chips" }), nodes, (node) => el("li", {}, nodeLink(view, node), el("span", { class: "muted" }, ` ${short(node.op, 40)}`)), 12));
+    el("li", {}, el("h3", { class: "minor" }, title), limited(el("ul", { class: "chips" }), nodes, (node) => el("li", {}, nodeLink(view, node), el("span", { class: "muted" }, ` ${short(node.op, 40)}`)), 12));
   return el(
     "div",
     { class: "card" },

@@ -56,7 +56,7 @@ function limited(list, entries, made, most) {
 
 /** What stands below a small heading. */
 function titled(title, ...content) {
-  return el("div", {}, el("h4", {}, title), content);
+  return el("div", {}, el("h3", { class: "minor" }, title), content);
 }
 
 /** An element in the color of a kind of memory. */

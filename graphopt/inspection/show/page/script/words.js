@@ -45,10 +45,11 @@ function flops(number) {
   return number === null ? "unknown" : scaled(number, 1000, units);
 }
 
-/** A number in six digits; what JSON has no number for is text already. */
+/** A number in six digits, small ones with an exponent; what JSON has no number for is text already. */
 function real(value) {
   if (typeof value !== "number") return String(value);
-  return String(Number(value.toPrecision(6)));
+  const number = Number(value.toPrecision(6));
+  return number && Math.abs(number) < 1e-4 ? number.toExponential() : String(number);
 }
 
 /** A number in few digits, small and large ones with an exponent. */
