@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from PIL import Image
 from rich.console import Console
@@ -18,11 +19,17 @@ from rich.terminal_theme import TerminalTheme
 
 import graphopt
 from graphopt.examples import digits_cnn
-from graphopt.inspection import diff, inspect_checkpoint
+from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
 from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.graph_tables import graph_tables
-from graphopt.inspection.show.page import checkpoint_page, difference_page, page
+from graphopt.inspection.show.page import (
+    checkpoint_difference_page,
+    checkpoint_page,
+    difference_page,
+    page,
+)
 from graphopt.schedules import CosineDecayLR, SequentialLR, WarmUpLR
+from tools import many_parameters
 
 _DOCS = Path(__file__).parent.parent / "docs"
 _NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
@@ -56,6 +63,12 @@ document.querySelector(".outline li.changed").click();
 const sections = [...document.querySelectorAll("main > section")];
 for (const section of sections) section.hidden = section.id !== "graph";
 """
+_GRAPH_ALONE = """
+const all = [...document.querySelectorAll("main > section")];
+for (const section of all) section.hidden = section.id !== "graph";
+"""
+_WINDOWS = [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
+_HEIGHT = 900
 _PAGE = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; padding: 16px 20px; background: {background}; color: {foreground}; }}
 pre {{ font: 13px/1.35 "DejaVu Sans Mono", monospace; margin: 0; }}
@@ -91,8 +104,51 @@ def main() -> None:
         _picture(html, _DOCS / "inspect_checkpoint.png", 1280, 700)
         other = read(_training_graph(changed=True))
         sides = (graphopt.inspect(reading), reading), (graphopt.inspect(other), other)
-        html = difference_page(diff(sides[0][0], sides[1][0]), *sides)
-        _picture(html, _DOCS / "inspect_diff.png", 1280, 800, _BESIDE)
+        beside = difference_page(diff(sides[0][0], sides[1][0]), *sides)
+        _picture(beside, _DOCS / "inspect_diff.png", 1280, 800, _BESIDE)
+        _windows(page(found, reading), "inspect_windows_8")
+        _windows(beside, "inspect_windows_diff")
+        for blocks in (50, 250):
+            _large(blocks, Path(folder))
+
+
+def _large(blocks: int, folder: Path) -> None:
+    """Pictures of a graph of four parameters a block, of its checkpoint, and of two of them."""
+    model = many_parameters.training_graph(blocks)
+    reading = read(model)
+    parameters = 4 * blocks
+    html = page(graphopt.inspect(reading), reading)
+    _windows(html, f"inspect_windows_{parameters}", _GRAPH_ALONE)
+    if parameters < 1000:
+        return
+    session = graphopt.Session(model)
+    paths = folder / "first.safetensors", folder / "second.safetensors"
+    session.save_checkpoint(paths[0])
+    x = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    session.step({"x": x, "labels": np.arange(8)})
+    session.save_checkpoint(paths[1])
+    checkpoint = replace(inspect_checkpoint(paths[1]), name=paths[1].name)
+    _windows(checkpoint_page(checkpoint), "inspect_windows_checkpoint")
+    difference = replace(diff_checkpoints(*paths), names=(paths[0].name, paths[1].name))
+    _windows(checkpoint_difference_page(difference), "inspect_windows_checkpoints")
+
+
+def _windows(html: str, name: str, script: str = "") -> None:
+    """A page as it is in wide and narrow windows, light and dark, beside each other."""
+    images = []
+    with tempfile.TemporaryDirectory() as folder:
+        for width, scheme in _WINDOWS:
+            file = Path(folder) / "window.png"
+            _picture(html, file, width, _HEIGHT, script, scheme)
+            with Image.open(file) as image:
+                images.append(image.convert("RGB").reduce(2))
+    whole = Image.new("RGB", (sum(image.width + 8 for image in images) - 8, _HEIGHT // 2), "gray")
+    at = 0
+    for image in images:
+        whole.paste(image, (at, 0))
+        at += image.width + 8
+    whole.save(_DOCS / f"{name}.png")
+    _reduced(_DOCS / f"{name}.png")
 
 
 def _training_graph(*, changed: bool = False) -> onnx.ModelProto:
@@ -114,7 +170,9 @@ def _training_graph(*, changed: bool = False) -> onnx.ModelProto:
     return graphopt.training_graph(model, "cross_entropy", optimizer).model
 
 
-def _picture(text: str, target: Path, width: int, height: int, script: str = "") -> None:
+def _picture(
+    text: str, target: Path, width: int, height: int, script: str = "", scheme: str = "light"
+) -> None:
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)))
     with tempfile.TemporaryDirectory() as folder:
         page_file = Path(folder) / "page.html"
@@ -130,6 +188,7 @@ def _picture(text: str, target: Path, width: int, height: int, script: str = "")
                 "--disable-dev-shm-usage",
                 "--disable-gpu",
                 "--hide-scrollbars",
+                f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
                 f"--user-data-dir={folder}/profile",
                 f"--window-size={width},{height}",
                 f"--screenshot={target}",

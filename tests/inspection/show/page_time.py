@@ -12,14 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import helper, numpy_helper
-
 import graphopt
 from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.page import page
 from tests.helpers import chromium, pages
+from tools import many_parameters
 
 _FRAME = """<!doctype html><style>iframe { width: %dpx; height: 900px }</style><body><script>
 const times = [];
@@ -59,7 +56,7 @@ def main() -> None:
     parser.add_argument("--flat", action="store_true", help="without names of modules")
     parser.add_argument("--keep", type=Path, help="where to write the page too")
     options = parser.parse_args()
-    model = _network(options.nodes, flat=options.flat)
+    model = many_parameters.training_graph(options.nodes // 26, flat=options.flat)
     begun = time.perf_counter()
     reading = read(model)
     found = graphopt.inspect(reading)
@@ -90,38 +87,6 @@ def _opened(html: str, folder: Path, width: int, times: int) -> Any:
         chromium.opened(f"{address}/frame.html", home, ["--window-size=1500,1000"]),
     ):
         return json.loads(sent.get(timeout=300)[1])
-
-
-def _network(nodes: int, *, flat: bool) -> onnx.ModelProto:
-    """A training graph of about so many nodes: residual blocks of two layers, in stages of ten."""
-    rng, width = np.random.default_rng(0), 16
-    made: list[onnx.NodeProto] = []
-    initializers: list[onnx.TensorProto] = []
-    x = "x"
-    for block in range(nodes // 26):
-        scope = f"/stages/stages.{block // 10}/blocks/blocks.{block % 10}"
-        y = x
-        for layer in ("fc1", "fc2"):
-            name = f"stages.{block // 10}.blocks.{block % 10}.{layer}"
-            weight = (rng.normal(size=(width, width)) * 0.1).astype(np.float32)
-            initializers.append(numpy_helper.from_array(weight, f"{name}.weight"))
-            initializers.append(
-                numpy_helper.from_array(np.zeros(width, np.float32), f"{name}.bias")
-            )
-            for op_type, read_ in (("Gemm", [y, f"{name}.weight", f"{name}.bias"]), ("Relu", [])):
-                title = f"n{len(made)}" if flat else f"{scope}/{layer}/{op_type}"
-                made.append(helper.make_node(op_type, read_ or [y], [f"v{len(made)}"], name=title))
-                y = made[-1].output[0]
-        title = f"n{len(made)}" if flat else f"{scope}/Add"
-        made.append(helper.make_node("Add", [x, y], [f"v{len(made)}"], name=title))
-        x = made[-1].output[0]
-    made.append(helper.make_node("Identity", [x], ["logits"], name="head"))
-    values = [helper.make_tensor_value_info(n, 1, ["N", width]) for n in ("x", "logits")]
-    graph = helper.make_graph(made, "network", values[:1], values[1:], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    parameters = graphopt.parameters(model)
-    optimizer = graphopt.RMSProp(parameters, learning_rate=0.001, momentum=0.9)
-    return graphopt.training_graph(model, "cross_entropy", optimizer).model
 
 
 if __name__ == "__main__":
