@@ -70,6 +70,8 @@ def choose(layer: Layer, provider: str) -> Formulation:
     if not isinstance(layer.channels, int) or not isinstance(layer.outputs, int):
         return by_swapped_roles
     is_static = layer.is_static
+    if is_static and min(_stops(layer), default=1) <= 0:
+        return of_padding_alone
     if is_static and window.is_pointwise and layer.group == 1:
         many = math.prod(layer.counts or ()) >= _LONG_ROW
         if many:
@@ -107,6 +109,13 @@ def _has_gaps(layer: Layer) -> bool:
     """Whether elements of ``x`` lie in no window."""
     window = layer.window
     return max(window.dilations) > 1 or any(window.rest(layer.sizes or [], layer.counts or []))
+
+
+def of_padding_alone(layer: Layer) -> ir.Value:
+    """No window meets an element of ``x``: the last ends before the first element."""
+    assert layer.x.dtype is not None
+    zero = np.zeros(1, layer.x.dtype.numpy())
+    return layer.op.ConstantOfShape(_weight_shape(layer), value=ir.tensor(zero))
 
 
 def by_swapped_roles(layer: Layer) -> ir.Value:

@@ -115,6 +115,18 @@ IMAGES = {
     "pointwise, large, stride": conv([2, 3, 33, 34], [4, 3, 1, 1], strides=[2, 2]),
     "pointwise, padded": conv([2, 3, 5, 4], [4, 3, 1, 1], pads=[1, 0, 1, 2]),
     "padding beyond the kernel": conv([2, 3, 5, 4], [4, 3, 2, 2], pads=[2, 2, 3, 0]),
+    "the last window ends before the image": conv(
+        [2, 3, 1, 6], [4, 3, 1, 3], pads=[4, 0, 0, 0], strides=[3, 1]
+    ),
+    "the last window ends far before it": conv(
+        [2, 3, 5, 5], [4, 3, 5, 1], pads=[7, 0, 0, 0], strides=[12, 1]
+    ),
+    "groups before the image": conv(
+        [2, 6, 1, 6], [4, 3, 2, 3], pads=[4, 0, 0, 0], strides=[4, 1], group=2, dilations=[1, 2]
+    ),
+    "depthwise before the image": conv(
+        [2, 4, 2, 3], [4, 1, 1, 3], pads=[4, 1, 0, 1], strides=[4, 1], group=4
+    ),
     "kernel as large as the image": conv([2, 3, 5, 4], [4, 3, 5, 4]),
     "patches": conv([2, 3, 8, 9], [4, 3, 4, 3], strides=[4, 3]),
     "large kernel": conv([2, 3, 20, 18], [4, 3, 7, 7], pads=[3] * 4, strides=[2, 2]),
