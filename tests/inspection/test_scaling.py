@@ -161,3 +161,34 @@ def test_gradients_of_several_steps(optimizer, layout):
     assert {"accumulated", "mean_square", "parameter"} <= set(kinds.values())
     assert "other" not in kinds.values()
     assert graphopt.inspect(inlined(graph.model)).optimizer.accumulation == Accumulation(3)
+
+
+@pytest.mark.parametrize("layout", ["chunks", "buckets", "separate"])
+@pytest.mark.parametrize("per", ["all", "group", "parameter"])
+def test_norms_of_sums_whose_parts_are_centralized(per, layout):
+    """A bucket is added up whole; then the gradient of each convolution loses its own mean."""
+    kernels = [Parameter(name, (4, 3, 3, 3), op_type="Conv") for name in ("k", "l")]
+    groups = [{"params": kernels, "grad_centralization": True}, {"params": PARAMETERS}]
+    opt = RMSProp(groups, 0.01, clip_norm=1.0, clip_norm_per=per)
+    graph = graphopt.update_graph(opt, layout=layout, accumulation=2)
+    found = graphopt.inspect(graph)
+    assert found.hazards == ()
+    assert found.optimizer.clip_norm_per == per
+    assert graphopt.inspect(inlined(graph.model)).optimizer.clip_norm_per == per
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_norm_of_a_whole_bucket_that_limits_a_part_of_it(part):
+    """It is not the norm of what it limits, though the other part is limited by one that is."""
+    kernels = [Parameter(name, (4, 3, 3, 3), op_type="Conv") for name in ("k", "l")]
+    opt = RMSProp(
+        [{"params": kernels, "grad_centralization": True}],
+        0.01,
+        clip_norm=1.0,
+        clip_norm_per="parameter",
+    )
+    model = inlined(graphopt.update_graph(opt, layout="chunks", accumulation=2).model)
+    (split,) = (node for node in model.graph.node if node.op_type == "Split")
+    squares = [node for node in model.graph.node if node.op_type == "ReduceSumSquare"]
+    squares[part].input[0] = split.input[0]
+    assert graphopt.inspect(model).optimizer.clip_norm_per == "other"

@@ -94,24 +94,33 @@ def norm_sets(trained: Sequence[Trained]) -> set[frozenset[str]] | None:
         if norm is None or parameter.normed is None:
             return None
         limits.setdefault(id(norm), (norm, []))[1].append(parameter)
+    taken: set[int] = set()
     for norm, limited in limits.values():
-        over = squared(norm)
-        alone = len(limited) == 1
-        values = {  # the sum of a bucket is there once for all its parameters
-            (p.facts.name if p.total is None else id(p.total)): (p.normed, p.update.condition.entry)
-            for p in limited
-        }
-        wanted = Counter(
-            (_elements(value), None if alone else entry)
-            for value, entry in values.values()
-            if value is not None
-        )
-        found = (
-            None if over is None else Counter((_elements(g), None if alone else e) for g, e in over)
-        )
-        if found != wanted:
+        over, alone = squared(norm), len(limited) == 1
+        if over is None:
+            return None
+        found = Counter((_elements(g), None if alone else e) for g, e in over)
+        for whole in (False, True):
+            values = {_normed_as(p, whole): p.update.condition.entry for p in limited}
+            parts = set().union(*(parts for _, parts in values))
+            wanted = Counter((v, None if alone else entry) for (v, _), entry in values.items())
+            if found == wanted and taken.isdisjoint(parts):
+                taken |= parts
+                break
+        else:
             return None
     return {frozenset(p.facts.name for p in limited) for _, limited in limits.values()}
+
+
+def _normed_as(parameter: Trained, whole: bool) -> tuple[int, frozenset[int]]:
+    """What a norm is taken of, and its parts: a sum of a bucket, or what a parameter has of it."""
+    value = parameter.normed
+    assert value is not None
+    made = value.source.operation
+    if whole and parameter.total is not None and made is not None and made.op_type == "Split":
+        assert made.inputs[0] is not None
+        return _elements(made.inputs[0]), frozenset(map(_elements, made.outputs))
+    return _elements(value), frozenset([_elements(value)])
 
 
 def unchecked(trained: Sequence[Trained]) -> tuple[str, ...]:
