@@ -204,7 +204,8 @@ def parameters(model: ForwardModel) -> Parameters:
     Constant, also in the branches of If and the bodies of loops; a training graph has those as
     initializers of its own graph. Left out is what is none: the running mean and variance of batch
     normalization, which a training graph carries along, settings such as the ratio of Dropout or
-    the bounds of Clip, numbers of formulas, tables of sines or of two values, what inputs are
+    the bounds of Clip, numbers of formulas, tables of sines or of two values, frequencies of
+    positions, numbers that count from 0, zeros that a recurrent layer starts from, what inputs are
     normalized by, and what is marked as frozen or what PyTorch's exporter notes as a buffer or a
     constant. Where the model
     does not tell for certain, the reason stands in `Parameter.why`; what was left out, with the

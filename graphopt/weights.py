@@ -26,10 +26,14 @@ _OF_EXPORTERS = re.compile(r"val_\d+|onnx::\w+_\d+|.*Constant(_\d+)?_output_\d+|
 _STATISTIC = re.compile(r"(.*?)\.?running_(mean|var)")
 _NUMBER = "it is one number of a formula"
 _SETTING = "it is a setting of"
+_FREQUENCIES = "these are frequencies by which positions are multiplied"
+_TWO_VALUES = "it is a table of two values, such as a mask"
 _DEEPEST = 3  # changes of shape or precision between a weight and its operator
 _LARGEST = 2**20  # of a table that is looked at: longer ones are weights
 _ROUNDING = 1e-2  # of sines in bfloat16
 _SLOWEST = 0.5  # the first frequency is 1
+_FEWEST = 4  # numbers that count from 0 are no weights; fewer may be some
+_WHOLE = {"Range", "Shape", "Size", "NonZero", "ArgMax", "ArgMin"}
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,9 @@ class Weights:
     def _steps(self, value: ir.Value, node: ir.Node) -> bool:
         """Whether these are frequencies by which positions are multiplied."""
         others = [other for other in node.inputs if other is not None and other is not value]
-        return _is_geometric(value) and all(other in self._data for other in others)
+        if any(other not in self._data for other in others):
+            return False
+        return _is_geometric(value) or (all(map(_is_whole, others)) and _is_phase(node.outputs[0]))
 
     def _use(
         self, value: ir.Value, node: ir.Node, index: int, depth: int = 0
@@ -187,13 +193,17 @@ class Weights:
         operator, name = of(node), node.op_type
         if index in operator.settings:
             return False, f"{_SETTING} {name}"
+        if _counts(value):
+            return False, "it counts 0, 1, 2, ..."
+        if index in operator.starts and _is_zero(value):
+            return False, f"{name} starts from it, and it is all zeros"
         if _is_the_same(node) and index == 0 and depth < _DEEPEST and node.outputs:
             return self._behind(node.outputs[0], depth)
         if index in operator.weights:
             if name == "Gather" and _is_waves(value):
                 return False, "it is a table of sines and cosines"
             if name != "Gather" and self._steps(value, node):
-                return False, "these are frequencies by which positions are multiplied"
+                return False, _FREQUENCIES
             return True, None
         if index == operator.bias or (operator.weights and name != "Gather"):
             return True, None
@@ -203,6 +213,8 @@ class Weights:
             return self._in_sum_or_product(value, node)
         if _size(value) == 1:
             return self._number(value, node)
+        if name == "Attention" and _has_two_values(value):
+            return False, _TWO_VALUES
         return True, f"{name} reads it, and the model does not tell whether it is trained"
 
     def _behind(self, moved: ir.Value, depth: int) -> tuple[bool, str | None]:
@@ -218,13 +230,15 @@ class Weights:
             is_bias = node.op_type == "Add" and any(map(_is_product, others))
             return (True, None) if is_bias else self._number(value, node)
         if any(other in self._data for other in others):
+            if node.op_type == "Mul" and self._steps(value, node):
+                return False, _FREQUENCIES
             if node.op_type in ("Sub", "Div") or not self._normalized.isdisjoint(others):
                 return False, "an input is normalized by it"
             return True, f"{node.op_type} reads it with an input, which may be normalized by it"
         if _is_waves(value):
             return False, "it is a table of sines and cosines"
         if _has_two_values(value):
-            return False, "it is a table of two values, such as a mask"
+            return False, _TWO_VALUES
         if self._is_pytorch and not self._noted and not any(map(_is_product, others)):
             return True, "the exporter does not tell parameters from buffers"
         return True, None
@@ -342,6 +356,44 @@ def _is_geometric(value: ir.Value) -> bool:
     ratio = row[1]
     wanted = ratio ** np.arange(row.size) if 0 < ratio < 1 else np.zeros(row.size)
     return bool(row[0] == 1 and np.allclose(row, wanted, rtol=_ROUNDING))
+
+
+def _is_whole(value: ir.Value) -> bool:
+    """Whether these are whole numbers, perhaps in another shape or as floats."""
+    while value.dtype is None or not value.dtype.is_integer():
+        node = value.producer()
+        if node is None or node.op_type in _WHOLE:
+            return node is not None
+        if node.op_type == "Cast" and ir.DataType(node.attributes.get_int("to")).is_integer():
+            return True
+        if not (_is_the_same(node) or node.op_type == "Expand") or node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+    return True
+
+
+def _is_phase(value: ir.Value) -> bool:
+    """Whether only sines and cosines are taken of it, perhaps in another shape or order."""
+    readers = [use.node for use in value.uses()]
+    return bool(readers) and all(
+        node.op_type in ("Sin", "Cos")
+        or ((_is_the_same(node) or node.op_type == "Concat") and _is_phase(node.outputs[0]))
+        for node in readers
+    )
+
+
+def _counts(value: ir.Value) -> bool:
+    """Whether these are 0, 1, 2, ... along one axis."""
+    array = _array(value)
+    if array is None or array.size < _FEWEST or array.size != max(array.shape):
+        return False
+    return bool((array.reshape(-1) == np.arange(array.size)).all())
+
+
+def _is_zero(value: ir.Value) -> bool:
+    """Whether all elements of a constant are 0."""
+    array = _array(value)
+    return array is not None and not array.any()
 
 
 def _is_waves(value: ir.Value) -> bool:

@@ -1,5 +1,7 @@
 """What a parameter is: one answer of `parameters` and `inspect`, and the reasons."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.any_runtime
 
 WEIGHT = normal(4, 4)
 INVERSE_FREQUENCIES = (100.0 ** -np.linspace(0, 1, 4)).astype("f")[:, None]
+SCALED_FREQUENCIES = INVERSE_FREQUENCIES * np.array([[1], [1], [0.5], [0.125]], "f")
 
 
 def model(body, arrays, producer=""):
@@ -57,6 +60,54 @@ CASES = {
         {"inverse": INVERSE_FREQUENCIES},
         ["w"],
     ),
+    "frequencies that are scaled": (
+        "p = MatMul(inverse, whole) c = Concat<axis=0>(p, p) s = Cos(c) y = Add(h, s)",
+        {"inverse": SCALED_FREQUENCIES},
+        ["w"],
+    ),
+    "frequencies that are scaled, as a factor": (
+        "l = Transpose(whole) p = Mul(l, inverse) s = Sin(p) r = ReduceMean(s) y = Add(h, r)",
+        {"inverse": SCALED_FREQUENCIES.reshape(4)},
+        ["w"],
+    ),
+    "features of Fourier, of numbers that are not whole": (
+        "p = MatMul(inverse, row) s = Sin(p) r = ReduceMean(s) y = Add(h, r)",
+        {"inverse": SCALED_FREQUENCIES},
+        ["w", "inverse"],
+    ),
+    "weights of counts": (
+        "p = MatMul(inverse, whole) s = Tanh(p) r = ReduceMean(s) y = Add(h, r)",
+        {"inverse": SCALED_FREQUENCIES},
+        ["w", "inverse"],
+    ),
+    "what distances are read from": (
+        "q = Softmax(h) y = MatMul(q, bins)", {"bins": np.arange(4.0)[:, None]}, ["w"],
+    ),
+    "a row of three that may have been made so": (
+        "n = MatMul(h, u) y = Add(n, b)",
+        {"u": normal(4, 3), "b": np.arange(3.0)},
+        ["w", "u", "b"],
+    ),
+    "weights of classes": (
+        "g = ArgMax<axis = 1, keepdims = 0>(x) y = SoftmaxCrossEntropyLoss(h, g, many)",
+        {"many": [1.0, 2.0, 0.5, 3.0]},
+        ["w"],
+    ),
+    "a window": (
+        "q = Unsqueeze(h, axes) v = STFT(q, step, win, length) y = Mul(v, v)",
+        {"win": [0.1, 0.6, 0.5]},
+        ["w"],
+    ),
+    "a layer that starts from zeros": (
+        "q = Unsqueeze(h, axes) y, last = GRU<hidden_size = 2>(q, k, r, , , start)",
+        {"k": normal(1, 6, 1), "r": normal(1, 6, 2), "start": np.zeros((1, 4, 2))},
+        ["w", "k", "r"],
+    ),
+    "a layer that starts from what is trained": (
+        "q = Unsqueeze(h, axes) y, last = GRU<hidden_size = 2>(q, k, r, , , start)",
+        {"k": normal(1, 6, 1), "r": normal(1, 6, 2), "start": normal(1, 4, 2)},
+        ["w", "k", "r", "start"],
+    ),
     "positions that start at 0": ("y = Add(h, p)", {"p": np.zeros((4, 4))}, ["w", "p"]),
     "a token": ("y = Concat<axis = 0>(token, h)", {"token": normal(1, 4)}, ["w", "token"]),
     "a factor, where nothing else could be trained": (
@@ -71,11 +122,14 @@ CASES = {
 
 @pytest.mark.parametrize(("body", "arrays", "wanted"), CASES.values(), ids=CASES)
 def test_one_answer(body, arrays, wanted):
-    row = "s0 = Shape(x) row = Reshape(at, flat)" if "row" in body else ""
+    row = "row = Reshape(at, flat)" if "row" in body else ""
+    if "whole" in body:
+        row = "n0 = Cast<to = 7>(at) n1 = Reshape(n0, flat) whole = Cast<to = 1>(n1)"
     product = "h = MatMul(x, w)" if "w" in wanted else ""
     forward = model(f"{row} {product} {body}", arrays)
-    if row:
-        forward.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "flat"))
+    for name, number in {"flat": [1, -1], "axes": [2], "step": 1, "length": 3}.items():
+        if re.search(rf"\b{name}\b", f"{row} {body}"):
+            forward.graph.initializer.append(numpy_helper.from_array(np.array(number), name))
     found = graphopt.parameters(forward)
     assert [p.name for p in found] == wanted
     assert [p.name for p in graphopt.inspect(forward).parameters] == wanted
@@ -121,6 +175,33 @@ def test_weights_in_nodes_constant():
     assert {p.name for p in graphopt.inspect(forward).parameters} == {"half", "w"}
     graph = graphopt.training_graph(forward, "mse", graphopt.RMSProp(found.of_type("MatMul")))
     assert {view.name for value in graph.carried for view in value.views} >= {"w"}
+
+
+@pytest.mark.parametrize("low", [-1e9, -np.inf])
+def test_what_attention_is_given(low):
+    """Not the mask, nor the sines and cosines of positions, of whatever frequencies."""
+    forward = parser.parse_model(
+        """<ir_version: 11, opset_import: ["": 23]> m (float[N,3,4] x) => (float[N,3,4] y) {
+            h = MatMul(x, w) q = RotaryEmbedding<num_heads = 1>(h, c, s, at)
+            y = Attention<q_num_heads = 1, kv_num_heads = 1>(q, h, h, mask)
+        }"""
+    )
+    arrays = {
+        "w": WEIGHT,
+        "c": normal(5, 2),
+        "s": normal(5, 2),
+        "mask": np.where(np.tri(3) > 0, 0, low).astype("f"),
+        "at": np.array([[0, 1, 2]]),
+    }
+    for name, array in arrays.items():
+        forward.graph.initializer.append(numpy_helper.from_array(array, name))
+    found = graphopt.parameters(forward)
+    assert [p.name for p in found] == ["w"]
+    assert {p.name: p.why for p in found.left_out} == {
+        "c": "it is a setting of RotaryEmbedding",
+        "s": "it is a setting of RotaryEmbedding",
+        "mask": "it is a table of two values, such as a mask",
+    }
 
 
 def test_running_statistics_in_nodes_constant_move():

@@ -30,7 +30,11 @@ def rewrite_cross_entropy(op: GraphBuilder, node: ir.Node, trained: Collection[s
 
 
 @operator(
-    "SoftmaxCrossEntropyLoss", rewrite=rewrite_cross_entropy, flops=5, shape=networks.cross_entropy
+    "SoftmaxCrossEntropyLoss",
+    rewrite=rewrite_cross_entropy,
+    settings=(2,),
+    flops=5,
+    shape=networks.cross_entropy,
 )
 def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
     """dx = (softmax(x) - onehot(label)) w dL / Σw, and of log_prob that of LogSoftmax."""
@@ -51,6 +55,7 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
 @operator(
     "NegativeLogLikelihoodLoss",
     rewrite=rewrite_cross_entropy,
+    settings=(2,),
     flops=per_element(1, index=1),
     shape=networks.cross_entropy,
 )

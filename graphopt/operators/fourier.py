@@ -179,4 +179,4 @@ def _stft_flops(node: Node, outputs: Outputs) -> int | None:
     return plus(fast, times(batch, frames, width, node.shape()[-1]) if node.has(2) else 0)
 
 
-operator("STFT", rewrite=rewrite_stft, flops=_stft_flops, shape=transforms.stft)
+operator("STFT", rewrite=rewrite_stft, settings=(2,), flops=_stft_flops, shape=transforms.stft)

@@ -94,6 +94,7 @@ class Operator:
             None for all. What an operator reads beside is a shape, or axes.
         weights: The inputs that are weights (a bias is none).
         settings: The inputs that are floating-point settings or statistics, no weights.
+        starts: The inputs of which a recurrent layer starts: weights, unless they are zeros.
         bias: The input that is added to each channel of the result.
         fused: The operator whose inputs it has, where it is one with others behind it.
         overwrites: Whether it writes over inputs.
@@ -122,6 +123,7 @@ class Operator:
     elements: int | None = None
     weights: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
     bias: int | None = None
     fused: str | None = None
     overwrites: bool = False

@@ -130,6 +130,7 @@ operator(
     *_CELLS,
     rewrite=rewrite_recurrent,
     weights=(1, 2),
+    starts=(5, 6),
     flops=_flops,
     shape=networks.recurrent,
 )

@@ -42,5 +42,5 @@ operator(
     flops=0,
     shape=elements.joined,
 )
-operator("RotaryEmbedding", shape=elements.same)
+operator("RotaryEmbedding", settings=(1, 2), flops=3, shape=elements.same)
 operator("RandomNormal", "RandomUniform", is_random=True, flops=0, shape=filling.random)
