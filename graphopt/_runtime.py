@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import parser
+from onnx import helper, parser
 
 from graphopt.versions import IR_VERSION, MIN_OPSET
 
@@ -69,6 +70,23 @@ def session_options(runtime: Any) -> Any:
     options.enable_mem_reuse = False
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
+
+
+def of_text(runtime: Any, array: np.ndarray) -> Any:
+    """The value of an array of strings, which the runtime makes of none: a model gives it."""
+    tensor = onnx.TensorProto(dims=array.shape, data_type=onnx.TensorProto.STRING)
+    tensor.string_data.extend(one if isinstance(one, bytes) else one.encode() for one in array.flat)
+    node = helper.make_node("Constant", [], ["text"], value=tensor)
+    result = helper.make_tensor_value_info("text", onnx.TensorProto.STRING, array.shape)
+    model = helper.make_model(
+        helper.make_graph([node], "text", [], [result]),
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", MIN_OPSET)],
+    )
+    session = runtime.InferenceSession(
+        model.SerializeToString(), session_options(runtime), providers=[CPU]
+    )
+    return session.run_with_ort_values(["text"], {})[0]
 
 
 def check_session_options(options: Any) -> None:

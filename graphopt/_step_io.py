@@ -105,6 +105,8 @@ class StepIO:
         del other
 
     def _feed(self, name: str, value: Any) -> None:
+        if _is_text(value):
+            value = _runtime.of_text(self._runtime, value)
         if isinstance(value, np.ndarray):
             if self._bound.get(name) is value and self._shares_feeds:
                 return
@@ -193,7 +195,7 @@ class CudaIO(StepIO):
             self._binding.bind_ortvalue_output(name, value)
 
     def _feed(self, name: str, value: Any) -> None:
-        if not isinstance(value, np.ndarray):
+        if _is_text(value) or not isinstance(value, np.ndarray):
             if self._copies(name, value):
                 self._bound.pop(name, None)  # the runtime has a copy of what it was
             super()._feed(name, value)
@@ -225,6 +227,10 @@ def _places_of_inputs(session: Any) -> dict[str, tuple[str, int]] | None:
         value.name: ("cuda", info.device_id) if info.name == "Cuda" else ("cpu", 0)
         for value, info in infos
     }
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == object
 
 
 class _Copied:

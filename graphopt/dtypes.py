@@ -25,6 +25,12 @@ def dtype_of(value: onnx.ValueInfoProto) -> str:
     Raises:
         ValueError: It is none, or one without an element type that is known.
     """
+    container = value.type.WhichOneof("value")
+    if container not in (None, "tensor_type"):
+        raise ValueError(
+            f"'{value.name}' is no tensor but a {container.removesuffix('_type')}; what is fed to "
+            "a step and reported by it is tensors: make the model take one, or give one"
+        )
     kind = value.type.tensor_type.elem_type
     if kind not in BITS and kind != onnx.TensorProto.STRING:
         raise ValueError(f"'{value.name}' is no tensor whose element type is known (got {kind})")

@@ -114,6 +114,8 @@ class Feeds:
                     f"convert it, for example with {_conversion(feed, array)}"
                 )
             _check_shape(feed, array.shape, symbols)
+            if array.dtype == object:
+                _check_text(feed, array)
             arrays[feed.name] = np.ascontiguousarray(array).reshape(array.shape)
         return arrays
 
@@ -121,6 +123,8 @@ class Feeds:
 def _conversion(feed: Feed, array: np.ndarray) -> str:
     """How an array gets the dtype of a feed; classes, from one row of numbers for each."""
     rows = feed.dtype == "int64" and feed.shape is not None and array.ndim == len(feed.shape) + 1
+    if feed.dtype == "object":
+        return ".astype(str)"
     return ".argmax(1)" if rows and array.shape[1] > 1 else f".astype('{feed.dtype}')"
 
 
@@ -229,9 +233,20 @@ def _as_array(feed: Feed, value: Any) -> np.ndarray:
     if value is None or isinstance(value, onnx.TensorProto):
         raise TypeError(f"feed '{feed.name}': got {type(value).__name__}, expected an array")
     try:
+        if feed.dtype == "object" and np.asarray(value).dtype.kind in "US":
+            return np.asarray(value, object)
         return in_native_byte_order(np.asarray(value))
     except ValueError as error:
         raise ValueError(f"feed '{feed.name}': not an array: {error}") from None
+
+
+def _check_text(feed: Feed, array: np.ndarray) -> None:
+    for one in array.flat:
+        if not isinstance(one, str | bytes):
+            raise TypeError(
+                f"feed '{feed.name}': got {one!r} among text, expected strings; write what is "
+                "missing as a string too, as the model has it"
+            )
 
 
 def _checked_value(feed: Feed, value: Any, symbols: dict[str, tuple[int, str]]) -> Any:

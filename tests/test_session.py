@@ -709,3 +709,34 @@ def test_quantized_operators_are_computed_as_they_are_written():
     got = graphopt.Session(graph).step(feeds)
     np.testing.assert_allclose(got["y"], want["y"], rtol=1e-6)
     np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-6)
+
+
+def test_text():
+    """Strings are fed and reported; a step reads what is in the array then."""
+    forward = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 2]>
+        m (string[N] city, float[N,3] x) => (float[N,3] y, string[N] who) {
+            row = ai.onnx.ml.LabelEncoder<keys_strings = ["Ulm", "Köln"], values_int64s = [0, 1],
+                default_int64 = 2>(city)
+            e = Gather(w, row) y = Mul(x, e) i = ArgMax<axis = 1, keepdims = 0>(y)
+            who = ai.onnx.ml.LabelEncoder<keys_int64s = [0, 1, 2],
+                values_strings = ["a", "b", "c"]>(i)
+        }"""
+    )
+    w = np.eye(3, dtype=np.float32) + 1
+    forward.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    opt = graphopt.RMSProp(graphopt.parameters(forward), learning_rate=1e-30)
+    graph = graphopt.training_graph(forward, "mse", opt, loss_output="y")
+    session = graphopt.Session(graph)
+    rest = {"x": np.ones((3, 3), np.float32), "labels": np.zeros((3, 3), np.float32)}
+    names = np.array(["Köln", "Rom", "Ulm"], dtype=object)
+    for text in (names, names.astype(str), names.tolist(), names):
+        outputs = session.step({"city": text, **rest})
+        np.testing.assert_array_equal(outputs["y"], w[[1, 2, 0]])
+        assert outputs["who"].tolist() == ["b", "c", "a"]
+    names[:] = "Ulm"
+    np.testing.assert_array_equal(session.step({"city": names, **rest})["y"], w[[0, 0, 0]])
+    with pytest.raises(TypeError, match=r"^feed 'city': got None among text, expected strings"):
+        session.step({"city": np.array(["Ulm", None, "Rom"], dtype=object), **rest})
+    with pytest.raises(TypeError, match=r"^feed 'city': got dtype int64.*\.astype\(str\)$"):
+        session.step({"city": np.arange(3), **rest})

@@ -10,7 +10,7 @@ from onnx_ir.passes import common as passes
 
 from graphopt.forward import to_ir
 from graphopt.gradients._opset import opset_of
-from graphopt.graphs import proto_nodes
+from graphopt.graphs import proto_nodes, subgraphs
 from graphopt.operators.path import nodes_between
 from graphopt.shapes.in_place import infer_shapes
 from graphopt.versions import MAX_OPSET
@@ -26,7 +26,8 @@ def inline_schema_functions(
 ) -> onnx.ModelProto:
     """Replace operators that are not ``known`` by their definition, where ONNX has one.
 
-    Only those are replaced that a gradient goes through, and those that no opset of ours has.
+    Only those are replaced that a gradient goes through, and those that no opset of ours has. One
+    with a graph of its own, as SequenceMap, stays: a function cannot be called with a graph.
 
     Args:
         proto: A model without functions.
@@ -49,7 +50,7 @@ def inline_schema_functions(
     unknown = [
         node
         for node in wanted_nodes(model, trained, outputs)
-        if not node.domain and node.op_type in defined
+        if not node.domain and node.op_type in defined and not any(subgraphs(node))
     ]
     unknown += [
         node

@@ -86,8 +86,8 @@ class _Named(Shapes):
     def otherwise(self, node: ir.Node, known: Node) -> Sequence[TensorInfo]:
         try:
             found = _by_onnx(node, known, self.model.opset_imports)
-        except (KeyError, onnx.defs.SchemaError, shape_inference.InferenceError):
-            return ()
+        except (KeyError, ValueError, onnx.defs.SchemaError, shape_inference.InferenceError):
+            return ()  # a ValueError: of types that are neither tensors nor sequences of some
         if of(node).shape is None:
             return found
         # Sizes that its own rule does not know are not to be relied on.

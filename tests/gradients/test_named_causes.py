@@ -115,3 +115,39 @@ def test_values_in_another_file(tmp_path):
     (tmp_path / "w.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"no file '.*w.bin', which holds .* 'w'; put it"):
         graphopt.training_graph(path, "mse", optimizer)
+
+
+BODIES = {
+    "SequenceMap": """
+        s = SplitToSequence<axis = 0, keepdims = 0>(a)
+        t = SequenceMap<body = each (float[3] r) => (float[3] o) { k = Mul(r, r) o = Tanh(k) }>(s)
+        b = ConcatFromSequence<axis = 0, new_axis = 1>(t)""",
+    "OptionalGetElement": "o = Optional(a) b = OptionalGetElement(o)",
+}
+
+
+@pytest.mark.any_runtime
+@pytest.mark.parametrize(("op_type", "body"), BODIES.items(), ids=BODIES)
+def test_containers_of_tensors(op_type, body):
+    """An operator that is defined by a function with a graph, and types that are none."""
+    forward = model(
+        f"""<ir_version: 8, opset_import: ["": 18]> net (float[4,3] x) => (float[4,3] y) {{
+            a = MatMul(x, w) {body} y = Erf(b) }}""",
+        w=(3, 3),
+    )
+    told = rf"^these operators have no gradient: .*{op_type} \('[bt]'\).*: 'w'$"
+    with pytest.raises(ValueError, match=told):
+        graphopt.training_graph(forward, "mse", RMSProp(graphopt.parameters(forward)))
+
+
+@pytest.mark.any_runtime
+def test_a_sequence_that_is_fed():
+    forward = model(
+        """<ir_version: 8, opset_import: ["": 17]> net (seq(float[4,3]) xs, float[N,3] x) => (y) {
+            c = ConcatFromSequence<axis = 0>(xs) n = Shape(c) s = Cast<to = 1>(n)
+            m = ReduceMax(s) h = MatMul(x, w) y = Mul(h, m) }""",
+        w=(3, 3),
+    )
+    graph = graphopt.training_graph(forward, "mse", RMSProp(graphopt.parameters(forward)))
+    with pytest.raises(ValueError, match=r"^'xs' is no tensor but a sequence; what is fed to a"):
+        Session(graph)
