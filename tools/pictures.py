@@ -135,14 +135,15 @@ def _large(blocks: int, folder: Path) -> None:
 
 def _windows(html: str, name: str, script: str = "") -> None:
     """A page as it is in wide and narrow windows, light and dark, beside each other."""
-    images = []
+    images: list[Image.Image] = []
     with tempfile.TemporaryDirectory() as folder:
         for width, scheme in _WINDOWS:
             file = Path(folder) / "window.png"
             _picture(html, file, width, _HEIGHT, script, scheme)
-            with Image.open(file) as image:
-                images.append(image.convert("RGB").reduce(2))
-    whole = Image.new("RGB", (sum(image.width + 8 for image in images) - 8, _HEIGHT // 2), "gray")
+            with Image.open(file) as picture:
+                images.append(picture.convert("RGB").reduce(2))
+    width = sum(image.width + 8 for image in images) - 8
+    whole = Image.new("RGB", (width, _HEIGHT // 2), "gray")
     at = 0
     for image in images:
         whole.paste(image, (at, 0))

@@ -23,6 +23,7 @@ from graphopt.configuration import (
     device_arguments,
     example,
     graph_arguments,
+    left_to_the_command,
     optimizer_of,
     read_configuration,
 )
@@ -141,7 +142,7 @@ def config(
         typer.Option("--output", "-o", metavar="FILE.toml", help="Where the example is written."),
     ] = None,
 ) -> None:
-    """Print an example of a file for build --config, or check one."""
+    """Print an example of a file for build and train --config, or check one."""
     if show == (check is not None):
         raise typer.BadParameter("give --example, or --check FILE.toml")
     if check is not None:
@@ -190,6 +191,9 @@ def _check(file: Path, forward: Path | None) -> None:
     configuration = read_configuration(file)
     if "loss" not in configuration.section("graph"):
         typer.echo(f"note: '{file}' has no graph.loss; give --loss to build", err=True)
+    for name in left_to_the_command(configuration):
+        option = f"--{name.replace('_', '-')}"
+        typer.echo(f"note: '{file}' has no train.{name}; give {option} to train", err=True)
     if forward is None:
         checked_alone(configuration)
         typer.echo(f"{file}: no mistakes found (without a model, patterns are not looked at)")

@@ -20,6 +20,7 @@ from graphopt.command_line.data_options import (
 from graphopt.command_line.options import Graph, check_folders, with_options
 from graphopt.command_line.progress import Logged, Shown, log_columns, progress_bar, said
 from graphopt.command_line.training_inputs import TrainingInputs
+from graphopt.configuration import read_configuration
 from graphopt.evaluation import Evaluator
 from graphopt.samples import (
     DEFAULT_BATCH_SIZE,
@@ -42,6 +43,13 @@ from graphopt.training_run import (
 )
 
 
+def _from_file(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Let the options that are not given be what a file says."""
+    if file is not None and not ctx.resilient_parsing:
+        ctx.default_map = dict(read_configuration(file).section("train"))
+    return file
+
+
 @with_options(SAMPLES)
 def train(
     graph: Graph,
@@ -54,6 +62,16 @@ def train(
             show_default=False,
         ),
     ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="A file whose section [train] says what is not given here (graphopt config "
+            "--example prints one).",
+            is_eager=True,
+            callback=_from_file,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -110,10 +128,14 @@ def train(
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many checkpoints stay in the folder.")] = 3,
     keep_best: Annotated[
-        bool, typer.Option("--keep-best", help="Keep that of the best epoch beside them.")
+        bool,
+        typer.Option("--keep-best/--no-keep-best", help="Keep that of the best epoch beside them."),
     ] = False,
     background: Annotated[
-        bool, typer.Option("--background", help="Write to the folder while training goes on.")
+        bool,
+        typer.Option(
+            "--background/--no-background", help="Write to the folder while training goes on."
+        ),
     ] = False,
     export: Annotated[
         Path | None,
@@ -121,7 +143,10 @@ def train(
     ] = None,
     export_best: Annotated[
         bool,
-        typer.Option("--export-best", help="Export that of the best epoch; needs --keep-best."),
+        typer.Option(
+            "--export-best/--no-export-best",
+            help="Export that of the best epoch; needs --keep-best.",
+        ),
     ] = False,
     log: Annotated[
         Path | None,
@@ -158,7 +183,7 @@ def train(
         say = typer.echo if ranks.is_first else _say_nothing
         if checkpoint is None and export is None:
             checkpoint = graph.with_suffix(".safetensors")
-        _check_files(graph, data, validation, resume, checkpoint, export, log, plot)
+        _check_files(graph, data, validation, config, resume, checkpoint, export, log, plot)
         loaded = graphopt.load(graph)
         inputs = TrainingInputs.of(loaded, data, validation, sample_options(options), constant)
         outputs = [("--checkpoint", checkpoint), ("--export", export)]
@@ -225,6 +250,7 @@ def _check_files(
     graph: Path,
     data: str,
     validation: str | None,
+    config: Path | None,
     resume: Path | None,
     checkpoint: Path | None,
     export: Path | None,
@@ -233,7 +259,10 @@ def _check_files(
 ) -> None:
     """Refuse to write what is read, or what could not be written in the end."""
     check_folders(checkpoint, export)
-    inputs: list[Named] = [("TRAIN.onnx", graph), ("--data", data), ("--validation", validation)]
+    inputs: list[Named] = [
+        *(("TRAIN.onnx", graph), ("--data", data), ("--validation", validation)),
+        ("--config", config),
+    ]
     check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
     others: list[Named] = [("--export", export), ("--log", log), ("--plot", picture)]
     check_outputs(others, [*inputs, ("--resume", resume)])

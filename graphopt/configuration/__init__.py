@@ -5,6 +5,7 @@ from graphopt.configuration.making import (
     checked_alone,
     device_arguments,
     graph_arguments,
+    left_to_the_command,
     optimizer_of,
 )
 from graphopt.configuration.reading import Configuration, read_configuration
@@ -15,6 +16,7 @@ __all__ = [
     "device_arguments",
     "example",
     "graph_arguments",
+    "left_to_the_command",
     "optimizer_of",
     "read_configuration",
 ]

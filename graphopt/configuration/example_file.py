@@ -7,9 +7,10 @@ from graphopt.configuration.schema import SECTIONS, Key, Section
 
 _WIDTH = 96
 _HEAD = (
-    "What a training graph shall be: graphopt build model.onnx --config FILE -o train.onnx. Every "
-    "key may be left out, but for graph.loss. A line that begins with #key = is switched off: it "
-    "excludes another one, or needs a model that has what it names."
+    "What a training graph shall be, graphopt build model.onnx --config FILE -o train.onnx, and "
+    "how it is trained, graphopt train train.onnx --config FILE. Every key may be left out, but "
+    "for graph.loss. A line that begins with #key = is switched off: it excludes another one, or "
+    "needs something that is not always there."
 )
 _REST = "The other group has all others."
 

@@ -77,6 +77,21 @@ def checked_alone(configuration: Configuration) -> None:
         RMSProp(groups or [Parameter("parameter", (1,))], **arguments)
 
 
+def left_to_the_command(configuration: Configuration) -> list[str]:
+    """What the section for training lacks, if there is one: options that must stand beside it."""
+    train = configuration.sections.get("train")
+    if train is None:
+        return []
+    needs = {
+        "data": True,
+        "epochs": True,
+        "export": train.get("export_best", False),
+        "keep_best": train.get("export_best", False),
+        "log": "log_every" in train,
+    }
+    return [name for name, needed in needs.items() if needed and not train.get(name)]
+
+
 def _semantics(configuration: Configuration) -> str:
     return str(configuration.section("optimizer").get("semantics", MINDSPORE))
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import get_args
 
 from graphopt.clipping import ClipNormPer
-from graphopt.configuration import kinds
+from graphopt.configuration import kinds, train_kinds
 from graphopt.configuration.kinds import Kind
 from graphopt.configuration.semantics import SEMANTICS
 from graphopt.gradients import MEMORY
@@ -184,7 +184,67 @@ _ON_DEVICE = Section(
     ),
 )  # fmt: skip
 
+_TRAIN = Section(
+    "train",
+    "What graphopt train does with the graph: its options, with _ for -. Paths are seen from the "
+    "current folder.",
+    (
+        Key("data", kinds.text, "The samples: an .npz file, a Parquet file, hf:NAME:SPLIT, or a "
+            "folder.", '"digits.npz"'),
+        Key("epochs", train_kinds.at_least(1), "Passes over the data, those of a run that it goes "
+            "on from included.", "10"),
+        Key("batch_size", train_kinds.at_least(1), "Samples in a step.", "32", active=False),
+        Key("seed", train_kinds.at_least(0), "Seed of the order of the samples.", "0"),
+        Key("feed", train_kinds.columns, "The arrays or columns of feeds that have another name.",
+            '{ x = "pixels" }', active=False),
+        Key("constant", train_kinds.constants, "What each step is fed beside the data.",
+            "{ learning_rate = 0.01, group_mask = [true, false] }", active=False),
+        Key("image_size", train_kinds.image_size, "Height and width of pictures, if the graph's "
+            "are open.", "[32, 32]", active=False),
+        Key("image_mean", train_kinds.numbers, "What is subtracted of pictures from 0 to 1: one "
+            "number, or one a channel.", "[0.485, 0.456, 0.406]", active=False),
+        Key("image_std", train_kinds.divisors, "What they are divided by then.",
+            "[0.229, 0.224, 0.225]", active=False),
+        Key("validation", kinds.text, "Data of any kind to look at after each epoch.",
+            '"test.npz"', active=False),
+        Key("metric", train_kinds.text_or_texts, "accuracy, top5, precision, recall, f1, mae, rmse "
+            "or r2 of the validation data.", '["accuracy", "f1"]', active=False),
+        Key("monitor", kinds.text, "What says which epoch is the best: loss or a metric.",
+            '"accuracy"', active=False),
+        Key("patience", train_kinds.at_least(1), "End after so many epochs without a better one.",
+            "3", active=False),
+        Key("min_delta", kinds.at_least_zero, "By how much a better one must be better, to go on.",
+            "0.0"),
+        Key("resume", kinds.text, "A checkpoint to continue from.", '"start.safetensors"',
+            active=False),
+        Key("checkpoint", kinds.text, "A folder for checkpoints, or one file, to save to after "
+            "each epoch and to go on from.", '"run"'),
+        Key("save_every", train_kinds.at_least(1), "Save after so many steps too.", "500",
+            active=False),
+        Key("save_minutes", kinds.above_zero, "Save after so many minutes too.", "10",
+            active=False),
+        Key("keep", train_kinds.at_least(1), "How many checkpoints stay in the folder.", "3"),
+        Key("keep_best", kinds.boolean, "Keep that of the best epoch beside them.", "false"),
+        Key("background", kinds.boolean, "Write to the folder while training goes on.", "false"),
+        Key("export", kinds.text, "The trained model to write, for inference.", '"trained.onnx"',
+            active=False),
+        Key("export_best", kinds.boolean, "Export that of the best epoch; needs keep_best.",
+            "false"),
+        Key("log", kinds.text, "A log with a row for each epoch, .csv or .jsonl.", '"log.csv"',
+            active=False),
+        Key("log_every", train_kinds.at_least(1), "A row for each so many steps too.", "100",
+            active=False),
+        Key("plot", kinds.text, "A picture of the epochs, .png, .svg or .pdf.", '"epochs.png"',
+            active=False),
+        Key("distributed", kinds.one_of("mpi", "torch"), "Train with all processes that mpiexec or "
+            "torchrun has started.", '"mpi"', active=False),
+    ),
+)  # fmt: skip
+
 SECTIONS: Mapping[str, Section] = MappingProxyType(
-    {section.name: section for section in (_GRAPH, _OPTIMIZER, _PARAMETERS, _GROUPS, _ON_DEVICE)}
+    {
+        section.name: section
+        for section in (_GRAPH, _OPTIMIZER, _PARAMETERS, _GROUPS, _ON_DEVICE, _TRAIN)
+    }
 )
 """The sections of a configuration file, in the order in which it is written."""
