@@ -221,12 +221,6 @@ def test_a_loss_of_unknown_shape_must_have_one_element():
 
 
 REFUSED = {
-    "shared running statistics": (
-        model("m (float[N,3] x) => (float[N,3] y) { h = BatchNormalization(x, s, b, mean, var) "
-              "y = BatchNormalization(h, s, b, mean, var) }",
-              s=(3,), b=(3,), mean=(3,), var=np.ones(3, "f")),
-        "'mean' is the running statistic of two",
-    ),
     "training mode is fed": (
         model("m (float[N,3] x, bool on) => (float[N,3] y) { h = MatMul(x, w) "
               "y = Dropout(h, r, on) }", w=(3, 3), r=np.float32(0.5).reshape(())),

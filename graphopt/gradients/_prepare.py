@@ -5,8 +5,8 @@ bias is trained normalizes by the statistics of the batch, as training means.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial, reduce
 
 import onnx
 import onnx_ir as ir
@@ -70,8 +70,14 @@ def rewritten(
                 "cannot; take it out, or leave its scale and bias out of the optimizer"
             )
         statistics += moving
+    for statistic in statistics:
+        if statistic.name in trained:
+            raise ValueError(
+                f"parameter '{statistic.name}' is a running statistic of batch normalization, "
+                "which moves by itself; leave it out of the optimizer"
+            )
+    statistics = _moved_once(op, statistics)
     model.graph.sort()
-    _check_statistics(trained, statistics)
     return model, statistics
 
 
@@ -93,16 +99,34 @@ def rewrite_unrolled(
     return rewrite(op, node, trained)
 
 
-def _check_statistics(trained: Collection[str], statistics: Collection[RunningStatistic]) -> None:
-    """Refuse running statistics that are trained, or move twice."""
-    for name, count in Counter(statistic.name for statistic in statistics).items():
-        if name in trained:
-            raise ValueError(
-                f"parameter '{name}' is a running statistic of batch normalization, which moves "
-                "by itself; leave it out of the optimizer"
-            )
-        if count > 1:
-            raise ValueError(
-                f"'{name}' is the running statistic of two batch normalizations in training mode; "
-                "give each its own"
-            )
+def _moved_once(
+    op: GraphBuilder, statistics: Collection[RunningStatistic]
+) -> list[RunningStatistic]:
+    """Those of a layer that is applied several times as one, which moves it as far in one go.
+
+    With momentum m, then n: n (m r + (1 - m) a) + (1 - n) b = n m r + (1 - n m) c, where
+    c = (n (1 - m) a + (1 - n) b) / (1 - n m). They move in the order of the nodes, as in PyTorch.
+    """
+    alike: dict[str, list[RunningStatistic]] = {}
+    for statistic in statistics:
+        alike.setdefault(statistic.name, []).append(statistic)
+    values: dict[str, ir.Value] = {}
+    if len(alike) < len(statistics):
+        values = ir.convenience.create_value_mapping(op.graph)
+    return [reduce(partial(_moved_by_both, op, values), several) for several in alike.values()]
+
+
+def _moved_by_both(
+    op: GraphBuilder, values: dict[str, ir.Value], first: RunningStatistic, then: RunningStatistic
+) -> RunningStatistic:
+    momentum = first.momentum * then.momentum
+    moves = 1 - momentum
+    if not moves:
+        return first
+    batch = op.Add(
+        op.Mul(values[first.batch], then.momentum * (1 - first.momentum) / moves),
+        op.Mul(values[then.batch], (1 - then.momentum) / moves),
+    )
+    values[str(batch.name)] = batch
+    parameter = first.parameter or then.parameter
+    return RunningStatistic(first.name, str(batch.name), momentum, parameter)

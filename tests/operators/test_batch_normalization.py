@@ -176,3 +176,40 @@ def test_its_input_is_not_kept_beside_the_centered_one():
     nodes = graphopt.training_graph(model, "mse", optimizer).model.graph.node
     assert [n.name for n in nodes if "c" in n.input]
     assert not [n.name for n in nodes if n.name.startswith("backward/") and "c" in n.input]
+
+
+MOMENTA = {"two": (0.7, 0.7), "three": (0.9, 0.5, 0.75), "one that stays": (1.0, 0.5),
+           "all that stay": (1.0, 1.0), "one that keeps nothing": (0.5, 0.0)}  # fmt: skip
+
+
+@pytest.mark.parametrize("momenta", MOMENTA.values(), ids=MOMENTA)
+@pytest.mark.parametrize("options", [{}, {"memory": "low"}, {"accumulation": 2}], ids=str)
+def test_a_layer_that_is_applied_several_times(momenta, options):
+    """Its running statistics move once for each, one after the other, as in siamese networks."""
+    count = len(momenta)
+    inputs = ", ".join(f"float[N,3] x{i}" for i in range(count))
+    layers = " ".join(
+        f"y{i} = BatchNormalization<momentum={momentum}>(x{i}, s, b, m, v)"
+        for i, momentum in enumerate(momenta)
+    )
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]> siamese ({inputs}) => (loss) {{ {layers}
+            y = Sum({", ".join(f"y{i}" for i in range(count))}) e = Tanh(y)
+            loss = ReduceMean<keepdims = 0>(e) }}"""
+    )
+    start = parameters(3)
+    for name, array in start.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    opt = graphopt.RMSProp(graphopt.parameters(model), learning_rate=0.01)
+    graph = graphopt.training_graph(model, "loss", opt, **options)
+    assert graphopt.verify(graph).verified
+    session = graphopt.Session(graph)
+    mean, variance = start["m"].astype("d"), start["v"].astype("d")
+    for step in range(3):
+        batch = [(i + 1) * normal(5, 3, seed=10 * step + i) + i for i in range(count)]
+        session.step({f"x{i}": x for i, x in enumerate(batch)})
+        for momentum, x in zip(momenta, batch, strict=True):
+            mean = momentum * mean + (1 - momentum) * x.mean(0, dtype="d")
+            variance = momentum * variance + (1 - momentum) * x.var(0, dtype="d")
+    np.testing.assert_allclose(session.state["m"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(session.state["v"], variance, rtol=1e-5, atol=1e-6)
