@@ -142,14 +142,16 @@ def company(distributed: Distributed | None) -> Iterator[Company]:
     engine: Any = _ENGINES[distributed]()
     try:
         yield Company(engine)
-    except OtherRankError:
-        if isinstance(engine, mpi):  # the rank that has failed says why, and ends all
-            time.sleep(_PATIENCE)
-        raise
     except Exception as error:
-        if isinstance(engine, mpi) and engine.size > 1:
-            time.sleep(0.1 * min(engine.rank, 10))  # what all ranks say is said once
-            engine.end(error, shortly=True)
+        if engine.size == 1:
+            raise
+        if isinstance(engine, torch_distributed):
+            engine.end(error)
+        if isinstance(error, OtherRankError):  # the rank that has failed says why, and ends all
+            time.sleep(_PATIENCE)
+            raise
+        time.sleep(0.1 * min(engine.rank, 10))  # what all ranks say is said once
+        engine.end(error, shortly=True)
         raise
     if isinstance(engine, torch_distributed):
         engine.__exit__(None, None, None)

@@ -53,12 +53,14 @@ class Ranks:
         """
         if self.size == 1:
             return
+        none = f"rank {self.rank} of {self.size}: no sum over all ranks, so nothing was updated"
         try:
             self._all_reduce(arrays)
+        except OtherRankError as error:
+            raise OtherRankError(f"{none}: {error}") from error
         except Exception as error:
             raise OtherRankError(
-                f"rank {self.rank} of {self.size}: no sum over all ranks, so nothing was updated; "
-                "most likely another rank has ended, whose own message says why: "
+                f"{none}; most likely another rank has ended, whose own message says why: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
