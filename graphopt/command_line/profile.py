@@ -44,6 +44,14 @@ def profile(
         bool, typer.Option("--kernels/--no-kernels", help="Use the fused kernels of the update.")
     ] = True,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a table.")] = 10,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How deep modules are told apart in their table; by default as deep as the rows "
+            "allow.",
+        ),
+    ] = None,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="OUT.json", help="The whole profile, to write.")
     ] = None,
@@ -68,7 +76,7 @@ def profile(
         kernels=kernels,
     )
     screen = console()
-    for part in profile_tables(str(graph), measured, rows):
+    for part in profile_tables(str(graph), measured, rows, depth):
         screen.print(part)
     if json_path is not None:
         with about(json_path):

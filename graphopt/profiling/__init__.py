@@ -10,10 +10,20 @@ from graphopt.profiling._profile import profile
 from graphopt.profiling.results import (
     BucketTime,
     GroupTime,
+    ModuleTime,
     NodeTime,
     OperatorTime,
     Profile,
     StageTime,
 )
 
-__all__ = ["BucketTime", "GroupTime", "NodeTime", "OperatorTime", "Profile", "StageTime", "profile"]
+__all__ = [
+    "BucketTime",
+    "GroupTime",
+    "ModuleTime",
+    "NodeTime",
+    "OperatorTime",
+    "Profile",
+    "StageTime",
+    "profile",
+]

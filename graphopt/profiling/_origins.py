@@ -5,14 +5,17 @@ node that it was made from. One that was not made from any works for those that 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import onnx_ir as ir
 
 from graphopt.graph import TrainingGraph
 from graphopt.graphs import needed_for, operands
-from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX
+from graphopt.module_names import Path, modules
+from graphopt.profiling.results import PASSES
+from graphopt.stage import BACKWARD_PREFIX, STAGES, UPDATE_PREFIX, Stage
 
 PARTS = (*STAGES, "other")
 
@@ -32,6 +35,7 @@ class Origin:
     name: str = ""
     bucket: str | None = None
     forward_node: str | None = None
+    module: str = ""
 
 
 class Origins:
@@ -39,6 +43,9 @@ class Origins:
 
     Args:
         graph: Every node of it has a name.
+
+    Attributes:
+        modules: The names of the modules of the forward pass, each behind those around it.
     """
 
     def __init__(self, graph: TrainingGraph) -> None:
@@ -47,9 +54,15 @@ class Origins:
         self._by_name: dict[str, Origin] = {}
         model = ir.from_proto(graph.model)
         forward, loss = _forward_pass(graph, model.graph)
+        origins = []
         for node in model.graph:
-            name, made = str(node.name), set(node.outputs)
-            origin = self._origin(name, bool(made & forward), bool(made & loss))
+            made = set(node.outputs)
+            origins.append(self._origin(str(node.name), bool(made & forward), bool(made & loss)))
+        paths = _modules(graph, model.graph, origins)
+        self.modules = _names_of_modules(path for path in paths if path)
+        self._of_parameters = _readers_of_parameters(graph, model.graph, origins, paths)
+        for node, plain, path in zip(model.graph, origins, paths, strict=True):
+            name, origin = str(node.name), replace(plain, module=".".join(path))
             self._by_value |= dict.fromkeys(_names(node.outputs), origin)
             self._by_name.setdefault(name, origin)
 
@@ -61,8 +74,13 @@ class Origins:
             origin = self._made_from(node) or _of_readers(
                 [reader for name in _names(node.outputs) for reader in readers[name]]
             )
+            read = _names(operands(node))
+            if origin.stage == "forward" and not origin.module:
+                # The runtime joins what has weights with what comes after it, in no module.
+                joined = (self._of_parameters.get(name) for name in read)
+                origin = replace(origin, module=next(filter(None, joined), ""))
             found.append(origin)
-            for name in _names(operands(node)):
+            for name in read:
                 readers[name].append(origin)
         return found[::-1]
 
@@ -90,6 +108,54 @@ class Origins:
         )
 
 
+def _modules(training: TrainingGraph, graph: ir.Graph, origins: Sequence[Origin]) -> list[Path]:
+    """The module of each node, in the backward pass one of the forward pass, in the update none."""
+    stages = [cast("Stage", origin.stage) for origin in origins]
+    buckets = {bucket.name: bucket.group for bucket in training.buckets}
+    parameters = [name for bucket in training.buckets for name in bucket.parameters]
+    paths = modules(graph, stages, parameters, buckets)
+    known: set[Path] = {()}
+    for stage, path in zip(stages, paths, strict=True):
+        if stage == "forward":
+            known |= {path[:depth] for depth in range(1, len(path) + 1)}
+    found = []
+    for stage, path in zip(stages, paths, strict=True):
+        depth = len(path) if stage in PASSES else 0
+        while path[:depth] not in known:
+            depth -= 1
+        found.append(path[:depth])
+    return found
+
+
+def _readers_of_parameters(
+    training: TrainingGraph, graph: ir.Graph, origins: Sequence[Origin], paths: Sequence[Path]
+) -> dict[str, str]:
+    """The module of the forward pass that reads each parameter first."""
+    parameters = {name for bucket in training.buckets for name in bucket.parameters}
+    found: dict[str, str] = {}
+    for node, origin, path in zip(graph, origins, paths, strict=True):
+        if origin.stage == "forward":
+            for name in parameters.intersection(_names(operands(node))):
+                found.setdefault(name, ".".join(path))
+    return found
+
+
+def _names_of_modules(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Each where it is met first, and behind those around it."""
+    inside: dict[str, Any] = {}
+    for path in paths:
+        here = inside
+        for part in path:
+            here = here.setdefault(part, {})
+    return tuple(_flat(inside))
+
+
+def _flat(inside: Mapping[str, Any], around: str = "") -> Iterator[str]:
+    for part, more in inside.items():
+        yield around + part
+        yield from _flat(more, f"{around}{part}.")
+
+
 def _of_readers(readers: Sequence[Origin]) -> Origin:
     """A node that was not there before works for the first stage that needs it."""
     stage = min((reader.stage for reader in readers), key=PARTS.index, default="other")
@@ -98,6 +164,7 @@ def _of_readers(readers: Sequence[Origin]) -> Origin:
         stage,
         bucket=_common(reader.bucket for reader in readers),
         forward_node=_common(reader.forward_node for reader in readers),
+        module=_common(reader.module for reader in readers) or "",
     )
 
 

@@ -108,6 +108,7 @@ def profile(
         groups=_rollup.by_group(buckets),
         buckets=buckets,
         shared=_rollup.shared(step),
+        modules=_rollup.by_module(step),
         nodes=step.nodes,
     )
 

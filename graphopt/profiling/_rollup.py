@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -10,7 +11,15 @@ from graphopt.carried import Carried
 from graphopt.graph import TrainingGraph
 from graphopt.profiling._origins import PARTS
 from graphopt.profiling._typical import TypicalStep
-from graphopt.profiling.results import BucketTime, GroupTime, NodeTime, StageTime, summed
+from graphopt.profiling.results import (
+    PASSES,
+    BucketTime,
+    GroupTime,
+    ModuleTime,
+    NodeTime,
+    StageTime,
+    summed,
+)
 from graphopt.states import OF_PARAMETERS
 
 
@@ -52,6 +61,25 @@ def by_bucket(
         )
         for bucket in graph.buckets
     )
+
+
+def by_module(step: TypicalStep) -> tuple[ModuleTime, ...]:
+    """The forward and the backward pass by module, and what is in none; those that ran."""
+    nodes: defaultdict[str, list[NodeTime]] = defaultdict(list)
+    for node in step.nodes:
+        if node.stage in PASSES:
+            nodes[node.module].append(node)
+            for around in accumulate(node.module.split(".")[:-1], "{}.{}".format):
+                nodes[around].append(node)
+    return tuple(
+        _module(name, nodes[name], step.milliseconds) for name in (*step.modules, "") if nodes[name]
+    )
+
+
+def _module(name: str, nodes: Sequence[NodeTime], step: float) -> ModuleTime:
+    forward = sum(node.milliseconds for node in nodes if node.stage == "forward")
+    count, taken, share = summed(nodes, step)
+    return ModuleTime(name, count, forward, taken - forward, taken, share)
 
 
 def by_group(buckets: Sequence[BucketTime]) -> tuple[GroupTime, ...]:

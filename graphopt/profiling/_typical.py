@@ -20,6 +20,7 @@ class TypicalStep:
 
     Attributes:
         nodes: The nodes, the most expensive first.
+        modules: The names of the modules of the graph, each behind those around it.
         runtime: ONNX Runtime between the nodes.
         python: Around the run.
         profiler: The profiler's own work, which a step without it does not have.
@@ -27,6 +28,7 @@ class TypicalStep:
     """
 
     nodes: tuple[NodeTime, ...]
+    modules: tuple[str, ...]
     runtime: float
     python: float
     profiler: float
@@ -56,7 +58,9 @@ def typical_step(record: Record, unprofiled: float) -> TypicalStep:
     total = sum(nodes.values()) + runtime + python
     profiler = min(runtime, max(0.0, total - unprofiled))
     own = total - profiler
-    return TypicalStep(_node_times(nodes, record, own), runtime - profiler, python, profiler, own)
+    origins = Origins(record.graph)
+    times = _node_times(nodes, origins.of(record.nodes), own)
+    return TypicalStep(times, origins.modules, runtime - profiler, python, profiler, own)
 
 
 def _medians(steps: Sequence[ProfiledStep], nodes: Sequence[ir.Node]) -> dict[_Node, float]:
@@ -74,8 +78,9 @@ def _medians(steps: Sequence[ProfiledStep], nodes: Sequence[ir.Node]) -> dict[_N
     }
 
 
-def _node_times(nodes: Mapping[_Node, float], record: Record, total: float) -> tuple[NodeTime, ...]:
-    origins = Origins(record.graph).of(record.nodes)
+def _node_times(
+    nodes: Mapping[_Node, float], origins: Sequence[Origin], total: float
+) -> tuple[NodeTime, ...]:
     times = []
     for node, milliseconds in sorted(nodes.items(), key=lambda item: -item[1]):
         origin = Origin("other") if node.place is None else origins[node.place]
@@ -86,6 +91,7 @@ def _node_times(nodes: Mapping[_Node, float], record: Record, total: float) -> t
                 stage=origin.stage,
                 bucket=origin.bucket,
                 forward_node=origin.forward_node,
+                module=origin.module,
                 milliseconds=milliseconds,
                 share=milliseconds / total,
             )

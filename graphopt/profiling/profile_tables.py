@@ -1,6 +1,7 @@
 """A profile as tables on a terminal."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -8,6 +9,7 @@ from rich.text import Text
 
 from graphopt._tables import table
 from graphopt.profiling.results import (
+    PASSES,
     BucketTime,
     GroupTime,
     NodeTime,
@@ -19,13 +21,16 @@ from graphopt.profiling.results import (
 _Part = StageTime | BucketTime | GroupTime | NodeTime | OperatorTime
 
 
-def profile_tables(title: str, profile: Profile, rows: int = 10) -> Iterator[RenderableType]:
+def profile_tables(
+    title: str, profile: Profile, rows: int = 10, depth: int | None = None
+) -> Iterator[RenderableType]:
     """A profile, to be printed one after the other by a ``rich.console.Console``.
 
     Args:
         title: What was profiled.
         profile: The profile.
-        rows: How many buckets, operators and nodes to show, the most expensive first.
+        rows: How many modules, buckets, operators and nodes to show, the most expensive first.
+        depth: How many names of modules are told apart; as many as the rows allow by default.
     """
     kernels = "fused kernels" if profile.kernels else "no fused kernels"
     yield Text(
@@ -40,6 +45,8 @@ def profile_tables(title: str, profile: Profile, rows: int = 10) -> Iterator[Ren
         "runtime: between the nodes; python: around the run; shares are of the step without the "
         f"profiler's own work, {_profiler(profile):.3f} ms\n"
     )
+    if any(module.name for module in profile.modules):
+        yield _module_table(profile, rows, depth)
     yield _bucket_table(profile, rows)
     if len(profile.groups) > 1:
         yield _group_table(profile)
@@ -57,6 +64,43 @@ def _stage_table(profile: Profile) -> Table:
 
 def _profiler(profile: Profile) -> float:
     return sum(stage.milliseconds for stage in profile.stages if stage.name == "profiler")
+
+
+def _module_table(profile: Profile, top: int, depth: int | None) -> Table:
+    """The modules, told apart down to a depth; the most expensive, where more than fit."""
+    nodes = [node for node in profile.nodes if node.stage in PASSES]
+    if depth is None:
+        deepest = max(node.module.count(".") for node in nodes) + 1
+        fits = (d for d in range(deepest, 1, -1) if len(_by_module(nodes, d)) <= top)
+        depth = next(fits, 1)
+    found = _by_module(nodes, depth)
+    kept = set(sorted(found, key=lambda name: -_taken(found[name]))[:top])
+    rows = [
+        [name or "in no module", *_passes(found[name])]
+        for name in (module.name for module in profile.modules)
+        if name in kept
+    ]
+    if rest := [node for name in found.keys() - kept for node in found[name]]:
+        rows.append([f"{len(found) - len(kept)} more", *_passes(rest)])
+    columns = ["module", ">nodes", ">forward", ">backward", ">ms", ">share"]
+    return table("Modules", columns, rows, ["both passes", *_passes(nodes)])
+
+
+def _by_module(nodes: Sequence[NodeTime], depth: int) -> dict[str, list[NodeTime]]:
+    found: defaultdict[str, list[NodeTime]] = defaultdict(list)
+    for node in nodes:
+        found[".".join(node.module.split(".")[:depth])].append(node)
+    return found
+
+
+def _passes(nodes: Sequence[NodeTime]) -> list[str]:
+    """How many nodes, and their time in the forward and in the backward pass, and in both."""
+    each = [_taken([node for node in nodes if node.stage == name]) for name in PASSES]
+    return [str(len(nodes)), *(f"{taken:.3f}" for taken in each), *_time(*nodes)]
+
+
+def _taken(nodes: Sequence[NodeTime]) -> float:
+    return sum(node.milliseconds for node in nodes)
 
 
 def _bucket_table(profile: Profile, top: int) -> Table:
@@ -100,8 +144,7 @@ def _group_table(profile: Profile) -> Table:
 
 def _node_tables(profile: Profile, top: int) -> Iterator[Table]:
     """The most expensive operators and nodes of the forward and the backward pass."""
-    passes = ("forward", "backward")
-    operators = [operator for operator in profile.operators if operator.stage in passes]
+    operators = [operator for operator in profile.operators if operator.stage in PASSES]
     if not operators:
         return
     yield table(
@@ -109,7 +152,7 @@ def _node_tables(profile: Profile, top: int) -> Iterator[Table]:
         ["operator", "stage", ">nodes", ">ms", ">share"],
         [[o.op_type, o.stage, str(o.nodes), *_time(o)] for o in operators[:top]],
     )
-    nodes = [node for node in profile.nodes if node.stage in passes]
+    nodes = [node for node in profile.nodes if node.stage in PASSES]
     yield table(
         "Nodes",
         ["node", "operator", "stage", "gradient of", ">ms", ">share"],

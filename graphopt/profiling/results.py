@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+PASSES = ("forward", "backward")
+"""The stages whose time modules share."""
+
 
 @dataclass(frozen=True)
 class StageTime:
@@ -103,6 +106,7 @@ class NodeTime:
         stage: See `StageTime`.
         bucket: The bucket whose update it is part of, if of one.
         forward_node: For the backward pass, the forward node whose gradient it computes.
+        module: The module of the network, with dots between it and those around it; "" for none.
         milliseconds: Per step; for a loop with its body.
         share: Of the step, 0 to 1.
     """
@@ -112,6 +116,32 @@ class NodeTime:
     stage: str
     bucket: str | None
     forward_node: str | None
+    module: str
+    milliseconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ModuleTime:
+    """The forward and the backward pass of a module of the network, with all that is inside it.
+
+    Modules are those of the page of `inspect`: by what PyTorch's exporter has noted, scopes in the
+    names of nodes, or names of parameters.
+
+    Attributes:
+        name: Its name, with dots between it and those around it, such as "encoder.layer.0"; "" for
+            what is in no module.
+        nodes: How many nodes run.
+        forward: Milliseconds of the forward pass, per step.
+        backward: Milliseconds of the backward pass.
+        milliseconds: Both.
+        share: Of the step, 0 to 1.
+    """
+
+    name: str
+    nodes: int
+    forward: float
+    backward: float
     milliseconds: float
     share: float
 
@@ -162,6 +192,9 @@ class Profile:
         buckets: The update by bucket.
         shared: What buckets share: waits, schedules, the counter of steps and running statistics.
             Buckets and this add up to the update.
+        modules: The modules of the network, each before those inside it, in the order in which
+            they run; last what is in none. Those that are in no other, and this, add up to the
+            forward and the backward pass.
         nodes: All nodes, the most expensive first.
     """
 
@@ -179,6 +212,7 @@ class Profile:
     groups: tuple[GroupTime, ...]
     buckets: tuple[BucketTime, ...]
     shared: StageTime
+    modules: tuple[ModuleTime, ...]
     nodes: tuple[NodeTime, ...]
 
     @property

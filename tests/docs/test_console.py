@@ -81,7 +81,7 @@ def test_stability():
 
 def test_speed():
     build()
-    run("speed", 1)
+    run("speed", 2)
     assert Path("profile.json").is_file()
 
 

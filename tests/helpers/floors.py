@@ -50,7 +50,7 @@ FLOORS = [
         "in_place",
         "gradient_outputs",
     ],
-    ["update", "kernels", "web_gpu"],
+    ["update", "kernels", "web_gpu", "module_names"],
     ["gradients"],
     [
         "graph",

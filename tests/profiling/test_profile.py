@@ -1,5 +1,6 @@
 """Where a step goes, against what the runtime itself has written."""
 
+import io
 import json
 import statistics
 import tempfile
@@ -10,14 +11,17 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
 import graphopt
 from graphopt import _runtime
 from graphopt.profiling import _events, _run
+from graphopt.profiling.profile_tables import profile_tables
 from graphopt.update import layout
 from models import recurrent, transformer
 from models.zoo import ZOO
 from tests.helpers.environments import needs_cuda
+from tools import many_parameters
 
 STAGES = ["forward", "loss", "backward", "update", "other", "runtime", "python", "profiler"]
 FEW = {"steps": 3, "warm_up": 1, "threads": 1}
@@ -276,6 +280,64 @@ def test_graph_is_left_as_it_is_and_no_file_remains(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["train.onnx"]
 
 
+def assert_modules_add_up(measured):
+    """Those that are in no other are both passes; a module is what is in it and its own nodes."""
+    passes = [node for node in measured.nodes if node.stage in ("forward", "backward")]
+    by_name = {module.name: module for module in measured.modules}
+    for name, module in by_name.items():
+        inside = [
+            n for n in passes if n.module == name or (name and n.module.startswith(f"{name}."))
+        ]
+        assert module.nodes == len(inside) > 0
+        for stage in ("forward", "backward"):
+            taken = sum(node.milliseconds for node in inside if node.stage == stage)
+            assert getattr(module, stage) == pytest.approx(taken)
+        assert module.milliseconds == pytest.approx(module.forward + module.backward)
+    outer = [module for module in measured.modules if "." not in module.name]
+    assert sum(module.nodes for module in outer) == len(passes)
+    total = sum(node.milliseconds for node in passes)
+    assert sum(module.milliseconds for module in outer) == pytest.approx(total)
+    return by_name
+
+
+def test_modules_of_a_flat_network():
+    """What the runtime joins with a convolution is the convolution's."""
+    measured = graphopt.profile(graph_of("digits_cnn"), **FEW)
+    found = assert_modules_add_up(measured)
+    assert list(found) == ["conv1", "conv2", "dense1", "dense2", ""]
+    for name in ("conv1", "conv2", "dense1", "dense2"):
+        assert min(found[name].forward, found[name].backward) > 0, name
+
+
+def test_modules_inside_modules():
+    graph = many_parameters.training_graph(11)
+    measured = graphopt.profile(graph, **FEW)
+    found = assert_modules_add_up(measured)
+    blocks = [f"stages.0.blocks.{n}" for n in range(10)] + ["stages.1.blocks.0"]
+    assert [name for name in found if name.count(".") == 3] == blocks
+    assert all(f"{block}.{layer}" in found for block in blocks for layer in ("fc1", "fc2"))
+    assert list(found).index("stages.0") < list(found).index("stages.0.blocks.0")
+    for block in blocks:
+        own = found[block].milliseconds - sum(found[f"{block}.fc{n}"].milliseconds for n in (1, 2))
+        assert own > -1e-9  # its addition
+    console = Console(width=100, file=io.StringIO())
+    for depth, rows, names in (
+        (None, 10, ["stages.0.blocks", "stages.1.blocks"]),
+        (1, 10, ["stages"]),
+        (4, 20, blocks),
+        (4, 3, None),
+    ):
+        tables = profile_tables("graph", measured, rows, depth)
+        table = next(t for t in tables if getattr(t, "title", "") == "Modules")
+        console.print(table)
+        first = [str(cell) for cell in table.columns[0].cells]
+        if names is None:
+            assert len(first) == 5
+            assert first[3:] == [f"{len(blocks) + 1 - 3} more", "both passes"]
+        else:
+            assert first[:-1] == [*names, "in no module"]
+
+
 def test_json_has_stable_keys():
     measured = graphopt.profile(graph_of("mlp"), **FEW)
     document = json.loads(json.dumps(measured.to_dict()))
@@ -283,7 +345,7 @@ def test_json_has_stable_keys():
         *("format", "onnxruntime", "providers", "threads", "kernels", "steps", "warm_up"),
         "graph_nodes",
         *("milliseconds", "median_milliseconds", "unprofiled_milliseconds"),
-        *("stages", "groups", "buckets", "shared", "nodes", "operators"),
+        *("stages", "groups", "buckets", "shared", "modules", "nodes", "operators"),
     }
     time = {"milliseconds", "share"}
     moved = {"elements", "bytes", "nodes", "gigabytes_per_second"} | time
@@ -292,7 +354,8 @@ def test_json_has_stable_keys():
     bucket = {"name", "function", "kernel", "group", "parameters"}
     assert set(document["buckets"][0]) == bucket | moved
     assert set(document["operators"][0]) == {"stage", "op_type", "nodes"} | time
-    node = {"name", "op_type", "stage", "bucket", "forward_node"}
+    assert set(document["modules"][0]) == {"name", "nodes", "forward", "backward"} | time
+    node = {"name", "op_type", "stage", "bucket", "forward_node", "module"}
     assert set(document["nodes"][0]) == node | time
     assert (document["format"], document["threads"], document["steps"]) == (1, 1, 3)
     assert document["onnxruntime"] == _runtime.onnxruntime().__version__

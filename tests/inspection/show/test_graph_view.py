@@ -24,8 +24,7 @@ from graphopt.inspection.show.page import (
 )
 from graphopt.inspection.show.page.graph_rows import graph_data
 from graphopt.inspection.show.page.times import node_times
-from graphopt.inspection.structure.layers import name_of
-from graphopt.inspection.structure.modules import BUCKETS, modules
+from graphopt.module_names import BUCKETS, modules, name_of
 from graphopt.schedules import CosineDecayLR
 from tests.helpers.page_browser import CONTRAST, visited
 

@@ -11,7 +11,7 @@ from graphopt.inspection.show.page.assembly import Kind, assembled
 from graphopt.inspection.show.page.both_graphs import difference_data
 from graphopt.inspection.show.page.graph_rows import graph_data
 from graphopt.inspection.show.page.page_facts import payload
-from graphopt.inspection.structure.layers import name_of
+from graphopt.module_names import name_of
 
 _INSPECTION = Kind(
     {

@@ -10,10 +10,9 @@ from graphopt.inspection.costs.operations import node_costs
 from graphopt.inspection.facts import Inspection
 from graphopt.inspection.reading.dataflow import dtype_name
 from graphopt.inspection.reading.read_model import Reading
-from graphopt.inspection.structure.layers import name_of
-from graphopt.inspection.structure.modules import BUCKETS, modules
 from graphopt.inspection.structure.nodes_of import attributes_text
 from graphopt.inspection.structure.roles import stages_of_nodes
+from graphopt.module_names import BUCKETS, modules, name_of
 from graphopt.shapes.engine import Shapes, infer
 from graphopt.shapes.sizes import Dims
 from graphopt.shapes.values import UNNAMED

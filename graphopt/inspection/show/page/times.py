@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.inspection.structure.layers import name_of
+from graphopt.module_names import name_of
 
 
 def node_times(file: Path, graph: ir.Graph) -> dict[str, float]:
