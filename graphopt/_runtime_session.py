@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 import onnx
-from onnx import inliner
 
 from graphopt import _runtime, kernels as fused
 from graphopt.graph import TrainingGraph
+from graphopt.graphs import without_functions
 from graphopt.half import lacking
 from graphopt.large_models import MOST, values_of, write_beside
 from graphopt.mapped_values import loaded
@@ -77,7 +77,7 @@ def runtime_session(
         options = chosen()
     try:
         if fused.registered(options):  # by an earlier session: leave no function to replace
-            model = inliner.inline_local_functions(model)
+            model = without_functions(model)
         return _created(model, options, providers), ()
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's have no common base
         with about(graph):

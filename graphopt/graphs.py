@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, MutableSequence
 
 import onnx
 import onnx_ir as ir
+from onnx import inliner
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
@@ -38,6 +39,36 @@ def proto_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for graph in proto_subgraphs(node):
             yield from proto_nodes(graph.node)
+
+
+def without_functions(model: onnx.ModelProto, *, convert_version: bool = False) -> onnx.ModelProto:
+    """A model in a file with its functions written out.
+
+    ONNX's inliner forgets what an attribute of a function is by default, and an operator inside
+    then takes its own default, so calls get it first.
+
+    Args:
+        model: The model, which is left as it is.
+        convert_version: Bring functions of another opset to that of the model.
+    """
+    defaults = {
+        (one.domain, one.name, one.overload): one.attribute_proto
+        for one in model.functions
+        if one.attribute_proto
+    }
+    if defaults:
+        own = onnx.ModelProto()
+        own.CopyFrom(model)
+        model = own
+    calls = (*model.graph.node, *(node for one in model.functions for node in one.node))
+    for node in proto_nodes(calls if defaults else ()):
+        given = {attribute.name for attribute in node.attribute}
+        node.attribute.extend(
+            default
+            for default in defaults.get((node.domain, node.op_type, node.overload), ())
+            if default.name not in given
+        )
+    return inliner.inline_local_functions(model, convert_version=convert_version)
 
 
 TO_INITIALIZERS = frozenset(("graph", "training_info", "initialization", "initializer"))

@@ -5,9 +5,9 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import inliner
 from onnx_ir.passes import common as passes
 
+from graphopt import graphs
 from graphopt.forward import to_ir
 from graphopt.gradients._opset import opset_of
 from graphopt.graphs import proto_nodes, subgraphs
@@ -70,7 +70,7 @@ def inline_schema_functions(
 def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its functions written out: converting its opset would lose them."""
     try:
-        return inliner.inline_local_functions(proto, convert_version=True)
+        return graphs.without_functions(proto, convert_version=True)
     except Exception as error:  # noqa: BLE001 - whatever the inliner's C++ side gives
         raise ValueError(f"the functions of the model cannot be inlined: {error}") from None
 

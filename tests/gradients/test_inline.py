@@ -68,3 +68,56 @@ def test_train_as_in_pytorch(opset, text, compute, portable):
         with torch.no_grad():
             w.copy_(torch.tensor(oracle.state["w"]))
     np.testing.assert_allclose(session.state["w"], oracle.state["w"], atol=1e-5)
+
+
+# Functions whose attributes have defaults: what is called, and what that is without functions.
+DEFAULTS = {
+    "by default": ("y = my.soft(h)", "y = Softmax<axis = 0>(h)"),
+    "given": ("y = my.soft<axis = 1>(h)", "y = Softmax<axis = 1>(h)"),
+    "called by a function": ("y = my.outer(h)", "y = Softmax<axis = 0>(h)"),
+    "given to that function": ("y = my.outer<at = 1>(h)", "y = Softmax<axis = 1>(h)"),
+    "a constant": (
+        "y = my.scaled(h)", "c = Constant<value_float = 0.25>() y = Mul(h, c)",
+    ),
+    "twice": (
+        "a = my.scaled<by = 3.0>(h) y = my.scaled(a)",
+        "c = Constant<value_float = 0.75>() y = Mul(h, c)",
+    ),
+    "in a branch": (
+        """y = If(on) <then_branch = yes () => (a) { a = my.soft(h) },
+                       else_branch = no () => (b) { b = Identity(h) }>""",
+        "y = Softmax<axis = 0>(h)",
+    ),
+}  # fmt: skip
+FUNCTIONS = """
+<domain: "my", opset_import: ["": 18]> soft <axis: int = 0> (x) => (y) {
+    y = Softmax<axis: int = @axis>(x) }
+<domain: "my", opset_import: ["": 18, "my": 1]> outer <at: int = 0> (x) => (y) {
+    y = my.soft<axis: int = @at>(x) }
+<domain: "my", opset_import: ["": 18]> scaled <by: float = 0.25> (x) => (y) {
+    c = Constant<value_float: float = @by>() y = Mul(x, c) }"""
+
+
+def step_and_proof(body, functions=""):
+    """What a step reports of a network with this behind its product, and whether it is verified."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 18, "my": 1]>
+        net (float[N,3] x, bool on) => (float[N,3] y) {{ h = MatMul(x, w) {body} }} {functions}"""
+    )
+    w = np.arange(9, dtype=np.float32).reshape(3, 3) / 9
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    opt = graphopt.RMSProp(graphopt.parameters(model))
+    graph = graphopt.training_graph(model, "mse", opt, gradient_outputs=True)
+    x, labels = np.random.default_rng(1).normal(size=(2, 4, 3)).astype("f")
+    outputs = graphopt.Session(graph).step({"x": x, "labels": labels, "on": np.array(True)})
+    return outputs, graphopt.verify(graph).verified
+
+
+@pytest.mark.any_runtime
+@pytest.mark.parametrize(("called", "plain"), DEFAULTS.values(), ids=DEFAULTS)
+def test_functions_with_defaults(called, plain):
+    got, verified = step_and_proof(called, FUNCTIONS)
+    wanted, _ = step_and_proof(plain)
+    assert verified
+    for name in ("y", "loss", "w_grad"):
+        np.testing.assert_allclose(got[name], wanted[name], rtol=1e-6, atol=1e-7)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner
 
 from graphopt.carried import Carried, filled, parts
 from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
+from graphopt.graphs import without_functions
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
 from graphopt.inspection.verification.runnable import NotRunError
 from tools.field.gradients import Values
@@ -31,7 +31,7 @@ def exact_steps(graph: TrainingGraph, feeds: Iterable[Mapping[str, Any]]) -> Val
     Raises:
         NotRunError: A node has no kernel in float64, or it takes too long.
     """
-    proto = inliner.inline_local_functions(graph.model)
+    proto = without_functions(graph.model)
     del proto.training_info[:]
     model = to_ir(proto)
     model.functions.clear()

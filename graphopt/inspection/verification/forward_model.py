@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import onnx_ir as ir
-from onnx import inliner
 
 from graphopt._words import shown
 from graphopt.carried import parts
 from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
+from graphopt.graphs import without_functions
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
 from graphopt.inspection.verification.runnable import NotRunError
 from graphopt.manifest import Manifest
@@ -47,7 +47,7 @@ def forward_outputs(
     }
     proto = graph.forward(values)
     if proto.functions:
-        proto = inliner.inline_local_functions(proto)
+        proto = without_functions(proto)
     model = to_ir(proto)
     for node in model.graph.all_nodes():
         if of(node).is_random and _draws(node):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import inliner
 from onnx_ir.passes import common as passes
 
 from graphopt import _runtime
@@ -18,7 +17,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.carried import filled
 from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
-from graphopt.graphs import operands
+from graphopt.graphs import operands, without_functions
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.batches import PARAMETER, Array
@@ -191,7 +190,7 @@ class TrainingPart:
         del proto.training_info[:], proto.metadata_props[:]
         model = _cut(to_ir(proto), [*self.outputs, *self.gradients])
         if any(node.domain in {name[0] for name in model.functions} for node in model.graph):
-            model = to_ir(inliner.inline_local_functions(ir.to_proto(model)))
+            model = to_ir(without_functions(ir.to_proto(model)))
         model.functions.clear()
         infer_shapes(model)
         self.drawn: list[str] = []
