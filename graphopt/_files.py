@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,23 @@ def check_target(path: PathLike) -> Path:
     if target.exists() and not target.is_file():
         raise OSError(f"cannot write '{path}': it is not a regular file")
     return target
+
+
+def check_writable(folder: Path, path: PathLike) -> None:
+    """Refuse a folder that no file can be made in.
+
+    Args:
+        folder: The folder.
+        path: What is to be written, which the error names.
+
+    Raises:
+        OSError: None can.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

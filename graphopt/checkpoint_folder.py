@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from graphopt import _checks, checkpoint
-from graphopt._files import PathLike
+from graphopt._files import PathLike, sync_folder
+from graphopt._folder_lock import FolderLock, lock_of
 from graphopt.finite import check_finite
+from graphopt.limits import TooLargeError
 from graphopt.on_device import read_stored
 from graphopt.session import Session
 from graphopt.states import GLOBAL_STEP
@@ -22,7 +24,8 @@ class Checkpoints:
     """Saves a session as it trains, and goes on from where a run has ended, however it did.
 
     A file is ``step-<number>.safetensors``, complete as soon as it has this name. An old one is
-    removed when a new one is on the disk, so that there is a complete one at any time.
+    removed when a new one is on the disk, so that there is a complete one at any time. One process
+    at a time saves to a folder.
 
     Args:
         folder: Where they are; the first one makes it, in a folder that exists.
@@ -88,12 +91,41 @@ class Checkpoints:
         self._writing: threading.Thread | None = None
         self._error: Exception | None = None
         self._own: set[Path] = set()  # those that this run has begun with or has written
+        self._found: set[Path] | None = None  # those that were there before
+        self._lock: FolderLock | None = None
         self._last_step, self._last_time = 0, time.monotonic()
 
     @property
     def paths(self) -> list[Path]:
         """The checkpoints, the oldest first."""
         return checkpoint.in_folder(self.folder) if self.folder.exists() else []
+
+    def claim(self) -> None:
+        """Make the folder, and let no other process save to it as long as this object is there.
+
+        `save` does so by itself.
+
+        Raises:
+            OSError: Another process saves to it, or it cannot be made.
+        """
+        if self._lock is not None and not self._lock.is_of(self.folder):
+            warnings.warn(
+                f"the folder '{self.folder}' was moved or removed during the run, which goes on "
+                "saving to a new one of this name",
+                stacklevel=2,
+            )
+            self._lock = None
+        if not self.folder.exists():
+            self.folder.mkdir(exist_ok=True)
+            sync_folder(self.folder.parent)
+        if self._lock is None:
+            try:
+                self._lock = lock_of(self.folder)
+            except BlockingIOError:
+                raise OSError(
+                    f"another process saves its checkpoints to '{self.folder}': wait until it has "
+                    "ended, or save to another folder"
+                ) from None
 
     def resume(self, session: Session) -> Mapping[str, Any] | None:
         """Load the newest complete checkpoint, if there is one.
@@ -105,20 +137,32 @@ class Checkpoints:
             What was noted with it; None where there is none.
 
         Raises:
-            ValueError: It is one of another graph.
+            ValueError: It is one of another graph or of a newer graphopt, or takes more memory than
+                there is; or all that there are are damaged.
         """
         self.wait()
+        self._found = set(self.paths)
+        damaged: dict[Path, ValueError] = {}
         for path in reversed(self.paths):
             try:
                 note = read_stored(path, leaving=True).note
+            except (checkpoint.OtherFileError, TooLargeError):
+                raise
             except ValueError as error:
-                path.replace(path.with_name(f"{path.name}.damaged"))
-                warnings.warn(f"{error}; it is left out", stacklevel=2)
+                damaged[path] = error
                 continue
+            for other, why in damaged.items():
+                other.replace(other.with_name(f"{other.name}.damaged"))
+                warnings.warn(f"{why}; it is left out", stacklevel=2)
             session.load_checkpoint(path)
             self._own.add(path)
             self._last_step, self._last_time = session.global_step, time.monotonic()
             return note
+        if damaged:
+            raise ValueError(
+                f"no checkpoint of '{self.folder}' is whole: {next(iter(damaged.values()))}; "
+                "take another copy of one, or begin anew in another folder"
+            )
         return None
 
     def save(
@@ -137,8 +181,10 @@ class Checkpoints:
 
         Raises:
             FloatingPointError: The state has NaN or infinite numbers.
-            OSError: It could not be written, or in the background the one before it.
-            ValueError: The folder has a checkpoint of a later step, which is not of this run.
+            OSError: It could not be written, or in the background the one before it; or another
+                process saves to the folder.
+            ValueError: The folder has a checkpoint of a later step, which is not of this run, or
+                another run has meanwhile saved one of this step.
         """
         self.wait()
         if self._background:
@@ -158,18 +204,9 @@ class Checkpoints:
         check_finite(state)
         step = int(state[GLOBAL_STEP.name])
         path = self.folder / checkpoint.name_at(step)
-        later = [
-            other
-            for other in self.paths
-            if checkpoint.step_of(other) > step and other not in self._own
-        ]
-        if later:
-            raise ValueError(
-                f"'{later[-1]}' is further than this run, which is at step {step}: go on from it "
-                "(Checkpoints.resume), or save to another folder"
-            )
         if session.writes:
-            self.folder.mkdir(exist_ok=True)
+            self.claim()
+        self._check_others(path, step)
         if metric is None:  # without an update since, these are the parameters of a metric
             metric = _notes([path] if path.exists() else []).get(path, {}).get(_METRIC)
         noted = dict(note or {}) | ({} if metric is None else {_METRIC: float(metric)})
@@ -188,6 +225,22 @@ class Checkpoints:
         else:
             write()
         return path
+
+    def _check_others(self, path: Path, step: int) -> None:
+        """Refuse to save among the checkpoints of another run that is further, or as far."""
+        there = self.paths
+        if self._found is None:
+            self._found = set(there)
+        others = [other for other in there if other not in self._own]
+        if others and checkpoint.step_of(others[-1]) > step:
+            raise ValueError(
+                f"'{others[-1]}' is further than this run, which is at step {step}: go on from it "
+                "(Checkpoints.resume), or save to another folder"
+            )
+        if path in others and path not in self._found:
+            raise ValueError(
+                f"another run has saved '{path}' since this one began: save to another folder"
+            )
 
     def save_if_due(self, session: Session, note: Mapping[str, Any] | None = None) -> Path | None:
         """Save if ``every`` steps or ``minutes`` have passed since the last time.

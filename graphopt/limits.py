@@ -24,6 +24,10 @@ _OF_CONTAINERS = (
 )
 
 
+class TooLargeError(ValueError):
+    """A file asks for more memory than there is, which is no reason to think that it is damaged."""
+
+
 def check_memory(needed: int, what: str) -> None:
     """Refuse what takes more memory than the machine has.
 
@@ -32,10 +36,10 @@ def check_memory(needed: int, what: str) -> None:
         what: What does, for the error.
 
     Raises:
-        ValueError: It is more.
+        TooLargeError: It is more.
     """
     if needed > (allowed := memory_limit()):
-        raise ValueError(f"{what} has {size(needed)}, and {too_large(allowed)}")
+        raise TooLargeError(f"{what} has {size(needed)}, and {too_large(allowed)}")
 
 
 @contextmanager
@@ -43,15 +47,14 @@ def asked_for_by(path: str | os.PathLike[str]) -> Iterator[None]:
     """Refuse a file that is being read where there is no memory for what it asks for.
 
     Raises:
-        ValueError: There is none.
+        TooLargeError: There is none.
 
     Example:
-        >>> with asked_for_by("net.onnx"):
+        >>> with asked_for_by("net.onnx"):  # doctest: +ELLIPSIS
         ...     raise MemoryError
         Traceback (most recent call last):
         ...
-        ValueError: 'net.onnx' asks for more memory than there is; if it is as it should be, run \
-this where there is more
+        graphopt.limits.TooLargeError: 'net.onnx' asks for more memory than there is; ...
     """
     try:
         yield
@@ -63,7 +66,7 @@ this where there is more
         raise exhausted(f"'{os.fspath(path)}'", error) from error
 
 
-def exhausted(what: str, error: Exception) -> ValueError:
+def exhausted(what: str, error: Exception) -> TooLargeError:
     """The error about something for which there is no memory.
 
     Args:
@@ -71,7 +74,7 @@ def exhausted(what: str, error: Exception) -> ValueError:
         error: What was raised then.
     """
     why = f" ({error})" if str(error) else ""
-    return ValueError(
+    return TooLargeError(
         f"{what} asks for more memory than there is{why}; if it is as it should be, run this "
         "where there is more"
     )

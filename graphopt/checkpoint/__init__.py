@@ -1,6 +1,7 @@
 """Checkpoints: the state of a session in a safetensors file, which knows whether it is whole."""
 
 from graphopt.checkpoint.file import (
+    OtherFileError,
     Stored,
     Tensors,
     note_without_checksums,
@@ -23,6 +24,7 @@ from graphopt.checkpoint.safetensors_file import State, checksum, checksum_of, c
 
 __all__ = [
     "LoadReport",
+    "OtherFileError",
     "State",
     "Stored",
     "Tensors",

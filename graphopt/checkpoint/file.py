@@ -33,6 +33,10 @@ _FORMAT, _VERSION = "graphopt", "2"
 _WITHOUT_CHECKSUMS = "1"
 
 
+class OtherFileError(ValueError):
+    """A file is not known to be damaged, but no checkpoint that this graphopt reads."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a checkpoint holds.
@@ -220,10 +224,10 @@ def note_without_checksums(path: PathLike) -> None:
 
 def _checked_version(path: Path, metadata: Mapping[str, str]) -> str:
     if metadata.get("format") != _FORMAT:
-        raise ValueError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
+        raise OtherFileError(f"'{path}' is a safetensors file, but not a checkpoint of graphopt")
     version = metadata.get("version", "")
     if version not in (_WITHOUT_CHECKSUMS, _VERSION):
-        raise ValueError(
+        raise OtherFileError(
             f"checkpoint '{path}' has version {version!r}, "
             f"expected {_VERSION!r} at most; a newer graphopt wrote it"
         )

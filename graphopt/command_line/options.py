@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from graphopt._files import check_writable
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 Graph = Annotated[
@@ -54,7 +56,11 @@ def check_folders(*paths: Path | None) -> None:
 
     Raises:
         FileNotFoundError: The folder of a path does not exist.
+        OSError: No file can be made in it.
     """
     for path in paths:
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
+        check_writable(path.parent, path)

@@ -76,6 +76,9 @@ class Shown:
                 highlight=False,
             )
 
+    def saving(self) -> None:
+        """A checkpoint is about to be written."""
+
     def _show(self, position: int, loss: float) -> None:
         steps, epochs = self._run.plan.steps, self._run.plan.epochs
         rate = self._rate(_updates_before(self._run))
@@ -112,6 +115,10 @@ class Logged:
         measured = self._measured(position, self._epoch_began)
         self._log.add({"row": "epoch", **values, **measured})
         self._epoch_began = self._began = (position, time.monotonic())
+
+    def saving(self) -> None:
+        """A checkpoint is about to be written: then the rows before it are on the disk."""
+        self._log.sync()
 
     def _measured(self, position: int, since: tuple[int, float]) -> dict[str, Any]:
         before, began = since

@@ -271,6 +271,7 @@ def _check_files(
         log_format(log)
     if picture is not None:
         check_plot(picture)
+    check_folders(log, picture)
 
 
 def _monitored(monitor: str | None, evaluator: Evaluator | None) -> str:

@@ -51,7 +51,7 @@ def taking_memory(model: Any) -> Iterator[None]:
         model: As for `about`.
 
     Raises:
-        ValueError: There is none.
+        TooLargeError: There is none.
     """
     try:
         yield

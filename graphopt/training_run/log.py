@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt._files import check_target, write_atomically
+from graphopt._files import about, check_target, sync, write_atomically
 
 _ENDINGS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json"}
 
@@ -38,9 +38,18 @@ class Log:
         write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; what it lacks stays empty."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        """Add a row; what it lacks stays empty.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        with about(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(self._line(row))
+
+    def sync(self) -> None:
+        """Return when its rows are on the disk."""
+        with about(self.path):
+            sync(self.path)
 
     def _head(self) -> str:
         return self._csv(self._columns) if self._format == "csv" else ""

@@ -29,6 +29,9 @@ class Watcher(Protocol):
     def epoch(self, values: Mapping[str, Any]) -> None:
         """An epoch has ended, before it is saved."""
 
+    def saving(self) -> None:
+        """A checkpoint is about to be written: what was told before it must not be lost then."""
+
 
 @dataclass
 class Run:
@@ -96,8 +99,13 @@ class Run:
         if not self.has_ended:
             self._train(stop, watchers)
         if self.position:
-            self.target.save(self.session, self.note)
+            self._save(watchers)
         self.target.wait()
+
+    def _save(self, watchers: Sequence[Watcher], metric: float | None = None) -> None:
+        for watcher in watchers:
+            watcher.saving()
+        self.target.save(self.session, self.note, metric)
 
     def _train(self, stop: Stop, watchers: Sequence[Watcher]) -> None:
         for batch in self.plan.from_position(self.position):
@@ -114,7 +122,7 @@ class Run:
                 watcher.step(self.position, loss)
             if self.position % self.plan.steps:
                 if self.target.is_due(self.position):
-                    self.target.save(self.session, self.note)
+                    self._save(watchers)
                 continue
             self._end_epoch(watchers)
             if self.history.has_ended:
@@ -135,7 +143,7 @@ class Run:
         self.history.add(self.position // self.plan.steps, self.position, self._values())
         for watcher in watchers:
             watcher.epoch(self.history.epochs[-1])
-        self.target.save(self.session, self.note, self.history.epochs[-1].get(self.monitored))
+        self._save(watchers, self.history.epochs[-1].get(self.monitored))
         self._check_losses()
 
     @property
@@ -182,6 +190,7 @@ class Run:
             _LOSSES: list(self.summed),
             _HISTORY: self.history.epochs,
             _BEST: self.history.mode,
+            **self.target.noted,
             **self._described,
         }
 

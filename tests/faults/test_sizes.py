@@ -43,7 +43,8 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_refused_by_name_where_there_is_no_memory(name, found):
     kind, message = found[name]
-    assert kind == "ValueError", (kind, message)
+    assert kind == "TooLargeError", (kind, message)
+    assert issubclass(limits.TooLargeError, ValueError)
     file = name.partition(":")[0]
     assert f"{file}' asks for more memory than there is" in message
     assert "run this where there is more" in message

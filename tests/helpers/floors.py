@@ -5,6 +5,7 @@ FLOORS = [
         "_checks",
         "_file_sets",
         "_files",
+        "_folder_lock",
         "_memory",
         "_operator_methods",
         "_outputs",

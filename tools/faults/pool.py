@@ -100,7 +100,8 @@ def judged(call: Callable[[Path], object], path: Path) -> tuple[str, str, Except
         message = str(error)
         if "the state is lost" in message:
             return "accepted", message, None
-        if type(error) is not ValueError and not isinstance(error, OSError):
+        is_own = type(error).__module__.startswith("graphopt.")
+        if type(error) is not ValueError and not is_own and not isinstance(error, OSError):
             return f"other {type(error).__name__}", message, error
         named = path.name in message.replace("\n", "")
         return "refused" if named else "unnamed", message, error

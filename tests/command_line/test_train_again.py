@@ -1,0 +1,327 @@
+"""``graphopt train`` where another run, another process or the disk gets in its way."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import graphopt
+from graphopt import checkpoint, checkpoint_folder
+from graphopt.limits import TooLargeError
+from graphopt.training_run import target
+from tests.helpers.command_line import run, succeed
+from tests.helpers.faults import contents
+
+pytestmark = pytest.mark.any_runtime
+
+MODEL = """<ir_version: 8, opset_import: ["": 17]>
+m (float[N,4] x) => (float[N,3] logits) { logits = MatMul (x, w) }"""
+RUN = ("train", "train.onnx", "--data", "data.npz", "--batch-size", 8)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The current folder, with a training graph and 40 samples: 5 steps in an epoch."""
+    monkeypatch.chdir(tmp_path)
+    made = onnx.parser.parse_model(MODEL)
+    made.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 3), np.float32), "w"))
+    optimizer = graphopt.RMSProp(graphopt.parameters(made), 0.05, momentum=0.9)
+    graphopt.training_graph(made, "cross_entropy", optimizer).save("train.onnx")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 4)).astype(np.float32)
+    np.savez("data.npz", x=x, labels=x[:, :3].argmax(axis=1))
+    return tmp_path
+
+
+def refused(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 1, result.stdout
+    return result.stderr
+
+
+def same(first, second):
+    first, second = (graphopt.checkpoint.read(checkpoint.file_of(p)) for p in (first, second))
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def hold(path, ready, done):
+    checkpoints = graphopt.Checkpoints(path)
+    checkpoints.claim()
+    ready.set()
+    done.wait()
+
+
+@pytest.fixture
+def another_process():
+    """A process that saves to the folder ``run``; ends when it is called."""
+    if sys.platform == "win32":
+        pytest.skip("there are no such locks")
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=("run", ready, done))
+    process.start()
+
+    def end():
+        done.set()
+        process.join()
+
+    assert ready.wait(60)
+    yield end
+    end()
+
+
+def test_two_processes_do_not_save_to_one_folder(another_process):
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "other")
+    shutil.copytree("other", "run", dirs_exist_ok=True)
+    before = contents(Path("run"))
+    for epochs in (1, 2):
+        message = refused(*RUN, "--epochs", epochs, "--checkpoint", "run")
+        assert "another process saves its checkpoints to 'run'" in message
+    assert contents(Path("run")) == before
+    succeed("export", "train.onnx", "--checkpoint", "run", "-o", "out.onnx")  # it may be read
+    another_process()
+    assert "goes on after step 5" in succeed(*RUN, "--epochs", 2, "--checkpoint", "run").stdout
+
+
+@pytest.mark.exhaustive
+def test_two_commands_at_once():
+    """One of them trains, as if it were alone; the other is refused."""
+    command = [sys.executable, "-m", "graphopt", *map(str, RUN), "--epochs", "60"]
+    command += ["--checkpoint", "run", "--save-every", "52"]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    second = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ended = [(process.communicate()[1], process.returncode) for process in (first, second)]
+    codes = sorted(code for _, code in ended)
+    if codes != [0, 0]:  # where they were not at once, the second had nothing to do
+        assert codes == [0, 1]
+        assert any("another process saves its checkpoints to 'run'" in text for text, _ in ended)
+    succeed(*RUN, "--epochs", 60, "--checkpoint", "whole.safetensors")
+    assert same("run", "whole.safetensors")
+
+
+def test_a_file_that_another_process_writes_meanwhile_is_not_overwritten():
+    session = graphopt.Session("train.onnx")
+    ours = target.target_at(
+        Path("c.safetensors"), every=None, minutes=None, keep=3, best=None, background=False
+    )
+    assert ours.resume(session, None) is None
+    ours.save(session, {"position": 1})
+    ours.save(session, {"position": 2})  # its own may be
+    session.save_checkpoint("c.safetensors", note={"position": 100})
+    theirs = Path("c.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"another process has written 'c\.safetensors'"):
+        ours.save(session, {"position": 3})
+    assert Path("c.safetensors").read_bytes() == theirs
+    Path("c.safetensors").unlink()  # by hand: it may be written again
+    ours.save(session, {"position": 4})
+
+
+def test_where_there_are_no_locks_the_checkpoint_of_another_run_is_not_overwritten(monkeypatch):
+    monkeypatch.setattr(checkpoint_folder, "lock_of", lambda _: None)
+    feeds = {"x": np.ones((2, 4), np.float32), "labels": np.zeros(2, np.int64)}
+    sessions = [graphopt.Session("train.onnx") for _ in range(2)]
+    runs = [graphopt.Checkpoints("run") for _ in range(2)]
+    for session, one in zip(sessions, runs, strict=True):
+        assert one.resume(session) is None
+        session.step(feeds)
+    runs[0].save(sessions[0])
+    with pytest.raises(ValueError, match=r"another run has saved 'run.*0001"):
+        runs[1].save(sessions[1])
+    runs[0].save(sessions[0])
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_it_does_not_begin_anew_because_all_checkpoints_are_damaged():
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "run")
+    for path in Path("run").iterdir():
+        damage(path)
+    before = contents(Path("run"))
+    for _ in range(2):  # as something does that starts it again and again
+        message = refused(*RUN, "--epochs", 3, "--checkpoint", "run")
+        assert "no checkpoint of 'run' is whole" in message
+        assert "step-0000000010.safetensors' is damaged" in message
+        assert contents(Path("run")) == before
+
+
+def newer(path):
+    """As a later release writes it."""
+    with checkpoint.opened(path) as tensors:
+        state, metadata = dict(tensors), dict(tensors._file.metadata)
+    metadata["version"] = "3"
+    metadata["checksum"] = checkpoint.checksum_of(metadata)
+    from safetensors.numpy import save_file
+
+    save_file(state, path, metadata)
+
+
+def test_what_a_newer_release_wrote_is_not_taken_for_damaged():
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "run", "--save-every", 4)
+    newer(checkpoint.file_of("run"))
+    before = contents(Path("run"))
+    message = refused(*RUN, "--epochs", 3, "--checkpoint", "run")
+    assert "a newer graphopt wrote it" in message
+    assert contents(Path("run")) == before
+
+
+def test_what_there_is_no_memory_for_is_not_taken_for_damaged(monkeypatch):
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "run", "--save-every", 4)
+    before = contents(Path("run"))
+
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint.file, "checksum", exhausted)
+    session = graphopt.Session("train.onnx")
+    with pytest.raises(TooLargeError, match=r"0010\.safetensors' asks for more memory"):
+        graphopt.Checkpoints("run").resume(session)
+    assert contents(Path("run")) == before
+
+
+def test_a_checkpoint_to_begin_with_and_a_folder_of_another_run():
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "first")
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "second")
+    before = contents(Path("second"))
+    message = refused(*RUN, "--epochs", 3, "--resume", "first", "--checkpoint", "second")
+    assert "--resume: 'second' has checkpoints of another run already" in message
+    assert "leave out --resume" in message
+    assert contents(Path("second")) == before
+    stdout = succeed(*RUN, "--epochs", 3, "--resume", "second", "--checkpoint", "second").stdout
+    assert "goes on after step 10 of 15" in stdout
+
+
+@pytest.mark.parametrize("kept", ["run", "run.safetensors"])
+def test_the_same_command_goes_on_with_a_checkpoint_to_begin_with_too(kept):
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "first")
+    command = (*RUN, "--resume", "first", "--checkpoint", kept)
+    assert "goes on after step 5 of 10" in succeed(*command, "--epochs", 2).stdout
+    assert "goes on after step 10 of 15" in succeed(*command, "--epochs", 3).stdout
+    # Without the option it is the same run, and with it again.
+    assert "goes on after step 15" in succeed(*RUN, "--checkpoint", kept, "--epochs", 4).stdout
+    assert "goes on after step 20 of 25" in succeed(*command, "--epochs", 5).stdout
+    succeed(*RUN, "--epochs", 5, "--checkpoint", "whole.safetensors")
+    assert same(kept, "whole.safetensors")
+    message = refused(*RUN, "--epochs", 6, "--resume", "none", "--checkpoint", kept)
+    assert "there is no file 'none'" in message
+
+
+def test_it_goes_on_in_the_middle_although_its_last_one_is_damaged():
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "first")
+    command = (*RUN, "--resume", "first", "--checkpoint", "run", "--save-every", 2)
+    succeed(*command, "--epochs", 2)
+    damage(checkpoint.file_of("run"))
+    with pytest.warns(UserWarning, match="it is left out"):
+        assert "goes on after step 8 of 10" in succeed(*command, "--epochs", 2).stdout
+
+
+def test_a_folder_that_is_moved_during_a_run_is_made_again():
+    session = graphopt.Session("train.onnx")
+    feeds = {"x": np.ones((2, 4), np.float32), "labels": np.zeros(2, np.int64)}
+    checkpoints = graphopt.Checkpoints("run")
+    session.step(feeds)
+    checkpoints.save(session)
+    Path("run").rename("moved")
+    session.step(feeds)
+    with pytest.warns(UserWarning, match="the folder 'run' was moved or removed"):
+        checkpoints.save(session)
+    assert [path.name for path in Path("moved").iterdir()] == [checkpoint.name_at(1)]
+    assert [path.name for path in Path("run").iterdir()] == [checkpoint.name_at(2)]
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "c")
+    Path("c").rename("d")  # between runs, it is another place of the same run
+    assert "goes on after step 5" in succeed(*RUN, "--epochs", 2, "--checkpoint", "d").stdout
+
+
+def test_the_new_folder_is_on_the_disk_before_what_is_in_it(monkeypatch):
+    done = []
+    sync = checkpoint_folder.sync_folder
+    monkeypatch.setattr(checkpoint_folder, "sync_folder", lambda f: (done.append(f), sync(f)))
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a: (done.append("saved"), save(*a)))
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "run")
+    assert done == [Path(), "saved"]
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_that_goes_on_with_it(monkeypatch):
+    order = []
+    fsync, save = os.fsync, checkpoint.save
+
+    def synced(number):
+        order.append(Path(f"/proc/self/fd/{number}").resolve().name)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(checkpoint, "save", lambda *a: (order.append("checkpoint"), save(*a)))
+    log = ("--log", "log.jsonl", "--log-every", 1)
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "run", "--save-every", 2, *log)
+    saved = [index for index, name in enumerate(order) if name == "checkpoint"]
+    assert len(saved) == 3
+    assert [order[index - 1] for index in saved] == ["log.jsonl"] * 3
+    rows = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["row"] == "step"] == [1, 2, 3, 4, 5]
+
+
+def mounted(place, options):
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("nothing may be mounted")
+
+
+@pytest.fixture
+def place(folder):
+    """Where something is mounted."""
+    place = folder / "place"
+    yield place
+    subprocess.run(["umount", str(place)], check=False)
+
+
+@pytest.mark.parametrize(
+    "option", [("--checkpoint", "run"), ("--checkpoint", "c.safetensors"), ("--export", "o.onnx")]
+)
+def test_a_disk_that_is_read_only_is_found_before_anything_is_trained(option, place, monkeypatch):
+    mounted(place, "ro,size=64k")
+    monkeypatch.setattr(graphopt.Session, "step", lambda *_, **__: pytest.fail("it trains"))
+    message = refused(*RUN, "--epochs", 1, option[0], f"place/{option[1]}")
+    assert os.strerror(errno.EROFS) in message
+    assert "'place" in message
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_same_command_goes_on(place):
+    mounted(place, "size=40k")
+    (place / "log.csv").write_text("")
+    command = (*RUN, "--checkpoint", "place/run", "--log", "place/log.csv", "--log-every", 1)
+    succeed(*command, "--epochs", 1)
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    before = contents(place / "run")
+    message = refused(*command, "--epochs", 50)
+    assert os.strerror(errno.ENOSPC) in message
+    assert "'place/" in message
+    assert contents(place / "run") == before
+    ballast.unlink()
+    assert "goes on after step 5 of 10" in succeed(*command, "--epochs", 2).stdout
+    succeed(*RUN, "--epochs", 2, "--checkpoint", "whole.safetensors")
+    assert same("place/run", "whole.safetensors")
+    rows = (place / "log.csv").read_text().splitlines()
+    assert len(rows) == 1 + 10 + 2
