@@ -29,7 +29,7 @@ from graphopt.inspection.targets import (
     targets,
 )
 from graphopt.requirement import requirements
-from graphopt.shapes.engine import Shapes, infer, open_dimensions
+from graphopt.shapes.engine import open_dimensions
 from graphopt.soundness.errors import about
 
 
@@ -91,7 +91,7 @@ def _inspected(
     model = reading.file.model
     needed = requirements(model)
     sizes = _sizes(reading, batch_size, dims)
-    tensors = infer(model, sizes)
+    tensors = reading.file.shapes(sizes)
     stages = stages_of_nodes(reading)
     weights = weights_of(reading, stages)
     could_be = could_be_trained(reading, weights, stages)
@@ -110,7 +110,9 @@ def _inspected(
         steps=steps,
         above_target=exceeds(needed, None if isinstance(target, Provider) else target),
     )
-    others = [documented(target, stages, Shapes(model))] if isinstance(target, Provider) else []
+    others = (
+        [documented(target, stages, reading.file.shapes())] if isinstance(target, Provider) else []
+    )
     return Inspection(
         model=ModelFacts(
             name=reading.file.name,

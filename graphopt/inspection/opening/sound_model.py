@@ -5,7 +5,8 @@ Until it has been checked, a model is its proto: what is not sound may not even 
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import AttributeProto, TensorProto, TypeProto
 from graphopt.forward import to_ir
 from graphopt.inspection.opening.untrusted import opened
 from graphopt.large_models import size_of
+from graphopt.shapes.engine import Shapes
 from graphopt.soundness.errors import about
 from graphopt.soundness.nodes import attributes, places, types
 
@@ -40,6 +42,20 @@ class SoundModel:
     name: str
     bytes: int
     files: tuple[Path, ...] = ()
+    _shapes: dict[frozenset[tuple[str, int]] | None, Shapes] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def shapes(self, sizes: Mapping[str, int] | None = None) -> Shapes:
+        """The shapes of all values, which are inferred once.
+
+        Args:
+            sizes: What open dimensions are taken to be, by name; None: they keep their names.
+        """
+        key = None if sizes is None else frozenset(sizes.items())
+        if key not in self._shapes:
+            self._shapes[key] = Shapes(self.model, sizes)
+        return self._shapes[key]
 
 
 def sound_model(model: Any) -> SoundModel:

@@ -15,6 +15,7 @@ import graphopt
 from graphopt import checkpoint
 from graphopt.examples import digits_cnn
 from graphopt.inspection import diff, diff_checkpoints, inspect_checkpoint
+from graphopt.inspection.opening import sound_model
 from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.show.page import (
     checkpoint_difference_page,
@@ -26,6 +27,7 @@ from graphopt.inspection.show.page.graph_rows import graph_data
 from graphopt.inspection.show.page.times import node_times
 from graphopt.module_names import BUCKETS, modules, name_of
 from graphopt.schedules import CosineDecayLR
+from graphopt.shapes.engine import Shapes
 from tests.helpers.page_browser import CONTRAST, visited
 
 pytestmark = pytest.mark.any_runtime
@@ -643,3 +645,19 @@ def test_the_modules_of_a_checkpoint_are_the_sums_of_its_tensors(tmp_path, shown
     assert head[1:] == [None, "head.weight", "2", "1", "0", "0 %"]
     assert len(seen["folded"]) == 2
     assert [row[2] for row in seen["found"]] == ["net.layers.2.fc", "bias", "weight"]
+
+
+def test_a_page_infers_no_shapes_that_the_inspection_has(graph, monkeypatch):
+    """A large graph takes seconds for it."""
+    asked = []
+
+    def counted(model, sizes):
+        asked.append(sizes)
+        return Shapes(model, sizes)
+
+    monkeypatch.setattr(sound_model, "Shapes", counted)
+    reading = read(graph.model)
+    found = graphopt.inspect(reading)
+    html = page(found, reading)
+    assert asked == [found.memory.sizes, None]
+    assert html == page(found, read(graph.model))

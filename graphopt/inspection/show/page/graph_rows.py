@@ -13,7 +13,7 @@ from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.structure.nodes_of import attributes_text
 from graphopt.inspection.structure.roles import stages_of_nodes
 from graphopt.module_names import BUCKETS, modules, name_of
-from graphopt.shapes.engine import Shapes, infer
+from graphopt.shapes.engine import Shapes
 from graphopt.shapes.sizes import Dims
 from graphopt.shapes.values import UNNAMED
 from graphopt.stage import STAGES
@@ -51,7 +51,7 @@ def graph_data(reading: Reading, inspection: Inspection) -> dict[str, Any]:
     model, sizes = reading.file.model, inspection.memory.sizes
     graph = model.graph
     stages = stages_of_nodes(reading)
-    shapes = infer(model, sizes)
+    shapes = reading.file.shapes(sizes)
     names = [parameter.name for parameter in inspection.parameters]
     paths = modules(graph, stages, names, _groups(inspection))
     written, placed = _Numbered(), _Numbered()
@@ -84,7 +84,7 @@ def graph_data(reading: Reading, inspection: Inspection) -> dict[str, Any]:
         "attributes": written.listed(),
         "inputs": inputs,
         "outputs": outputs,
-        **_values(values, shapes, Shapes(model) if sizes else shapes),
+        **_values(values, shapes, reading.file.shapes() if sizes else shapes),
         "buckets": BUCKETS,
     }
 
