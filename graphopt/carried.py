@@ -200,8 +200,8 @@ def with_averages(carried: Iterable[Carried]) -> tuple[Carried, ...]:
     by_input = {value.input: value for value in carried}
     made = []
     for value in carried:
-        kind, name = states.split(value.input)
-        is_average = kind == states.AVERAGE.name and name in by_input
+        kind, name = states.split(value.input, by_input)
+        is_average = kind == states.AVERAGE.name
         made.append(replace(value, initial=name) if is_average else value)
     return tuple(made)
 

@@ -1,7 +1,7 @@
 """The average of checkpoints: of their parameters and running statistics."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ def average_checkpoints(
     ordered = sorted(files, key=_updates)[-(last or len(files)) :]
     with about(path):
         newest = read_stored(ordered[-1])
-        averaged = [name for name in newest.state if _is_averaged(name)]
+        averaged = [name for name in newest.state if _is_averaged(name, newest.state)]
         sums = {name: newest.state[name].astype(np.float64) for name in averaged}
         for file in ordered[:-1]:
             stored = read_stored(file)
@@ -96,8 +96,8 @@ def _updates(file: Path) -> int:
     return int(read_stored(file).state.get(states.GLOBAL_STEP.name, np.int64(0)))
 
 
-def _is_averaged(name: str) -> bool:
-    return not states.split(name)[0] and name not in _SCALARS
+def _is_averaged(name: str, names: Container[str]) -> bool:
+    return not states.split(name, names)[0] and name not in _SCALARS
 
 
 def _check(file: Path, stored: Stored, other: Path, newest: Stored) -> None:

@@ -256,7 +256,9 @@ def _free_names(
     for values in (*(node.outputs for node in op.graph.all_nodes()), *inner):
         for value in values:
             name = str(value.name)
-            needed = name in wanted or name.endswith(("_grad", NEXT)) or states.split(name)[0]
+            needed = (
+                name in wanted or name.endswith(("_grad", NEXT)) or states.is_called_as_one(name)
+            )
             if needed and name not in interface:
                 value.name = op.fresh_name(f"forward/{name}")
                 op.release_name(name)

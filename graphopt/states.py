@@ -4,7 +4,7 @@ Whoever handles state takes it from here: the update, checkpoints, on-device fil
 profiling.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,15 +154,28 @@ def moved_by(optimizer: object) -> tuple[State, ...]:
     return tuple(state for state in kept_by(optimizer) if state.symbol)
 
 
-def split(name: str) -> tuple[str, str]:
+def split(name: str, names: Container[str]) -> tuple[str, str]:
     """The kind of a state and its parameter; the kind is "" where the name is none of a state.
 
+    A layer may be called as a state is: what has no parameter is none.
+
+    Args:
+        name: Of a parameter, a state of one, or anything else that is carried.
+        names: All that there are.
+
     Example:
-        >>> split("moment.fc.weight"), split("fc.weight")
-        (('moment', 'fc.weight'), ('', 'fc.weight'))
+        >>> names = {"fc.weight", "moment.fc.weight", "moment.weight"}
+        >>> split("moment.fc.weight", names), split("moment.weight", names)
+        (('moment', 'fc.weight'), ('', 'moment.weight'))
     """
     kind, _, parameter = name.partition(".")
-    return (kind, parameter) if parameter and kind in NAMES else ("", name)
+    return (kind, parameter) if kind in NAMES and parameter in names else ("", name)
+
+
+def is_called_as_one(name: str) -> bool:
+    """Whether a name is one that a state might have."""
+    kind, _, parameter = name.partition(".")
+    return kind in NAMES and bool(parameter)
 
 
 def averages(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -171,7 +184,7 @@ def averages(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     Raises:
         ValueError: There are none.
     """
-    pairs = ((name, split(name)[1]) for name in names)
+    pairs = ((name, split(name, state)[1]) for name in names)
     found = {of: state[name].astype(state[of].dtype) for name, of in pairs}
     if not found:
         raise ValueError(
@@ -183,9 +196,7 @@ def averages(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def first_averages(state: Mapping[str, Any], lacking: Iterable[str]) -> dict[str, Any]:
     """The averages that a state lacks, which start as what they are of."""
-    kinds = ((name, *split(name)) for name in lacking)
+    kinds = ((name, *split(name, state)) for name in lacking)
     return {
-        name: state[of].astype(AVERAGE.dtype)
-        for name, kind, of in kinds
-        if kind == AVERAGE.name and of in state
+        name: state[of].astype(AVERAGE.dtype) for name, kind, of in kinds if kind == AVERAGE.name
     }

@@ -32,10 +32,14 @@ def test_names_and_symbols_tell_them_apart():
 
 @pytest.mark.quick
 def test_split_is_the_inverse_of_of():
+    names = {"fc.weight"}
     for state in OF_PARAMETERS:
-        assert states.split(state.of("fc.weight")) == (state.name, "fc.weight")
-    for name in ("fc.weight", "moment", "moment.", "global_step", "statistic.x", ""):
-        assert states.split(name) == ("", name)
+        assert states.split(state.of("fc.weight"), names) == (state.name, "fc.weight")
+        assert states.is_called_as_one(state.of("weight"))
+    others = ("fc.weight", "moment", "moment.", "global_step", "statistic.x", "", "moment.weight")
+    for name in others:
+        assert states.split(name, names) == ("", name)
+    assert not any(map(states.is_called_as_one, others[:-1]))
 
 
 @pytest.mark.parametrize(

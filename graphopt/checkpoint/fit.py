@@ -40,7 +40,7 @@ def impossible(state: State) -> list[str]:
     """What no training leaves behind: numbers that are none, negative squares, wild counters."""
     problems = []
     for name, array in state.items():
-        kind = split(name)[0] or name
+        kind = split(name, state)[0] or name
         if count := lost_in(array):
             verb = "is" if count == 1 else "are"
             problems.append(f"{count} of {array.size} numbers of '{name}' {verb} NaN or infinite")

@@ -20,12 +20,12 @@ _KINDS = (states.MEAN_SQUARE, states.MEAN_GRAD, states.MOMENT)
 
 def is_of_optimizer(tensors: Mapping[str, Array]) -> bool:
     """Whether there are states of RMSProp."""
-    return any(states.split(name)[0] == states.MEAN_SQUARE.name for name in tensors)
+    return bool(names_in(tensors))
 
 
 def names_in(tensors: Mapping[str, Array]) -> list[str]:
     """The parameters of the optimizer, in its order."""
-    split = map(states.split, tensors)
+    split = (states.split(name, tensors) for name in tensors)
     return [parameter for kind, parameter in split if kind == states.MEAN_SQUARE.name]
 
 

@@ -50,7 +50,8 @@ class Places:
     def statistics(self) -> list[str]:
         """The running statistics."""
         taken = {*self.trained, *(state.name for state in states.OF_GRAPHS)}
-        return [name for name in self.shapes if name not in taken and not states.split(name)[0]]
+        shapes = self.shapes
+        return [n for n in shapes if n not in taken and not states.split(n, shapes)[0]]
 
     def has(self, kind: states.State) -> bool:
         """Whether there is a state of this kind."""

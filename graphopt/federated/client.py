@@ -73,7 +73,7 @@ class Client(Protocol):
 
 def travelling(state: Mapping[str, Array]) -> dict[str, Array]:
     """Of a state, what goes from the server to clients and back: not the states of an optimizer."""
-    return {n: array for n, array in state.items() if not split(n)[0] and n not in _OF_GRAPHS}
+    return {n: x for n, x in state.items() if not split(n, state)[0] and n not in _OF_GRAPHS}
 
 
 @dataclass(frozen=True)
@@ -312,5 +312,5 @@ def _without_sums(state: Mapping[str, Array]) -> dict[str, Array]:
     return {
         name: array
         for name, array in state.items()
-        if split(name)[0] != ACCUMULATED.name and name != ACCUMULATION_COUNT.name
+        if split(name, state)[0] != ACCUMULATED.name and name != ACCUMULATION_COUNT.name
     }

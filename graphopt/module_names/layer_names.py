@@ -8,7 +8,7 @@ import onnx_ir as ir
 from graphopt.carried import NEXT
 from graphopt.graphs import operands
 from graphopt.stage import BACKWARD_PREFIX, UPDATE_PREFIX, Stage
-from graphopt.states import split
+from graphopt.states import is_called_as_one
 
 _GRAD_OF_NODE = "_Grad/"  # in the names that ONNX Runtime gives the nodes of a gradient
 _SEVERAL = ""  # buckets
@@ -145,6 +145,7 @@ def _of_update(nodes: Sequence[ir.Node], stages: Sequence[Stage]) -> Iterator[tu
 def _carried_to(node: ir.Node, wanted: Mapping[ir.Value, str]) -> str:
     """The one bucket for which a node without a name works."""
     names = [str(value.name) for value in node.outputs]
-    found = {split(name.removesuffix(NEXT))[1] for name in names if name.endswith(NEXT)}
+    new = {name.removesuffix(NEXT) for name in names if name.endswith(NEXT)}
+    found = {name.partition(".")[2] if is_called_as_one(name) else name for name in new}
     found = found or {wanted[value] for value in node.outputs if value in wanted}
     return found.pop() if len(found) == 1 else _SEVERAL

@@ -281,8 +281,8 @@ def _counted(name: str, numbers: Array) -> Array:
 
 def _shaped(name: str, array: Array, trainable: Mapping[str, Array]) -> Array:
     """A tensor; if it is a state, in the shape of its parameter."""
-    kind, parameter = split(name)
-    if not kind or parameter not in trainable:
+    kind, parameter = split(name, trainable)
+    if not kind:
         return array
     like = trainable[parameter]
     if array.size != like.size:

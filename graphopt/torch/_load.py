@@ -25,10 +25,11 @@ def load_state(module: torch.nn.Module, session: Session) -> None:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+    state = session.state
     trained = {
         name: array
-        for name, array in session.state.items()
-        if states.split(name)[0] == "" and name not in states.COUNTERS
+        for name, array in state.items()
+        if states.split(name, state)[0] == "" and name not in states.COUNTERS
     }
     forward = _forward(session, trained)
     arrays = {

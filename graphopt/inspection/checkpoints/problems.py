@@ -118,9 +118,10 @@ def incomplete(
                 name = f"{kind}.{parameter.value.name}"
                 why = f"it is missing, and other parameters have their {kind}"
                 yield problem("missing-tensor", name, why)
+    layers = {parameter.value.name.partition(".")[0] for parameter in parameters}
     for tensor in others:
         kind, _, parameter_name = tensor.name.partition(".")
-        if kind in known and parameter_name:
+        if kind in known and parameter_name and kind not in layers:
             why = f"it is a state of '{parameter_name}', which is missing"
             yield problem("unexpected-tensor", tensor.name, why)
 
