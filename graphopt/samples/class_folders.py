@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.feeds import Feed
 from graphopt.limits import asked_for_by
 from graphopt.samples.pictures import Frame, PictureOptions, frame_of, pillow, stacked
-from graphopt.samples.source import Batch, Samples
+from graphopt.samples.source import Batch, Samples, written_at
 
 _ENDINGS = {
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
@@ -85,6 +85,11 @@ class ClassFolders(Samples):
             relative = path.relative_to(self._folder).as_posix()
             digest.update(f"\n{relative} {path.stat().st_size}".encode())
         return digest.hexdigest()
+
+    @property
+    def written(self) -> str:
+        """When the pictures were last written to, of which only the sizes are looked at."""
+        return written_at(self._paths)
 
     @property
     def files(self) -> Sequence[Path]:

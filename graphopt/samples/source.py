@@ -61,6 +61,11 @@ class Samples(ABC):
         """The files that they are read from."""
         return ()
 
+    @property
+    def written(self) -> str:
+        """When its files were last written to, as a digest, where `digest` does not look at all."""
+        return ""
+
     def among(self, feeds: Iterable[Feed]) -> list[Feed]:
         """Those of some feeds that there are samples of."""
         return [feed for feed in feeds if feed.name in self.names]
@@ -106,7 +111,7 @@ class Arrays(Samples):
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             looked_at = np.arange(array.shape[0])
-            if not self._in_memory and np.prod(array.shape) * array.dtype.itemsize > _WHOLE:
+            if not self._in_memory and _is_large(array):
                 looked_at = np.unique(np.linspace(0, array.shape[0] - 1, _ROWS).astype(np.int64))
             whole = array if isinstance(array, np.ndarray) and self._in_memory else array[looked_at]
             digest.update(np.ascontiguousarray(whole).reshape(-1).view(np.uint8).data)
@@ -117,9 +122,25 @@ class Arrays(Samples):
         """The files that they were read from."""
         return self._files
 
+    @property
+    def written(self) -> str:
+        """When its files were last written to, where not all rows are looked at."""
+        is_whole = self._in_memory or not any(map(_is_large, self.arrays.values()))
+        return "" if is_whole else written_at(self._files)
+
     def with_arrays(self, arrays: Mapping[str, Rows]) -> "Arrays":
         """The same with other arrays, or with other names of them."""
         return Arrays(arrays, self._files, in_memory=self._in_memory)
+
+
+def written_at(files: Iterable[Path]) -> str:
+    """A digest of when files were last written to, in their order."""
+    times = [file.stat().st_mtime_ns for file in files]
+    return hashlib.sha256(" ".join(map(str, times)).encode()).hexdigest()
+
+
+def _is_large(array: Rows) -> bool:
+    return bool(np.prod(array.shape) * array.dtype.itemsize > _WHOLE)
 
 
 def check_lengths(where: str, arrays: Mapping[str, Rows]) -> None:

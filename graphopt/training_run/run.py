@@ -1,5 +1,6 @@
 """A run of training: goes through the samples, looks how good it is, saves, and goes on."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from graphopt.training_run.target import POSITION, Target
 
 _LOSSES = "losses"  # of the epoch so far: how many, and their sum
 _HISTORY = "history"
+_WRITTEN = "data written"  # when, where only a part of them is looked at
 _BEST = "best"  # which of two metrics is the better one
 
 
@@ -83,6 +85,14 @@ class Run:
                     f"{'' if 'data' in name or name == 'constants' else values}; give the same to "
                     "go on, or begin anew with another --checkpoint"
                 )
+
+        written = self.plan.samples.written
+        if written != note.get(_WRITTEN, written):
+            warnings.warn(
+                "files of the data were written since the run began, of which only the sizes and "
+                "some rows are compared: if they were edited, begin anew with another --checkpoint",
+                stacklevel=2,
+            )
 
     @property
     def has_ended(self) -> bool:
@@ -190,6 +200,7 @@ class Run:
             _LOSSES: list(self.summed),
             _HISTORY: self.history.epochs,
             _BEST: self.history.mode,
+            _WRITTEN: self.plan.samples.written,
             **self.target.noted,
             **self._described,
         }

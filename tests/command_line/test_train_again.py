@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import checkpoint, checkpoint_folder
 from graphopt.limits import TooLargeError
+from graphopt.samples import source
 from graphopt.training_run import target
 from tests.helpers.command_line import run, succeed
 from tests.helpers.faults import contents
@@ -225,6 +227,41 @@ def test_it_goes_on_in_the_middle_although_its_last_one_is_damaged():
     damage(checkpoint.file_of("run"))
     with pytest.warns(UserWarning, match="it is left out"):
         assert "goes on after step 8 of 10" in succeed(*command, "--epochs", 2).stdout
+
+
+@pytest.mark.parametrize("kind", ["arrays", "pictures"])
+def test_data_that_were_written_again_are_told_of_where_not_all_are_compared(kind, monkeypatch):
+    monkeypatch.setattr(source, "_WHOLE", 100)
+    monkeypatch.setattr(source, "_ROWS", 2)
+    if kind == "arrays":
+        Path("arrays").mkdir()
+        with np.load("data.npz") as data:
+            for name in data.files:
+                np.save(f"arrays/{name}.npy", data[name])
+        edited, command = Path("arrays/x.npy"), (*RUN[:3], "arrays", *RUN[4:])
+    else:
+        image = pytest.importorskip("PIL.Image")
+        for label in range(3):
+            Path("pictures", str(label)).mkdir(parents=True)
+            for index in range(6):
+                image.new("L", (2, 2), 9 * index).save(f"pictures/{label}/{index}.bmp")
+        made = onnx.parser.parse_model(MODEL.replace("N,4", "N,1,2,2").replace("x)", "x)", 1))
+        made.graph.node[0].CopyFrom(onnx.helper.make_node("Flatten", ["x"], ["flat"]))
+        made.graph.node.append(onnx.helper.make_node("MatMul", ["flat", "w"], ["logits"]))
+        made.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 3), np.float32), "w"))
+        optimizer = graphopt.RMSProp(graphopt.parameters(made), 0.05)
+        graphopt.training_graph(made, "cross_entropy", optimizer).save("pictures.onnx")
+        edited = Path("pictures/1/3.bmp")
+        command = ("train", "pictures.onnx", "--data", "pictures", "--batch-size", 8)
+    succeed(*command, "--epochs", 1, "--checkpoint", "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        succeed(*command, "--epochs", 2, "--checkpoint", "run")
+    content = bytearray(edited.read_bytes())
+    content[-70] ^= 1  # of a row, or a pixel, that nothing looks at
+    edited.write_bytes(content)
+    with pytest.warns(UserWarning, match="files of the data were written since the run began"):
+        succeed(*command, "--epochs", 3, "--checkpoint", "run")
 
 
 def test_a_folder_that_is_moved_during_a_run_is_made_again():
