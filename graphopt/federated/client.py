@@ -238,7 +238,7 @@ class ClientFiles:
         """
         check_given(values, self.own)
         mask = self.groups.checked(group_mask, values)
-        loaded = _without_sums(state or {}) | dict(values)
+        loaded = _without_sums(state or {}, self.start) | dict(values)
         if checked_seed(seed) is not None and RANDOM_SEED.name in self.start:
             loaded[RANDOM_SEED.name] = np.array(seed, np.int64)
         feeds = {MASK: np.array(mask)} if self.groups.masked else {}
@@ -307,10 +307,15 @@ class Round:
         return Trained(sent, means.examples - waiting, means.means, after)
 
 
-def _without_sums(state: Mapping[str, Array]) -> dict[str, Array]:
-    """A state without what is added up, which is for the parameters of another round."""
+def _without_sums(state: Mapping[str, Array], names: Collection[str]) -> dict[str, Array]:
+    """A state without what is added up, which is for the parameters of another round.
+
+    Args:
+        state: It, which may lack the parameters.
+        names: Those of all that is carried.
+    """
     return {
         name: array
         for name, array in state.items()
-        if split(name, state)[0] != ACCUMULATED.name and name != ACCUMULATION_COUNT.name
+        if split(name, names)[0] != ACCUMULATED.name and name != ACCUMULATION_COUNT.name
     }

@@ -183,6 +183,8 @@ def test_a_round_does_not_go_on_with_what_was_added_up_for_other_parameters():
         before = client.train(initial(), batches(4))
     assert before.state["accumulation_count"] == 1
     own = {name: array for name, array in before.state.items() if name not in SHAPES}
+    begun = client._files.begin(initial(2), None, own, None).loaded
+    assert not [name for name in begun if name.startswith("accumul")]
     after = client.train(initial(2), batches(3, seed=1), state=own)
     session = graphopt.Session(added_up())
     sums = {name: a for name, a in own.items() if not name.startswith("accumul")}
