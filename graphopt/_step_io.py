@@ -82,6 +82,10 @@ class StepIO:
         values = self._values() if outputs else {}
         return {name: self._copied(name, values[name], reserved.get(name)) for name in outputs}
 
+    def values(self) -> dict[str, Any]:
+        """The outputs of the last run by name, where they are."""
+        return self._values()
+
     def _copied(self, name: str, value: Any, reserved: np.ndarray | None) -> np.ndarray:
         array = value.numpy()
         if reserved is None or (reserved.shape, reserved.dtype) != (array.shape, array.dtype):

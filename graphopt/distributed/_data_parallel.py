@@ -5,7 +5,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,9 @@ class DataParallel(Session):
         compare_every: After so many steps, and after anything was loaded, ranks compare digests of
             their states; None: never.
         message: Bytes of gradients that are sent at once.
+        pieces: In how many pieces the gradients are computed: those of one are added up while the
+            next is computed, which wins where the link is slow. On CPUs, and by engines that have
+            the attribute ``overlaps``, and it is true: gloo. Otherwise, one.
         session_options: See `Session`. By default, ranks on one machine share its cores.
         kernels: See `Session`.
         max_skips: See `Session`.
@@ -106,6 +109,7 @@ class DataParallel(Session):
         size: int | None = None,
         compare_every: int | None = 100,
         message: int = MESSAGE,
+        pieces: int = 1,
         session_options: Any = None,
         kernels: bool = True,
         max_skips: int | None = None,
@@ -115,6 +119,7 @@ class DataParallel(Session):
         if compare_every is not None:
             _checks.steps("compare_every", compare_every)
         _checks.steps("message", message)
+        _checks.steps("pieces", pieces)
         self.ranks = ranks_of(all_reduce, rank, size)
         self.rank, self.size = self.ranks.rank, self.ranks.size
         half = split(as_training_graph(graph))
@@ -147,6 +152,7 @@ class DataParallel(Session):
                 kernels=kernels,
                 deterministic=deterministic,
             )[0],
+            pieces if self._providers == [_runtime.CPU] and self.ranks.overlaps else 1,
         )
         # What the update is fed beside the gradients: small, of fixed shapes, and that of rank 0.
         small = [feed for feed in self.inputs if feed.name not in half.flat]
@@ -160,7 +166,7 @@ class DataParallel(Session):
         ]
         self._compare_every, self._taken, self._is_new = compare_every, 0, False
         self.ranks.check()
-        self._check_graph(compare_every, message)
+        self._check_graph(compare_every, message, pieces)
         self.broadcast()
 
     @property
@@ -211,11 +217,15 @@ class DataParallel(Session):
         prepared, error = attempt(lambda: self._prepared(feeds, examples))
         batch, fed, count = prepared or ({}, {}, 0)
         fed, share = self._agree(fed, count, error)
-        own, error = attempt(lambda: self._compute(batch, fed, share, names))
+        sums = self.ranks.sums(overlapped=self._gradients.count > 1)
+        own, error = attempt(lambda: self._compute(batch, fed, share, names, sums.begin))
+        for messages in self._gradients.messages[sums.begun :]:
+            sums.begin(*messages)  # what is not there counts for nothing: the step fails on all
         reported = own or {}
         loss = float(reported[LOSS]) * share if LOSS in reported else 0.0
         tail = np.array([loss, error is not None], np.float64)
-        self.ranks.add(tail, *self._gradients.messages)
+        sums.begin(tail)
+        sums.end()
         if tail[1]:
             self.ranks.fail(error)
         done = super().step(
@@ -329,6 +339,7 @@ class DataParallel(Session):
         fed: Mapping[str, np.ndarray],
         share: float,
         names: Collection[str],
+        ready: Callable[..., object],
     ) -> dict[str, np.ndarray]:
         """This rank's gradients, in their memory; returns what is reported."""
         if not batch:
@@ -346,7 +357,7 @@ class DataParallel(Session):
             seed = int(held[RANDOM_SEED.name].numpy()) + self.rank * _SEED_STEP
             held[RANDOM_SEED.name] = np.array(seed % SEEDS, np.int64)
         both = {name: fed[name] for name in self._gradients.fed if name in fed}
-        return self._gradients.run({**batch, **both}, held, share, {LOSS, *names})
+        return self._gradients.run({**batch, **both}, held, share, {LOSS, *names}, ready)
 
     def _digests(self) -> dict[str, int]:
         """The CRC-32 of each value of the state, by its name."""
@@ -377,5 +388,5 @@ class DataParallel(Session):
         if wrong:
             raise RuntimeError(
                 f"rank {', '.join(map(str, wrong))} has another training graph than rank 0, or "
-                "another compare_every or message: give all the same"
+                "another compare_every, message or pieces: give all the same"
             )

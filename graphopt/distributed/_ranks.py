@@ -1,6 +1,9 @@
 """What ranks tell each other, all of it by sums: any engine that adds arrays up will do."""
 
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -63,6 +66,15 @@ class Ranks:
                 f"{none}; most likely another rank has ended, whose own message says why: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the engine adds up in a thread of its own while this rank computes."""
+        return bool(getattr(self._all_reduce, "overlaps", False)) and self.size > 1
+
+    def sums(self, *, overlapped: bool) -> "Sums":
+        """Sums of a step, which may begin before the last array is there."""
+        return OverlappedSums(self) if overlapped else Sums(self)
 
     def check(self) -> None:
         """Refuse an engine that does not add up.
@@ -127,6 +139,62 @@ class Ranks:
             raise error
         rank, message = next((r, text) for r, text in enumerate(messages) if text)
         raise OtherRankError(f"rank {rank} of {self.size} failed, nothing was updated: {message}")
+
+
+class Sums:
+    """Sums of a step, all of them at its end.
+
+    Attributes:
+        begun: How often arrays were given.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        """See the class."""
+        self._ranks, self._arrays, self.begun = ranks, list[np.ndarray](), 0
+
+    def begin(self, *arrays: np.ndarray) -> None:
+        """Add these up, before `end` returns; all ranks give as many, in the same order."""
+        self._arrays += arrays
+        self.begun += 1
+
+    def end(self) -> None:
+        """Wait until all arrays are the sums.
+
+        Raises:
+            OtherRankError: As `Ranks.add`.
+        """
+        self._ranks.add(*self._arrays)
+
+
+class OverlappedSums(Sums):
+    """Sums of a step, each of which a thread begins when its array is there."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        """See the class."""
+        super().__init__(ranks)
+        self._queue: SimpleQueue[Sequence[np.ndarray] | None] = SimpleQueue()
+        self._error: Exception | None = None
+        # A daemon: a process that ends does not wait for sums that do not come.
+        self._thread = threading.Thread(target=self._run, name="graphopt-sums", daemon=True)
+        self._thread.start()
+
+    def begin(self, *arrays: np.ndarray) -> None:
+        """Begin to add these up; all ranks give the same, in the same order."""
+        self.begun += 1
+        self._queue.put(arrays)
+
+    def end(self) -> None:
+        """Wait until all arrays are the sums."""
+        self._queue.put(None)
+        while self._thread.is_alive():
+            self._thread.join(0.5)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (arrays := self._queue.get()) is not None:
+            if self._error is None:
+                self._error = attempt(partial(self._ranks.add, *arrays))[1]
 
 
 _LONGEST = 400  # characters of a message, of four bytes at most

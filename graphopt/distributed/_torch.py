@@ -41,6 +41,7 @@ class torch_distributed:  # noqa: N801 - it is used like a function
         rank: Which process this is, from 0.
         size: How many there are.
         local_size: How many are on this machine.
+        overlaps: Whether it adds up in a thread of its own while others compute.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -69,6 +70,7 @@ class torch_distributed:  # noqa: N801 - it is used like a function
         self._device = "cuda" if self._dist.get_backend() == "nccl" else "cpu"
         self.rank, self.size = self._dist.get_rank(), self._dist.get_world_size()
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.overlaps = self._device == "cpu"
         self._pending: list[Any] = []
         self._watch: Watch | None = None
         if self._device == "cpu" and self.size > 1:

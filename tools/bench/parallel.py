@@ -168,18 +168,16 @@ def measured(network: str, folder: Path, at: Sequence[Place], ranks: int, turns:
 def line(record: Mapping[str, Any]) -> str:
     """What was measured, in one line."""
 
-    def told(name: str, answer: Mapping[str, float]) -> str:
+    def told(name: str, answer: Mapping[str, Any]) -> str:
         sums = answer.get("sums")
         share = "" if sums is None else f" (sums {100 * sums / answer['seconds']:.0f} %)"
-        return f"{name} {1e3 * answer['seconds']:.0f} ms{share}"
+        seconds = f"{name} {1e3 * answer['seconds']:.0f} ms{share}"
+        if "ratio" not in answer:
+            return seconds
+        least, most = min(answer["ratios"]), max(answer["ratios"])
+        return f"{seconds} {answer['ratio']:.2f} of DDP's ({least:.2f} to {most:.2f})"
 
-    names = ("graphopt mpi", "graphopt gloo", "pytorch ddp")
-    said = ", ".join(told(name, record[name]) for name in names)
-    return f"{said}; gloo / ddp {record['ratio']:.2f} ({_span(record['ratios'])})"
-
-
-def _span(ratios: Sequence[float]) -> str:
-    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return ", ".join(told(*item) for item in record.items())
 
 
 def predicted(seconds: Mapping[str, float], size: float, messages: int) -> str:
@@ -226,7 +224,7 @@ def main() -> None:
     for wire, by_count in records["wires"].items():
         for network, by_wire in records["networks"].items():
             last = by_wire[wire][str(options.ranks[-1])]
-            size = last["graphopt gloo"]["bytes"]
+            size = last["graphopt gloo, 1"]["bytes"]
             for engine, seconds in by_count.get("2", {}).items():
                 said = predicted(seconds, size, max(1, size // MESSAGE))
                 print(f"{network}, {wire}, {engine}: {said}", flush=True)

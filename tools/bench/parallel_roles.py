@@ -20,6 +20,9 @@ from graphopt.distributed import DataParallel, mpi, torch_distributed
 _WARM_UP = 3
 STEPS = 5
 """Steps of a turn."""
+PIECES = 1, 2, 3
+"""In how many pieces gradients are computed."""
+DDP = "pytorch ddp"
 
 SIZES = [8, 2**10, 2**14, 2**18, 2**20, 2**22, 2**24, 2**26]
 """Bytes of the messages that are sent to measure the links."""
@@ -31,6 +34,7 @@ class _Timed:
     def __init__(self, engine: Any) -> None:
         self.rank, self.size, self._engine = engine.rank, engine.size, engine
         self.seconds, self.bytes = 0.0, 0
+        self.overlaps = getattr(engine, "overlaps", False)
 
     def __call__(self, arrays: Sequence[np.ndarray]) -> None:
         """Write to each array the sum over all ranks."""
@@ -61,14 +65,19 @@ class _Ours:
         sums: The seconds of the sums of each step.
     """
 
-    def __init__(self, ranks: Any, folder: str) -> None:
+    def __init__(self, ranks: Any, folder: str, pieces: int = 1) -> None:
         from graphopt import _runtime
 
         options = _runtime.session_options(_runtime.onnxruntime())
         options.intra_op_num_threads = 1
         self._timed, self.sums = _Timed(ranks), list[float]()
         path = Path(folder, "train.onnx")
-        self._session = DataParallel(path, self._timed, session_options=options, compare_every=None)
+        self._session = DataParallel(
+            *(path, self._timed),
+            session_options=options,
+            compare_every=None,
+            pieces=pieces,
+        )
         self._feeds = _part(Path(folder, "batch.npz"), ranks.rank, ranks.size)
 
     def step(self) -> None:
@@ -124,24 +133,26 @@ def graphopt(engine: str, _: str, folder: str, turns: str) -> dict[str, Any]:
 def beside(engine: str, network: str, folder: str, turns: str) -> dict[str, Any]:
     """The same, and PyTorch's DistributedDataParallel: both take turns in the same ranks."""
     with _engine(engine) as ranks:
-        ours = _Ours(ranks, folder)
-        both = ours.step, _theirs(ranks, network, folder)
-        for step in both:
+        ours = {f"graphopt gloo, {n}": _Ours(ranks, folder, n) for n in PIECES}
+        if ranks.size == 1:
+            ours = dict([*ours.items()][:1])
+        steps: dict[str, Callable[[], object]] = {name: one.step for name, one in ours.items()}
+        steps[DDP] = _theirs(ranks, network, folder)
+        times: dict[str, list[list[float]]] = {name: [] for name in steps}
+        for step in steps.values():
             _turn(step, _WARM_UP)
-        times: tuple[list[list[float]], list[list[float]]] = [], []
         for turn in range(int(turns)):
-            for one in (0, 1) if turn % 2 else (1, 0):
-                both[one]()  # what is in the caches is the other one's
-                times[one].append(_turn(both[one], STEPS))
-        pairs = zip(*times, strict=True)
-        ratios = [statistics.median(one) / statistics.median(other) for one, other in pairs]
-        return {
-            "rank": ranks.rank,
-            "graphopt gloo": ours.told(list(chain(*times[0]))),
-            "pytorch ddp": {"seconds": statistics.median(chain(*times[1]))},
-            "ratio": statistics.median(ratios),
-            "ratios": ratios,
-        }
+            for name in sorted(steps, reverse=turn % 2 == 1):
+                steps[name]()  # what is in the caches is another one's
+                times[name].append(_turn(steps[name], STEPS))
+        medians = {name: [statistics.median(t) for t in turns] for name, turns in times.items()}
+        said = {name: one.told(list(chain(*times[name]))) for name, one in ours.items()}
+        for name, answer in said.items():
+            pairs = zip(medians[name], medians[DDP], strict=True)
+            answer["ratios"] = ratios = [mine / theirs for mine, theirs in pairs]
+            answer["ratio"] = statistics.median(ratios)
+        said[DDP] = {"seconds": statistics.median(chain(*times[DDP]))}
+        return {"rank": ranks.rank, **said}
 
 
 def _part(path: Path, rank: int, size: int) -> dict[str, np.ndarray]:
