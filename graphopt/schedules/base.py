@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import reference
 
 from graphopt.builder import GraphBuilder
 from graphopt.versions import IR_VERSION, MIN_OPSET
@@ -64,12 +63,14 @@ class LearningRateSchedule(ABC):
 
     def value(self, step: int) -> float:
         """The value at a step; by default what the nodes of `emit` give in NumPy."""
+        from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
         graph = ir.Graph([], [], nodes=[], opset_imports={"": MIN_OPSET}, name="schedule")
         op = GraphBuilder(graph)
         op.output(self.checked_emit(op, op.input("step", np.float64, [])), "value")
         model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
         model.functions.extend(local_functions(graph))
-        (value,) = reference.ReferenceEvaluator(model).run(None, {"step": np.float64(step)})
+        (value,) = ReferenceEvaluator(model).run(None, {"step": np.float64(step)})
         array = np.asarray(value)
         if array.size != 1 or not np.issubdtype(array.dtype, np.floating):
             raise ValueError(

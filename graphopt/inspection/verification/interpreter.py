@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 from graphopt import _runtime
 from graphopt._words import shown
@@ -194,6 +193,8 @@ class Interpreter:
                     as_double(result)
                     for result in ordered(session.run(outputs, feeds([_narrow(v) for v in given])))
                 ]
+        from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
         try:
             evaluator = ReferenceEvaluator(model)
         except Exception as error:  # noqa: BLE001 - onnx's
