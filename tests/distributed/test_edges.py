@@ -283,7 +283,9 @@ def test_all_ranks_have_the_same_graph():
 
 
 def test_all_ranks_have_the_same_settings():
-    with pytest.raises(RuntimeError, match=r"rank 1 has another .* or another compare_every, message"):
+    with pytest.raises(
+        RuntimeError, match=r"rank 1 has another .* or another compare_every, message"
+    ):
         Threads(2).run(lambda e: DataParallel(graph_of(), e, compare_every=5 + e.rank))
 
 
