@@ -1,7 +1,6 @@
 """Cases of ONNX's backend tests whose gradient is not right, or not there, and why."""
 
 _NO_BFLOAT16 = "ONNX Runtime has no arithmetic of bfloat16 on the CPU"
-_CLASSES = "the weights of classes are settings"
 _OPTIMIZER = "it is an optimizer"
 _RANDOM = "it is random"
 
@@ -24,14 +23,12 @@ REVIEWED: dict[tuple[str, str], str] = {
     ("LpNormalization", "l1"): "the reference evaluator adds numbers, and not absolute ones",
     ("MaxUnpool", "with_output_shape"): "ONNX Runtime and the evaluator place elements differently",
     ("MelWeightMatrix", ""): "its edges are settings",
-    ("NegativeLogLikelihoodLoss", ""): _CLASSES,
     ("OptionalGetElement", ""): "optional values are no tensors",
     ("Pow", "uint"): "ONNX Runtime has no power of floats by unsigned integers",
     ("Range", "float16"): "before opset 27 it is of float32 and float64 alone",
     ("Resize", "align_corners"): "ONNX Runtime and the evaluator take other sizes",
     ("RoiAlign", ""): "no gradient to the boxes, as with PyTorch",
     ("Scan", "scan_sum"): "the evaluator does not run Scan as opset 8 has it",
-    ("SoftmaxCrossEntropyLoss", ""): _CLASSES,
     ("SpaceToDepth", "crd_mode"): "it is new in opset 28",
     ("Unique", ""): "no gradient, as with PyTorch",
     ("ai.onnx.preview::FlexAttention", ""): "ONNX has it as a preview",
