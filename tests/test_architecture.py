@@ -12,6 +12,7 @@ from tests.helpers.folders import ROOT
 pytestmark = pytest.mark.any_runtime
 
 
+@cache
 def modules():
     """The file of each module of the package, by its dotted name."""
     found = {}
@@ -21,8 +22,13 @@ def modules():
     return found
 
 
-def imports(path, known):
+@cache
+def imports(path):
     """What a file imports of the package, wherever it does: module, and name or None."""
+    return list(_imports(path, modules()))
+
+
+def _imports(path, known):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names if alias.name in known)
@@ -47,18 +53,18 @@ def loaded(source, target):
 @cache
 def graph():
     """The modules that each module imports."""
-    known = modules()
     return {
         source: {
             name
-            for target, _ in imports(path, known)
+            for target, _ in imports(path)
             for name in loaded(source, target)
             if name != source
         }
-        for source, path in known.items()
+        for source, path in modules().items()
     }
 
 
+@cache
 def place(module):
     """The longest beginning of a module's name that the floors know."""
     parts = module.split(".")[1:]
@@ -67,6 +73,7 @@ def place(module):
     return next((name for name in beginnings if name in known), None)
 
 
+@cache
 def floor(module):
     """The number of the floor that a module stands on."""
     (number,) = (number for number, rooms in enumerate(FLOORS) if place(module) in rooms)
@@ -86,7 +93,7 @@ def test_imports_are_found_wherever_they_stand(tmp_path):
         "def late():\n    from graphopt import build as other\n"
     )
     found = [("graphopt.cli", None), ("graphopt.graph", "TrainingGraph"), ("graphopt.build", None)]
-    assert sorted(imports(file, modules()), key=str) == sorted(found, key=str)
+    assert sorted(imports(file), key=str) == sorted(found, key=str)
 
 
 def test_every_module_stands_on_a_floor():
@@ -126,11 +133,10 @@ def test_no_hidden_module_is_imported_from_outside_its_package():
 
 
 def test_no_hidden_name_is_imported():
-    known = modules()
     taken = [
         f"{source} imports {name} of {target}"
-        for source, path in known.items()
-        for target, name in imports(path, known)
+        for source, path in modules().items()
+        for target, name in imports(path)
         if name is not None and hidden(name)
     ]
     assert taken == []
