@@ -109,6 +109,7 @@ def float32(values):
     }
 
 
+@cache
 def drawn(shape, seed, on=True):
     """Operands with which each radicand is far from zero, and where centered ones are negative.
 
@@ -216,7 +217,8 @@ def test_number_of_variants():
 @pytest.mark.parametrize("kind", [kind for kind, shape in SHAPES.items() if shape != MATRIX])
 def test_formula(kind):
     for variant, seed, on in product(VARIANTS.values(), range(3), (True, False)):
-        assert_formula(variant, SHAPES[kind], seed, on)
+        if on or variant.mask:  # without a mask, nothing reads it
+            assert_formula(variant, SHAPES[kind], seed, on)
 
 
 @pytest.mark.exhaustive
@@ -323,25 +325,29 @@ def test_guard(chunked):
 
 def assert_guarded(name):
     variant = CENTERED[name]
-    results = edges(variant.chunked)[name]
+    got = edges(variant.chunked)[name]
     expected, resting = formula(variant, at_the_edge(), **EDGES)
-    for index, (case, moment) in enumerate(CASES):
-        if moment != 0.25:
-            continue
-        what = f"{case} of {name}"
-        got = {output: value[index] for output, value in results.items()}
-        if case in GUARDED:
-            assert got["w1"] == 1, what
-            assert got.get("m1", 0.25) == 0.25, what
-        elif case != "mean square Inf" or EXACT_ROOTS:  # otherwise its root may be NaN
-            assert not resting[index], what
-            np.testing.assert_allclose(got["w1"], expected["w1"][index], rtol=1e-6, err_msg=what)
-            if variant.momentum:
-                np.testing.assert_allclose(got["m1"], expected["m1"][index], 1e-6, err_msg=what)
-        for state in ("s1", "a1"):
-            if case == "gradient overflows":  # in float32, not in the formula
-                continue
-            np.testing.assert_allclose(got[state], expected[state][index], 1e-6, err_msg=what)
+    usual = [(index, case) for index, (case, moment) in enumerate(CASES) if moment == 0.25]
+    guarded = [index for index, case in usual if case in GUARDED]
+    moving = [
+        index
+        for index, case in usual
+        # Otherwise the root of the first may be NaN.
+        if case not in GUARDED and (case != "mean square Inf" or EXACT_ROOTS)
+    ]
+    # In float32 it does, not in the formula.
+    finite = [index for index, case in usual if case != "gradient overflows"]
+    assert guarded
+    assert moving
+    np.testing.assert_array_equal(got["w1"][guarded], 1, name)
+    assert not resting[moving].any(), name
+    np.testing.assert_allclose(got["w1"][moving], expected["w1"][moving], 1e-6, err_msg=name)
+    if variant.momentum:
+        np.testing.assert_array_equal(got["m1"][guarded], 0.25, name)
+        np.testing.assert_allclose(got["m1"][moving], expected["m1"][moving], 1e-6, err_msg=name)
+    for state in ("s1", "a1"):
+        wanted = expected[state][finite]
+        np.testing.assert_allclose(got[state][finite], wanted, 1e-6, err_msg=f"{state} of {name}")
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
