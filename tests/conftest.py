@@ -1,6 +1,7 @@
 """What the head of a test run says, and the option of a quick run."""
 
 import gc
+from collections import defaultdict
 
 import pytest
 
@@ -8,7 +9,10 @@ from graphopt import _runtime, kernels
 
 pytest.register_assert_rewrite("tests.helpers")
 
+from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package  # noqa: E402
 from tests.helpers.one_thread import sessions_take_one_thread  # noqa: E402 - rewritten before
+
+_FEW = 6  # cases of a test that are all run on both runtimes
 
 
 def pytest_configure():
@@ -34,7 +38,10 @@ def pytest_pycollect_makeitem(collector, obj):
     return None
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config, items):
+    if HAS_TRAINING_PACKAGE:
+        mark_what_is_alike(items)
     if config.option.quick:
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
         items[:] = reversed(first.values())
@@ -43,6 +50,22 @@ def pytest_collection_modifyitems(config, items):
         if rare:
             config.hook.pytest_deselected(items=rare)
             items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+
+
+def mark_what_is_alike(items):
+    """Of the many cases of a test, `make test` runs all on today's runtime, a third on the other.
+
+    But for those that run on the other one alone. `make exhaustive` runs the rest.
+    """
+    tables = defaultdict(list)
+    for item in items:
+        alone = needs_training_package.mark in item.iter_markers()
+        if not (alone or item.get_closest_marker("any_runtime")):
+            tables[item.nodeid.partition("[")[0]].append(item)
+    for table in tables.values():
+        if len(table) > _FEW:
+            for item in (item for at, item in enumerate(table) if at % 3):
+                item.add_marker("exhaustive")
 
 
 def pytest_collection_finish():

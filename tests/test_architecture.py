@@ -55,10 +55,7 @@ def graph():
     """The modules that each module imports."""
     return {
         source: {
-            name
-            for target, _ in imports(path)
-            for name in loaded(source, target)
-            if name != source
+            name for target, _ in imports(path) for name in loaded(source, target) if name != source
         }
         for source, path in modules().items()
     }
