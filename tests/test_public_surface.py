@@ -74,7 +74,7 @@ COMMANDS = {
         (graphopt.RMSProp, graphopt.export_on_device),
         {"forward", "config", "freeze", "outputs"},  # outputs: one of them each time
     ),
-    "profile": ((graphopt.profile,), {"data", "rows", "json"}),
+    "profile": ((graphopt.profile,), {"data", "rows", "depth", "json"}),
     "inspect": (
         (graphopt.inspect,),
         {

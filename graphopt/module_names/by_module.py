@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.graphs import operands
-from graphopt.module_names.layer_names import layer_names
+from graphopt.module_names.by_layer import layer_names
 from graphopt.stage import UPDATE_PREFIX, Stage
 
 Path = tuple[str, ...]
