@@ -20,7 +20,7 @@ from graphopt.distributed import DataParallel, mpi, torch_distributed
 _WARM_UP = 3
 STEPS = 5
 """Steps of a turn."""
-PIECES = 1, 2, 3
+PIECES = 1, 3
 """In how many pieces gradients are computed."""
 DDP = "pytorch ddp"
 
