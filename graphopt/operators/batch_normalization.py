@@ -169,6 +169,7 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     spreads=True,
     weights=(1,),
     settings=(3, 4),
+    is_by_channel=True,
     flops=_flops,
     shape=networks.batch_normalization,
 )

@@ -101,6 +101,8 @@ class Operator:
         writes_in_step: Whether the result may lie where an input of its shape does: an element is
             written after those that it depends on have been read. Kernels of other elementwise
             operators go over the elements several times.
+        is_by_channel: Whether an element of the result depends on one of the first input and on
+            values of its channel, where it is the only result.
         is_boolean: Whether the result is true or false.
         is_commutative: Whether two inputs may change places.
         is_random: Whether it draws random numbers.
@@ -128,6 +130,7 @@ class Operator:
     fused: str | None = None
     overwrites: bool = False
     writes_in_step: bool = False
+    is_by_channel: bool = False
     is_boolean: bool = False
     is_commutative: bool = False
     is_random: bool = False
