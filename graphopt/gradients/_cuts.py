@@ -10,7 +10,6 @@ from graphopt.gradients._forward import FloatArray, Forward, bytes_of
 _MOST_SEGMENTS = 32
 _MOST_CUTS = 1024  # that are looked at for the best ones
 _TEMPORARY = 3  # gradients of a value, about, that the backward pass of a node holds
-_MIB = 2**20
 
 
 def near_equal(
@@ -36,7 +35,7 @@ def least_held(forward: Forward, read: Collection[ir.Value]) -> list[int]:
 
     When it comes to a node, it holds what crosses the cuts up to there, what it reads of the
     segment up to the node, some gradients of what that gives, and the gradients of the parameters
-    of later nodes.
+    of later nodes; the latter do not count where the batch is open, beside which they are small.
 
     Args:
         forward: The forward pass.
@@ -62,7 +61,7 @@ def least_held(forward: Forward, read: Collection[ir.Value]) -> list[int]:
         inside[:at, at] = _from_each(sums[: end + 1] + held_beside[: end + 1])[cuts[:at]]
         inside[:at, at] -= sums[cuts[:at]]
     low, high, best = 0.0, float(inside[0, -1]), [0]
-    while high - low > _MIB / 4:
+    while high - low > high / 256:
         middle = (low + high) / 2
         found = _within(middle, inside, left)
         if found:

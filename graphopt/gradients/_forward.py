@@ -67,8 +67,13 @@ class Forward:
         return None
 
     def parameter_gradients(self) -> FloatArray:
-        """Bytes of the gradients that are there when the backward pass comes before each node."""
+        """Bytes of the gradients that are there when the backward pass comes before each node.
+
+        Zeros where what is fed has an open size: what they are beside it is not known.
+        """
         total = np.zeros(len(self.nodes) + 1)
+        if any(is_fed(v) and not _is_of_known_size(v) for v in self.first_reader):
+            return total
         for value in self._gradients:
             if value.producer() is None and value not in self._moving:
                 total[self.last_reader.get(value, 0)] += bytes_of(value)
@@ -101,6 +106,10 @@ class Forward:
 def is_fed(value: ir.Value) -> bool:
     """Whether a value is fed: neither computed nor a parameter."""
     return value.is_graph_input() and not value.is_initializer()
+
+
+def _is_of_known_size(value: ir.Value) -> bool:
+    return value.shape is not None and all(isinstance(size, int) for size in value.shape)
 
 
 def bytes_of(value: ir.Value | None) -> int:
