@@ -21,6 +21,7 @@ from graphopt import checkpoint
 from graphopt.examples import digits, digits_cnn
 from tests.helpers import everything
 from tests.helpers.command_line import run, succeed
+from tests.helpers.deep import deep
 from tests.helpers.folders import ROOT
 
 pytestmark = pytest.mark.any_runtime
@@ -134,16 +135,13 @@ def test_build_takes_a_seed(tmp_path):
 
 @pytest.mark.usefixtures("folder")
 def test_build_computes_again_what_it_is_told_to():
+    onnx.save(deep(8), "deep.onnx")
     succeed(
-        *("build", "forward.onnx", "--loss", "cross_entropy", "-o", "low.onnx"),
+        *("build", "deep.onnx", "--loss", "mse", "-o", "low.onnx"),
         *("--memory", "low", "--learning-rate", 0.1),
     )
-    expected = graphopt.training_graph(
-        "forward.onnx",
-        "cross_entropy",
-        graphopt.RMSProp(graphopt.parameters("forward.onnx")),
-        memory="low",
-    )
+    optimizer = graphopt.RMSProp(graphopt.parameters("deep.onnx"))
+    expected = graphopt.training_graph("deep.onnx", "mse", optimizer, memory="low")
     built = graphopt.load("low.onnx").model.graph
     assert built == expected.model.graph
     assert any("/again" in node.name for node in built.node)

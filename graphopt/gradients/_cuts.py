@@ -13,7 +13,7 @@ _TEMPORARY = 3  # gradients of a value, about, that the backward pass of a node 
 
 
 def near_equal(
-    forward: Forward, again: Collection[ir.Value], kept: Collection[ir.Value]
+    forward: Forward, again: Collection[ir.Value], kept: Collection[ir.Value], is_last: bool
 ) -> list[int]:
     """Many segments, each with its share of what is computed again, where little crosses a cut.
 
@@ -21,13 +21,13 @@ def near_equal(
         forward: The forward pass.
         again: What is computed again.
         kept: What is kept anyway.
+        is_last: Whether what crosses a cut stays kept; then, it is no more than such a share.
     """
-    return _cuts(
-        forward.bytes_by_node(again),
-        forward.crossing_bytes(kept),
-        forward.possible_cuts(),
-        _MOST_SEGMENTS,
-    )
+    sizes, crossing = forward.bytes_by_node(again), forward.crossing_bytes(kept)
+    cuts = _cuts(sizes, crossing, forward.possible_cuts(), _MOST_SEGMENTS)
+    if is_last:
+        cuts = [at for at in cuts if crossing[at] <= sum(sizes) / _MOST_SEGMENTS]
+    return cuts
 
 
 def least_held(forward: Forward, read: Collection[ir.Value]) -> list[int]:

@@ -42,21 +42,21 @@ def recompute(
             from what is kept. "low": that, and of each segment, everything but what goes into a
             later one.
     """
-    if memory == "fast":
-        return
-    _recompute(op, [*results], gradients, whole=False)
+    outputs = {*op.graph.outputs, *results}
+    if memory != "fast":
+        _recompute(op, outputs, gradients, whole=False, is_last=memory == "balanced")
     if memory == "low":
-        _recompute(op, [*results], gradients, whole=True)
+        _recompute(op, outputs, gradients, whole=True, is_last=True)
 
 
 def _recompute(
     op: GraphBuilder,
-    results: Iterable[ir.Value],
+    outputs: set[ir.Value],
     gradients: Mapping[ir.Value, ir.Value],
     whole: bool,
+    is_last: bool,
 ) -> None:
     """Compute again what cheap operators give, or whole segments."""
-    outputs = {*op.graph.outputs, *results}
     needed = needed_for(outputs, op.graph)
     forward = Forward([n for n in op.graph if not needed.isdisjoint(n.outputs)], gradients)
     backward = [node for node in op.graph if needed.isdisjoint(node.outputs)]
@@ -67,7 +67,7 @@ def _recompute(
         always, cuts = fixed, least_held(forward, read - fixed)
     else:
         always = kept_for(forward, [v for v in forward.place if v in read], fixed)
-        cuts = near_equal(forward, read - always, always)
+        cuts = near_equal(forward, read - always, always, is_last)
     segments = [
         (first, end, gate)
         for first, end in pairwise(cuts)

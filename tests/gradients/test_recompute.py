@@ -9,7 +9,7 @@ import pytest
 
 import graphopt
 from models.zoo import ZOO
-from tests.helpers.deep import built, deep
+from tests.helpers.deep import built, deep, normalized
 
 NETWORKS = ["mlp", "digits_cnn", "resnet", "transformer", "lstm"]
 STEPS = 3
@@ -52,6 +52,25 @@ def test_low_takes_the_square_root_of_the_number_of_layers():
     everything = graphopt.inspect(built(deep(64), "mse", "fast"), batch_size=4096)
     assert held[64] < 0.4 * everything.memory.activations
     assert held[64] < 2.5 * held[16]
+
+
+def test_of_a_normalized_convolution_its_result_is_kept():
+    """Its normalization and activation are computed again; the loss is the same."""
+    rng = np.random.default_rng(1)
+    feeds = {name: rng.normal(size=(8, 4, 16, 16)).astype("f") for name in ("x", "labels")}
+    held, losses = {}, {}
+    for memory in ("fast", "balanced", "low"):
+        graph = built(normalized(16), "mse", memory)
+        held[memory] = graphopt.inspect(graph).memory.activations
+        losses[memory], _ = trained(graph, feeds)
+        if memory == "balanced":
+            repeated = {node.op_type for node in again(graph)}
+            assert {"BatchNormalization", "Relu", "Sub"} <= repeated
+            assert "Conv" not in repeated
+    assert held["balanced"] < 0.75 * held["fast"]
+    assert held["low"] < 0.75 * held["balanced"]
+    for memory in ("balanced", "low"):
+        np.testing.assert_allclose(losses[memory], losses["fast"], rtol=1e-6)
 
 
 @pytest.mark.exhaustive
