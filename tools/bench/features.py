@@ -1,7 +1,8 @@
 """What each option of an update costs: ``python -m tools.bench.features``.
 
 Each is run beside the same update without it, in turns and in one process: of 5.2 M parameters in
-213 tensors, or with ``--step`` of a training step of the zoo's ResNet. Printed are the median time
+213 tensors, or with ``--step`` of a training step: of the zoo's ResNet, or of a network that
+`tools.bench.footprint` exported, ``--step build/footprint/resnet18``. Printed are the median time
 of a turn, the median of the ratios, and of an update what the ratio would be if all that counted
 were the bytes that must be read and written.
 """
@@ -11,6 +12,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,14 +67,25 @@ def update(optimizer: dict[str, Any], graph: dict[str, Any], *, kernels: bool) -
     return lambda: session.step(feeds)
 
 
-def step(optimizer: dict[str, Any], graph: dict[str, Any], *, kernels: bool) -> Callable[[], Any]:
-    """A training step of a network."""
+def step(
+    network: Path | None,
+    optimizer: dict[str, Any],
+    graph: dict[str, Any],
+    *,
+    kernels: bool,
+) -> Callable[[], Any]:
+    """A training step of the zoo's network, or of one in a folder."""
     entry = ZOO[_NETWORK]
-    model = entry.build(batch=entry.batch)
+    model: Any
+    if network is None:
+        model, loss = entry.build(batch=entry.batch), entry.loss
+        feeds = entry.feeds(np.random.default_rng(0), entry.batch)
+    else:
+        model, loss = network / "forward.onnx", "cross_entropy"
+        feeds = dict(np.load(network / "batch.npz"))
     opt = RMSProp(graphopt.parameters(model), 1e-4, **optimizer)
-    made = graphopt.training_graph(model, entry.loss, opt, **graph)
+    made = graphopt.training_graph(model, loss, opt, **graph)
     session = graphopt.Session(made, session_options=_options(), kernels=kernels)
-    feeds = entry.feeds(np.random.default_rng(0), entry.batch)
     return lambda: session.step(feeds)
 
 
@@ -111,12 +125,16 @@ def _options() -> Any:
 def main() -> None:
     """Measure, and print a line of JSON for each option."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--step", action="store_true", help="a training step")
+    parser.add_argument(
+        "--step", nargs="?", const="", metavar="FOLDER", help="a training step of a network"
+    )
+    parser.add_argument("--only", choices=[*OPTIONS, *STEP_OPTIONS], help="one option")
     parser.add_argument("--bodies", action="store_true", help="without the kernels")
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
-    for option in (*OPTIONS, *(STEP_OPTIONS if given.step else ())):
-        make = step if given.step else update
+    make = update if given.step is None else partial(step, Path(given.step) if given.step else None)
+    options = (*OPTIONS, *(() if make is update else STEP_OPTIONS))
+    for option in (given.only,) if given.only else options:
         result = measured(make, option, given.rounds, kernels=not given.bodies)
         print(json.dumps(result), flush=True)
 
