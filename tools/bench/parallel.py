@@ -12,8 +12,10 @@ It needs what ``make test`` and ``make field`` install, and for namespaces root,
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="of five steps each")
     parser.add_argument("--results", type=Path, default=_RESULTS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which removes the namespaces
     records: dict[str, Any] = {"cores": os.cpu_count(), "wires": {}, "networks": {}}
     with tempfile.TemporaryDirectory() as name:
         for network in options.networks:
