@@ -86,6 +86,8 @@ def _nodes(
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
     return tuple(value) if isinstance(value, list) else value
 
 

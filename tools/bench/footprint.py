@@ -41,6 +41,7 @@ class Contender(NamedTuple):
 
 CONTENDERS = {
     "graphopt": Contender(".venv", "graphopt", "fast"),
+    "graphopt balanced": Contender(".venv", "graphopt", "balanced"),
     "graphopt low": Contender(".venv", "graphopt", "low"),
     "pytorch": Contender(".venv-field", "torch", "eager"),
     "pytorch compile": Contender(".venv-field", "torch", "compiled"),
