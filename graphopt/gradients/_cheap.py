@@ -31,34 +31,35 @@ def kept_for(
     for value in reversed(every):
         if _operands(forward, value, chosen) is not None:
             chosen.discard(value)
-    chosen = _without_idle(forward, every, sources.difference(every, kept), chosen)
+    _leave_out_idle(forward, every, sources.difference(every, kept), chosen)
     for value in every:
         if value not in chosen:
             chosen |= _operands(forward, value, chosen) or set()
     return chosen
 
 
-def _without_idle(
+def _leave_out_idle(
     forward: Forward,
     every: Iterable[ir.Value],
-    sources: Collection[ir.Value],
+    sources: Iterable[ir.Value],
     chosen: set[ir.Value],
-) -> set[ir.Value]:
-    """Leave out the sources that take as much as what is computed from them."""
+) -> None:
+    """Take sources out of what is chosen that save no bytes of what is computed from them."""
     computed = defaultdict(list)
     for value in every:
         if value not in chosen:
             for operand in _operands(forward, value, chosen) or ():
                 computed[operand].append(value)
     for source in sorted(sources, key=forward.place.__getitem__):
-        without, instead = chosen - {source}, 0
+        chosen.discard(source)
+        instead = []
         for value in computed[source]:
-            if value not in without and _operands(forward, value, without) is None:
-                without.add(value)
-                instead += bytes_of(value)
-        if instead <= bytes_of(source):
-            chosen = without
-    return chosen
+            if value not in chosen and _operands(forward, value, chosen) is None:
+                chosen.add(value)
+                instead.append(value)
+        if sum(map(bytes_of, instead)) > bytes_of(source):
+            chosen.difference_update(instead)
+            chosen.add(source)
 
 
 def _sources(forward: Forward, value: ir.Value, kept: Collection[ir.Value]) -> set[ir.Value]:

@@ -1,6 +1,8 @@
 """Where the forward pass is cut into segments, which the backward pass computes one by one."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 
 import numpy as np
 import onnx_ir as ir
@@ -42,13 +44,11 @@ def least_held(forward: Forward, read: Collection[ir.Value]) -> list[int]:
         read: What the backward pass reads.
     """
     sizes = forward.bytes_by_node(read)
-    cuts = np.array(_cuts(sizes, forward.crossing_bytes(()), forward.possible_cuts(), _MOST_CUTS))
-    places = np.array([*forward.place.values()])
+    possible = _cuts(sizes, forward.crossing_bytes(()), forward.possible_cuts(), _MOST_CUTS)
+    cuts = np.array([*possible, len(sizes)])
+    places = np.array([*forward.place.values()])  # sorted
     lasts = np.array([forward.last_reader.get(value, -1) for value in forward.place])
     sizes_of = np.array([bytes_of(value) for value in forward.place], np.float64)
-    order = np.argsort(places, kind="stable")
-    places, lasts, sizes_of = places[order], lasts[order], sizes_of[order]
-    cuts = np.append(cuts, len(sizes))
     sums = np.concatenate([[0], np.cumsum(sizes)])
     held_beside = forward.parameter_gradients()
     held_beside[1:] += _TEMPORARY * np.array(sizes)
@@ -99,13 +99,13 @@ def _cuts(
     sizes: Sequence[int], crossing: Sequence[int], possible: Sequence[int], number: int
 ) -> list[int]:
     """So many cuts, the first at 0: near equal shares of the sizes, where least crosses."""
-    share, sums, total = sum(sizes) / (number + 1), [], 0
-    for size in sizes:
-        sums.append(total)
-        total += size
+    sums = [0, *accumulate(sizes)]
+    share = sums[-1] / (number + 1)
+    before = [sums[at] for at in possible]
     cuts = {0}
     for k in range(1, number + 1):
-        near = [at for at in possible if abs(sums[at] - k * share) <= share / 2]
+        first = bisect_left(before, (k - 0.5) * share)
+        near = possible[first : bisect_right(before, (k + 0.5) * share)]
         if near:
             cuts.add(min(near, key=lambda at: (crossing[at], at)))
     return sorted(cuts)

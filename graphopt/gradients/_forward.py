@@ -1,7 +1,10 @@
 """The forward pass, as what keeps or repeats it sees it: nodes in order, values, their bytes."""
 
 import math
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,18 @@ class Forward:
             if any(v in self._moving or is_fed(v) for v in operands(node)):
                 self._moving.update(node.outputs)
 
+    @cached_property
+    def _gates(self) -> list[ir.Value | None]:
+        """The gate of the cut before each node: of the first value that no node before it reads."""
+        gates: list[ir.Value | None] = []
+        crossing: deque[ir.Value] = deque()
+        for cut, node in enumerate(self.nodes):
+            while crossing and self.first_reader[crossing[0]] < cut:
+                crossing.popleft()
+            gates.append(self._gradients[crossing[0]] if crossing else None)
+            crossing += (v for v in node.outputs if v in self.first_reader and v in self._gradients)
+        return gates
+
     def can_repeat(self, value: ir.Value) -> bool:
         """Whether a copy of its node gives the same, and it depends on what is fed.
 
@@ -61,10 +76,7 @@ class Forward:
 
     def gate(self, cut: int) -> ir.Value | None:
         """The gradient of what crosses a cut, which needs nothing of what lies before it."""
-        for value in self.values(0, cut):
-            if self.first_reader.get(value, -1) >= cut and value in self._gradients:
-                return self._gradients[value]
-        return None
+        return self._gates[cut]
 
     def parameter_gradients(self) -> FloatArray:
         """Bytes of the gradients that are there when the backward pass comes before each node.
@@ -81,7 +93,7 @@ class Forward:
 
     def possible_cuts(self) -> list[int]:
         """Where a segment may end: the gradient there needs nothing of what lies before."""
-        return [at for at in range(1, len(self.nodes)) if self.gate(at) is not None]
+        return [at for at, gate in enumerate(self._gates) if gate is not None]
 
     def bytes_by_node(self, values: Collection[ir.Value]) -> list[int]:
         """Bytes of the results of each node that are among some values."""
@@ -96,11 +108,7 @@ class Forward:
             last = self.last_reader.get(value, at)
             changes[min(at + 1, len(self.nodes))] += bytes_of(value)
             changes[min(last + 1, len(self.nodes))] -= bytes_of(value)
-        totals, total = [], 0
-        for change in changes:
-            total += change
-            totals.append(total)
-        return totals
+        return [*accumulate(changes)]
 
 
 def is_fed(value: ir.Value) -> bool:
