@@ -69,6 +69,7 @@ class Run:
         """
         note = self.target.resume(self.session, resume)
         self._described = {**self.plan.described(), **self.validated}
+        self._written = self.plan.samples.written
         if note is None:
             return
         noted = note.get(POSITION)
@@ -85,9 +86,7 @@ class Run:
                     f"{'' if 'data' in name or name == 'constants' else values}; give the same to "
                     "go on, or begin anew with another --checkpoint"
                 )
-
-        written = self.plan.samples.written
-        if written != note.get(_WRITTEN, written):
+        if self._written != note.get(_WRITTEN, self._written):
             warnings.warn(
                 "files of the data were written since the run began, of which only the sizes and "
                 "some rows are compared: if they were edited, begin anew with another --checkpoint",
@@ -200,7 +199,7 @@ class Run:
             _LOSSES: list(self.summed),
             _HISTORY: self.history.epochs,
             _BEST: self.history.mode,
-            _WRITTEN: self.plan.samples.written,
+            _WRITTEN: self._written,
             **self.target.noted,
             **self._described,
         }

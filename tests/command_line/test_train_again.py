@@ -229,16 +229,37 @@ def test_it_goes_on_in_the_middle_although_its_last_one_is_damaged():
         assert "goes on after step 8 of 10" in succeed(*command, "--epochs", 2).stdout
 
 
+def in_arrays():
+    """The same data, each array in a file: that of ``x``, and the command that trains on them."""
+    Path("arrays").mkdir()
+    with np.load("data.npz") as data:
+        for name in data.files:
+            np.save(f"arrays/{name}.npy", data[name])
+    return Path("arrays/x.npy"), (*RUN[:3], "arrays", *RUN[4:])
+
+
+def test_data_that_are_written_during_a_run_are_told_of_when_it_goes_on(monkeypatch):
+    monkeypatch.setattr(source, "_WHOLE", 100)
+    edited, command = in_arrays()
+    with monkeypatch.context() as during:
+        step = graphopt.Session.step
+
+        def written(*given, **options):
+            os.utime(edited, ns=(1, 1))
+            return step(*given, **options)
+
+        during.setattr(graphopt.Session, "step", written)
+        succeed(*command, "--epochs", 1, "--checkpoint", "run")
+    with pytest.warns(UserWarning, match="files of the data were written since the run began"):
+        succeed(*command, "--epochs", 2, "--checkpoint", "run")
+
+
 @pytest.mark.parametrize("kind", ["arrays", "pictures"])
 def test_data_that_were_written_again_are_told_of_where_not_all_are_compared(kind, monkeypatch):
     monkeypatch.setattr(source, "_WHOLE", 100)
     monkeypatch.setattr(source, "_ROWS", 2)
     if kind == "arrays":
-        Path("arrays").mkdir()
-        with np.load("data.npz") as data:
-            for name in data.files:
-                np.save(f"arrays/{name}.npy", data[name])
-        edited, command = Path("arrays/x.npy"), (*RUN[:3], "arrays", *RUN[4:])
+        edited, command = in_arrays()
     else:
         image = pytest.importorskip("PIL.Image")
         for label in range(3):
