@@ -51,8 +51,7 @@ class TensorFile:
 
     Args:
         path: Of the file.
-        leaving: Look at large tensors in the file, which must not be written to, instead of
-            reading them.
+        leaving: See `graphopt.checkpoint.read_stored`.
 
     Attributes:
         metadata: What it says of itself.

@@ -22,9 +22,7 @@ from graphopt.command_line.progress import Logged, Shown, log_columns, progress_
 from graphopt.command_line.training_inputs import TrainingInputs
 from graphopt.configuration import read_configuration
 from graphopt.evaluation import Evaluator
-from graphopt.samples import (
-    DEFAULT_BATCH_SIZE,
-)
+from graphopt.samples import DEFAULT_BATCH_SIZE
 from graphopt.training_by_ranks import Distributed, company
 from graphopt.training_run import (
     LOSS,
@@ -259,10 +257,8 @@ def _check_files(
 ) -> None:
     """Refuse to write what is read, or what could not be written in the end."""
     check_folders(checkpoint, export)
-    inputs: list[Named] = [
-        *(("TRAIN.onnx", graph), ("--data", data), ("--validation", validation)),
-        ("--config", config),
-    ]
+    inputs: list[Named] = [("TRAIN.onnx", graph), ("--data", data), ("--validation", validation)]
+    inputs.append(("--config", config))
     check_outputs([("--checkpoint", checkpoint)], inputs)  # which --resume may be
     others: list[Named] = [("--export", export), ("--log", log), ("--plot", picture)]
     check_outputs(others, [*inputs, ("--resume", resume)])
