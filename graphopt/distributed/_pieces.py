@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.distributed._split import GradientGraph
-from graphopt.graphs import proto_subgraphs
+from graphopt.graphs import proto_nodes, proto_subgraphs
 from graphopt.shapes.in_place import infer_shapes
 
 
@@ -98,11 +98,10 @@ class _Nodes:
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """What a node and all nodes in its graphs read; names inside these are others than outside."""
-    yield from filter(None, node.input)
-    for graph in proto_subgraphs(node):
-        for inner in graph.node:
-            yield from _reads(inner)
-        yield from (value.name for value in graph.output)
+    for inner in proto_nodes([node]):
+        yield from filter(None, inner.input)
+        for graph in proto_subgraphs(inner):
+            yield from (value.name for value in graph.output)
 
 
 def _groups(half: GradientGraph, nodes: _Nodes, count: int) -> list[list[str]]:
