@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from graphopt import _checks
-from graphopt.distributed._watch import PATIENCE, Watch
+from graphopt.distributed._watch import PATIENCE, Watch, heard
 
 _READ = 0.2  # seconds in which mpiexec reads what a rank has said, before it ends it
 # What an mpiexec tells the processes that it starts: how many they are.
@@ -117,7 +117,7 @@ class _Messages:
 
     def __init__(self, library: Any, comm: Any) -> None:
         self._comm, self._status = comm, library.Status()
-        self._others = range(1, comm.Get_size()) if comm.Get_rank() == 0 else range(1)
+        self._others = heard(comm.Get_rank(), comm.Get_size())
         self._sent: list[Any] = []
 
     def exchange(self, word: str) -> dict[int, str]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from graphopt import _checks
-from graphopt.distributed._watch import PATIENCE, Watch, failed
+from graphopt.distributed._watch import PATIENCE, Watch, failed, heard
 from graphopt.distributed.errors import OtherRankError
 
 _TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -181,7 +181,7 @@ class _Store:
     def __init__(self, store: Any, place: str, rank: int, size: int) -> None:
         self._store, self._rank = store, rank
         self._keys = {r: f"{place}/{r}" for r in range(size)}
-        self._others = range(1, size) if rank == 0 else range(1)
+        self._others = heard(rank, size)
         self._before: dict[int, str] = {}
 
     def exchange(self, word: str) -> dict[int, str]:

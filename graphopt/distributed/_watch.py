@@ -17,6 +17,16 @@ _GRACE = 2.0  # seconds in which a sum may still come that a rank took part in b
 _LATE = 3  # periods after which the watch itself must have been stopped
 
 
+def heard(rank: int, size: int) -> range:
+    """The ranks whose words a rank hears, and who hear its own.
+
+    Example:
+        >>> list(heard(0, 4)), list(heard(2, 4))
+        ([1, 2, 3], [0])
+    """
+    return range(1, size) if rank == 0 else range(1)
+
+
 class Board(Protocol):
     """What words of ranks pass by: those of rank 0 to all others, theirs to rank 0."""
 
@@ -50,7 +60,7 @@ class Watch:
         """See the class."""
         self._board, self._rank, self._size, self._patience = board, rank, size, patience
         self._act, self._period = act, min(_PERIOD, patience / 5)
-        self._others = range(1, size) if rank == 0 else range(1)
+        self._others = heard(rank, size)
         self._said: str | None = None
         self._count = 0
         self._heard = dict.fromkeys(self._others, time.monotonic())

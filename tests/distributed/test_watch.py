@@ -6,7 +6,7 @@ import time
 import pytest
 
 from graphopt.distributed import _watch
-from graphopt.distributed._watch import Watch, failed
+from graphopt.distributed._watch import Watch, failed, heard
 from graphopt.distributed.errors import OtherRankError
 
 pytestmark = pytest.mark.any_runtime
@@ -19,7 +19,7 @@ class Boards:
         self.words = {}
         self.lock = threading.Lock()
         self.silent = set()
-        self.others = {rank: range(1, size) if rank == 0 else range(1) for rank in range(size)}
+        self.others = {rank: heard(rank, size) for rank in range(size)}
 
     def of(self, rank):
         return _Board(self, rank)
