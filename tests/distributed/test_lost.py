@@ -60,34 +60,26 @@ def run(folder, engine, deed, rank):
     return output.read_text("utf-8", "replace"), time.time() - began.stat().st_mtime
 
 
-@pytest.mark.parametrize(
-    ("deed", "rank", "said"),
-    [
-        ("stop", 1, f"waits for a sum in vain: rank 1 of 3 {SILENT}"),
-        pytest.param("stop", 0, f"rank 0 of 3 {SILENT}", marks=pytest.mark.exhaustive),
-        pytest.param("fewer", 0, "rank 0 of 3 has ended", marks=pytest.mark.exhaustive),
-        ("fewer", 2, "waits for a sum in vain: rank 2 of 3 has ended"),
-        pytest.param("kill", 2, "Killed (signal 9)", marks=pytest.mark.exhaustive),
-        pytest.param("raise", 2, "KeyError: 'no such picture'", marks=pytest.mark.exhaustive),
-    ],
-)
-def test_ranks_of_mpi_end_with_it(deed, rank, said, tmp_path):
-    output, taken = run(tmp_path, "mpi", deed, rank)
-    assert said in output
-    assert taken < LONGEST
+def exhaustive(*case):
+    return pytest.param(*case, marks=pytest.mark.exhaustive)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("deed", "rank", "said"),
+    ("engine", "deed", "rank", "said"),
     [
-        ("fewer", 1, "nothing was updated: rank 1 of 3 has ended"),
-        ("raise", 2, "KeyError: 'no such picture'"),
-        ("kill", 1, "Signal 9 (SIGKILL)"),
+        ("mpi", "stop", 1, f"waits for a sum in vain: rank 1 of 3 {SILENT}"),
+        exhaustive("mpi", "stop", 0, f"rank 0 of 3 {SILENT}"),
+        exhaustive("mpi", "fewer", 0, "rank 0 of 3 has ended"),
+        ("mpi", "fewer", 2, "waits for a sum in vain: rank 2 of 3 has ended"),
+        exhaustive("mpi", "kill", 2, "Killed (signal 9)"),
+        exhaustive("mpi", "raise", 2, "KeyError: 'no such picture'"),
+        exhaustive("torch", "fewer", 1, "nothing was updated: rank 1 of 3 has ended"),
+        exhaustive("torch", "raise", 2, "KeyError: 'no such picture'"),
+        exhaustive("torch", "kill", 1, "Signal 9 (SIGKILL)"),
     ],
 )
-def test_ranks_of_torchrun_end_with_it(deed, rank, said, tmp_path):
-    output, taken = run(tmp_path, "torch", deed, rank)
+def test_ranks_end_with_one_that_is_lost(engine, deed, rank, said, tmp_path):
+    output, taken = run(tmp_path, engine, deed, rank)
     assert said in output
     assert taken < LONGEST
 
