@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,10 +14,10 @@ import graphopt
 from graphopt import RMSProp, limits
 from graphopt.operators import _convolution_weight, pooling
 from graphopt.samples import tables
+from tests.helpers.folders import ROOT
 from tests.helpers.little_memory import NAMES
 
 pytestmark = pytest.mark.any_runtime
-ROOT = Path(__file__).parents[2]
 IR = '<ir_version: 8, opset_import: ["": 17]>'
 
 
