@@ -54,13 +54,16 @@ def given(ctx: typer.Context, names: Iterable[str]) -> dict[str, Any]:
 def check_folders(*paths: Path | None) -> None:
     """Refuse to begin what could not be written in the end.
 
+    Args:
+        paths: Of files; of folders that files are written to; None for what is not asked for.
+
     Raises:
         FileNotFoundError: The folder of a path does not exist.
-        OSError: No file can be made in it.
+        OSError: No file can be made in it, or in the folder that the path is.
     """
     for path in paths:
         if path is None:
             continue
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write '{path}': there is no folder '{path.parent}'")
-        check_writable(path.parent, path)
+        check_writable(path if path.is_dir() else path.parent, path)

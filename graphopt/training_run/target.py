@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphopt import _checks
-from graphopt._files import check_writable, existing_file
+from graphopt._files import existing_file
 from graphopt.checkpoint import file_of, opened
 from graphopt.checkpoint_folder import Checkpoints
 from graphopt.on_device import read_stored
@@ -63,7 +63,6 @@ class Target:
         """
         if self.checkpoints is not None and session.writes:
             self.checkpoints.claim()
-            check_writable(self.checkpoints.folder, self.checkpoints.folder)
         newest = self._newest()
         if resume is not None:
             resume = existing_file(file_of(resume))

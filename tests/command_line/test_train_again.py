@@ -346,7 +346,7 @@ def place(folder):
     """Where something is mounted."""
     place = folder / "place"
     yield place
-    subprocess.run(["umount", str(place)], check=False)
+    subprocess.run(["umount", "--recursive", str(place)], check=False)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +358,20 @@ def test_a_disk_that_is_read_only_is_found_before_anything_is_trained(option, pl
     message = refused(*RUN, "--epochs", 1, option[0], f"place/{option[1]}")
     assert os.strerror(errno.EROFS) in message
     assert "'place" in message
+
+
+def test_a_folder_in_one_that_nobody_may_write_to_is_trained_into(place):
+    """Such as a volume of a container, whose parent is its root."""
+    mounted(place, "size=64k")
+    mounted(place / "run", "size=64k")
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    command = (*RUN, "--checkpoint", "place/run")
+    succeed(*command, "--epochs", 1)
+    assert "goes on after step 5 of 10" in succeed(*command, "--epochs", 2).stdout
+    subprocess.run(["mount", "-o", "remount,ro", str(place / "run")], check=True)
+    before = contents(place / "run")
+    assert os.strerror(errno.EROFS) in refused(*command, "--epochs", 3)
+    assert contents(place / "run") == before
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_same_command_goes_on(place):
