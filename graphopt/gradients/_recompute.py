@@ -8,7 +8,7 @@ leaves the segment: it goes through a Reshape, which is free, to its own shape p
 computed from the size of that gradient.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -74,10 +74,10 @@ def _recompute(
         if (gate := forward.gate(end)) is not None
     ]
     copies: dict[ir.Value, ir.Value] = {}
-    order = list(op.graph)
+    seen: set[ir.Node] = set()
     for first, end, gate in reversed(segments):  # as the backward pass goes
         # What is read before the gate opens has to be there.
-        always |= _read_for(gate, order, needed)
+        always.update(_read_for(gate, needed, seen))
         kept = always | forward.crossing(end) | forward.before(first)
         inside = (value for value in forward.values(first, end) if value in read)
         copies |= _Copies(op, forward, kept, gate).of(v for v in inside if v not in kept)
@@ -89,16 +89,18 @@ def _recompute(
 
 
 def _read_for(
-    gate: ir.Value, order: Sequence[ir.Node], forward: Collection[ir.Value]
-) -> set[ir.Value]:
-    """What the nodes of the backward pass read that compute a gradient."""
-    needed: set[ir.Value] = {gate}
-    read: set[ir.Value] = set()
-    for node in reversed(order):
-        if not needed.isdisjoint(node.outputs) and not any(v in forward for v in node.outputs):
-            needed.update(operands(node))
-            read.update(operands(node))
-    return read
+    gate: ir.Value, forward: Collection[ir.Value], seen: set[ir.Node]
+) -> Iterator[ir.Value]:
+    """What the nodes of the backward pass read that compute a gradient, and are not seen yet."""
+    waiting = [gate]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node in seen or any(value in forward for value in node.outputs):
+            continue
+        seen.add(node)
+        read = [*operands(node)]
+        yield from read
+        waiting += read
 
 
 class _Copies:
