@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,7 +178,7 @@ def train(
         raise ValueError("--export-best: needs --export and --keep-best")
     if log_every is not None and log is None:
         raise ValueError("--log-every: needs --log FILE")
-    with stopping() as stop, company(distributed) as ranks:
+    with stopping() as stop, company(distributed) as ranks, ExitStack() as ending:
         say = typer.echo if ranks.is_first else _say_nothing
         if checkpoint is None and export is None:
             checkpoint = graph.with_suffix(".safetensors")
@@ -204,6 +205,7 @@ def train(
             best=history.mode if keep_best else None,
             background=background,
         )
+        ending.callback(target.leave)
         run = ranks.run(session, plan, target, history)
         if left := inputs.validate_in(run, evaluator, size):
             say(f"validation leaves out {left} samples: the graph takes so many at a time")

@@ -50,6 +50,7 @@ class Target:
         self._saved_at: int | None = None  # the position
         self._saved = time.monotonic()
         self._content: _Content | None = None  # of the file, as this run knows it
+        self._made_folder = False
         self.noted: Mapping[str, Any] = {}
 
     def resume(self, session: Session, resume: Path | None) -> Mapping[str, Any] | None:
@@ -62,6 +63,7 @@ class Target:
             ValueError: What was saved here is further than the file, or of another run.
         """
         if self.checkpoints is not None and session.writes:
+            self._made_folder = not self.checkpoints.folder.exists()
             self.checkpoints.claim()
         newest = self._newest()
         if resume is not None:
@@ -158,6 +160,12 @@ class Target:
         """Return when all is on the disk."""
         if self.checkpoints is not None:
             self.checkpoints.wait()
+
+    def leave(self) -> None:
+        """Remove the folder that was made for checkpoints, if none came."""
+        if self.checkpoints is not None and self._made_folder and self._saved_at is None:
+            with suppress(OSError):  # something else stands in it
+                self.checkpoints.folder.rmdir()
 
 
 _Content = tuple[int, int, int]  # what tells whether a file was written

@@ -205,6 +205,23 @@ def test_a_checkpoint_to_begin_with_and_a_folder_of_another_run():
     assert "goes on after step 10 of 15" in stdout
 
 
+@pytest.mark.parametrize("cause", ["step", "resume"])
+def test_a_run_that_never_began_leaves_no_folder(cause):
+    command = [*RUN, "--epochs", 1, "--checkpoint", "run"]
+    if cause == "step":
+        with np.load("data.npz") as data:
+            np.savez("data.npz", x=data["x"], labels=data["labels"] + 3)
+    else:
+        succeed(*RUN, "--epochs", 1, "--checkpoint", "first")
+        damage(checkpoint.file_of("first"))
+        command += ["--resume", "first"]
+    refused(*command)
+    assert not Path("run").exists()
+    Path("run").mkdir()  # by hand: it stays
+    refused(*command)
+    assert list(Path("run").iterdir()) == []
+
+
 @pytest.mark.parametrize("kept", ["run", "run.safetensors"])
 def test_the_same_command_goes_on_with_a_checkpoint_to_begin_with_too(kept):
     succeed(*RUN, "--epochs", 1, "--checkpoint", "first")
