@@ -136,7 +136,7 @@ def footprint(network: str, contenders: Sequence[str], kept: Path, rounds: int) 
     folder = kept / network
     if not (folder / "batch.npz").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _answer(".venv-field", kept, "export", network, str(folder), "")
+        answer(".venv-field", kept, "export", network, str(folder), "")
     files: dict[str, dict[str, float]] = {}
     taken: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
@@ -146,7 +146,7 @@ def footprint(network: str, contenders: Sequence[str], kept: Path, rounds: int) 
             environment, role, how = CONTENDERS[name]
             try:
                 if role == "graphopt":
-                    files[name] = _answer(environment, kept, "build", network, str(folder), how)
+                    files[name] = answer(environment, kept, "build", network, str(folder), how)
                 worker = stack.enter_context(_worker(environment, kept, role, network, folder, how))
                 taken[name] = worker.answer()
             except RuntimeError as error:
@@ -215,7 +215,12 @@ def _worker(
         process.communicate()
 
 
-def _answer(environment: str, kept: Path, *words: str) -> dict[str, float]:
+def answer(environment: str, kept: Path, *words: str) -> dict[str, float]:
+    """What a role of `tools.bench.footprint_roles` answers, in the Python of an environment.
+
+    Raises:
+        RuntimeError: It failed.
+    """
     done = subprocess.run(
         _command(environment, *words),
         cwd=_ROOT,
@@ -225,8 +230,8 @@ def _answer(environment: str, kept: Path, *words: str) -> dict[str, float]:
         env=_environment(kept),
     )
     lines = [] if done.returncode else done.stdout.splitlines()
-    answer: dict[str, float] = parsed(lines[-1] if lines else "", f"'{words[0]}'")
-    return answer
+    found: dict[str, float] = parsed(lines[-1] if lines else "", f"'{words[0]}'")
+    return found
 
 
 def _command(environment: str, *words: str) -> list[str]:

@@ -36,14 +36,10 @@ def export(network: str, folder: Path, _: str) -> None:
 
 def build(_: str, folder: Path, memory: Any) -> None:
     """Build the training graph and write it: peak, milliseconds, sizes."""
-    import graphopt
-
-    path = folder / "forward.onnx"
     _small_graph()
     before = _from_here()
     begin = time.perf_counter()
-    optimizer = graphopt.RMSProp(graphopt.parameters(path), 1e-4, epsilon=1e-3)
-    graph = graphopt.training_graph(path, "cross_entropy", optimizer, memory=memory)
+    graph = graph_of(folder, memory)
     graph.save(trained(folder, memory))
     taken = (time.perf_counter() - begin) * 1e3
     peak = _mebibytes("VmHWM") - before
@@ -54,6 +50,15 @@ def build(_: str, folder: Path, memory: Any) -> None:
     size = trained(folder, memory).stat().st_size
     sizes = {"file": size / _MIB, "state": state / _MIB}
     print(json.dumps({"build_peak": peak, "build_ms": taken, **sizes}))
+
+
+def graph_of(folder: Path, memory: Any) -> Any:
+    """The training graph of ``forward.onnx``, with the same optimizer as `torch_step`."""
+    import graphopt
+
+    path = folder / "forward.onnx"
+    optimizer = graphopt.RMSProp(graphopt.parameters(path), 1e-4, epsilon=1e-3)
+    return graphopt.training_graph(path, "cross_entropy", optimizer, memory=memory)
 
 
 def trained(folder: Path, memory: str) -> Path:
@@ -90,17 +95,18 @@ def run_torch(network: str, _: Path, how: str) -> None:
     torch.set_num_threads(THREADS)
     loss_of: Any = torch.nn.functional.cross_entropy
     small = torch.nn.Conv2d(1, 1, 1)
-    training = _torch_step(small, torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2).long(), loss_of, how)
+    training = torch_step(small, torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2).long(), loss_of, how)
     training()
     made("lstm_256")  # imports what makes networks
     before = _from_here()
-    step = _torch_step(*made(network), loss_of, how)
+    step = torch_step(*made(network), loss_of, how)
     if how == "compiled":
         step()  # what compiling takes is not what a step does
     _serve(step, before, {})
 
 
-def _torch_step(module: Any, x: Any, labels: Any, loss_of: Any, how: str) -> Callable[[], float]:
+def torch_step(module: Any, x: Any, labels: Any, loss_of: Any, how: str) -> Callable[[], float]:
+    """A step of PyTorch's, eager or compiled."""
     import torch
 
     optimizer = torch.optim.RMSprop(module.parameters(), 1e-4, alpha=0.9, eps=1e-3)

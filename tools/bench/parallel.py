@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.distributed import MESSAGE
+from tools.bench.footprint import answer
+from tools.bench.footprint_roles import graph_of, trained
 from tools.bench.link_cost import COUNTS, Link, cost
 from tools.bench.namespaces import INTERFACE, Place, Wire, namespaces
 from tools.launchers import launcher
@@ -97,8 +99,8 @@ def by_ranks(
     lines = [line for line in text.splitlines() if line.startswith("{")]
     if failed or not lines:
         raise RuntimeError(f"{' '.join(starts[0][0])}:\n{text}")
-    answer: dict[str, Any] = json.loads(lines[-1])
-    return answer
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
 
 
 def _by_gloo(
@@ -137,23 +139,8 @@ def _mpiexec(ranks: int, python: Path, at: Sequence[Place], folder: Path) -> lis
 
 def _prepare(network: str, folder: Path) -> None:
     """Export a network, and build its training graph."""
-    code = (
-        "import sys, pathlib; from tools.bench import footprint_roles as r;"
-        f"r.export({network!r}, pathlib.Path({str(folder)!r}), '')"
-    )
-    variables = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    python = str(_ROOT / _FIELD / "bin" / "python")
-    subprocess.run([python, "-c", code], cwd=_ROOT, env=variables, check=True)
-    build(folder)
-
-
-def build(folder: Path) -> None:
-    """Build ``train.onnx`` of ``forward.onnx``, with what PyTorch's optimizer has."""
-    import graphopt
-
-    path = folder / "forward.onnx"
-    optimizer = graphopt.RMSProp(graphopt.parameters(path), 1e-4, epsilon=1e-3)
-    graphopt.training_graph(path, "cross_entropy", optimizer).save(folder / "train.onnx")
+    answer(_FIELD, folder, "export", network, str(folder), "")
+    graph_of(folder, "fast").save(trained(folder, "fast"))
 
 
 def measured(network: str, folder: Path, at: Sequence[Place], ranks: int, turns: int) -> Any:
@@ -170,14 +157,14 @@ def measured(network: str, folder: Path, at: Sequence[Place], ranks: int, turns:
 def line(record: Mapping[str, Any]) -> str:
     """What was measured, in one line."""
 
-    def told(name: str, answer: Mapping[str, Any]) -> str:
-        sums = answer.get("sums")
-        share = "" if sums is None else f" (sums {100 * sums / answer['seconds']:.0f} %)"
-        seconds = f"{name} {1e3 * answer['seconds']:.0f} ms{share}"
-        if "ratio" not in answer:
+    def told(name: str, found: Mapping[str, Any]) -> str:
+        sums = found.get("sums")
+        share = "" if sums is None else f" (sums {100 * sums / found['seconds']:.0f} %)"
+        seconds = f"{name} {1e3 * found['seconds']:.0f} ms{share}"
+        if "ratio" not in found:
             return seconds
-        least, most = min(answer["ratios"]), max(answer["ratios"])
-        return f"{seconds} {answer['ratio']:.2f} of DDP's ({least:.2f} to {most:.2f})"
+        least, most = min(found["ratios"]), max(found["ratios"])
+        return f"{seconds} {found['ratio']:.2f} of DDP's ({least:.2f} to {most:.2f})"
 
     return ", ".join(told(*item) for item in record.items())
 

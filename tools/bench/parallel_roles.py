@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.distributed import DataParallel, mpi, torch_distributed
+from tools.bench.footprint_roles import torch_step, trained
 
 _WARM_UP = 3
 STEPS = 5
@@ -71,9 +72,8 @@ class _Ours:
         options = _runtime.session_options(_runtime.onnxruntime())
         options.intra_op_num_threads = 1
         self._timed, self.sums = _Timed(ranks), list[float]()
-        path = Path(folder, "train.onnx")
         self._session = DataParallel(
-            *(path, self._timed),
+            *(trained(Path(folder), "fast"), self._timed),
             session_options=options,
             compare_every=None,
             pieces=pieces,
@@ -108,18 +108,9 @@ def _theirs(ranks: Any, network: str, folder: str) -> Callable[[], object]:
     torch.set_num_threads(1)
     module, _, _ = made(network)
     parallel = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
-    optimizer = torch.optim.RMSprop(module.parameters(), lr=1e-4, eps=1e-3)
     arrays = _part(Path(folder, "batch.npz"), ranks.rank, ranks.size)
     x, labels = (torch.from_numpy(arrays[name]) for name in ("x", "labels"))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(parallel(x), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss.item()
-
-    return step
+    return torch_step(parallel, x, labels, nn.functional.cross_entropy, "eager")
 
 
 def graphopt(engine: str, _: str, folder: str, turns: str) -> dict[str, Any]:
