@@ -63,7 +63,7 @@ def namespaces(count: int, wire: Wire) -> Iterator[list[Place]]:
         RuntimeError: This machine or this user cannot have them; the message has what was refused.
     """
     own = f"ranks{os.getpid()}"
-    places = [Place(f"{own}-{rank}", address(rank)) for rank in range(count)]
+    places = [Place(f"{own}-{rank}", f"{_NETWORK}.{rank + 1}") for rank in range(count)]
     names, relay = [place.name for place in places], None
     try:
         for name in (*names, own):
@@ -87,11 +87,6 @@ def namespaces(count: int, wire: Wire) -> Iterator[list[Place]]:
                 relay.terminate()
         for name in (*names, own):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-
-
-def address(rank: int) -> str:
-    """The address of a rank."""
-    return f"{_NETWORK}.{rank + 1}"
 
 
 def _switched(names: list[str], switch: str, wire: Wire) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -194,23 +195,21 @@ def main() -> None:
         for network in options.networks:
             (folder := Path(name, network)).mkdir()
             _prepare(network, folder)
-        for wire in options.wires:
-            for ranks in options.ranks:
-                if ranks == 1 and WIRES[wire] is not None:
-                    continue  # nothing passes a wire
-                with places(ranks, WIRES[wire]) as at:
-                    if ranks > 1:
-                        links = records["wires"].setdefault(wire, {})
-                        links[str(ranks)] = {
-                            engine: by_ranks(engine, ranks, "links", at=at)["seconds"]
-                            for engine in ("mpi", "torch")
-                        }
-                    for network in options.networks:
-                        found = measured(network, Path(name, network), at, ranks, options.turns)
-                        by_wire = records["networks"].setdefault(network, {})
-                        by_wire.setdefault(wire, {})[str(ranks)] = found
-                        print(f"{network}, {wire}, {ranks} ranks: {line(found)}", flush=True)
-                        options.results.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
+        for wire, ranks in product(options.wires, options.ranks):
+            if ranks == 1 and WIRES[wire] is not None:
+                continue  # nothing passes a wire
+            with places(ranks, WIRES[wire]) as at:
+                if ranks > 1:
+                    records["wires"].setdefault(wire, {})[str(ranks)] = {
+                        engine: by_ranks(engine, ranks, "links", at=at)["seconds"]
+                        for engine in ("mpi", "torch")
+                    }
+                for network in options.networks:
+                    found = measured(network, Path(name, network), at, ranks, options.turns)
+                    by_wire = records["networks"].setdefault(network, {})
+                    by_wire.setdefault(wire, {})[str(ranks)] = found
+                    print(f"{network}, {wire}, {ranks} ranks: {line(found)}", flush=True)
+                    options.results.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
     for wire, by_count in records["wires"].items():
         for network, by_wire in records["networks"].items():
             last = by_wire[wire][str(options.ranks[-1])]
