@@ -18,6 +18,8 @@ class Compared:
     deviation: float = 0.0
     differences: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    told: set[tuple[int, str, str]] = field(default_factory=set)
+    """The steps, kinds and names whose difference is there."""
 
 
 def compare_batch(
@@ -29,15 +31,11 @@ def compare_batch(
     found: Compared,
 ) -> None:
     """Compare parameters and states with what they should be after a step."""
-    differ: set[tuple[str, str]] = set()
     for parameter, part, rows in batch.pieces():
         for kind in batch.values:
             got = after[kind][parameter.name].reshape(-1)[part]
             values = got, wanted[kind][rows], tolerated[kind][rows]
-            line = _difference(parameter, kind, values, found, start=part.start)
-            if line and (kind, parameter.name) not in differ:
-                differ.add((kind, parameter.name))
-                found.differences.append(f"step {number}: {line}")
+            compare_parameter(parameter, kind, values, number, found, start=part.start)
 
 
 def compare_parameter(
@@ -46,28 +44,23 @@ def compare_parameter(
     values: tuple[Array, Array, Array],
     number: int,
     found: Compared,
-) -> None:
-    """Compare what is there, what is wanted and how far it may be off, of one parameter."""
-    if line := _difference(parameter, kind, values, found):
-        found.differences.append(f"step {number}: {line}")
-
-
-def _difference(
-    parameter: Updated,
-    kind: str,
-    values: tuple[Array, Array, Array],
-    found: Compared,
     start: int = 0,
-) -> str:
-    """The element that is off most, which counts in what was found; "" where that is tolerated."""
+) -> None:
+    """Compare what is there, what is wanted and how far it may be off, of one parameter.
+
+    Of a parameter in pieces, each from an element on, only the first piece that differs is told.
+    """
     got, want, off = (array.reshape(-1) for array in values)
     parts = _parts(got, want, off)
     worst = int(np.argmax(parts))
     found.deviation = max(found.deviation, float(parts[worst]))
-    if parts[worst] <= 1:
-        return ""
-    element = _element(parameter, kind, start + worst)
-    return f"{element} is {got[worst]:.6g}, expected {want[worst]:.6g}"
+    told = (number, kind, parameter.name)
+    if parts[worst] > 1 and told not in found.told:
+        found.told.add(told)
+        found.differences.append(
+            f"step {number}: {_element(parameter, kind, start + worst)} is "
+            f"{got[worst]:.6g}, expected {want[worst]:.6g}"
+        )
 
 
 def _parts(got: Array, want: Array, tolerated: Array) -> Array:
