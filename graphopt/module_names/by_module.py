@@ -14,9 +14,8 @@ Path = tuple[str, ...]
 
 BUCKETS = "buckets, taken apart"
 """The module of the nodes that make parameters of buckets."""
-SHARED = "shared"
-"""The module of the nodes of the update that work for several buckets."""
 
+_SHARED = "shared"  # the module of the nodes of the update that work for several buckets
 _NAMESPACE = "namespace"  # where PyTorch's exporter notes what a node is made of
 _FORWARD = ("forward", "loss")
 
@@ -142,7 +141,7 @@ def _common(one: Path | None, other: Path | None) -> Path:
 
 def _of_update(layer: str, groups: Mapping[str, int | None]) -> Path:
     if layer == "update":
-        return (SHARED,)
+        return (_SHARED,)
     if layer not in groups:
         return (layer,)
     group = groups[layer]
