@@ -48,6 +48,10 @@ _DARK = TerminalTheme(
         (220, 224, 230),
     ],
 )
+_GRAPH_ALONE = """
+const sections = [...document.querySelectorAll("main > section")];
+for (const section of sections) section.hidden = section.id !== "graph";
+"""
 _CHOSEN = """
 const row = (name, stage) => [...document.querySelectorAll(`.outline li.${stage}`)].find(
   (item) => item.querySelector(".label").textContent === name);
@@ -55,17 +59,9 @@ const select = document.querySelector(".tools select");
 select.value = "flops";
 select.dispatchEvent(new Event("change"));
 row("conv2", "forward").click();
-const sections = [...document.querySelectorAll("main > section")];
-for (const section of sections) section.hidden = section.id !== "graph";
 """
 _BESIDE = """
 document.querySelector(".outline li.changed").click();
-const sections = [...document.querySelectorAll("main > section")];
-for (const section of sections) section.hidden = section.id !== "graph";
-"""
-_GRAPH_ALONE = """
-const all = [...document.querySelectorAll("main > section")];
-for (const section of all) section.hidden = section.id !== "graph";
 """
 _WINDOWS = [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
 _HEIGHT = 900
@@ -96,7 +92,7 @@ def main() -> None:
         reading = read(model)
         html = page(found, reading)
         _picture(html, _DOCS / "inspect_page.png", 1280, 900)
-        _picture(html, _DOCS / "inspect_graph.png", 1280, 900, _CHOSEN)
+        _picture(html, _DOCS / "inspect_graph.png", 1280, 900, _CHOSEN + _GRAPH_ALONE)
         session = graphopt.Session(model)
         session.save_checkpoint(Path(folder) / "start.safetensors")
         checkpoint = inspect_checkpoint(Path(folder) / "start.safetensors", found)
@@ -105,7 +101,7 @@ def main() -> None:
         other = read(_training_graph(changed=True))
         sides = (graphopt.inspect(reading), reading), (graphopt.inspect(other), other)
         beside = difference_page(diff(sides[0][0], sides[1][0]), *sides)
-        _picture(beside, _DOCS / "inspect_diff.png", 1280, 800, _BESIDE)
+        _picture(beside, _DOCS / "inspect_diff.png", 1280, 800, _BESIDE + _GRAPH_ALONE)
         _windows(page(found, reading), "inspect_windows_8")
         _windows(beside, "inspect_windows_diff")
         for blocks in (50, 250):
