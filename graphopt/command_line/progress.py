@@ -45,7 +45,7 @@ def progress_bar(size: int, *, shown: bool = True) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        TextColumn("loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[rate]}"),
         _Speed(size),
         TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
@@ -60,8 +60,8 @@ class Shown:
     def __init__(self, progress: Progress, run: Run, rate: Callable[[int], float | None]) -> None:
         """Begin at where the run is."""
         self._progress, self._run, self._rate = progress, run, rate
-        self._task = progress.add_task("epoch", total=run.plan.total, loss=float("nan"), rate="")
-        self._show(run.position, float("nan"))
+        self._task = progress.add_task("epoch", total=run.plan.total, loss="", rate="")
+        self._show(run.position)
 
     def step(self, position: int, loss: float) -> None:
         """A step was taken."""
@@ -79,14 +79,14 @@ class Shown:
     def saving(self) -> None:
         """A checkpoint is about to be written."""
 
-    def _show(self, position: int, loss: float) -> None:
+    def _show(self, position: int, loss: float | None = None) -> None:
         steps, epochs = self._run.plan.steps, self._run.plan.epochs
         rate = self._rate(_updates_before(self._run))
         self._progress.update(
             self._task,
             description=f"epoch {max(0, position - 1) // steps + 1}/{epochs}",
             completed=position,
-            loss=loss,
+            loss="" if loss is None else f"loss {loss:.4f}",
             rate="" if rate is None else f"rate {rate:.3g}",
         )
 

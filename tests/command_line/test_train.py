@@ -91,7 +91,10 @@ def test_epochs_are_the_total_whatever_it_goes_on_from():
     assert "goes on after step 6 of 24" in succeed(*RUN, "--epochs", 8, "--resume", "run",
                                                    "--checkpoint", "more").stdout  # fmt: skip
     assert state("more")["global_step"] == 8 * 3
-    assert "nothing to do" in succeed(*RUN, "--epochs", 8, "--resume", "more").stdout
+    again = succeed(*RUN, "--epochs", 8, "--resume", "more")
+    assert "nothing to do" in again.stdout
+    assert "24/24" in again.stderr
+    assert "loss" not in again.stderr  # there is none
 
 
 STOPPING = ("--patience", 2, "--keep-best", "--keep", 1, "--monitor", "accuracy")
