@@ -32,7 +32,7 @@ function showPage() {
 
 /** What a parameter adds to its modules. */
 function moduleFacts({ value, states }) {
-  const size = value.shape.reduce((product, dimension) => product * dimension, 1);
+  const size = elementsOf(value.shape);
   const { minimum = null, maximum = null, rms = null, zeros = 0, nan = 0, inf = 0 } = value.statistics ?? {};
   const square = states.mean_square?.statistics?.mean ?? null;
   const stateBytes = Object.values(states).reduce((sum, state) => sum + state.bytes, 0);
@@ -53,18 +53,17 @@ function summedModules(all) {
 }
 
 function moduleColumns() {
-  const number = (title, cell) => ({ title, cell, kind: "number" });
   const squares = facts.parameters.some(({ states }) => states.mean_square);
   return [
-    number("Parameters", (t) => count(t.parameters)),
-    number("Elements", (t) => count(t.size)),
-    number("Minimum", (t) => measured(t.minimum)),
-    number("Maximum", (t) => measured(t.maximum)),
-    number("RMS", (t) => measured(t.finite ? Math.sqrt(t.squares / t.finite) : null)),
-    number("Zeros", (t) => percent(t.size ? t.zeros / t.size : 0)),
-    ...(facts.totals.nan + facts.totals.inf ? [number("Not finite", (t) => count(t.odd))] : []),
-    ...(squares ? [number("Mean square", (t) => measured(t.known ? t.meanSquares / t.known : null))] : []),
-    number("With states", (t) => bytes(t.bytes)),
+    ["Parameters", (t) => count(t.parameters)],
+    ["Elements", (t) => count(t.size)],
+    ["Minimum", (t) => measured(t.minimum)],
+    ["Maximum", (t) => measured(t.maximum)],
+    ["RMS", (t) => measured(t.finite ? Math.sqrt(t.squares / t.finite) : null)],
+    ["Zeros", (t) => percent(t.size ? t.zeros / t.size : 0)],
+    ...(facts.totals.nan + facts.totals.inf ? [["Not finite", (t) => count(t.odd)]] : []),
+    ...(squares ? [["Mean square", (t) => measured(t.known ? t.meanSquares / t.known : null)]] : []),
+    ["With states", (t) => bytes(t.bytes)],
   ];
 }
 
@@ -77,7 +76,7 @@ function valueTable(id, title, tensors, noun, spread) {
   const columns = [
     { title: "Name", key: (t) => t.of ?? t.name, cell: (t) => named(short(t.of ?? t.name)) },
     ...(tensors.some((t) => t.kind) ? [{ title: "State", key: (t) => t.kind, cell: (t) => words(t.kind), kind: "nowrap" }] : []),
-    { title: "Shape", key: (t) => t.shape.length * 1e18 + t.shape.reduce((size, dimension) => size * dimension, 1), cell: (t) => shapeText(t.shape), kind: "nowrap" },
+    { title: "Shape", key: (t) => t.shape.length * 1e18 + elementsOf(t.shape), cell: (t) => shapeText(t.shape), kind: "nowrap" },
     { title: "Type", key: (t) => t.dtype, cell: (t) => short(t.dtype, 30) },
     ...numbers.map(([head, key]) => ({ title: head, key: numberOf(key), cell: (t) => measured(numberOf(key)(t)), kind: "number" })),
     ...counts.map(([head, key]) => ({ title: head, key: numberOf(key), cell: (t) => count(numberOf(key)(t) ?? 0), kind: "number" })),

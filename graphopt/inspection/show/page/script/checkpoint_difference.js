@@ -52,7 +52,7 @@ function together(leaves) {
 
 function differenceFacts({ kind, shapes, equal, largest, rms, first_rms, left_out }) {
   const compared = kind === "parameter" && rms !== null && first_rms !== null;
-  const size = (shapes[0] ?? []).reduce((product, dimension) => product * dimension, 1) - left_out;
+  const size = elementsOf(shapes[0] ?? []) - left_out;
   return {
     tensors: 1, changed: Number(!equal), largest: kind === "parameter" ? largest : null,
     moved: compared ? size * rms ** 2 : 0, length: compared ? size * first_rms ** 2 : 0, compared: Number(compared),
@@ -66,13 +66,12 @@ function summedDifferences(all) {
 }
 
 function differenceColumns() {
-  const number = (title, cell) => ({ title, cell, kind: "number" });
   const relative = ({ moved, length, compared }) => (!compared || (moved && !length) ? null : length ? Math.sqrt(moved / length) : 0);
   return [
-    number("Tensors", (t) => count(t.tensors)),
-    number("Different", (t) => count(t.changed)),
-    number("Largest of parameters", (t) => measured(t.largest)),
-    number("Parameters moved", (t) => (relative(t) === null ? "–" : inPercent(relative(t)))),
+    ["Tensors", (t) => count(t.tensors)],
+    ["Different", (t) => count(t.changed)],
+    ["Largest of parameters", (t) => measured(t.largest)],
+    ["Parameters moved", (t) => (relative(t) === null ? "–" : inPercent(relative(t)))],
   ];
 }
 

@@ -7,7 +7,7 @@ const parameters = facts.parameters.map((parameter, index) => ({
   index,
   rule: data.rules[data.rule[index]],
   nodes: data.nodes?.[index],
-  size: parameter.shape.reduce((size, dimension) => size * dimension, 1),
+  size: elementsOf(parameter.shape),
 }));
 const parameterNamed = new Map(parameters.map((parameter) => [parameter.name, parameter]));
 const bucketNamed = new Map(facts.buckets.map((bucket) => [bucket.name, bucket]));

@@ -35,16 +35,16 @@ function moduleTree(leaves, sum) {
   return settled(root, -1);
 }
 
-/** Columns are {title, cell(totals), kind?}; arrow keys go from row to row, right unfolds, left folds. */
+/** Columns are [title, cell(totals)], of numbers; arrow keys go from row to row, right unfolds, left folds. */
 class ModuleTable {
-  constructor(caption, leaves, { columns, sum, noun }) {
-    Object.assign(this, { leaves, columns, sum, noun, current: null });
+  constructor(caption, leaves, { columns, sum }) {
+    Object.assign(this, { leaves, columns, sum, current: null });
     this.body = el("tbody");
-    const head = (title, kind) => el("th", { scope: "col", class: kind === "number" ? "number" : null }, el("span", {}, title));
+    const head = (title, kind = null) => el("th", { scope: "col", class: kind }, el("span", {}, title));
     this.table = el(
       "table",
       { role: "treegrid", class: "modules", "aria-label": caption },
-      el("thead", {}, el("tr", {}, head("Module"), columns.map(({ title, kind }) => head(title, kind)))),
+      el("thead", {}, el("tr", {}, head("Module"), columns.map(([title]) => head(title, "number")))),
       this.body,
     );
     this.element = el("div", { class: "table" }, el("div", { class: "scroll" }, this.table));
@@ -68,9 +68,7 @@ class ModuleTable {
   }
 
   filter(fits) {
-    const kept = this.leaves.filter(fits);
-    this.plant(kept);
-    return kept.length;
+    this.plant(this.leaves.filter(fits));
   }
 
   seen(item = this.root, found = []) {
@@ -98,7 +96,7 @@ class ModuleTable {
       "tr",
       { ...own, class: item.children ? "module" : "", "aria-expanded": item.children ? String(!item.folded) : null, tabindex: -1 },
       el("th", { scope: "row" }, el("div", {}, arrow, name)),
-      this.columns.map(({ cell, kind }) => el("td", { class: kind ?? "" }, cell(item.totals))),
+      this.columns.map(([, cell]) => el("td", { class: "number" }, cell(item.totals))),
     );
     row.style.setProperty("--depth", item.depth);
     return Object.assign(row, { item });

@@ -68,6 +68,9 @@ function percent(share) {
   return share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 }
 
+/** The number of elements of a known shape. */
+const elementsOf = (shape) => shape.reduce((size, dimension) => size * dimension, 1);
+
 function shapeText(shape) {
   if (shape === null) return "any shape";
   if (shape.length === 0) return "scalar";
