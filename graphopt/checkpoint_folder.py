@@ -337,8 +337,7 @@ def _notes(paths: Sequence[Path]) -> dict[Path, Mapping[str, Any]]:
     notes = {}
     for path in paths:
         try:
-            with checkpoint.opened(path) as tensors:
-                notes[path] = tensors.note
+            notes[path] = checkpoint.note_of(path)
         except ValueError:
             continue
     return notes

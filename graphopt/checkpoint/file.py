@@ -114,6 +114,17 @@ def read_stored(path: PathLike, *, leaving: bool = False) -> Stored:
         return Stored(dict(tensors), tensors.graph, tensors.note, tensors.has_checksums)
 
 
+def note_of(path: PathLike) -> Mapping[str, Any]:
+    """What was noted with a checkpoint, of which no tensor is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a checkpoint.
+    """
+    with opened(path) as tensors:
+        return tensors.note
+
+
 @contextmanager
 def opened(path: PathLike, *, leaving: bool = False) -> Iterator["Tensors"]:
     """Open a checkpoint whose tensors are read one by one, each when it is asked for.

@@ -10,7 +10,7 @@ import typer
 
 import graphopt
 from graphopt._outputs import Named, check_outputs
-from graphopt.checkpoint import opened
+from graphopt.checkpoint import note_of
 from graphopt.checkpoint_folder import best_checkpoint
 from graphopt.command_line.data_options import (
     CONSTANT,
@@ -289,8 +289,7 @@ def _best_of(run: Run, folder: Path) -> Path:
         ValueError: It was not kept.
     """
     found, best = best_checkpoint(folder), run.history.best
-    with opened(found) as tensors:
-        metric = tensors.note["metric"]
+    metric = note_of(found)["metric"]
     if best is not None and best[run.monitored] != metric:
         raise ValueError(
             f"--export-best: the checkpoint of the best epoch, {best['epoch']}, was not kept, "

@@ -144,6 +144,17 @@ def read_stored(path: PathLike, *, leaving: bool = False) -> Stored:
     return stored
 
 
+def read_note(path: PathLike) -> Mapping[str, Any]:
+    """What was noted with a checkpoint of either kind, of which no tensor is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not such a checkpoint.
+    """
+    path = file_of(path)
+    return {} if is_on_device(path) else session_checkpoint.note_of(path)
+
+
 def load_state(
     path: PathLike, state: Mapping[str, Any], *, output: PathLike | None = None
 ) -> LoadReport:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from graphopt import _checks
 from graphopt._files import existing_file
-from graphopt.checkpoint import file_of, opened
+from graphopt.checkpoint import file_of, note_of
 from graphopt.checkpoint_folder import Checkpoints
-from graphopt.on_device import read_stored
+from graphopt.on_device import read_note, read_stored
 from graphopt.session import Session
 from graphopt.states import GLOBAL_STEP
 
@@ -69,8 +69,8 @@ class Target:
         if resume is not None:
             resume = existing_file(file_of(resume))
         if resume is not None and not self._is_gone_on_from(resume, newest):
-            note = read_stored(resume, leaving=True).note
             session.load_checkpoint(resume)
+            note = read_note(resume)
             if newest is not None and self.checkpoints is None:
                 _check_not_further(newest, resume, session.global_step)
             self._begin(_mark(resume))
@@ -82,8 +82,8 @@ class Target:
             note = self.checkpoints.resume(session) or {}
             self._saved_at = note.get(POSITION)
         else:
-            note = read_stored(newest, leaving=True).note
             session.load_checkpoint(newest)
+            note = read_note(newest)
         self._begin(str(note.get(_BEGAN, "")))
         return note
 
@@ -105,8 +105,8 @@ class Target:
             return True
         mark = _mark(resume)
         for path in [newest] if self.checkpoints is None else reversed(self.checkpoints.paths):
-            with suppress(ValueError), opened(path) as tensors:  # a damaged one is left out
-                if tensors.note.get(_BEGAN) == mark:
+            with suppress(ValueError):  # a damaged one is left out
+                if note_of(path).get(_BEGAN) == mark:
                     return True
         if self.checkpoints is None:
             return False

@@ -30,14 +30,19 @@ m (float[N,4] x) => (float[N,3] logits) { logits = MatMul (x, w) }"""
 RUN = ("train", "train.onnx", "--data", "data.npz", "--batch-size", 8)
 
 
+def parts():
+    """Of the training graph."""
+    made = onnx.parser.parse_model(MODEL)
+    made.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 3), np.float32), "w"))
+    optimizer = graphopt.RMSProp(graphopt.parameters(made), 0.05, momentum=0.9)
+    return made, "cross_entropy", optimizer
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """The current folder, with a training graph and 40 samples: 5 steps in an epoch."""
     monkeypatch.chdir(tmp_path)
-    made = onnx.parser.parse_model(MODEL)
-    made.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 3), np.float32), "w"))
-    optimizer = graphopt.RMSProp(graphopt.parameters(made), 0.05, momentum=0.9)
-    graphopt.training_graph(made, "cross_entropy", optimizer).save("train.onnx")
+    graphopt.training_graph(*parts()).save("train.onnx")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 4)).astype(np.float32)
     np.savez("data.npz", x=x, labels=x[:, :3].argmax(axis=1))
@@ -235,6 +240,25 @@ def test_the_same_command_goes_on_with_a_checkpoint_to_begin_with_too(kept):
     assert same(kept, "whole.safetensors")
     message = refused(*RUN, "--epochs", 6, "--resume", "none", "--checkpoint", kept)
     assert "there is no file 'none'" in message
+
+
+def test_a_file_to_go_on_from_is_read_once(monkeypatch):
+    files = graphopt.export_on_device(*parts(), "device")
+    succeed(*RUN, "--epochs", 1, "--checkpoint", "c.safetensors")
+    read = []
+    looked_at = checkpoint.file.checksum
+    monkeypatch.setattr(
+        checkpoint.file, "checksum", lambda name, array: read.append(name) or looked_at(name, array)
+    )
+    session = graphopt.Session("train.onnx")
+    options = {"every": None, "minutes": None, "keep": 3, "best": None, "background": False}
+    for resume in (None, Path("c.safetensors")):
+        note = target.target_at(Path("c.safetensors"), **options).resume(session, resume)
+        assert note["position"] == session.global_step == 5
+        assert sorted(read) == sorted(session.state)
+        read.clear()
+    assert target.target_at(None, **options).resume(session, files.checkpoint) == {}
+    assert session.global_step == 0
 
 
 def test_it_goes_on_in_the_middle_although_its_last_one_is_damaged():
