@@ -44,7 +44,7 @@ def above_zero(where: str, value: Any) -> float:
 def text(where: str, value: Any) -> str:
     """A string that is not empty."""
     if not isinstance(value, str):
-        raise TypeError(f"{where}: got {_shown(value)}, expected a string")
+        raise TypeError(f"{where}: got {shown(value)}, expected a string")
     if not value:
         raise ValueError(f"{where}: got an empty string, expected a name")
     return value
@@ -54,17 +54,17 @@ def texts(where: str, value: Any) -> list[str]:
     """A list of strings."""
     if not isinstance(value, list):
         like = f", such as ['{value}']" if isinstance(value, str) else ""
-        raise TypeError(f"{where}: got {_shown(value)}, expected a list of strings{like}")
+        raise TypeError(f"{where}: got {shown(value)}, expected a list of strings{like}")
     return [text(f"{where}[{index}]", entry) for index, entry in enumerate(value)]
 
 
 def whole_numbers(where: str, value: Any) -> list[int]:
     """A list of whole numbers >= 0."""
     if not isinstance(value, list):
-        raise TypeError(f"{where}: got {_shown(value)}, expected a list of whole numbers")
+        raise TypeError(f"{where}: got {shown(value)}, expected a list of whole numbers")
     for index, entry in enumerate(value):
         if isinstance(entry, bool) or not isinstance(entry, int) or entry < 0:
-            raise ValueError(f"{where}[{index}]: got {_shown(entry)}, expected a whole number >= 0")
+            raise ValueError(f"{where}[{index}]: got {shown(entry)}, expected a whole number >= 0")
     return value
 
 
@@ -82,7 +82,7 @@ def seed(where: str, value: Any) -> int | None:
     if value == "runtime":
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{where}: got {_shown(value)}, expected an int >= 0, or 'runtime'")
+        raise TypeError(f"{where}: got {shown(value)}, expected an int >= 0, or 'runtime'")
     return value
 
 
@@ -97,7 +97,7 @@ def rate(where: str, value: Any) -> Any:
         return schedule(where, value)
     if isinstance(value, bool) or not isinstance(value, int | float | list):
         raise TypeError(
-            f"{where}: got {_shown(value)}, expected a number, a list of numbers, or a schedule "
+            f"{where}: got {shown(value)}, expected a number, a list of numbers, or a schedule "
             "such as {schedule = 'WarmUpLR', learning_rate = 0.1, warmup_steps = 100}"
         )
     learning_rate(where, value)
@@ -113,14 +113,14 @@ def schedule(where: str, table: Mapping[str, Any]) -> Any:
     """A schedule of `graphopt.schedules`, or what one of its functions that make lists returns."""
     name = table.get("schedule")
     if name not in _SCHEDULES:
-        got = "no 'schedule'" if name is None else _shown(name)
+        got = "no 'schedule'" if name is None else shown(name)
         meant = nearest(name, _SCHEDULES) if isinstance(name, str) else None
         remedy = f"did you mean '{meant}'?" if meant else f"expected {', '.join(_SCHEDULES)}"
         raise ValueError(f"{where}.schedule: got {got}, {remedy}")
     arguments = {key: value for key, value in table.items() if key != "schedule"}
     if name == "SequentialLR" and isinstance(arguments.get("schedules"), list):
         arguments["schedules"] = [
-            schedule(f"{where}.schedules[{index}]", _table(f"{where}.schedules[{index}]", part))
+            _part(f"{where}.schedules[{index}]", part)
             for index, part in enumerate(arguments["schedules"])
         ]
     return called(where, getattr(schedules, str(name)), arguments, f"schedule '{name}'")
@@ -198,17 +198,23 @@ def _from_caller(input: str) -> schedules.FromCaller:  # noqa: A002 - the word i
     return schedules.FromCaller(input)
 
 
-def _table(where: str, value: Any) -> Mapping[str, Any]:
+def _part(where: str, value: Any) -> Any:
+    return schedule(where, as_table(where, value, "a table with a schedule"))
+
+
+def as_table(where: str, value: Any, expected: str) -> Mapping[str, Any]:
+    """A table; ``expected`` says in an error what it should be."""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{where}: got {_shown(value)}, expected a table with a schedule")
+        raise TypeError(f"{where}: got {shown(value)}, expected {expected}")
     return value
 
 
 def _number(where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{where}: got {_shown(value)}, expected a number")
+        raise TypeError(f"{where}: got {shown(value)}, expected a number")
     return float(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an error shows it."""
     return f"{value!r} ({type(value).__name__})"

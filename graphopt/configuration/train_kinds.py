@@ -1,10 +1,11 @@
 """Values of the section for training: they become what the options of the command take."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from graphopt.configuration.kinds import Kind, above_zero, text, texts
+from graphopt.configuration.kinds import Kind, above_zero, as_table, shown, text, texts
+
+_OF_FEEDS = "a table, { FEED = ... }"
 
 
 def at_least(least: int) -> Kind:
@@ -12,8 +13,7 @@ def at_least(least: int) -> Kind:
 
     def check(where: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            kind = type(value).__name__
-            raise TypeError(f"{where}: got {value!r} ({kind}), expected an int >= {least}")
+            raise TypeError(f"{where}: got {shown(value)}, expected an int >= {least}")
         if value < least:
             raise ValueError(f"{where}: got {value}, expected an int >= {least}")
         return value
@@ -28,13 +28,16 @@ def text_or_texts(where: str, value: Any) -> list[str]:
 
 def columns(where: str, value: Any) -> list[str]:
     """A table from feeds to names, as ``FEED=NAME``."""
-    return [f"{feed}={text(f'{where}.{feed}', name)}" for feed, name in _table(where, value)]
+    return [
+        f"{feed}={text(f'{where}.{feed}', name)}"
+        for feed, name in as_table(where, value, _OF_FEEDS).items()
+    ]
 
 
 def constants(where: str, value: Any) -> list[str]:
     """A table from feeds to values, as ``FEED=JSON``."""
     found = []
-    for feed, entry in _table(where, value):
+    for feed, entry in as_table(where, value, _OF_FEEDS).items():
         try:
             found.append(f"{feed}={json.dumps(entry)}")
         except TypeError:
@@ -67,10 +70,3 @@ def divisors(where: str, value: Any) -> str:
     for entry in value if isinstance(value, list) else [value]:
         above_zero(where, float(entry))
     return written
-
-
-def _table(where: str, value: Any) -> list[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        kind = type(value).__name__
-        raise TypeError(f"{where}: got {value!r} ({kind}), expected a table, {{ FEED = ... }}")
-    return list(value.items())
