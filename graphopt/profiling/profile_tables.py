@@ -35,9 +35,10 @@ def profile_tables(
     kernels = "fused kernels" if profile.kernels else "no fused kernels"
     yield Text(
         f"{title}: {profile.milliseconds:.3f} ms, a typical step; "
-        f"{profile.graph_nodes:,} nodes, of which are made those that run\n"
-        f"median of {profile.steps} whole steps: {profile.unprofiled_milliseconds:.3f} ms, "
-        f"{profile.median_milliseconds:.3f} ms under the profiler\n"
+        f"{profile.graph_nodes:,} nodes, of which the runtime makes those that run\n"
+        f"median of {profile.steps} whole steps: {profile.unprofiled_milliseconds:.3f} ms; "
+        f"{profile.median_milliseconds:.3f} ms under the profiler, "
+        "which makes small nodes look slower\n"
         f"onnxruntime {profile.onnxruntime}, {', '.join(profile.providers)}, {kernels}\n"
     )
     yield _stage_table(profile)
