@@ -430,7 +430,7 @@ def test_matplotlib_that_is_missing_is_named(monkeypatch):
 
 def test_the_bar_is_one_line():
     bar = progress_bar(128)
-    task = bar.add_task("epoch 20/20", total=45_000, loss=0.0124, rate="rate 0.00012")
+    task = bar.add_task("epoch 20/20", total=45_000, loss="loss 0.0124", rate="rate 0.00012")
     bar.update(task, completed=45_000)
     bar.tasks[0].finished_speed = 120.0
     console = Console(width=80, file=io.StringIO())
