@@ -109,19 +109,19 @@ class torch_distributed:  # noqa: N801 - it is used like a function
 
     def _wait(self, work: Any) -> None:
         """Wait for a sum, as long as it may come."""
-        while True:
+        while not work.is_completed():
             try:
                 work.wait(_LOOK)
-            except RuntimeError as error:
-                if self._watch is None:
-                    if work.is_completed():
-                        raise
-                elif work.is_completed():
-                    raise OtherRankError(self._watch.reason() or str(error)) from error
-                elif wrong := self._watch.trouble():
+            except RuntimeError:  # it may have come since then
+                wrong = None if self._watch is None else self._watch.trouble()
+                if wrong and not work.is_completed():
                     raise OtherRankError(wrong) from None
-            else:
-                return
+        try:
+            work.wait()  # says what went wrong
+        except RuntimeError as error:
+            if self._watch is None:
+                raise
+            raise OtherRankError(self._watch.reason() or str(error)) from error
 
     def _board(self) -> "_Store":
         """The store of the group, at a place that no earlier run of it has written to."""

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from graphopt.distributed import _watch
+from graphopt.distributed import _watch, torch_distributed
 from graphopt.distributed._watch import Watch, failed, heard
 from graphopt.distributed.errors import OtherRankError
 
@@ -131,3 +131,39 @@ def test_who_was_stopped_itself_does_not_think_that_the_others_are_lost(watches)
     watch._heard = dict.fromkeys(watch._heard, long_ago)
     watch._asleep = long_ago
     assert watch.trouble() is None
+
+
+class _Sum:
+    """A sum of gloo that comes, or fails, just when somebody has given up waiting for it."""
+
+    def __init__(self, error=None):
+        self.error, self.waits = error, 0
+
+    def is_completed(self):
+        return self.waits > 0
+
+    def wait(self, _=None):
+        self.waits += 1
+        if self.waits == 1:
+            raise RuntimeError("Operation timed out!")
+        if self.error:
+            raise self.error
+
+
+def ranks_of(watch):
+    ranks = object.__new__(torch_distributed)
+    ranks._watch = watch
+    return ranks
+
+
+def test_a_sum_that_comes_as_the_wait_ends_is_taken(watches):
+    late = _Sum()
+    ranks_of(watches[0])._wait(late)
+    assert late.waits == 2
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_sum_that_fails_as_the_wait_ends_says_why(watches, watched):
+    broken = _Sum(RuntimeError("Connection closed by peer"))
+    with pytest.raises(OtherRankError if watched else RuntimeError, match="Connection closed"):
+        ranks_of(watches[0] if watched else None)._wait(broken)
