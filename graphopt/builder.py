@@ -86,6 +86,11 @@ class GraphBuilder(OperatorMethods):
         """The version of ONNX's operators that the graph uses."""
         return self._outermost.opset_imports[""]
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether it appends to a graph in a node."""
+        return self.graph is not self._outermost
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:

@@ -25,6 +25,7 @@ from graphopt.forward import read_with_files
 from graphopt.graphs import put_last
 from graphopt.large_models import DATA, save_model
 from graphopt.limits import check_memory
+from graphopt.local_functions import DOMAIN, VERSION, local_functions
 from graphopt.manifest import (
     BucketEntry,
     LayoutEntry,
@@ -38,10 +39,9 @@ from graphopt.mapped_values import loaded
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
-from graphopt.schedules.base import local_functions
 from graphopt.soundness.errors import about, taking_memory
 from graphopt.start_values import check_starts, start_file, write_start
-from graphopt.update import core, functions
+from graphopt.update import core
 from graphopt.update.core import Variant
 from graphopt.update.emit import AppendedUpdate
 
@@ -365,13 +365,13 @@ def finished(model: ir.Model, variants: Iterable[Variant], manifest: Manifest) -
         variants: The functions of the update that it calls.
         manifest: What it says; what a runtime must support is added.
     """
-    model.graph.opset_imports[functions.DOMAIN] = functions.VERSION
+    model.graph.opset_imports[DOMAIN] = VERSION
     passes.RemoveUnusedOpsetsPass()(model)
     model.producer_name = "graphopt"
     variants = tuple(variants)
-    called = {node.op_type for node in model.graph.all_nodes() if node.domain == functions.DOMAIN}
-    stages = called - {variant.name for variant in variants}
+    called = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN}
     proto = ir.to_proto(model)
+    stages = called - {one.name for one in (*variants, *proto.functions)}
     proto.functions.extend(core.functions_of(variants, stages, model.graph.opset_imports[""]))
     proto.functions.extend(local_functions(model.graph))
     bodies = map(ir.serde.deserialize_function, proto.functions)

@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
 from graphopt.graphs import subgraphs
+from graphopt.local_functions import DOMAIN, VERSION
 from graphopt.marks import FROZEN
 from graphopt.operators import of
 from graphopt.operators.dropout import constant_ratio
@@ -37,7 +38,7 @@ def compute_random_numbers(op: GraphBuilder) -> bool:
     drawing = [node for node in op.graph.all_nodes() if _draws(node)]
     if not drawing:
         return False
-    op.graph.opset_imports[functions.DOMAIN] = functions.VERSION
+    op.graph.opset_imports[DOMAIN] = VERSION
     with op.at_front(), op.named("random"):
         seed, step = (input_of_state(op, state) for state in (RANDOM_SEED, RANDOM_STEP))
         count = sum(_KEYS_OF.get(node.op_type, _KEYS_OF_OTHERS) for node in drawing)

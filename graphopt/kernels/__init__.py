@@ -22,10 +22,12 @@ from typing import Any
 import onnx
 
 from graphopt import _runtime
-from graphopt.update.functions import DOMAIN, FLOAT16, FLOAT64, is_all_finite, is_ready
+from graphopt.local_functions import DOMAIN
+from graphopt.update.functions import FLOAT16, FLOAT64, is_all_finite, is_ready
 
-# Kernels for CUDA that no GPU has run yet: their functions' bodies run there.
-_NOT_TRIED = re.compile("Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16")
+# There is none, or one that no GPU has run yet: their functions' bodies run there.
+_NOT_FOR_CUDA = re.compile("Depthwise|Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16")
+_DEPTHWISE = re.compile(r"(Depthwise\w*?)\d*")
 _SUMS = frozenset(("WeightedSum", "WeightedSumMask"))
 # What the library reads in the options, and what it leaves there.
 _FOR_CUDA = "graphopt.cuda"
@@ -176,8 +178,10 @@ def has(name: str, provider: str = _runtime.CPU) -> bool:
     native = None if path is None else _load(path)
     if native is None:
         return False
-    if provider == _runtime.CUDA and _NOT_TRIED.search(name):
+    if provider == _runtime.CUDA and _NOT_FOR_CUDA.search(name):
         return False
+    if depthwise := _DEPTHWISE.fullmatch(name):
+        return depthwise[1] in native.names
     one = re.sub(r"^Foreach[1-9]\d*", "", name)
     if one.endswith(FLOAT16):
         return one == name and one.removesuffix(FLOAT16) in native.names - _SUMS

@@ -67,7 +67,10 @@ typedef struct {
   void *from_100[30];
   OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *options, const char *key,
                                       const char *value);
-  void *from_131[62];
+  void *from_131[32];
+  OrtStatus *(*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo *info, const char *name,
+                                                  int64_t *values, size_t *size);
+  void *from_164[29];
   OrtStatus *(*KernelContext_GetGPUComputeStream)(const OrtKernelContext *context, void **stream);
   void *from_194[42];
   OrtStatus *(*KernelInfoGetAttribute_tensor)(const OrtKernelInfo *info, const char *name,
@@ -102,6 +105,7 @@ AT_PLACE(ReleaseStatus, 93);
 AT_PLACE(ReleaseValue, 96);
 AT_PLACE(ReleaseTensorTypeAndShapeInfo, 99);
 AT_PLACE(AddSessionConfigEntry, 130);
+AT_PLACE(KernelInfoGetAttributeArray_int64, 163);
 AT_PLACE(KernelContext_GetGPUComputeStream, 193);
 AT_PLACE(KernelInfoGetAttribute_tensor, 236);
 AT_PLACE(HasSessionConfigEntry, 237);

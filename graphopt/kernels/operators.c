@@ -363,6 +363,22 @@ static Compute compute_of(const Operator *operator, bool cuda) {
   return (operator->type == OF_FLOAT64 ? float64_on_cpu : float32_on_cpu)[operator->kind];
 }
 
+/* What operators have in common. */
+static void complete(OrtCustomOp *op, bool cuda) {
+  op->version = ORT_API_VERSION;
+  op->GetName = get_name;
+  op->GetExecutionProviderType = cuda ? on_cuda : on_cpu;
+  op->KernelDestroy = free;
+  op->GetInputCharacteristic = op->GetOutputCharacteristic = op->GetInputMemoryType = zero;
+  op->GetVariadicInputMinArity = op->GetVariadicInputHomogeneity = one;
+  op->GetVariadicOutputMinArity = op->GetVariadicOutputHomogeneity = one;
+  op->GetStartVersion = one;
+  op->GetEndVersion = last_version;
+  if (!op->GetMayInplace) op->GetMayInplace = no_alias;
+  op->GetAliasMap = no_alias;
+  op->ReleaseMayInplace = op->ReleaseAliasMap = release_in_place;
+}
+
 /* What it is of is set. Tensors are 0 where its name does not say how many there are: it has
  * one. */
 static void make_operator(Operator *operator, size_t tensors, bool cuda) {
@@ -374,32 +390,17 @@ static void make_operator(Operator *operator, size_t tensors, bool cuda) {
   name_tensors(operator);
   name_scalars(operator);
   operator->op = (OrtCustomOp){
-      .version = ORT_API_VERSION,
-      .GetName = get_name,
-      .GetExecutionProviderType = cuda ? on_cuda : on_cpu,
       .GetInputType = get_input_type,
       .GetInputTypeCount = get_input_count,
       .GetOutputType = get_output_type,
       .GetOutputTypeCount = get_output_count,
-      .KernelDestroy = free,
-      .GetInputCharacteristic = zero,
-      .GetOutputCharacteristic = zero,
-      .GetInputMemoryType = zero,
-      .GetVariadicInputMinArity = one,
-      .GetVariadicInputHomogeneity = one,
-      .GetVariadicOutputMinArity = one,
-      .GetVariadicOutputHomogeneity = one,
       .CreateKernelV2 = create,
       .KernelComputeV2 = compute_of(operator, cuda),
       .InferOutputShapeFn = infer_shapes,
-      .GetStartVersion = one,
-      .GetEndVersion = last_version,
       /* The runtime asks without saying for which operator. */
       .GetMayInplace = tensors ? no_alias : may_inplace[output_count(operator) - 1],
-      .ReleaseMayInplace = release_in_place,
-      .GetAliasMap = no_alias,
-      .ReleaseAliasMap = release_in_place,
   };
+  complete(&operator->op, cuda);
 }
 
 /* The flags of a variant are the digits of its index; false where the digits are no variant. */
@@ -430,10 +431,22 @@ typedef struct {
 
 static Provider providers[] = {{.key = "graphopt.kernels"}, {.key = "graphopt.kernels.cuda"}};
 
-static void add_operator(Operator *operator, size_t tensors, bool cuda) {
-  make_operator(operator, tensors, cuda);
+static void list(Operator *operator, bool cuda) {
   operator->next = providers[cuda].first;
   providers[cuda].first = operator;
+}
+
+static void add_operator(Operator *operator, size_t tensors, bool cuda) {
+  make_operator(operator, tensors, cuda);
+  list(operator, cuda);
+}
+
+static Operator *add_depthwise(const char *name) {
+  Operator *operator = make_depthwise(name);
+  if (!operator) return NULL;
+  complete(&operator->op, false);
+  list(operator, false);
+  return operator;
 }
 
 __attribute__((constructor)) static void make_operators(void) {
@@ -453,6 +466,7 @@ __attribute__((constructor)) static void make_operators(void) {
     operators[count] = (Operator){.kind = SUM, .variant = {.mask = mask}};
     add_operator(&operators[count++], 0, false);
   }
+  for (size_t i = 0; depthwise_names[i]; i++) add_depthwise(depthwise_names[i]);
 }
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -483,7 +497,8 @@ static enum Type cut_type(char *name) {
 /* The operator of another type than float32, for one tensor of each kind. */
 static Operator *make_typed(const char *of_float32, enum Type type, bool cuda) {
   const Operator *known = cuda ? NULL : find(of_float32, false);
-  if (!known || known->foreach || (type == OF_FLOAT16 && known->kind != UPDATE)) return NULL;
+  if (!known || known->foreach || known->kind == DEPTHWISE) return NULL;
+  if (type == OF_FLOAT16 && known->kind != UPDATE) return NULL;
   Operator *operator = calloc(1, sizeof *operator);
   if (!operator) return NULL;
   operator->kind = known->kind;
@@ -500,6 +515,8 @@ static Operator *make_named(const char *full_name, bool cuda) {
   char name[sizeof ((Operator *)0)->name];
   if (strlen(full_name) >= sizeof name) return NULL;
   strcpy(name, full_name);
+  Operator *depthwise = cuda ? NULL : add_depthwise(name);
+  if (depthwise) return depthwise;
   const enum Type type = cut_type(name);
   Operator *typed = type == OF_FLOAT32 ? NULL : make_typed(name, type, cuda);
   if (typed || type == OF_FLOAT16 || (type == OF_FLOAT64 && cuda)) return typed;

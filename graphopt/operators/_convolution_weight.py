@@ -8,12 +8,14 @@ There are several ways to compute it; `choose` knows the fastest.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
+from graphopt.local_functions import DOMAIN, add_body
 from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.window import Window
 
@@ -82,7 +84,7 @@ def choose(layer: Layer, provider: str) -> Formulation:
         return _choose_for_device(layer)
     if is_static and layer.channels == 1 and layer.group > 1:
         if len(window.kernel) == 2 and max(layer.counts or ()) <= _WIDEST:
-            return by_band
+            return by_kernel if _has_kernel(layer) else by_band
         if layer.outputs == layer.group:
             return by_sum_of_each_tap
     if window.dilations[-1] == 1:
@@ -293,6 +295,29 @@ def by_band(layer: Layer) -> ir.Value:
         bands = op.Concat(*products, axis=1) if len(products) > 1 else products[0]
         rows.append(op.MatMul(bands, mask))
     return op.Reshape(op.Concat(*rows, axis=1), _weight_shape(layer))
+
+
+def by_kernel(layer: Layer) -> ir.Value:
+    """A function for which there is a kernel; its body is `by_band`."""
+    op, window = layer.op, layer.window
+    attributes: dict[str, Any] = {**window.attributes(), "group": layer.group}
+    name = add_body(
+        op,
+        "DepthwiseConvWeightGradient",
+        [layer.x, layer.dy],
+        lambda body, x, dy: by_band(replace(layer, op=body, x=x, dy=dy)),
+        attributes,
+    )
+    (gradient,) = op.node(name, [layer.x, layer.dy], domain=DOMAIN, **attributes)
+    gradient.dtype, gradient.shape = ir.DataType.FLOAT, ir.Shape(_weight_shape(layer))
+    return gradient
+
+
+def _has_kernel(layer: Layer) -> bool:
+    """Whether the kernels can compute it, in a graph in which they are found."""
+    dtypes = {layer.x.dtype, layer.dy.dtype}
+    is_float32 = dtypes == {ir.DataType.FLOAT}
+    return layer.outputs == layer.group and is_float32 and not layer.op.is_inside
 
 
 def _band(layer: Layer, first: int, last: int) -> tuple[int, int, np.ndarray]:

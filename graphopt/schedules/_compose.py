@@ -11,7 +11,8 @@ from onnx import defs, parser
 
 from graphopt import _checks
 from graphopt.builder import GraphBuilder
-from graphopt.schedules.base import LearningRateSchedule, add_local_function
+from graphopt.local_functions import add_local_function
+from graphopt.schedules.base import LearningRateSchedule
 
 _FROM_CALLER = "graphopt.from_caller"
 

@@ -2,15 +2,15 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.local_functions import local_functions
 from graphopt.versions import IR_VERSION, MIN_OPSET
 
 
@@ -84,21 +84,6 @@ class LearningRateSchedule(ABC):
         return {"schedule": type(self).__name__} | {
             key: value for key, value in vars(self).items() if isinstance(value, int | float)
         }
-
-
-_LOCAL_FUNCTIONS = "graphopt.local_functions"
-
-
-def add_local_function(graph: ir.Graph, function: onnx.FunctionProto) -> None:
-    """Let the model that is made of a graph have this function, once."""
-    graph.opset_imports.setdefault(function.domain, 1)
-    graph.meta.setdefault(_LOCAL_FUNCTIONS, {})[function.domain, function.name] = function
-
-
-def local_functions(graph: ir.Graph) -> Iterable[onnx.FunctionProto]:
-    """The functions that were added to a graph."""
-    functions: dict[tuple[str, str], onnx.FunctionProto] = graph.meta.get(_LOCAL_FUNCTIONS, {})
-    return functions.values()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.local_functions import DOMAIN
 from graphopt.update import functions
 
 _MOST_AT_ONCE = 64
@@ -27,9 +28,7 @@ _MOST_AT_ONCE = 64
 
 def only_waits(node: ir.Node) -> bool:
     """Whether what a node gives does not depend on the values that it reads, but comes after."""
-    return node.op_type == "Size" or (
-        node.domain == functions.DOMAIN and functions.is_ready(node.op_type)
-    )
+    return node.op_type == "Size" or (node.domain == DOMAIN and functions.is_ready(node.op_type))
 
 
 class Gate:

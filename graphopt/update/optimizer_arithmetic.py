@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.local_functions import DOMAIN
 from graphopt.rmsprop import RMSProp, Rule
 from graphopt.schedules import LearningRateSchedule
 from graphopt.schedules.base import Fixed
@@ -109,7 +110,7 @@ class Arithmetic:
         return op.node(
             variant.name,
             [*tensors, *scalars],
-            domain=functions.DOMAIN,
+            domain=DOMAIN,
             outputs=len(variant.outputs),
             **functions.attributes(op, attributes),
         )

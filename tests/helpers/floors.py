@@ -27,7 +27,7 @@ FLOORS = [
     ],
     ["stage", "states", "forward", "soundness", "external_data", "large_models"],
     ["builder"],
-    ["shapes", "state_inputs"],
+    ["local_functions", "shapes", "state_inputs"],
     ["operators"],
     ["shapes.engine", "shapes.in_place", "dropping"],
     ["half", "inference", "weights", "schedules"],

@@ -19,7 +19,9 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from graphopt import kernels
 from graphopt.gradients import differentiate, prepare
+from graphopt.graphs import without_functions
 
 STANDARD = {""}
 
@@ -168,14 +170,8 @@ def onnx_gradients(case: Case, names: Sequence[str], *, dynamic: bool) -> dict[s
     built = differentiate(model, trained, loss, statistics, **case.options)
     model.graph.outputs.extend(built.gradients.values())
     proto = ir.to_proto(model)
-    assert {node.domain for node in proto.graph.node} <= STANDARD
+    assert {node.domain for node in without_functions(proto).graph.node} <= STANDARD
     onnx.checker.check_model(proto)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # starting threads takes longer than these nodes
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
     feeds = {f"shape_{name}": np.array(case.inputs[name].shape, np.int64) for name in names}
     feeds = feeds if dynamic else {}
     if "nought" in case.node:
@@ -185,11 +181,29 @@ def onnx_gradients(case: Case, names: Sequence[str], *, dynamic: bool) -> dict[s
         for name, parameter in zip(names, trained, strict=True)
     }
     feeds |= {name: case.inputs[name] for name in built.statistics}
-    results = session.run([f"{parameter}_grad" for parameter in trained], feeds)
+    outputs = [f"{parameter}_grad" for parameter in trained]
+    results = _session(proto, []).run(outputs, feeds)
+    fused = kernels.called(proto, ["CPUExecutionProvider"])
+    if fused:
+        for result, other in zip(results, _session(proto, fused).run(outputs, feeds), strict=True):
+            near = case.tolerance * float(np.abs(result).max(initial=0)) + 1e-30
+            np.testing.assert_allclose(other, result, rtol=0, atol=near, err_msg=str(fused))
     return {
         name: result.reshape(case.inputs[name].shape)
         for name, result in zip(names, results, strict=True)
     }
+
+
+def _session(proto: onnx.ModelProto, fused: Sequence[str]) -> onnxruntime.InferenceSession:
+    """A session of the runtime that has these kernels."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # starting threads takes longer than these nodes
+    if fused:
+        assert kernels.register(options, fused)
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def check_types(case: Case, dtype: type[np.floating]) -> None:

@@ -237,7 +237,8 @@ def test_transposed_convolution_of_unknown_size(name):
     check(dataclasses.replace(TRANSPOSES[name], dynamic="all"), dynamic=True)
 
 
-# `by_swapped_roles` is what groups get on CUDA, `by_band` all depthwise ones on the CPU.
+# `by_swapped_roles` is what groups get on CUDA, `by_band` all depthwise ones on the CPU: itself, or
+# as the body of a function for which there is a kernel.
 POINTWISE = ["pointwise", "pointwise, stride", "1-D, pointwise"]
 FORMULATIONS = {
     _convolution_weight.by_channels_last: ["depthwise, stride", "1-D, depthwise", "pointwise"],
@@ -289,7 +290,8 @@ def test_choice_of_formulation():
     assert chosen([2, 8, 9, 9], [4, 8, 3, 3], dilations=[2, 2]) == "product_of_each_tap"
     assert chosen([2, 8, 9, 9], [4, 8, 1, 1]) == "product"
     assert chosen([2, 8, 19, 19], [4, 8, 1, 1]) == "product_of_each_example"
-    assert chosen([2, 8, 9, 9], [8, 1, 3, 3], group=8) == "band"
+    assert chosen([2, 8, 9, 9], [8, 1, 3, 3], group=8) == "kernel"
+    assert chosen([2, 8, 9, 9], [16, 1, 3, 3], group=8) == "band"
     assert chosen([2, 8, 9], [8, 1, 3], group=8) == "sum_of_each_tap"
     assert chosen([2, 8, 9, 9], [4, 8, 3, 3], **CUDA) == "product_of_columns"
     assert chosen([2, 128, 99, 99], [4, 128, 3, 3], **CUDA) == "product_of_each_tap"

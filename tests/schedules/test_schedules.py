@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import graphopt
 from graphopt import schedules
 from graphopt.builder import GraphBuilder
-from graphopt.schedules.base import local_functions
+from graphopt.local_functions import local_functions
 from graphopt.schedules.parse import emit, learning_rate
 from tests.helpers.folders import REFERENCE
 

@@ -18,10 +18,9 @@ from onnx import helper, parser
 from onnx_ir.passes import common as passes
 
 from graphopt.builder import GraphBuilder
+from graphopt.local_functions import DOMAIN, VERSION
 from graphopt.versions import IR_VERSION
 
-DOMAIN = "graphopt"
-VERSION = 1
 HEADER = '<domain: "graphopt", opset_import: ["" : 17, "graphopt" : 1]>'
 """What the ONNX text of a function begins with."""
 
