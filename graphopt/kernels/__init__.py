@@ -1,8 +1,10 @@
-"""The update as kernels for the CPU and for CUDA, a library that is built with a C compiler.
+"""Functions of a graph as kernels for the CPU and for CUDA, a library built with a C compiler.
 
 Each function of `graphopt.update.core` runs as one kernel, in one pass over the memory, where a
 session has them; where it does not, ONNX Runtime runs the function's body, operator by operator.
-The results are the same bits on ONNX Runtime 1.32, and close on older ones.
+The results are the same bits on ONNX Runtime 1.32, and close on older ones. On the CPU, so do
+convolutions in two dimensions of each channel by itself, and their gradients; their sums are
+rounded otherwise than in the bodies.
 
 The library opens CUDA's driver when it needs it, which compiles the kernels for the GPU there is;
 no toolkit is needed, neither to build nor to run.
