@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from graphopt import states
 from graphopt.dtypes import dtype_of
-from graphopt.mapped_values import array_of, tensor_of
+from graphopt.mapped_values import array_of, tensor_at
 
 Array = npt.NDArray[np.generic]
 
@@ -117,7 +117,10 @@ def averaged(carried: Iterable[Carried], state: Mapping[str, Array]) -> dict[str
 
 
 def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
-    """Write the carried values into the ``training_info`` of a model."""
+    """Write the carried values into the ``training_info`` of a model, for as long as they are held.
+
+    Arrays before the first step stay where they are; see `mapped_values`.
+    """
     info = model.training_info.add()
     graph = info.initialization
     graph.name = "initialization"
@@ -129,7 +132,7 @@ def declare(model: onnx.ModelProto, carried: Iterable[Carried]) -> None:
             continue
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
         if isinstance(value.initial, np.ndarray):
-            graph.initializer.append(tensor_of(value.initial, value.input))
+            graph.initializer.append(tensor_at(value.initial, value.input))
         elif isinstance(value.initial, str):
             shape = numpy_helper.from_array(np.array(value.shape, np.int64), f"{value.input}/shape")
             flat = f"{value.input}/reshaped"

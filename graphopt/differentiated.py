@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from graphopt import _checks, states
+from graphopt._memory import give_back_memory
 from graphopt.accumulation import UPDATE_INPUT
 from graphopt.builder import GraphBuilder
 from graphopt.carried import NEXT
@@ -28,6 +29,7 @@ from graphopt.gradients import (
 )
 from graphopt.gradients.runtime import build_gradients, prepare_for_builder
 from graphopt.half import Precision, check_float32, check_precision, own_half
+from graphopt.large_models import with_values_aside
 from graphopt.loss_scale import scaled
 from graphopt.losses import LABELS, LossFunction, append_loss, loss_entry, read_by, report_loss
 from graphopt.manifest import LossEntry
@@ -61,6 +63,7 @@ class Differentiated:
         files: The files that the forward model was read from.
         loss: What the loss is, where there is one.
         seed: What its random numbers begin with; None where it draws none, or the runtime does.
+        held: The arrays in which values of both are, as long as somebody holds them.
     """
 
     gradients: GradientGraph
@@ -69,6 +72,7 @@ class Differentiated:
     files: tuple[Path, ...] = ()
     loss: LossEntry | None = None
     seed: int | None = None
+    held: Sequence[np.ndarray] = ()
 
     @property
     def initial(self) -> dict[str, np.ndarray]:
@@ -112,10 +116,13 @@ def differentiated(
         )
     half = check_precision(precision, provider)
     names = [parameter.name for parameter in optimizer.params]
-    proto, files = read_with_files(model, leaving=True)
+    proto, files = read_with_files(model, leaving=portable)
     with about(model):
         check_is_forward(proto)
         forward = with_weights(proto, names)
+        del proto
+        forward, held = with_values_aside(forward) if portable else (forward, [])
+        give_back_memory(sum(array.nbytes for array in held))
         _check_parameters(forward, optimizer.params)
         if half is not None:
             check_float32(optimizer.params, str(precision))
@@ -149,9 +156,9 @@ def differentiated(
             if seed is not None:
                 compute_random_numbers(GraphBuilder(gradients.model.graph))
     draws = state_of(gradients.model.graph, RANDOM_SEED) is not None
-    return Differentiated(
-        gradients, forward, remembered(prepared.graph), files, entry, seed if draws else None
-    )
+    seed = seed if draws else None
+    labeled = remembered(prepared.graph)
+    return Differentiated(gradients, forward, labeled, files, entry, seed, held)
 
 
 def self_differentiated(
@@ -162,7 +169,8 @@ def self_differentiated(
     seed: int | None,
 ) -> Differentiated:
     """A model that computes its gradients itself."""
-    forward, files = read_with_files(model)
+    forward, files = read_with_files(model, leaving=True)
+    forward, held = with_values_aside(forward)
     names = [parameter.name for parameter in optimizer.params]
     missing = [name for name in names if name not in gradients]
     unknown = [name for name in gradients if name not in names]
@@ -190,7 +198,7 @@ def self_differentiated(
     entry = LossEntry(loss) if loss else None
     if seed is not None and not compute_random_numbers(op):
         seed = None
-    return Differentiated(built, forward, files=files, loss=entry, seed=seed)
+    return Differentiated(built, forward, files=files, loss=entry, seed=seed, held=held)
 
 
 def _check_parameters(forward: onnx.ModelProto, params: Iterable[Parameter]) -> None:

@@ -35,7 +35,7 @@ from graphopt.manifest import (
     packed,
     unpacked,
 )
-from graphopt.mapped_values import loaded
+from graphopt.mapped_values import arrays_in_memory, loaded
 from graphopt.operators.labels import ClassLabels
 from graphopt.requirement import requirements
 from graphopt.rmsprop import RMSProp
@@ -78,6 +78,7 @@ class TrainingGraph:
             ValueError: The model does not declare what it carries from step to step, or is damaged.
         """
         self._model = model
+        self._held = arrays_in_memory(model)
         self.files = tuple(files)
         self._is_whole_file = carried is None
         if carried is None:
@@ -99,7 +100,7 @@ class TrainingGraph:
         layout of the state, as JSON.
         """
         with taking_memory(self):
-            self._model = loaded(self._model)
+            self._model, self._held = loaded(self._model), []
         return self._model
 
     @property
@@ -244,6 +245,10 @@ class TrainingGraph:
         )
         declare(model, carried)
         return TrainingGraph(model, carried, self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: all values are in the model."""
+        return self.__dict__ | {"_model": loaded(self._model), "_held": []}
 
     def __repr__(self) -> str:
         """The optimizer and the size of the graph."""

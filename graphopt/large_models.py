@@ -17,7 +17,16 @@ from graphopt._seal import Piece, sealed
 from graphopt._words import size
 from graphopt.dtypes import BITS, bytes_of
 from graphopt.graphs import TO_INITIALIZERS, proto_initializers
-from graphopt.mapped_values import array_of, give_back, is_left, loaded, notes_of
+from graphopt.mapped_values import (
+    Array,
+    array_of,
+    can_be_left_in_memory,
+    give_back,
+    is_left,
+    leave_in_memory,
+    loaded,
+    notes_of,
+)
 from graphopt.soundness.wire import length_tag, written
 
 MOST = 2**31
@@ -28,7 +37,7 @@ DATA = ".data"
 
 _LEAST = 1024  # bytes of a tensor that is worth a place in the other file
 _ALIGNMENT = 4096  # of the tensors in that file, so that they can be mapped into memory
-_WHOLE = 2**26  # bytes of values up to which a model is written at once
+_WHOLE = 2**20  # bytes of values up to which a model is written at once
 
 
 def save_model(model: onnx.ModelProto, path: PathLike, *, seal: bool = False) -> None:
@@ -115,6 +124,27 @@ def without_values(tensor: TensorProto) -> TensorProto:
         if tensor.HasField(field):
             setattr(copy, field, getattr(tensor, field))
     return copy
+
+
+def with_values_aside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Array]]:
+    """A copy of a model that is copied at no cost: its large values are left in memory, once.
+
+    Args:
+        model: The model, whose values are sound.
+
+    Returns:
+        The copy, and what must be held as long as it or a copy of it; see `mapped_values`.
+    """
+    held: list[Array] = []
+
+    def moved(tensor: TensorProto) -> TensorProto:
+        if not can_be_left_in_memory(tensor):
+            return tensor
+        other = without_values(tensor)
+        held.append(leave_in_memory(other, tensor.raw_data))
+        return other
+
+    return mapped(model, moved, least=0), held
 
 
 def mapped(

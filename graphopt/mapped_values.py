@@ -27,14 +27,18 @@ from graphopt.dtypes import BITS, bytes_of
 from graphopt.graphs import proto_initializers
 
 LEAST = 2**20
-"""The bytes of a tensor that is worth it."""
+"""The bytes of a tensor that is worth it, in a file."""
+
+LEAST_IN_MEMORY = 2**14
+"""The bytes of one that is worth it, in an array: about what it takes to say where it is."""
 
 _KEY = "graphopt.mapped"
 _OURS = secrets.token_hex(16)  # no file knows it
 _IN_MEMORY = "array:"
 _BYTE = 8  # bits
-# NumPy has numbers as the machine does; Windows replaces no file that somebody looks at.
-CAN_BE = sys.byteorder == "little" and sys.platform != "win32"
+_IS_LITTLE = sys.byteorder == "little"  # NumPy has numbers as the machine does
+# Windows replaces no file that somebody looks at.
+CAN_BE = _IS_LITTLE and sys.platform != "win32"
 
 Array = npt.NDArray[np.generic]
 
@@ -80,17 +84,44 @@ _numbers = count()
 
 def can_be_left(tensor: TensorProto) -> bool:
     """Whether an external tensor is worth it, and lies in its file as NumPy has it."""
+    return CAN_BE and _is_as_in_numpy(tensor, LEAST)
+
+
+def can_be_left_in_memory(tensor: TensorProto) -> bool:
+    """Whether the raw data of a tensor are worth it, and lie there as NumPy has them."""
+    is_raw = tensor.HasField("raw_data") and tensor.data_location == TensorProto.DEFAULT
+    return is_raw and _IS_LITTLE and _is_as_in_numpy(tensor, LEAST_IN_MEMORY)
+
+
+def _is_as_in_numpy(tensor: TensorProto, least: int) -> bool:
     return (
-        CAN_BE
-        and BITS.get(tensor.data_type, 1) % _BYTE == 0
+        BITS.get(tensor.data_type, 1) % _BYTE == 0
         and all(size >= 0 for size in tensor.dims)
-        and bytes_of(tensor) >= LEAST
+        and bytes_of(tensor) >= least
     )
 
 
 def leave(tensor: TensorProto, file: Path, offset: int, length: int) -> None:
     """Leave the values of a tensor, which are these bytes, in their file."""
     _set(tensor, str(file), offset, length, mapping(file).content)
+
+
+def leave_in_memory(tensor: TensorProto, data: bytes) -> Array:
+    """Leave the values of a tensor, which are these bytes, where they are in memory.
+
+    Returns:
+        What somebody must hold: this array, or the one that `array_of` gives.
+    """
+    array = np.frombuffer(data, np.uint8)
+    _set(tensor, "", 0, len(data), _held(array))
+    return array
+
+
+def arrays_in_memory(model: onnx.ModelProto) -> list[Array]:
+    """What must be held as long as a model: the arrays in which values of it were left."""
+    marks = (_mark(tensor) for tensor in proto_initializers(model) if is_left(tensor))
+    numbers = (_number(mark) for mark in marks)
+    return [_arrays[number] for number in numbers if number is not None]
 
 
 def is_left(tensor: TensorProto) -> bool:
@@ -111,7 +142,7 @@ def array_of(tensor: TensorProto) -> Array:
         array: Array = numpy_helper.to_array(tensor)
         return array
     said = {entry.key: entry.value for entry in tensor.external_data}
-    mark = next(entry.value for entry in tensor.metadata_props if entry.key == _KEY)
+    mark = _mark(tensor)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return _left(mark, said["location"], int(said["offset"]), tuple(tensor.dims), dtype)
 
@@ -127,11 +158,14 @@ def tensor_of(array: Array, name: str) -> TensorProto:
 
 def tensor_at(array: Array, name: str) -> TensorProto:
     """A tensor of an array, whose values stay there; somebody must hold the array."""
-    if array.nbytes < LEAST or not array.flags.c_contiguous or _place(array) is not None:
+    if (
+        array.nbytes < LEAST_IN_MEMORY
+        or not array.flags.c_contiguous
+        or not _IS_LITTLE
+        or _place(array) is not None
+    ):
         return tensor_of(array, name)
-    number = next(_numbers)
-    _arrays[number] = array
-    return _left_tensor(array, name, "", 0, f"{_IN_MEMORY}{number}")
+    return _left_tensor(array, name, "", 0, _held(array))
 
 
 def loaded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -160,6 +194,25 @@ def _is_ours(mark: str) -> bool:
     return mark.startswith(f"{_OURS} ")
 
 
+def _mark(tensor: TensorProto) -> str:
+    """What a tensor that was left says of where its values are."""
+    mark: str = next(entry.value for entry in tensor.metadata_props if entry.key == _KEY)
+    return mark
+
+
+def _number(mark: str) -> int | None:
+    """That of the array in which values were left, if they were left in one."""
+    content = mark.split(" ", 1)[1]
+    return int(content.removeprefix(_IN_MEMORY)) if content.startswith(_IN_MEMORY) else None
+
+
+def _held(array: Array) -> str:
+    """What says that values are in an array, as long as somebody holds it."""
+    number = next(_numbers)
+    _arrays[number] = array
+    return f"{_IN_MEMORY}{number}"
+
+
 def _forget(tensor: TensorProto) -> None:
     """Let a tensor say no more that its values were left in a file."""
     for entry in [entry for entry in tensor.metadata_props if entry.key == _KEY]:
@@ -171,7 +224,7 @@ def use_left_tensors(model: ir.Model) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and _is_ours(tensor.metadata_props.get(_KEY, "")):
-            value.const_value = LeftTensor(
+            value.const_value = left = LeftTensor(
                 tensor.location,
                 tensor.offset,
                 tensor.length,
@@ -181,6 +234,8 @@ def use_left_tensors(model: ir.Model) -> None:
                 doc_string=tensor.doc_string,
                 metadata_props=dict(tensor.metadata_props),
             )
+            if _number(left.metadata_props[_KEY]) is not None:
+                left.numpy()  # and so holds the array
 
 
 def is_in_file(array: Array) -> bool:
@@ -255,10 +310,12 @@ def _left(
     mark: str, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> Array:
     """What was left, by what the metadata says."""
-    content = mark.split(" ", 1)[1]
-    if content.startswith(_IN_MEMORY):
-        return _arrays[int(content.removeprefix(_IN_MEMORY))]
-    mapped = mapping(Path(path), content)
+    number = _number(mark)
+    if number is not None:
+        array = _arrays[number]
+        is_itself = (array.shape, array.dtype) == (shape, dtype)
+        return array if is_itself else array.view(dtype).reshape(shape)
+    mapped = mapping(Path(path), mark.split(" ", 1)[1])
     return np.frombuffer(mapped, dtype, math.prod(shape), offset).reshape(shape)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.mapped_values import LeftTensor
 from graphopt.shapes.sizes import Dim, Dims, Element, known, product
 
 MOST_ELEMENTS = 128  # of a value that is computed, such as a shape or the factors of a Resize
@@ -105,12 +106,12 @@ def _element(dtype: ir.DataType, element: Element) -> Element:
 
 
 def of_tensor(stored: ir.TensorProtocol) -> TensorInfo:
-    """An initializer or constant; external data is not read."""
+    """An initializer or constant; of external data, only what was left by us is looked at."""
     found = tensor(stored.dtype, stored.shape.numpy())
     elements = found.elements
     if elements is None or elements > _MOST_STORED or stored.dtype not in _FOLLOWED:
         return found
-    if isinstance(stored, ir.ExternalTensor):
+    if isinstance(stored, ir.ExternalTensor) and not isinstance(stored, LeftTensor):
         return found
     try:
         array = stored.numpy()

@@ -1,16 +1,23 @@
 """Large values that stay in their files: here all are large."""
 
+import copy
+import gc
 import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt import RMSProp, checkpoint, large_models, mapped_values
 from graphopt.examples import digits_cnn
 from graphopt.graphs import proto_initializers
+from graphopt.soundness import leaving
+from tests.helpers import build_peak
 from tests.helpers.faults import contents
 from tools.faults import large
 
@@ -154,6 +161,128 @@ def test_values_that_somebody_holds():
     small = mapped_values.tensor_at(array[:5], "w")
     assert numpy_helper.to_array(small).tolist() == [0, 1, 2, 3, 4]
     assert small.data_location == TensorProto.DEFAULT
+
+
+@pytest.fixture
+def where(monkeypatch):
+    """Let values of any size be left in memory, or none."""
+
+    def choose(place):
+        least = {"aside": 1, "in the model": 2**40}[place]
+        monkeypatch.setattr(mapped_values, "LEAST_IN_MEMORY", least)
+        monkeypatch.setattr(large_models, "_WHOLE", least)
+
+    return choose
+
+
+@pytest.mark.parametrize("names", [("*",), ("conv*",)], ids=["all", "most are frozen"])
+def test_values_that_are_there_once_are_those_of_the_model(names, where, tmp_path):
+    where("in the model")
+    whole = graph_of(digits_cnn.build(), names)
+    assert left(whole.lean) == []
+    whole.save(tmp_path / "whole.onnx")
+    where("aside")
+    graph = graph_of(digits_cnn.build(), names)
+    assert {"conv1.weight", "dense1.weight"} <= {*left(graph.lean)}
+    gc.collect()
+    graph.save(tmp_path / "aside.onnx")
+    assert (tmp_path / "aside.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    sessions = [graphopt.Session(g) for g in (whole, graph)]
+    assert sessions[0].step(batch())["loss"] == sessions[1].step(batch())["loss"]
+    assert left(graph.lean)
+    for values in ({}, sessions[0].state):
+        assert graph.forward(values) == whole.forward(values)
+    assert graph.model == whole.model
+    assert left(graph.model) == []
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_copy_has_all_values(copied, where):
+    where("aside")
+    graph = graph_of(digits_cnn.build(), ["conv*"])
+    other = copied(graph)
+    expected = graph.model
+    del graph
+    assert left(other.lean) == []
+    assert other.model == expected
+    starts = {value.input: value.initial for value in other.carried}
+    assert np.array_equal(
+        starts["conv1.weight"], numpy_helper.to_array(digits_cnn.build().graph.initializer[0])
+    )
+
+
+def test_frozen_values_stay_as_long_as_a_graph_that_has_them(where):
+    where("aside")
+    bare = graph_of(digits_cnn.build(), ["conv*"]).without_initial_values()
+    gc.collect()
+    model = digits_cnn.build().graph
+    frozen = {t.name: numpy_helper.to_array(t) for t in model.initializer if "dense" in t.name}
+    assert {*left(bare.lean)} == frozen.keys()
+    for tensor in bare.model.graph.initializer:
+        if tensor.name in frozen:
+            assert np.array_equal(numpy_helper.to_array(tensor), frozen[tensor.name])
+
+
+def test_gradients_of_ones_own_with_values_that_are_there_once(where, tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        own (float[3] x) => (float[3] y, float[3] g)
+        <float[3] w = {1, 2, 3}, float[3] c = {4, 5, 6}>
+        { s = Mul (x, c) y = Mul (w, s) g = Mul (s, s) }""")
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+    for place in ("in the model", "aside"):
+        where(place)
+        optimizer = RMSProp(graphopt.parameters(model).matching("w"))
+        graph = graphopt.training_graph(model, None, optimizer, gradients={"w": "g"})
+        assert left(graph.lean) == (["c", "w"] if place == "aside" else [])
+        graph.save(tmp_path / f"{place}.onnx")
+    files = contents(tmp_path)
+    assert files["aside.onnx"] == files["in the model.onnx"]
+
+
+def test_what_lies_in_memory_as_numpy_has_it_is_left_there(where):
+    where("aside")
+    kinds = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT8", "BOOL", "FLOAT8E4M3FN")
+    tensors = [
+        helper.make_tensor(kind, getattr(TensorProto, kind), [2, 2], bytes(4 * size), raw=True)
+        for kind, size in zip(kinds, (4, 2, 2, 8, 8, 1, 1, 1), strict=True)
+    ]
+    for index, tensor in enumerate(tensors):
+        tensor.raw_data = bytes([0, 1, 1, 0] * (len(tensor.raw_data) // 4))
+        tensor.doc_string = f"number {index}"
+        tensor.metadata_props.add(key="note", value=str(index))
+    others = [
+        helper.make_tensor("INT4", TensorProto.INT4, [2, 2], bytes(2), raw=True),
+        helper.make_tensor("numbers", TensorProto.FLOAT, [2], [1.0, 2.0]),
+        helper.make_tensor("text", TensorProto.STRING, [1], [b"a"]),
+        helper.make_tensor("none", TensorProto.FLOAT, [0], b"", raw=True),
+    ]
+    graph = helper.make_graph([], "values", [], [], [*tensors, *others])
+    model = helper.make_model(graph)
+    aside, held = large_models.with_values_aside(model)
+    assert left(aside) == list(kinds)
+    assert sum(array.nbytes for array in held) == sum(len(t.raw_data) for t in tensors)
+    for tensor, other in zip(tensors, aside.graph.initializer, strict=False):
+        array, expected = mapped_values.array_of(other), numpy_helper.to_array(tensor)
+        assert (array.shape, array.tobytes()) == (expected.shape, tensor.raw_data)
+        assert array.dtype == helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    assert mapped_values.loaded(aside) == model
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux says it")  # noqa: PTH110
+@pytest.mark.parametrize(("how", "most"), [("path", 2.5), ("proto", 1.5)])
+def test_building_has_each_value_once(how, most, tmp_path):
+    """Reading has the file beside the model for a moment; all later steps share the values."""
+    path = tmp_path / "model.onnx"
+    build_peak.write(path)
+    assert path.stat().st_size < leaving.LEAST
+    command = [sys.executable, "-m", "tests.helpers.build_peak", str(path), how]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert int(done.stdout) < most * build_peak.WEIGHTS + 20 * 2**20
 
 
 _CONSTANT = 100 * 2**20  # bytes that the runtime and Python take, whatever the model
