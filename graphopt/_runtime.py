@@ -117,6 +117,23 @@ def checked_providers(providers: Sequence[Any] | None) -> list[Any]:
     return list(providers)
 
 
+def check_available(providers: Sequence[Any]) -> None:
+    """Refuse execution providers that the installed ONNX Runtime does not have.
+
+    Raises:
+        ImportError: None of its packages is installed.
+        ValueError: It lacks one.
+    """
+    runtime = onnxruntime()
+    available = runtime.get_available_providers()
+    for name in provider_names(providers):
+        if name not in available:
+            raise ValueError(
+                f"providers: '{name}' is not available, "
+                f"onnxruntime {runtime.__version__} has {', '.join(available)}"
+            )
+
+
 def provider_names(providers: Sequence[Any]) -> list[str]:
     """The names of execution providers."""
     return [provider[0] if isinstance(provider, tuple) else provider for provider in providers]

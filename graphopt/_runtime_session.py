@@ -46,13 +46,7 @@ def runtime_session(
             have another number of threads than one, and it is to be deterministic.
     """
     runtime = _runtime.onnxruntime()
-    available = runtime.get_available_providers()
-    for name in _runtime.provider_names(providers):
-        if name not in available:
-            raise ValueError(
-                f"providers: '{name}' is not available, "
-                f"onnxruntime {runtime.__version__} has {', '.join(available)}"
-            )
+    _runtime.check_available(providers)
     if session_options is not None:
         _runtime.check_session_options(session_options)
 

@@ -301,8 +301,19 @@ class TestVerify:
         lines = succeed("verify", "train.onnx", "--data", "samples.npz").stdout.splitlines()
         assert len(lines) == 3
         np.savez("samples.npz", x=x, labels=rng.integers(10, 20, 40))
-        lines = succeed("verify", "train.onnx", "--data", "samples.npz").stdout.splitlines()
-        assert lines[1].startswith("  not compared: gradients and forward values: a step does not")
+        result = run("verify", "train.onnx", "--data", "samples.npz")
+        assert result.exit_code == 1
+        assert "feed 'labels': got label 1" in result.stderr
+
+    def test_a_graph_that_no_runtime_runs(self):
+        model = onnx.load("train.onnx")
+        model.graph.node.append(helper.make_node("MatMul", ["x", "labels"], ["dead"]))
+        onnx.save(model, "refused.onnx")
+        result = run("verify", "refused.onnx", "--steps", 1)
+        assert result.exit_code == 1
+        lines = result.stdout.splitlines()
+        assert lines[0] == "refused.onnx: RMSProp (momentum 0.9), not verified"
+        assert "cannot run this training graph" in lines[1]
 
     def test_wrong_gradients(self):
         model = onnx.load("train.onnx")

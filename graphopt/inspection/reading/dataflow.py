@@ -31,7 +31,7 @@ class Value:
     """A tensor of the model.
 
     Attributes:
-        name: Its name in the graph; in a function or a loop, if it does not leave that.
+        name: Its name in the graph; in a function or a loop, if its elements do not leave that.
         operation: What computes it; None for an input or an initializer.
         tensor: Its value, if it is an initializer or a Constant.
         declared: The value of the graph that says its type, if there is one.
@@ -246,6 +246,9 @@ class Dataflow:
         value = self._value(made, known)
         if value.operation is not None and value not in inputs:
             value.name = str(outside.name)
+            source = value.source.operation  # whose elements are seen outside by this name only
+            if source is not None and source.node == value.operation.node:
+                value.source.name = value.name
             if outside.type is not None:
                 value.declared = self._typed(outside) or value.declared
         return value

@@ -1,8 +1,9 @@
 """The outputs of the forward model that a training graph carries, in float64."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from graphopt._words import shown
@@ -11,7 +12,8 @@ from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
 from graphopt.graphs import without_functions
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
-from graphopt.inspection.verification.runnable import NotRunError
+from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError
+from graphopt.inspection.verification.whole_graph import loaded_whole
 from graphopt.manifest import Manifest
 from graphopt.operators import of
 
@@ -21,6 +23,7 @@ def forward_outputs(
     known: Mapping[str, Any],
     trained: Collection[str],
     ends: float,
+    providers: Sequence[str],
 ) -> tuple[dict[str, Any], bool]:
     """What the forward model gives for parameters and feeds, as training means it.
 
@@ -31,11 +34,13 @@ def forward_outputs(
         known: What the training graph is fed, its carried values included.
         trained: The names of the parameters.
         ends: When to give up.
+        providers: The execution providers.
 
     Returns:
         The outputs, by name, and whether an operator ran in float32 that has no kernel in float64.
 
     Raises:
+        GraphFailsError: The runtime does not take it.
         NotRunError: There is none, it draws random numbers, or it does not run node by node.
     """
     if Manifest.read(graph.model, "forward").forward is None:
@@ -60,8 +65,19 @@ def forward_outputs(
     names = [str(value.name) for value in model.graph.outputs]
     inputs = {str(value.name) for value in model.graph.inputs}
     feeds = {n: as_double(v) for n, v in known.items() if n in inputs and n not in values}
-    found = interpreter.run(interpreter.needed(names), feeds)
+    try:
+        found = interpreter.run(interpreter.needed(names), feeds)
+    except NotRunError:
+        _check_runs(proto, providers)
+        raise
     return {name: found[name] for name in names}, bool(interpreter.rounded)
+
+
+def _check_runs(model: onnx.ModelProto, providers: Sequence[str]) -> None:
+    try:
+        loaded_whole(model, providers)
+    except GraphFailsError as error:
+        raise GraphFailsError(f"the forward model that it carries: {error}") from None
 
 
 def _draws(node: ir.Node) -> bool:

@@ -18,14 +18,18 @@ from graphopt.inspection.reading.recovered import Recovered, accumulates
 from graphopt.inspection.reading.trained import Trained
 from graphopt.inspection.reading.writes import Write
 from graphopt.inspection.verification.batches import PARAMETER, Array, Updated
-from graphopt.inspection.verification.runnable import Given, NotRunError, RunnableUpdate, State
+from graphopt.inspection.verification.runnable import (
+    MOST_BYTES,
+    Given,
+    NotRunError,
+    RunnableUpdate,
+    State,
+)
 from graphopt.states import ACCUMULATED, ACCUMULATION_COUNT, AVERAGE
 
 # What is fed where the caller gives learning rates; each input gets another one.
 _FED_RATES = (0.01, 0.02, 0.005, 0.03)
 _RULES = ("learning_rate", "weight_decay", "grad_centralization")
-# Memory for what is fed and what comes out, in bytes.
-_MOST_BYTES = 2**33
 
 
 @dataclass(frozen=True)
@@ -172,10 +176,10 @@ class GraphUpdate(RunnableUpdate):
             for value in self._inputs.values()
         )
         gradients = sum(parameter.size for parameter in self.parameters) * 4
-        if 2 * carried + gradients > _MOST_BYTES:
+        if 2 * carried + gradients > MOST_BYTES:
             raise NotRunError(
                 f"to run it takes {size(2 * carried + gradients)}, more than the "
-                f"{size(_MOST_BYTES)} that are used for this"
+                f"{size(MOST_BYTES)} that are used for this"
             )
 
     def _types(self) -> dict[str, ir.Value]:

@@ -1,5 +1,6 @@
 """Feeds for a graph of which nothing is known but what it declares and computes."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt._words import shown, size as in_bytes
 from graphopt.feeds import Feed
 from graphopt.graphs import subgraphs
-from graphopt.inspection.verification.runnable import NotRunError
+from graphopt.inspection.verification.runnable import MOST_BYTES, NotRunError
 from graphopt.operators.labels import ClassLabels
 
 _BATCH = 3
@@ -67,6 +69,20 @@ class Maker:
             if feed.shape and np.dtype(feed.dtype).kind in "biu" and feed.name not in self.bounds
         ]
 
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Refuse integers that are not in the range of what they look up.
+
+        Raises:
+            ValueError: There is one.
+        """
+        for name in self.bounds.keys() & given.keys():
+            array, bound = given[name], self.bounds[name]
+            wrong = (array < -bound) | (array >= bound)
+            if wrong.any():
+                raise ValueError(
+                    f"feed '{name}': got {array[wrong].flat[0]}, expected numbers below {bound}"
+                )
+
     def make(self, kind: str, size: int, random: np.random.Generator) -> dict[str, Any]:
         """An array for each feed.
 
@@ -76,8 +92,18 @@ class Maker:
             random: The generator.
 
         Raises:
-            NotRunError: A feed may have any shape.
+            NotRunError: A feed may have any shape, or they take too much memory.
         """
+        shapes = [self._shape(feed, size) for feed in self.feeds]
+        total = sum(
+            math.prod(shape) * np.dtype(feed.dtype).itemsize
+            for feed, shape in zip(self.feeds, shapes, strict=True)
+        )
+        if total > MOST_BYTES:
+            raise NotRunError(
+                f"what is fed takes {in_bytes(total)}, more than the {in_bytes(MOST_BYTES)} that "
+                "are used for this"
+            )
         return {feed.name: self._array(feed, kind, size, random) for feed in self.feeds}
 
     def _array(self, feed: Feed, kind: str, size: int, random: np.random.Generator) -> Any:
@@ -97,7 +123,7 @@ class Maker:
 
     def _shape(self, feed: Feed, size: int) -> list[int]:
         if feed.shape is None:
-            raise NotRunError(f"'{feed.name}' may have any shape; give arrays (feeds, --data)")
+            raise NotRunError(f"'{shown(feed.name)}' may have any shape")
         batches = {f.shape[0] for f in self.feeds if f.shape and not isinstance(f.shape[0], int)}
         return [
             dim

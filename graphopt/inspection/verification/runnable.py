@@ -14,6 +14,9 @@ from graphopt.inspection.reading.dataflow import Value
 from graphopt.inspection.verification.batches import Array, Updated
 from graphopt.inspection.verification.update_model import update_model
 
+MOST_BYTES = 2**33
+"""Memory for what is fed and what comes out."""
+
 _FATAL = 4  # ONNX Runtime's level of severity
 
 State = Mapping[str, Mapping[str, Array]]
@@ -54,7 +57,11 @@ class Given:
 
 
 class NotRunError(Exception):
-    """Why an update could not be run."""
+    """Why something could not be run, or compared."""
+
+
+class GraphFailsError(NotRunError):
+    """Why the graph itself does not run, so that it is not what it says."""
 
 
 class RunnableUpdate(ABC):
@@ -114,7 +121,7 @@ class RunnableUpdate(ABC):
             data = cut.SerializeToString()
             self._session = runtime.InferenceSession(data, options, list(providers))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-            raise NotRunError(f"the update does not run by itself: {_line(error)}") from None
+            raise NotRunError(f"the update does not run by itself: {in_a_line(error)}") from None
         self._known = {value.name for value in self._session.get_inputs()}
 
     def _computed(self, feeds: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -127,10 +134,10 @@ class RunnableUpdate(ABC):
         try:
             results = self._session.run(self._wanted, known)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-            raise NotRunError(f"the update fails in step {number}: {_line(error)}") from None
+            raise NotRunError(f"the update fails in step {number}: {in_a_line(error)}") from None
         return dict(zip(self._wanted, results, strict=True))
 
 
-def _line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """What an error says, short enough for one line."""
     return shown(" ".join(str(error).split()), 300)

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from graphopt._words import shown
 from graphopt.inspection.verification.interpreter import Interpreter, as_double
 from graphopt.inspection.verification.made_feeds import KINDS, SIZES, Maker
 from graphopt.inspection.verification.rounding import worst_by_name
-from graphopt.inspection.verification.runnable import NotRunError
+from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError
 from graphopt.inspection.verification.training_part import TrainingPart
 
+YOURS = "yours"
+"""The kind of feeds that the caller gives."""
+
 _NOISES = (0.1, 0.01, 0.0)
+_GIVE = "give others (feeds, --data)"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Sampler:
         part: The graph.
         interpreter: What computes its nodes in float64; None where there is no kernel.
         differentiates: Whether that computes the gradients too.
-        kinds: The kinds of feeds to try, the usual first; "yours" where they are given.
+        kinds: The kinds of feeds to try, the usual first; `YOURS` where they are given.
     """
 
     def __init__(
@@ -52,12 +55,17 @@ class Sampler:
         """Look for feeds with which the graph runs, and has a finite loss.
 
         Raises:
-            NotRunError: There are none.
+            GraphFailsError: There are none, or the runtime does not take the graph.
+            NotRunError: The graph runs, but not its nodes one by one.
+            TypeError: A feed that is given has the wrong dtype.
+            ValueError: Those that are given do not fit.
         """
         self.part = part
+        self._given = None if inputs is None else part.checked(inputs)
+        part.load()
         self._ends = ends
         self._random = np.random.default_rng(seed)
-        self._inputs = inputs
+        self._fed = () if inputs is None else tuple(inputs)
         self.interpreter: Interpreter | None = part.exact(ends)
         self._nodes = self.interpreter.needed([*part.outputs, *part.gradients])
         self.differentiates = True
@@ -65,7 +73,7 @@ class Sampler:
         labels = part.graph.class_labels
         self._maker = Maker.of(part.feeds, part.held.graph, labels)
         usual = self._usual()
-        edges = KINDS[1:3] if inputs is None and self._maker.masks else ()
+        edges = KINDS[1:3] if self._given is None and self._maker.masks else ()
         self.kinds = (usual, *edges)
 
     @property
@@ -81,7 +89,7 @@ class Sampler:
         """
         part = self.part
         known = self._known(kind)
-        got = part.as_trained(known)
+        got = self._run(known)
         given = part.given(known, got)
         plain = part.plain(given, [*part.outputs, *part.gradients])
         if not np.isfinite(plain[part.loss]).all():
@@ -115,45 +123,69 @@ class Sampler:
 
     def _usual(self) -> str:
         """The kind of feeds with which the loss is finite; the sizes and noise are those too."""
-        if self._inputs is not None:
-            self._settle("yours", SIZES[:1])
-            return "yours"
+        if self._given is not None:
+            if self._settle(YOURS, SIZES[:1]):
+                return YOURS
+            raise GraphFailsError("the loss is not finite with the feeds that were given")
         is_open = any(
             not isinstance(dim, int) for feed in self.part.feeds for dim in (feed.shape or ())[1:]
         )
         for kind in (KINDS[0], KINDS[3]):
             if self._settle(kind, SIZES if is_open else SIZES[:1]):
                 return kind
-        raise NotRunError("the loss is not finite with any of the feeds that were tried")
+        raise GraphFailsError(
+            f"the loss is not finite with any of the feeds that were made up; {_GIVE}"
+        )
 
     def _settle(self, kind: str, sizes: tuple[int, ...]) -> bool:
-        """Find sizes with which the graph runs; whether the loss is finite then."""
+        """Find sizes with which the graph runs; whether the loss is finite then.
+
+        Raises:
+            GraphFailsError: It does not run with any.
+            ValueError: A feed that is given is why.
+        """
         for size in sizes:
             self._size = size
             for self._noise in _NOISES:
                 try:
                     if self._loss(kind):
                         return True
+                except GraphFailsError:
+                    raise
                 except NotRunError as error:
                     failure = error
                     break
             else:
                 return False
-        raise NotRunError(f"a step does not run: {shown(str(failure), 300)}")
+        raise GraphFailsError(
+            f"a step does not run with any of the feeds that were made up: {failure}; {_GIVE}"
+        )
 
     def _loss(self, kind: str) -> bool:
-        return bool(np.isfinite(self.part.as_trained(self._known(kind))[self.part.loss]).all())
+        return bool(np.isfinite(self._run(self._known(kind))[self.part.loss]).all())
+
+    def _run(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """What a session computes.
+
+        Raises:
+            GraphFailsError: It fails with feeds that are given.
+            NotRunError: It fails with those that are made up.
+            ValueError: A feed that is given is why.
+        """
+        try:
+            return self.part.as_trained(known)
+        except NotRunError as error:
+            if self._given is None:
+                raise
+            self._maker.check(self._given)
+            raise GraphFailsError(
+                f"a step does not run with the feeds that were given: {error}"
+            ) from None
 
     def _known(self, kind: str) -> dict[str, Any]:
         """What the training graph is fed at a new point."""
-        if self._inputs is not None:
-            masks = {
-                feed.name: np.ones(
-                    [dim for dim in feed.shape or () if isinstance(dim, int)], np.bool_
-                )
-                for feed in self.part.feeds
-                if feed.name == "group_mask"  # which may be left out
-            }
-            return {**masks, **self.part.point(self._random, self._noise), **self._inputs}
+        if self._given is not None:
+            fed = {name: self._given[name] for name in self._fed}
+            return {**self._given, **self.part.point(self._random, self._noise), **fed}
         feeds = self._maker.make(kind, self._size, self._random)
         return {**feeds, **self.part.point(self._random, self._noise)}

@@ -15,6 +15,7 @@ from graphopt._runtime_session import runtime_session
 from graphopt._words import shown
 from graphopt.builder import GraphBuilder
 from graphopt.carried import filled
+from graphopt.feeds import Feeds, check_fed, is_value
 from graphopt.forward import to_ir
 from graphopt.graph import TrainingGraph
 from graphopt.graphs import operands, without_functions
@@ -23,7 +24,7 @@ from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.verification.batches import PARAMETER, Array
 from graphopt.inspection.verification.graph_update import fed_scale, gradient_of, slots
 from graphopt.inspection.verification.interpreter import Interpreter, as_double, in_double
-from graphopt.inspection.verification.runnable import NotRunError
+from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError, in_a_line
 from graphopt.operators import of
 from graphopt.shapes.in_place import infer_shapes
 
@@ -70,6 +71,7 @@ class TrainingPart:
         outputs: The names of the outputs that are floating point, the loss first.
         feeds: What a step is fed.
         gradients: The names of the gradients.
+        providers: The execution providers.
         held: The part as a model of its own, which is fed what the graph draws at random.
         drawn: The names of what it draws.
     """
@@ -82,7 +84,7 @@ class TrainingPart:
         """
         proto = ir.to_proto(reading.file.model)
         proto.training_info.extend(reading.file.training)
-        self._providers = providers
+        self.providers = providers
         try:
             self.graph = TrainingGraph(proto)
         except ValueError as error:
@@ -117,6 +119,30 @@ class TrainingPart:
         }
         if missing := carried - self._start.keys():
             raise NotRunError(f"it holds no value of '{shown(min(missing))}' to start from")
+
+    def checked(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """What a caller feeds, as a session takes it, with what may be left out.
+
+        Raises:
+            TypeError: A feed has the wrong dtype.
+            ValueError: One is missing, unknown, of the wrong shape, or holds what it must not.
+        """
+        optional = {"group_mask": np.bool_(1), self.scale_input: np.float32(_SCALES[0])}
+        defaults = {
+            feed.name: np.full(
+                [dim for dim in feed.shape or () if isinstance(dim, int)],
+                optional[feed.name],
+                feed.dtype,
+            )
+            for feed in self.feeds
+            if feed.name in optional
+        }
+        arrays: dict[str, Any] = dict(Feeds(self.feeds, defaults).checked(feeds))
+        values = {name: v.numpy() if is_value(v) else v for name, v in arrays.items()}
+        graph = self.graph
+        scale = graph.fed_loss_scale
+        check_fed(values, labels=graph.class_labels, rates=graph.fed_rates, scale=scale)
+        return values
 
     def point(self, random: np.random.Generator, noise: float = _NOISE) -> dict[str, Array]:
         """What is carried, with parameters near those before the first step.
@@ -171,9 +197,25 @@ class TrainingPart:
         )
         made = TrainingGraph(graph, self.graph.carried)
         try:
-            return runtime_session(made, self._providers, None, kernels=True)[0]
-        except (ValueError, ImportError) as error:
-            raise NotRunError(" ".join(str(error).split())[:300]) from None
+            return runtime_session(made, self.providers, None, kernels=True)[0]
+        except ValueError as error:
+            raise NotRunError(in_a_line(error)) from None
+
+    def load(self) -> None:
+        """Prepare the session that runs it.
+
+        Raises:
+            GraphFailsError: ONNX Runtime does not take the graph.
+            NotRunError: It does not give its gradients.
+        """
+        try:
+            self._trained  # noqa: B018 - prepared when it is first read
+        except NotRunError:
+            try:
+                runtime_session(self.graph, self.providers, None, kernels=True)
+            except ValueError as error:
+                raise GraphFailsError(in_a_line(error)) from None
+            raise
 
     @cached_property
     def _trained(self) -> Any:
@@ -244,7 +286,7 @@ def session_without_optimizations(model: onnx.ModelProto) -> Any:
         data = model.SerializeToString()
         return runtime.InferenceSession(data, options, providers=[_runtime.CPU])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-        raise NotRunError(" ".join(str(error).split())[:300]) from None
+        raise NotRunError(in_a_line(error)) from None
 
 
 def run(session: Any, wanted: Sequence[str], values: Values) -> dict[str, Any]:
@@ -258,7 +300,7 @@ def run(session: Any, wanted: Sequence[str], values: Values) -> dict[str, Any]:
     try:
         return dict(zip(names, session.run(names, known), strict=True))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's
-        raise NotRunError(" ".join(str(error).split())[:300]) from None
+        raise NotRunError(in_a_line(error)) from None
 
 
 def _cut(model: ir.Model, wanted: Sequence[str]) -> ir.Model:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from graphopt import _checks
+from graphopt import _checks, _runtime
 from graphopt._words import shown
 from graphopt.inspection.facts import OptimizerFacts
 from graphopt.inspection.reading.dataflow import Value
@@ -34,12 +34,12 @@ class Verification:
 
     Attributes:
         optimizer: What the graph computes, in words, such as "RMSProp (centered, momentum 0.9)".
-        verified: Whether the update was run, and nothing that was compared differs; False also
-            where the update could not be run.
+        verified: Whether the update and a step of the whole graph were run, and nothing that was
+            compared differs.
         steps: How many steps were compared.
         deviation: The largest difference of an element, as a part of what rounding in float32
             explains: up to 1.0 it is the same.
-        differences: What differs, or why the update could not be run.
+        differences: What differs, or why the update or the graph could not be run.
         gradients: How the gradients were compared with differences of the loss; None if not.
         forward: How the values that a session computes were compared with those of the nodes, one
             by one in float64; None if not.
@@ -97,7 +97,9 @@ def verify(
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: ONNX Runtime is not installed.
-        ValueError: The file is no ONNX model, or is damaged; an argument is out of range.
+        TypeError: A feed has the wrong dtype.
+        ValueError: The file is no ONNX model, or is damaged; an argument is out of range; a feed
+            is missing, unknown, of the wrong shape, or holds what a step does not take.
 
     Example:
         >>> graph = update_graph(RMSProp([Parameter("w", (3, 5))], momentum=0.9))
@@ -106,6 +108,7 @@ def verify(
         ('RMSProp (momentum 0.9)', True)
     """
     _checks.steps("steps", steps)
+    _runtime.check_available(providers)
     with naming(model):
         return _verified(model, feeds, steps=steps, seed=seed, providers=providers)
 

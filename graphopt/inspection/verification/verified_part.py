@@ -14,9 +14,10 @@ from graphopt.inspection.verification.derivatives import Derivatives
 from graphopt.inspection.verification.first_deviation import first_deviation
 from graphopt.inspection.verification.forward_model import forward_outputs
 from graphopt.inspection.verification.interpreter import as_double
-from graphopt.inspection.verification.runnable import NotRunError
+from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError
 from graphopt.inspection.verification.sample import Sample, Sampler
 from graphopt.inspection.verification.training_part import Trained, TrainingPart
+from graphopt.inspection.verification.whole_graph import run_whole
 
 SECONDS = 30.0
 """After so many, no other sample is taken."""
@@ -99,15 +100,43 @@ def checked_part(
         seed: Of the random numbers.
         providers: The execution providers.
         feeds: What a step is fed; None to make it up.
+
+    Raises:
+        TypeError: A feed has the wrong dtype.
+        ValueError: The feeds do not fit the graph.
     """
     found = Checked()
     try:
-        part = TrainingPart(reading, nodes, providers)
-        sampler = Sampler(part, seed, feeds, time.monotonic() + SECONDS)
-        _Checker(sampler, found, np.random.default_rng(seed + 1)).check()
+        _compare(found, reading, nodes, seed, providers, feeds)
+    except GraphFailsError as error:
+        found.differences.append(str(error))
     except NotRunError as error:
         found.unchecked.append(f"gradients and forward values: {error}")
     return found
+
+
+def _compare(
+    found: Checked,
+    reading: Reading,
+    nodes: Recovered,
+    seed: int,
+    providers: Sequence[str],
+    feeds: Mapping[str, Any] | None,
+) -> None:
+    """Compare what there is.
+
+    Raises:
+        GraphFailsError: The graph does not run.
+        NotRunError: Why something was not compared.
+    """
+    random = np.random.default_rng(seed + 1)
+    try:
+        part = TrainingPart(reading, nodes, providers)
+    except NotRunError:
+        run_whole(reading.file.model, providers, feeds, random)
+        raise
+    sampler = Sampler(part, seed, feeds, time.monotonic() + SECONDS)
+    _Checker(sampler, found, random).check()
 
 
 class _Checker:
@@ -123,17 +152,34 @@ class _Checker:
 
     def check(self) -> None:
         """Compare what there is."""
+        try:
+            self._check_samples()
+        finally:
+            self._summarize()
+
+    def _check_samples(self) -> None:
         usual, *edges = self._sampler.kinds
         for kind in (*[usual] * _SAMPLES, *edges):
             if self._samples and (self._sampler.is_late or self._found.differences):
                 break
-            sample = self._sampler.sample(kind)
+            sample = self._sample(kind)
             if sample is None:
-                self._found.unchecked.append(f"feeds with {kind}: the loss is not finite")
                 continue
             self._samples += 1
             self._check_sample(sample, kind, is_first=self._samples == 1)
-        self._summarize()
+
+    def _sample(self, kind: str) -> Sample | None:
+        """A sample with feeds of a kind; why there is none is told."""
+        reason = "the loss is not finite"
+        try:
+            sample = self._sampler.sample(kind)
+        except GraphFailsError:
+            raise
+        except NotRunError as error:
+            sample, reason = None, str(error)
+        if sample is None:
+            self._found.unchecked.append(f"feeds of the kind '{kind}': {reason}")
+        return sample
 
     def _check_sample(self, sample: Sample, kind: str, *, is_first: bool) -> None:
         if is_first:
@@ -154,8 +200,11 @@ class _Checker:
             return
         try:
             wanted, is_rounded = forward_outputs(
-                self._part.graph, sample.known, names, interpreter.ends
+                self._part.graph, sample.known, names, interpreter.ends, self._part.providers
             )
+        except GraphFailsError as error:
+            self._found.differences.append(str(error))
+            return
         except NotRunError as error:
             self._found.unchecked.append(f"the forward model: {error}")
             return

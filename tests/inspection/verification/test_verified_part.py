@@ -18,6 +18,7 @@ from graphopt.inspection.reading.read_model import read
 from graphopt.inspection.verification import training_part
 from graphopt.inspection.verification.derivatives import Derivatives
 from graphopt.inspection.verification.interpreter import Interpreter
+from graphopt.inspection.verification.made_feeds import Maker
 from graphopt.inspection.verification.sample import Sampler
 from graphopt.inspection.verification.training_part import TrainingPart
 from graphopt.marks import STOP_GRADIENT
@@ -385,12 +386,37 @@ class TestFeeds:
         found = graphopt.verify(built(), steps=1, feeds=feeds)
         check(found)
         assert found.forward.samples == 2
-        found = graphopt.verify(built(), steps=1, feeds=feeds | {"tokens": feeds["tokens"] + 6})
-        assert found.verified
-        assert found.gradients is None
-        (told,) = found.unchecked
-        assert told.startswith("gradients and forward values: a step does not run: ")
-        assert "indices" in told
+
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            ({"tokens": np.full((5, 3), 6)}, ValueError, "'tokens': got 6, expected .* below 6"),
+            ({"tokens": np.zeros((5, 3))}, TypeError, "'tokens': got dtype float64"),
+            ({"x": np.zeros((5, 6, 6), np.float32)}, ValueError, "'x': got shape"),
+            ({"x": np.zeros((4, 2, 6, 6), np.float32)}, ValueError, "'kept'"),
+            ({"labels": np.full(5, 5)}, ValueError, "'labels': got label 5"),
+            ({"image": np.zeros(5)}, ValueError, "'image' is not a feed"),
+            ({"kept": None}, ValueError, "'kept' is missing"),
+        ],
+    )
+    def test_that_do_not_fit(self, change, error, message):
+        feeds = {
+            "x": RNG.standard_normal((5, 2, 6, 6)).astype(np.float32),
+            "kept": np.ones((5, 4), np.bool_),
+            "tokens": np.zeros((5, 3), np.int64),
+            "labels": np.zeros(5, np.int64),
+        }
+        feeds = {k: v for k, v in (feeds | change).items() if v is not None}
+        with pytest.raises(error, match=message):
+            graphopt.verify(built(), steps=1, feeds=feeds)
+
+    @pytest.mark.any_runtime
+    def test_for_an_update_alone(self):
+        graph = graphopt.update_graph(RMSProp([graphopt.Parameter("w", (3,))]))
+        given = {"w_grad": np.ones(3, np.float32)}
+        assert graphopt.verify(graph, steps=1, feeds=given).verified
+        with pytest.raises(ValueError, match="'x' is not a feed"):
+            graphopt.verify(graph, steps=1, feeds=given | {"x": np.ones(3)})
 
     @pytest.mark.any_runtime
     def test_integers_are_in_the_range_of_what_they_look_up(self):
@@ -411,9 +437,126 @@ class TestFeeds:
         net (float[N,1,H,W] x) => (float[N,2,A,B] y) { y = Conv (x, w) }"""
         model = forward(text, {"w": (2, 1, 9, 9)})
         graph = graphopt.training_graph(model, "mse", RMSProp(graphopt.parameters(model)))
+        found = graphopt.verify(graph, steps=1)  # of x and of labels, and no size fits both
+        assert not found.verified
+        (told,) = found.differences
+        assert told.startswith("a step does not run with any of the feeds that were made up: ")
+        assert told.endswith("; give others (feeds, --data)")
+        feeds = {
+            "x": RNG.standard_normal((2, 1, 12, 10)).astype(np.float32),
+            "labels": RNG.standard_normal((2, 2, 4, 2)).astype(np.float32),
+        }
+        check(graphopt.verify(graph, steps=1, feeds=feeds))
+        feeds["labels"] = np.zeros((2, 2, 4, 3), np.float32)
+        found = graphopt.verify(graph, steps=1, feeds=feeds)
+        assert not found.verified
+        assert found.differences[0].startswith("a step does not run with the feeds that were given")
+
+
+def with_node(model, node):
+    """A node that nothing reads."""
+    model.graph.node.append(node)
+
+
+def no_values(model):
+    del model.training_info[:]
+
+
+def no_loss(model):
+    """Two numbers, of which none is called a loss."""
+    next(value for value in model.graph.output if value.name == "loss").name = "first"
+    node = next(node for node in model.graph.node if "loss" in node.output)
+    node.output[list(node.output).index("loss")] = "first"
+    for other in model.graph.node:
+        other.input[:] = ["first" if name == "loss" else name for name in other.input]
+    model.graph.node.append(helper.make_node("Neg", ["first"], ["second"]))
+    model.graph.output.append(helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, []))
+
+
+def no_forward(model):
+    entries = [entry for entry in model.metadata_props if entry.key != "graphopt.forward"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(entries)
+
+
+def nothing(model):
+    """All is compared."""
+
+
+UNKNOWN = helper.make_node("Nonexistent", ["x"], ["dead"], domain="ai.onnx.ml")
+MISTYPED = helper.make_node("MatMul", ["x", "kept"], ["dead"])
+IMPOSSIBLE = helper.make_node("Expand", ["x", "sizes"], ["dead"])
+
+
+def impossible(model):
+    """Only a run finds out."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([5, 5, 5, 5]), "sizes"))
+    with_node(model, IMPOSSIBLE)
+
+
+REFUSED = {
+    "an operator that does not exist": lambda model: with_node(model, UNKNOWN),
+    "types that do not fit": lambda model: with_node(model, MISTYPED),
+    "shapes that do not fit": impossible,
+}
+
+
+class TestGraphsThatNoRuntimeRuns:
+    """They are not verified, whatever could be compared of them."""
+
+    @pytest.mark.parametrize("refused", REFUSED)
+    @pytest.mark.parametrize("lacking", [nothing, no_values, no_loss, no_forward])
+    def test_not_verified(self, refused, lacking):
+        model = copied(built())
+        lacking(model)
+        before = graphopt.verify(model, steps=1)
+        assert before.verified, before.differences
+        assert bool(before.unchecked) == (lacking is not nothing)
+        REFUSED[refused](model)
+        found = graphopt.verify(model, steps=1)
+        assert not found.verified
+        (told,) = found.differences
+        assert "ONNXRuntimeError" in told
+
+    @pytest.mark.parametrize("refused", [UNKNOWN, MISTYPED])
+    def test_an_update_alone(self, refused):
+        parameter = graphopt.Parameter("x", (3,))
+        graph = graphopt.update_graph(RMSProp([parameter]), layout="separate").model
+        assert graphopt.verify(graph, steps=1).verified
+        graph.graph.input.append(helper.make_tensor_value_info("kept", onnx.TensorProto.BOOL, [3]))
+        assert graphopt.verify(graph, steps=1).verified
+        with_node(graph, refused)
         found = graphopt.verify(graph, steps=1)
-        assert found.verified
-        assert found.gradients is not None or found.unchecked
+        assert not found.verified
+        assert "onnxruntime" in found.differences[0]
+
+    def test_the_forward_model_that_it_carries(self, monkeypatch):
+        carried = TrainingGraph.forward
+
+        def damaged(graph, values):
+            model = carried(graph, values)
+            with_node(model, UNKNOWN)
+            model.graph.output.append(helper.make_empty_tensor_value_info("dead"))
+            return model
+
+        monkeypatch.setattr(TrainingGraph, "forward", damaged)
+        found = graphopt.verify(built(), steps=1)
+        assert not found.verified
+        assert found.differences[0].startswith("the forward model that it carries: onnxruntime")
+
+    @pytest.mark.any_runtime
+    def test_feeds_that_no_memory_holds(self):
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[100000,100000] x) => (float[100000,2] y) { y = MatMul (x, w) }"""
+        model = forward(text, {"w": (100000, 2)})
+        graph = graphopt.training_graph(model, "mse", RMSProp(graphopt.parameters(model)))
+        (told,) = graphopt.verify(graph, steps=1).differences
+        assert "what is fed takes 37.3 GiB, more than the 8.0 GiB" in told
+
+    @pytest.mark.any_runtime
+    def test_providers_that_are_not_there(self):
+        with pytest.raises(ValueError, match="providers: 'NoProvider' is not available"):
+            graphopt.verify(built(), providers=["NoProvider"])
 
 
 class TestNotCompared:
@@ -445,6 +588,26 @@ class TestNotCompared:
         model = forward(text, {"w": (3, 2)})
         graph = graphopt.training_graph(model, "mse", RMSProp(graphopt.parameters(model)))
         found = graphopt.verify(graph, steps=1)
+        assert not found.verified
+        (told,) = found.differences
+        assert told == (
+            "the loss is not finite with any of the feeds that were made up; "
+            "give others (feeds, --data)"
+        )
+        feeds = {"x": np.ones((2, 3), np.float32), "labels": np.ones((2, 2), np.float32)}
+        found = graphopt.verify(graph, steps=1, feeds=feeds)
+        assert found.differences == ("the loss is not finite with the feeds that were given",)
+
+    def test_a_kind_of_feeds_that_fails(self, monkeypatch):
+        make = Maker.make
+
+        def too_large(maker, kind, size, random):
+            feeds = make(maker, kind, size, random)
+            return feeds | {"tokens": feeds["tokens"] + 6 * (kind == "rows of ones")}
+
+        monkeypatch.setattr(Maker, "make", too_large)
+        found = graphopt.verify(built(), steps=1)
         assert found.verified
+        assert found.forward.samples == 3
         (told,) = found.unchecked
-        assert told.endswith("the loss is not finite with any of the feeds that were tried")
+        assert told.startswith("feeds of the kind 'rows of ones': [ONNXRuntimeError]")

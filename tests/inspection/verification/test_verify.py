@@ -660,8 +660,11 @@ class TestNotRun:
         model.opset_import.append(helper.make_opsetid("odd\n\x1b[31m", 1))
         found = graphopt.verify(model)
         assert not found.verified
-        assert found.differences[-1].startswith("the update does not run by itself: ")
-        assert found.differences[-1].isprintable()
+        update, graph = found.differences
+        assert update.startswith("the update does not run by itself: ")
+        assert graph.startswith("onnxruntime ")
+        assert update.isprintable()
+        assert graph.isprintable()
 
 
 @pytest.mark.parametrize("steps", [0, -1])
