@@ -35,8 +35,8 @@ def add_body(
     op: GraphBuilder,
     name: str,
     operands: Sequence[ir.Value],
-    emit: Callable[..., ir.Value],
-    attributes: Iterable[str],
+    emit: Callable[..., ir.Value | Sequence[ir.Value]],
+    attributes: Iterable[str] = (),
 ) -> str:
     """Let the model have a function of the domain `DOMAIN`, whose body is for these operands.
 
@@ -44,7 +44,7 @@ def add_body(
         op: Appends to a graph that is in no node.
         name: What it is called; a number follows, so that each body has another name.
         operands: Their dtypes and shapes are those of the body's inputs.
-        emit: Appends the body: ``emit(op, *inputs)`` returns its result.
+        emit: Appends the body: ``emit(op, *inputs)`` returns its results.
         attributes: The names of those that calls have, which the body does not read: a kernel of
             that name reads them, which is for all operands.
 
@@ -53,7 +53,8 @@ def add_body(
     """
     inputs = [ir.val(f"input_{n}", v.dtype, v.shape) for n, v in enumerate(operands)]
     body = ir.Graph(inputs, [], nodes=[], opset_imports={"": op.opset}, name=name)
-    body.outputs.append(emit(GraphBuilder(body), *inputs))
+    results = emit(GraphBuilder(body), *inputs)
+    body.outputs.extend([results] if isinstance(results, ir.Value) else results)
     _write_constants(body)
     function = ir.serde.serialize_function(ir.Function(DOMAIN, "", graph=body, attributes=()))
     del function.value_info[:], function.metadata_props[:]  # not all versions know them

@@ -3,8 +3,8 @@
 Each function of `graphopt.update.core` runs as one kernel, in one pass over the memory, where a
 session has them; where it does not, ONNX Runtime runs the function's body, operator by operator.
 The results are the same bits on ONNX Runtime 1.32, and close on older ones. On the CPU, so do
-convolutions in two dimensions of each channel by itself, and their gradients; their sums are
-rounded otherwise than in the bodies.
+convolutions in two dimensions of each channel by itself, batch normalization's statistics, and the
+gradients of both; their sums are rounded otherwise than in the bodies.
 
 The library opens CUDA's driver when it needs it, which compiles the kernels for the GPU there is;
 no toolkit is needed, neither to build nor to run.
@@ -28,8 +28,10 @@ from graphopt.local_functions import DOMAIN
 from graphopt.update.functions import FLOAT16, FLOAT64, is_all_finite, is_ready
 
 # There is none, or one that no GPU has run yet: their functions' bodies run there.
-_NOT_FOR_CUDA = re.compile("Depthwise|Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16")
-_DEPTHWISE = re.compile(r"(Depthwise\w*?)\d*")
+_NOT_FOR_CUDA = re.compile(
+    "Depthwise|BatchNorm|Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16"
+)
+_LAYER = re.compile(r"((?:Depthwise|BatchNorm)\w*?)\d*")
 _SUMS = frozenset(("WeightedSum", "WeightedSumMask"))
 # What the library reads in the options, and what it leaves there.
 _FOR_CUDA = "graphopt.cuda"
@@ -182,8 +184,8 @@ def has(name: str, provider: str = _runtime.CPU) -> bool:
         return False
     if provider == _runtime.CUDA and _NOT_FOR_CUDA.search(name):
         return False
-    if depthwise := _DEPTHWISE.fullmatch(name):
-        return depthwise[1] in native.names
+    if layer := _LAYER.fullmatch(name):
+        return layer[1] in native.names
     one = re.sub(r"^Foreach[1-9]\d*", "", name)
     if one.endswith(FLOAT16):
         return one == name and one.removesuffix(FLOAT16) in native.names - _SUMS

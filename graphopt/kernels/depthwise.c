@@ -7,20 +7,13 @@
  * channel, is computed by one thread in one order: the bits do not depend on the number of threads.
  */
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "operator.h"
-
-typedef float Lanes __attribute__((vector_size(32))); /* floats that are computed together */
-typedef float Unaligned __attribute__((vector_size(32), aligned(4), may_alias));
-
-#define UNROLL _Pragma("GCC unroll 16")
+#include "layer.h"
 
 enum { HIGH, WIDE, AXES };
 enum {
-  LANES = 8,
   MOST_ROWS = 8,      /* of a block */
   MOST_SUMS = 12,     /* elements of the kernel whose sums are kept in registers */
   MOST_PARTS = 64,    /* of the work that threads share */
@@ -332,87 +325,50 @@ static OrtStatus *compute_all(const OrtApi *api, OrtKernelContext *context, Work
 
 /* ---- Operators ------------------------------------------------------------------------------ */
 
-enum { RANK = 4, MOST_INPUTS = 3 };
+enum { RANK = 4 };
 
+/* One in a session. */
 typedef struct {
-  Operator base; /* first: the runtime passes a pointer to it */
-  enum Way way;
-  size_t inputs;
+  Layer layer;
+  int64_t kernel[AXES], strides[AXES], dilations[AXES], pads[2 * AXES], more[AXES];
 } Depthwise;
 
-/* An operator in a session. */
-typedef struct {
-  const OrtApi *api;
-  const Depthwise *operator;
-  int64_t kernel[AXES], strides[AXES], dilations[AXES], pads[2 * AXES], more[AXES];
-} Layer;
-
-static OrtStatus *wrong(const Layer *layer, const char *what) {
-  char message[256];
-  snprintf(message, sizeof message, "graphopt.%s: %s", layer->operator->base.name, what);
-  return layer->api->CreateStatus(ORT_INVALID_ARGUMENT, message);
-}
+static enum Way way_of(const Depthwise *d) { return (enum Way)d->layer.operator->kind->way; }
 
 /* Those of the ONNX operator of which the function is a case. */
-static OrtStatus *read_attributes(Layer *layer, const OrtKernelInfo *info) {
+static OrtStatus *read_attributes(Depthwise *d, const OrtKernelInfo *info) {
   const struct {
     const char *name;
     size_t count;
     int64_t least, *values;
   } read[] = {
-      {"kernel_shape", AXES, 1, layer->kernel}, {"strides", AXES, 1, layer->strides},
-      {"dilations", AXES, 1, layer->dilations}, {"pads", 2 * AXES, 0, layer->pads},
-      {"output_padding", AXES, 0, layer->more}, /* of the transpose alone */
+      {"kernel_shape", AXES, 1, d->kernel}, {"strides", AXES, 1, d->strides},
+      {"dilations", AXES, 1, d->dilations}, {"pads", 2 * AXES, 0, d->pads},
+      {"output_padding", AXES, 0, d->more}, /* of the transpose alone */
   };
-  const size_t count = sizeof read / sizeof *read - (layer->operator->way != TRANSPOSE);
+  const size_t count = sizeof read / sizeof *read - (way_of(d) != TRANSPOSE);
   OrtStatus *status = NULL;
   for (size_t i = 0; !status && i < count; i++) {
     size_t size = read[i].count;
-    status = layer->api->KernelInfoGetAttributeArray_int64(info, read[i].name, read[i].values,
-                                                           &size);
+    status = d->layer.api->KernelInfoGetAttributeArray_int64(info, read[i].name, read[i].values,
+                                                             &size);
     for (size_t k = 0; !status && k < read[i].count; k++)
       if (size != read[i].count || read[i].values[k] < read[i].least)
-        status = wrong(layer, "an attribute has another number of values, or one is too small");
+        status = wrong_layer(&d->layer, "an attribute has another number of values, or one is too small");
   }
   return status;
 }
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
                          void **out) {
-  Layer *layer = calloc(1, sizeof *layer);
-  if (!layer) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
-  layer->api = api;
-  layer->operator = (const Depthwise *)op;
-  OrtStatus *status = read_attributes(layer, info);
+  Depthwise *d = calloc(1, sizeof *d);
+  if (!d) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
+  d->layer = (Layer){api, (const LayerOperator *)op};
+  OrtStatus *status = read_attributes(d, info);
   if (status)
-    free(layer);
+    free(d);
   else
-    *out = layer;
-  return status;
-}
-
-typedef struct {
-  int64_t dims[RANK];
-  float *data;
-} Tensor;
-
-static OrtStatus *read_tensor(const Layer *layer, const OrtKernelContext *context, size_t index,
-                              size_t rank, Tensor *tensor) {
-  const OrtApi *api = layer->api;
-  const OrtValue *value = NULL;
-  OrtTensorTypeAndShapeInfo *info;
-  size_t count;
-  void *data;
-  OrtStatus *status = api->KernelContext_GetInput(context, index, &value);
-  if (status) return status;
-  if (!value) return wrong(layer, "an input is missing");
-  if ((status = api->GetTensorTypeAndShape(value, &info))) return status;
-  status = api->GetDimensionsCount(info, &count);
-  if (!status && count != rank) status = wrong(layer, "an input has another number of axes");
-  if (!status) status = api->GetDimensions(info, tensor->dims, rank);
-  api->ReleaseTensorTypeAndShapeInfo(info);
-  if (!status) status = api->GetTensorMutableData((OrtValue *)value, &data);
-  if (!status) tensor->data = data;
+    *out = d;
   return status;
 }
 
@@ -421,117 +377,66 @@ static size_t reach(const Windows *w, int axis) {
 }
 
 /* The sizes along an axis, of which some are those of the inputs. */
-static bool set_sizes(const Layer *layer, const int64_t *images, const int64_t *others, int axis,
-                      Windows *w) {
-  const enum Way way = layer->operator->way;
-  const size_t end = (size_t)layer->pads[AXES + axis];
-  w->kernel[axis] = (size_t)layer->kernel[axis];
-  w->stride[axis] = (size_t)layer->strides[axis];
-  w->dilation[axis] = (size_t)layer->dilations[axis];
-  w->begin[axis] = (size_t)layer->pads[axis];
-  const size_t image = (size_t)images[axis], other = (size_t)others[axis];
-  if (way == TRANSPOSE) {
-    const size_t all = (image - 1) * w->stride[axis] + reach(w, axis) + (size_t)layer->more[axis];
-    if (!image || other != w->kernel[axis] || all <= w->begin[axis] + end) return false;
+static bool set_sizes(const Depthwise *d, const Tensor *in, int axis, Windows *w) {
+  const size_t image = (size_t)in[0].dims[2 + axis], other = (size_t)in[1].dims[2 + axis];
+  const size_t begin = (size_t)d->pads[axis], end = (size_t)d->pads[AXES + axis];
+  w->kernel[axis] = (size_t)d->kernel[axis];
+  w->stride[axis] = (size_t)d->strides[axis];
+  w->dilation[axis] = (size_t)d->dilations[axis];
+  w->begin[axis] = begin;
+  if (way_of(d) == TRANSPOSE) {
+    const size_t all = (image - 1) * w->stride[axis] + reach(w, axis) + (size_t)d->more[axis];
+    if (!image || other != w->kernel[axis] || all <= begin + end) return false;
     w->count[axis] = image;
-    w->size[axis] = all - w->begin[axis] - end;
+    w->size[axis] = all - begin - end;
     return true;
   }
-  const size_t all = image + w->begin[axis] + end;
+  const size_t all = image + begin + end;
   if (!image || all < reach(w, axis)) return false;
   w->size[axis] = image;
   w->count[axis] = (all - reach(w, axis)) / w->stride[axis] + 1;
-  return other == (way == CONVOLVE ? w->kernel[axis] : w->count[axis]);
+  return other == (way_of(d) == CONVOLVE ? w->kernel[axis] : w->count[axis]);
 }
 
 /* The batch and the channels are those of the first input. */
-static OrtStatus *prepare(const Layer *layer, const Tensor *in, Work *work) {
-  const enum Way way = layer->operator->way;
-  const int64_t channels = in[0].dims[1];
-  work->way = way;
-  work->batch = (size_t)in[0].dims[0];
-  work->channels = (size_t)channels;
-  bool fits = in[1].dims[0] == (way == WEIGHT ? in[0].dims[0] : channels) &&
-              in[1].dims[1] == (way == WEIGHT ? channels : 1);
-  for (int axis = 0; axis < AXES; axis++)
-    fits = fits && set_sizes(layer, in[0].dims + 2, in[1].dims + 2, axis, &work->windows);
-  if (layer->operator->inputs == MOST_INPUTS) fits = fits && in[2].dims[0] == channels;
-  return fits ? NULL : wrong(layer, "the shapes of the inputs do not fit each other");
-}
-
-static OrtStatus *output_of_layer(const Layer *layer, OrtKernelContext *context, Work *work) {
-  const Windows *w = &work->windows;
-  const size_t *images = work->way == CONVOLVE            ? w->count
-                         : work->way == TRANSPOSE ? w->size
-                                                          : w->kernel;
-  const bool of_weight = work->way == WEIGHT;
-  const int64_t dims[RANK] = {(int64_t)(of_weight ? work->channels : work->batch),
-                              (int64_t)(of_weight ? 1 : work->channels), (int64_t)images[HIGH],
-                              (int64_t)images[WIDE]};
-  OrtValue *value;
-  void *data;
-  OrtStatus *status = layer->api->KernelContext_GetOutput(context, 0, dims, RANK, &value);
-  if (!status) status = layer->api->GetTensorMutableData(value, &data);
-  if (!status) work->out = data;
-  return status;
+static OrtStatus *prepare(const Depthwise *d, const Tensor *in, Work *work) {
+  const bool of_weight = way_of(d) == WEIGHT, has_bias = d->layer.operator->kind->inputs > 2;
+  const int64_t batch = in[0].dims[0], channels = in[0].dims[1];
+  bool fits = in[0].rank == RANK && in[1].rank == RANK &&
+              in[1].dims[0] == (of_weight ? batch : channels) &&
+              in[1].dims[1] == (of_weight ? channels : 1) &&
+              (!has_bias || (in[2].rank == 1 && in[2].dims[0] == channels));
+  for (int axis = 0; axis < AXES; axis++) fits = fits && set_sizes(d, in, axis, &work->windows);
+  if (!fits) return wrong_layer(&d->layer, "the shapes of the inputs do not fit each other");
+  work->way = way_of(d);
+  work->batch = (size_t)batch, work->channels = (size_t)channels;
+  work->first = in[0].data, work->second = in[1].data, work->bias = has_bias ? in[2].data : NULL;
+  work->padding = work->way == TRANSPOSE ? padded_gradient(&work->windows)
+                                         : padded_input(&work->windows);
+  return NULL;
 }
 
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
-  const Layer *layer = kernel;
-  Tensor in[MOST_INPUTS] = {0};
+  const Depthwise *d = kernel;
+  Tensor in[MOST_LAYER_INPUTS];
   Work work = {0};
-  OrtStatus *status = NULL;
-  for (size_t i = 0; !status && i < layer->operator->inputs; i++)
-    status = read_tensor(layer, context, i, i < 2 ? RANK : 1, &in[i]);
-  if (!status) status = prepare(layer, in, &work);
-  if (!status) status = output_of_layer(layer, context, &work);
+  OrtStatus *status = read_inputs(&d->layer, context, in);
+  if (!status) status = prepare(d, in, &work);
   if (status) return status;
-  work.first = in[0].data, work.second = in[1].data, work.bias = in[2].data;
-  work.padding = work.way == TRANSPOSE ? padded_gradient(&work.windows)
-                                               : padded_input(&work.windows);
-  return compute_all(layer->api, context, &work);
+  const Windows *w = &work.windows;
+  const size_t *last = work.way == CONVOLVE ? w->count : work.way == TRANSPOSE ? w->size : w->kernel;
+  const bool of_weight = work.way == WEIGHT;
+  const int64_t dims[RANK] = {(int64_t)(of_weight ? work.channels : work.batch),
+                              (int64_t)(of_weight ? 1 : work.channels), (int64_t)last[HIGH],
+                              (int64_t)last[WIDE]};
+  status = make_output(&d->layer, context, 0, dims, RANK, &work.out);
+  return status ? status : compute_all(d->layer.api, context, &work);
 }
 
-static size_t get_input_count(const OrtCustomOp *op) { return ((const Depthwise *)op)->inputs; }
-
-static size_t get_output_count(const OrtCustomOp *op) {
-  (void)op;
-  return 1;
-}
-
-static int get_type(const OrtCustomOp *op, size_t index) {
-  (void)op, (void)index;
-  return ORT_FLOAT;
-}
-
-static const struct {
-  enum Way way;
-  size_t inputs;
-} kinds[] = {{CONVOLVE, 2}, {CONVOLVE, 3}, {TRANSPOSE, 2}, {WEIGHT, 2}};
-
-const char *const depthwise_names[] = {"DepthwiseConv", "DepthwiseConvBias",
-                                       "DepthwiseConvTranspose", "DepthwiseConvWeightGradient",
-                                       NULL};
-
-Operator *make_depthwise(const char *name) {
-  size_t length = strlen(name), index = 0;
-  while (length && name[length - 1] >= '0' && name[length - 1] <= '9') length--;
-  while (depthwise_names[index] && (strlen(depthwise_names[index]) != length ||
-                                    strncmp(depthwise_names[index], name, length)))
-    index++;
-  Depthwise *made = depthwise_names[index] ? calloc(1, sizeof *made) : NULL;
-  if (!made) return NULL;
-  made->way = kinds[index].way;
-  made->inputs = kinds[index].inputs;
-  made->base.kind = DEPTHWISE;
-  snprintf(made->base.name, sizeof made->base.name, "%s", name);
-  made->base.op = (OrtCustomOp){
-      .GetInputType = get_type,
-      .GetInputTypeCount = get_input_count,
-      .GetOutputType = get_type,
-      .GetOutputTypeCount = get_output_count,
-      .CreateKernelV2 = create,
-      .KernelComputeV2 = compute,
-  };
-  return &made->base;
-}
+const LayerKind depthwise_kinds[] = {
+    {"DepthwiseConv", 2, 1, CONVOLVE, create, compute},
+    {"DepthwiseConvBias", 3, 1, CONVOLVE, create, compute},
+    {"DepthwiseConvTranspose", 2, 1, TRANSPOSE, create, compute},
+    {"DepthwiseConvWeightGradient", 2, 1, WEIGHT, create, compute},
+    {0},
+};

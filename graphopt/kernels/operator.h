@@ -20,7 +20,7 @@ enum Kind {
   READY,   /* true, once all its inputs are there */
   FINITE,  /* whether no element of any input is infinite or NaN */
   KINDS,   /* which read tensors of one size, and scalars */
-  DEPTHWISE,
+  LAYER,
 };
 
 /* Of what type the tensors are; what is computed is float32 but for that of float64. */
@@ -158,12 +158,12 @@ typedef Compute Computes[KINDS];
 /* cpu.c, cpu_float64.c */
 extern const Computes float32_on_cpu, float64_on_cpu;
 
-/* depthwise.c */
-extern const char *const depthwise_names[]; /* NULL is behind the last */
+/* layer.c: the names of what layers compute; NULL behind the last. */
+const char *layer_name(size_t index);
 
 /* An operator without what all have in common; NULL where the name, without a number behind it, is
  * not among these. */
-Operator *make_depthwise(const char *name);
+Operator *make_layer(const char *name);
 
 /* cuda.c */
 OrtStatus *compute_on_cuda(void *kernel, OrtKernelContext *context);

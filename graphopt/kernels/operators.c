@@ -441,8 +441,8 @@ static void add_operator(Operator *operator, size_t tensors, bool cuda) {
   list(operator, cuda);
 }
 
-static Operator *add_depthwise(const char *name) {
-  Operator *operator = make_depthwise(name);
+static Operator *add_layer(const char *name) {
+  Operator *operator = make_layer(name);
   if (!operator) return NULL;
   complete(&operator->op, false);
   list(operator, false);
@@ -466,7 +466,7 @@ __attribute__((constructor)) static void make_operators(void) {
     operators[count] = (Operator){.kind = SUM, .variant = {.mask = mask}};
     add_operator(&operators[count++], 0, false);
   }
-  for (size_t i = 0; depthwise_names[i]; i++) add_depthwise(depthwise_names[i]);
+  for (size_t i = 0; layer_name(i); i++) add_layer(layer_name(i));
 }
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -497,7 +497,7 @@ static enum Type cut_type(char *name) {
 /* The operator of another type than float32, for one tensor of each kind. */
 static Operator *make_typed(const char *of_float32, enum Type type, bool cuda) {
   const Operator *known = cuda ? NULL : find(of_float32, false);
-  if (!known || known->foreach || known->kind == DEPTHWISE) return NULL;
+  if (!known || known->foreach || known->kind == LAYER) return NULL;
   if (type == OF_FLOAT16 && known->kind != UPDATE) return NULL;
   Operator *operator = calloc(1, sizeof *operator);
   if (!operator) return NULL;
@@ -515,8 +515,8 @@ static Operator *make_named(const char *full_name, bool cuda) {
   char name[sizeof ((Operator *)0)->name];
   if (strlen(full_name) >= sizeof name) return NULL;
   strcpy(name, full_name);
-  Operator *depthwise = cuda ? NULL : add_depthwise(name);
-  if (depthwise) return depthwise;
+  Operator *layer = cuda ? NULL : add_layer(name);
+  if (layer) return layer;
   const enum Type type = cut_type(name);
   Operator *typed = type == OF_FLOAT32 ? NULL : make_typed(name, type, cuda);
   if (typed || type == OF_FLOAT16 || (type == OF_FLOAT64 && cuda)) return typed;

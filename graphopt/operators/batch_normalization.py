@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.builder import GraphBuilder
+from graphopt.builder import GraphBuilder, Operand
+from graphopt.local_functions import DOMAIN, add_body
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import Moves, NoGradient, carries_gradient, of, operator
@@ -188,6 +189,8 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     k = op.Mul(scale, inverse)
     centered = b.node.meta.get(_CENTERED)
     of_batch = isinstance(centered, ir.Value)
+    if of_batch and _has_kernels(b, dy, x):
+        return _by_kernels(b, k, inverse, b.count(dy, axes))
     if not isinstance(centered, ir.Value):
         centered = op.Sub(x, op.Reshape(mean, per_channel))
     d_bias = b.sum(dy, axes)
@@ -199,8 +202,7 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
         d_variance = op.Mul(op.Mul(op.Mul(d_normalized, k), op.Mul(inverse, inverse)), -0.5)
         return [d_x, d_scale, d_bias, d_mean, d_variance]
     count = b.count(dy, axes)  # of x too, which is not kept for its shape alone
-    k0 = op.Div(op.Mul(k, d_bias), count)
-    k1 = op.Div(op.Mul(op.Mul(k, inverse), d_scale), count)
+    k0, k1 = _drift(op, k, inverse, d_bias, d_scale, count)
     channels = b.shape(x)[1]
     if b.provider != "CPUExecutionProvider" and isinstance(channels, int):
         # k1 times it plus k0 in one kernel.
@@ -212,3 +214,102 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
         drift = op.Add(op.Mul(centered, op.Reshape(k1, per_channel)), op.Reshape(k0, per_channel))
     d_x = op.Sub(d_x, drift)
     return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
+
+
+def _drift(
+    op: GraphBuilder,
+    k: ir.Value,
+    inverse: ir.Value,
+    d_bias: ir.Value,
+    d_scale: ir.Value,
+    count: Operand,
+) -> tuple[ir.Value, ir.Value]:
+    """What the mean and the variance of the batch take from the gradient of an element."""
+    k0 = op.Div(op.Mul(k, d_bias), count)
+    k1 = op.Div(op.Mul(op.Mul(k, inverse), d_scale), count)
+    return k0, k1
+
+
+def _has_kernels(b: Backward, dy: ir.Value, x: ir.Value) -> bool:
+    """Whether there are kernels, in a graph in which they are found."""
+    is_float32 = {dy.dtype, x.dtype} == {ir.DataType.FLOAT}
+    return b.provider == "CPUExecutionProvider" and is_float32 and not b.op.is_inside
+
+
+def _by_kernels(
+    b: Backward, k: ir.Value, inverse: ir.Value, count: Operand
+) -> Sequence[ir.Value | NoGradient]:
+    """By functions for which there are kernels, which pass over the elements less often."""
+    op, dy, x, mean = b.op, b.dy, b.x, b.input(3)
+    rank = b.rank(x)
+    axes, per_channel = [0, *range(2, rank)], [1, -1, *[1] * (rank - 2)]
+
+    def sums(
+        op: GraphBuilder, dy: ir.Value, x: ir.Value, mean: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        centered = op.Sub(x, op.Reshape(mean, per_channel))
+        over = [op.ReduceSum(v, axes, keepdims=0) for v in (dy, op.Mul(dy, centered))]
+        return over[0], over[1]
+
+    def gradient(op: GraphBuilder, dy: ir.Value, x: ir.Value, *of_channels: ir.Value) -> ir.Value:
+        mean, k, k1, k0 = (op.Reshape(value, per_channel) for value in of_channels)
+        drift = op.Add(op.Mul(op.Sub(x, mean), k1), k0)
+        return op.Sub(op.Mul(dy, k), drift)
+
+    name = add_body(op, "BatchNormSums", [dy, x, mean], sums)
+    d_bias, d_normalized = op.node(name, [dy, x, mean], domain=DOMAIN, outputs=2)
+    for value in (d_bias, d_normalized):
+        value.dtype, value.shape = ir.DataType.FLOAT, k.shape
+    d_scale = op.Mul(d_normalized, inverse)
+    k0, k1 = _drift(op, k, inverse, d_bias, d_scale, count)
+    operands = [dy, x, mean, k, k1, k0]
+    name = add_body(op, "BatchNormInputGradient", operands, gradient)
+    (d_x,) = op.node(name, operands, domain=DOMAIN)
+    d_x.dtype = ir.DataType.FLOAT
+    return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
+
+
+def call_statistics(op: GraphBuilder, node: ir.Node) -> None:
+    """Let one that normalizes by the batch get its statistics from a function with a kernel.
+
+    Args:
+        op: Appends to the graph.
+        node: Where it is as `rewrite_batch_normalization` left it; others stay what they are.
+    """
+    x, centered = node.inputs[0], node.meta.get(_CENTERED)
+    if x is None or x.dtype != ir.DataType.FLOAT or not isinstance(centered, ir.Value):
+        return
+    readers = [value.producer() for value in node.inputs[3:5] if value is not None]
+    if [reader and reader.op_type for reader in readers] != ["Reshape", "ReduceMean"]:
+        return
+    mean, variance = readers
+    assert mean is not None
+    assert variance is not None
+    squares = variance.inputs[0]
+    assert squares is not None
+    before = [value.producer() for value in (squares, centered, mean.inputs[0]) if value]
+    if set(centered.consumers()) != {before[0]} or len(squares.uses()) > 1:
+        return  # something else reads them
+    rank = known_rank(node, x)
+    axes = [0, *range(2, rank)]
+
+    def statistics(op: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        mean = mean_over(op, x, axes, keepdims=True)
+        centered = op.Sub(x, mean)
+        return (
+            op.Reshape(mean, [-1]),
+            mean_over(op, op.Mul(centered, centered), axes, keepdims=False),
+        )
+
+    name = add_body(op, "BatchNormStatistics", [x], statistics)
+    with op.before(mean):
+        values = op.node(name, [x], domain=DOMAIN, outputs=2)
+    for reader, value in zip((mean, variance), values, strict=True):
+        value.dtype, value.shape = ir.DataType.FLOAT, reader.outputs[0].shape
+        reader.op_type = "Identity"  # itself: others know its result
+        reader.attributes.clear()
+        reader.resize_inputs(1)
+        reader.replace_input_with(0, value)
+    for unused in before:
+        if unused is not None and not unused.outputs[0].uses():
+            op.graph.remove(unused, safe=True)

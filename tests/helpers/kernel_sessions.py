@@ -1,9 +1,11 @@
-"""Kernels of the update beside the bodies of their functions, in sessions of the runtime itself."""
+"""Kernels, and the bodies of their functions, in sessions of the runtime itself."""
 
 import numpy as np
 import onnxruntime
+from onnx import TensorProto, helper
 
 import graphopt
+from graphopt import kernels
 from graphopt.update import core
 
 CPU = ["CPUExecutionProvider"]
@@ -52,3 +54,27 @@ def assert_agree(fused, bodies):
             np.testing.assert_array_equal(got, want, err_msg=name)
         else:
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def of_one_node(name, operands, attributes, threads=1, outputs=1):
+    """A session of one node that is a kernel, for float32 arrays of these shapes."""
+    inputs = [
+        helper.make_tensor_value_info(key, TensorProto.FLOAT, array.shape)
+        for key, array in operands.items()
+    ]
+    given = [f"y{index}" for index in range(outputs)]
+    node = helper.make_node(name, list(operands), given, domain="graphopt", **attributes)
+    values = [helper.make_tensor_value_info(y, TensorProto.FLOAT, None) for y in given]
+    model = helper.make_model(
+        helper.make_graph([node], "g", inputs, values),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("graphopt", 1)],
+        ir_version=8,
+    )
+    made = options(threads=threads)
+    assert kernels.register(made, [name])
+    return onnxruntime.InferenceSession(model.SerializeToString(), made, providers=CPU)
+
+
+def run_one_node(name, operands, attributes, threads=1):
+    """The result of `of_one_node`."""
+    return of_one_node(name, operands, attributes, threads).run(None, operands)[0]

@@ -5,14 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 import graphopt
-from graphopt import kernels
 from tests.helpers.environments import needs_kernels
+from tests.helpers.kernel_sessions import of_one_node, run_one_node as run
 
 pytestmark = needs_kernels
 
@@ -63,31 +61,6 @@ def random_layers(count):
         if all(x[2 + a] + pads[a] + pads[2 + a] >= reach[a] for a in (0, 1)):
             yield Layer(x, kernel, strides, dilations, pads)
             count -= 1
-
-
-def session(name, operands, attributes, threads=1):
-    inputs = [
-        helper.make_tensor_value_info(key, TensorProto.FLOAT, array.shape)
-        for key, array in operands.items()
-    ]
-    node = helper.make_node(name, list(operands), ["y"], domain="graphopt", **attributes)
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    model = helper.make_model(
-        helper.make_graph([node], "g", inputs, [output]),
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("graphopt", 1)],
-        ir_version=8,
-    )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    assert kernels.register(options, [name])
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def run(name, operands, attributes, threads=1):
-    return session(name, operands, attributes, threads).run(None, operands)[0]
 
 
 def calls(layer, values):
@@ -169,8 +142,7 @@ def test_no_examples():
     layer = Layer((2, 3, 9, 9), (3, 3), pads=(1, 1, 1, 1))
     for name, operands, attributes, expected in calls(layer, np.random.default_rng(0)):
         few = {k: v[:0] if v.shape[0] == 2 else v for k, v in operands.items()}
-        inputs = session(name, operands | few, attributes)
-        (got,) = inputs.run(None, few)
+        (got,) = of_one_node(name, operands | few, attributes).run(None, few)
         if name.startswith("DepthwiseConvWeight"):
             np.testing.assert_array_equal(got, np.zeros_like(expected))
         else:

@@ -115,9 +115,9 @@ def test_each_function_has_a_kernel():
         for variant in variants(extras, chunked)
     }
     assert len(every) == 1200
-    depthwise = {name for name in kernels.names() if name.startswith("Depthwise")}
-    assert len(depthwise) == 4  # test_depthwise.py
-    assert kernels.names() == every | depthwise | {"WeightedSum", "WeightedSumMask"}
+    layers = {name for name in kernels.names() if name.startswith(("Depthwise", "BatchNorm"))}
+    assert len(layers) == 4 + 3  # test_depthwise.py, test_normalization.py
+    assert kernels.names() == every | layers | {"WeightedSum", "WeightedSumMask"}
 
 
 @needs_kernels

@@ -1,0 +1,53 @@
+/* Operators of layers of a network: their inputs and outputs are float32 tensors. */
+#ifndef GRAPHOPT_LAYER_H
+#define GRAPHOPT_LAYER_H
+
+#include "operator.h"
+
+enum { MOST_LAYER_INPUTS = 6, MOST_LAYER_DIMS = 8 };
+
+typedef struct {
+  int64_t dims[MOST_LAYER_DIMS];
+  size_t rank;
+  float *data;
+} Tensor;
+
+/* What a name stands for; a file has a table of them. */
+typedef struct {
+  const char *name; /* NULL behind the last */
+  size_t inputs, outputs;
+  int way; /* which of those of its file */
+  OrtStatus *(*create)(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                       void **kernel);
+  Compute compute;
+} LayerKind;
+
+extern const LayerKind depthwise_kinds[], normalization_kinds[];
+
+typedef struct {
+  Operator base; /* first: the runtime passes a pointer to it */
+  const LayerKind *kind;
+} LayerOperator;
+
+/* A layer in a session, with what the file that computes it adds. */
+typedef struct {
+  const OrtApi *api;
+  const LayerOperator *operator;
+} Layer;
+
+OrtStatus *wrong_layer(const Layer *layer, const char *what);
+
+/* All inputs of a node. */
+OrtStatus *read_inputs(const Layer *layer, const OrtKernelContext *context, Tensor *inputs);
+
+/* The memory of an output with this shape. */
+OrtStatus *make_output(const Layer *layer, OrtKernelContext *context, size_t index,
+                       const int64_t *dims, size_t rank, float **data);
+
+typedef float Lanes __attribute__((vector_size(32))); /* floats that are computed together */
+typedef float Unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+enum { LANES = 8 };
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+#endif

@@ -1,0 +1,151 @@
+/* Batch normalization's statistics and gradients on the CPU, each in as few passes as possible.
+ *
+ * A channel is computed by one thread in one order: the bits do not depend on the number of
+ * threads. Sums of a plane are floats in lanes, those of planes are doubles.
+ */
+#include <stdlib.h>
+
+#include "layer.h"
+
+typedef struct {
+  double (*sum)(const float *, size_t n);
+  double (*sum_squares)(const float *, size_t n, float mean);
+  void (*add_sums)(const float *dy, const float *x, size_t n, float mean, double *sum,
+                   double *product);
+  void (*write_gradient)(const float *dy, const float *x, float *dx, size_t n, float mean, float k,
+                         float k1, float k0);
+} ChannelLoops;
+
+#define LOOPS(name) name##_baseline
+#define TARGET
+#include "normalization_loops.h"
+
+#if defined(__x86_64__)
+#define LOOPS(name) name##_avx2
+#define TARGET __attribute__((target("avx2")))
+#include "normalization_loops.h"
+#endif
+
+static const ChannelLoops *loops = &channel_loops_baseline;
+
+__attribute__((constructor)) static void choose_loops(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) loops = &channel_loops_avx2;
+#endif
+}
+
+enum { MOST_PARTS = 64, ALONE = 32 * 1024 /* elements for which there is one thread */ };
+
+enum Way {
+  STATISTICS, /* x: mean, variance */
+  SUMS,       /* dy, x, mean: Σ dy, Σ dy (x - mean) */
+  GRADIENT_OF_INPUT, /* dy, x, mean, k, k1, k0: k dy - ((x - mean) k1 + k0) */
+};
+
+typedef struct {
+  enum Way way;
+  size_t batch, channels, plane, parts;
+  const float *in[MOST_LAYER_INPUTS];
+  float *out[2];
+} Work;
+
+static void find_statistics(const Work *w, size_t channel) {
+  const double count = (double)(w->batch * w->plane);
+  double sum = 0, squares = 0;
+  for (size_t i = 0; i < w->batch; i++)
+    sum += loops->sum(w->in[0] + (i * w->channels + channel) * w->plane, w->plane);
+  const float mean = (float)(sum / count);
+  for (size_t i = 0; i < w->batch; i++)
+    squares += loops->sum_squares(w->in[0] + (i * w->channels + channel) * w->plane, w->plane,
+                                  mean);
+  w->out[0][channel] = mean;
+  w->out[1][channel] = (float)(squares / count);
+}
+
+static void find_sums(const Work *w, size_t channel) {
+  double sum = 0, product = 0;
+  for (size_t i = 0; i < w->batch; i++) {
+    const size_t at = (i * w->channels + channel) * w->plane;
+    loops->add_sums(w->in[0] + at, w->in[1] + at, w->plane, w->in[2][channel], &sum, &product);
+  }
+  w->out[0][channel] = (float)sum;
+  w->out[1][channel] = (float)product;
+}
+
+static void find_gradient(const Work *w, size_t channel) {
+  for (size_t i = 0; i < w->batch; i++) {
+    const size_t at = (i * w->channels + channel) * w->plane;
+    loops->write_gradient(w->in[0] + at, w->in[1] + at, w->out[0] + at, w->plane,
+                          w->in[2][channel], w->in[3][channel], w->in[4][channel],
+                          w->in[5][channel]);
+  }
+}
+
+static void compute_part(void *data, size_t part) {
+  const Work *w = data;
+  const size_t end = (part + 1) * w->channels / w->parts;
+  for (size_t channel = part * w->channels / w->parts; channel < end; channel++)
+    if (w->way == STATISTICS)
+      find_statistics(w, channel);
+    else if (w->way == SUMS)
+      find_sums(w, channel);
+    else
+      find_gradient(w, channel);
+}
+
+/* Those with the channels' planes have one shape, the others one element for each channel. */
+static bool fits(const LayerKind *kind, const Tensor *in) {
+  const size_t wide = kind->way == STATISTICS ? 1 : 2;
+  if (in[0].rank < 2) return false;
+  for (size_t i = 1; i < kind->inputs; i++) {
+    if (in[i].rank != (i < wide ? in[0].rank : 1)) return false;
+    for (size_t axis = 0; axis < in[i].rank; axis++)
+      if (in[i].dims[axis] != in[0].dims[i < wide ? axis : 1]) return false;
+  }
+  return true;
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
+  const Layer *layer = kernel;
+  const LayerKind *kind = layer->operator->kind;
+  Tensor in[MOST_LAYER_INPUTS];
+  OrtStatus *status = read_inputs(layer, context, in);
+  if (status) return status;
+  if (!fits(kind, in))
+    return wrong_layer(layer, "the shapes of the inputs do not fit each other");
+  Work w = {.way = (enum Way)kind->way,
+            .batch = (size_t)in[0].dims[0],
+            .channels = (size_t)in[0].dims[1],
+            .plane = 1};
+  for (size_t axis = 2; axis < in[0].rank; axis++) w.plane *= (size_t)in[0].dims[axis];
+  for (size_t i = 0; i < kind->inputs; i++) w.in[i] = in[i].data;
+  const bool is_wide = w.way == GRADIENT_OF_INPUT;
+  for (size_t i = 0; !status && i < kind->outputs; i++)
+    status = make_output(layer, context, i, is_wide ? in[0].dims : in[0].dims + 1,
+                         is_wide ? in[0].rank : 1, &w.out[i]);
+  if (status || !w.channels) return status;
+  const bool alone = w.batch * w.channels * w.plane < ALONE;
+  w.parts = alone ? 1 : w.channels < MOST_PARTS ? w.channels : MOST_PARTS;
+  if (!alone)
+    return layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
+  compute_part(&w, 0);
+  return NULL;
+}
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                         void **out) {
+  (void)info;
+  Layer *layer = malloc(sizeof *layer);
+  if (!layer) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
+  *layer = (Layer){api, (const LayerOperator *)op};
+  *out = layer;
+  return NULL;
+}
+
+const LayerKind normalization_kinds[] = {
+    {"BatchNormStatistics", 1, 2, STATISTICS, create, compute},
+    {"BatchNormSums", 3, 2, SUMS, create, compute},
+    {"BatchNormInputGradient", 6, 1, GRADIENT_OF_INPUT, create, compute},
+    {0},
+};

@@ -1,0 +1,152 @@
+"""The kernels of batch normalization, against NumPy in float64."""
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from tests.helpers.environments import needs_kernels
+from tests.helpers.kernel_sessions import of_one_node
+
+pytestmark = needs_kernels
+
+SHAPES = [
+    (1, 1),
+    (5, 3),
+    (64, 700),
+    (2, 3, 5),
+    (3, 4, 7, 7),
+    (2, 5, 16, 16),
+    (2, 70, 33, 31),
+    (8, 3, 2, 3, 5),
+    (2, 2, 1, 2, 2, 3, 2, 1),
+]
+
+
+def calls(shape, offset=0.0):
+    """The kernels: name, operands, and what they give."""
+    values = np.random.default_rng(list(shape))
+    x = (values.standard_normal(shape) * 2 + offset).astype(np.float32)
+    dy = values.standard_normal(shape).astype(np.float32)
+    k, k1, k0 = values.standard_normal((3, shape[1])).astype(np.float32)
+    axes = (0, *range(2, len(shape)))
+    wide = x.astype(np.float64)
+    mean = wide.mean(axes)
+    given = mean.astype(np.float32)
+    per_channel = [1, -1, *[1] * (len(shape) - 2)]
+    centered = wide - given.astype(np.float64).reshape(per_channel)
+    yield "BatchNormStatistics3", {"x": x}, [mean, wide.var(axes)]
+    of_both = {"dy": dy, "x": x, "mean": given}
+    yield "BatchNormSums", of_both, [dy.astype(np.float64).sum(axes), (dy * centered).sum(axes)]
+    factors = [array.reshape(per_channel).astype(np.float64) for array in (k, k1, k0)]
+    dx = dy * factors[0] - (centered * factors[1] + factors[2])
+    yield "BatchNormInputGradient1", of_both | {"k": k, "k1": k1, "k0": k0}, [dx]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_numpy(shape, threads):
+    for name, operands, expected in calls(shape):
+        session = of_one_node(name, operands, {}, threads, len(expected))
+        for got, want in zip(session.run(None, operands), expected, strict=True):
+            assert got.shape == want.shape, name
+            size = np.prod(shape) / shape[1]
+            near = 2e-6 * max(np.abs(want).max(), np.sqrt(size))
+            np.testing.assert_allclose(got, want, rtol=0, atol=near, err_msg=name)
+
+
+def test_the_bits_do_not_depend_on_threads():
+    for name, operands, expected in calls((8, 70, 33, 31)):
+        one, four = (
+            of_one_node(name, operands, {}, threads, len(expected)).run(None, operands)
+            for threads in (1, 4)
+        )
+        assert [a.tobytes() for a in one] == [a.tobytes() for a in four], name
+
+
+def test_a_small_variance_beside_a_large_mean():
+    """It is that of what is centered first, not a difference of large squares."""
+    name, operands, (mean, variance) = next(calls((4, 3, 16, 16), offset=3000.0))
+    got = of_one_node(name, operands, {}, outputs=2).run(None, operands)
+    np.testing.assert_allclose(got[0], mean, rtol=1e-7)
+    np.testing.assert_allclose(got[1], variance, rtol=1e-5)
+
+
+def test_what_is_not_finite_stays_in_its_channel():
+    for name, operands, expected in calls((2, 3, 8, 8)):
+        operands["x"][1, 1, 2, 3] = np.nan
+        results = of_one_node(name, operands, {}, outputs=len(expected)).run(None, operands)
+        for result in results:
+            finite = np.isfinite(result)
+            if result.ndim == 1:
+                # The sum of dy does not read x.
+                of_x = name != "BatchNormSums" or result is results[1]
+                assert finite.tolist() == [True, not of_x, True], name
+            else:
+                assert finite.sum() == finite.size - 1, name
+
+
+def test_no_examples():
+    for name, operands, expected in calls((2, 3, 4, 4)):
+        few = {key: array[:0] if array.ndim > 1 else array for key, array in operands.items()}
+        results = of_one_node(name, few, {}, outputs=len(expected)).run(None, few)
+        if name == "BatchNormInputGradient1":
+            assert results[0].shape == (0, 3, 4, 4)
+        elif name == "BatchNormSums":
+            assert not np.any(results)
+        else:
+            assert np.isnan(results).all()  # as of the body: 0 / 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("BatchNormStatistics", [(3,)]),
+        ("BatchNormStatistics", [(2, 3, *[1] * 7)]),
+        ("BatchNormSums", [(2, 3, 4), (2, 3, 5), (3,)]),
+        ("BatchNormSums", [(2, 3, 4), (2, 3), (3,)]),
+        ("BatchNormSums", [(2, 3, 4), (2, 3, 4), (2,)]),
+        ("BatchNormSums", [(2, 3, 4), (2, 3, 4), (1, 3)]),
+        ("BatchNormInputGradient", [(2, 3), (2, 3), (3,), (3,), (3,), (2,)]),
+    ],
+)
+def test_what_does_not_fit_is_refused(name, shapes):
+    operands = {f"input_{i}": np.ones(shape, np.float32) for i, shape in enumerate(shapes)}
+    session = of_one_node(name, operands, {}, outputs=1 if "Input" in name else 2)
+    with pytest.raises(Exception, match=f"graphopt.{name}: (the shapes|an input)"):
+        session.run(None, operands)
+
+
+@pytest.mark.parametrize("memory", ["fast", "balanced", "low"])
+def test_a_network_trains_the_same_with_kernels_and_without(memory):
+    layers = "".join(
+        f"c{i} = Conv<pads=[1,1,1,1]>(r{i}, w{i}) "
+        f"n{i} = BatchNormalization<training_mode=1>(c{i}, s{i}, b{i}, m{i}, v{i}) "
+        f"r{i + 1} = Relu(n{i}) "
+        for i in range(4)
+    )
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        network (float[N,4,12,12] r0) => (float[N,4] y) {{
+            {layers} p = GlobalAveragePool(r4) y = Flatten(p) }}""")
+    values = np.random.default_rng(0)
+    for i in range(4):
+        starts = {"w": values.standard_normal((4, 4, 3, 3)), "s": np.ones(4), "b": np.zeros(4)}
+        for name, array in (starts | {"m": np.zeros(4), "v": np.ones(4)}).items():
+            tensor = onnx.numpy_helper.from_array(array.astype(np.float32), f"{name}{i}")
+            model.graph.initializer.append(tensor)
+    model = onnx.shape_inference.infer_shapes(model)
+    optimizer = graphopt.RMSProp(graphopt.parameters(model), 1e-3)
+    graph = graphopt.training_graph(model, "cross_entropy", optimizer, memory=memory)
+    sessions = [graphopt.Session(graph, kernels=fused) for fused in (True, False)]
+    fused = [name for name in sessions[0].kernels if name.startswith("BatchNorm")]
+    assert fused == ["BatchNormInputGradient1", "BatchNormStatistics1", "BatchNormSums1"]
+    for _ in range(5):
+        feeds = {
+            "r0": values.standard_normal((6, 4, 12, 12)).astype(np.float32),
+            "labels": values.integers(0, 4, 6),
+        }
+        with_kernels, without = (session.step(feeds)["loss"] for session in sessions)
+        np.testing.assert_allclose(with_kernels, without, rtol=1e-5)
+    states = [session.state for session in sessions]
+    for name in states[0]:
+        np.testing.assert_allclose(states[0][name], states[1][name], rtol=5e-3, atol=5e-5)
