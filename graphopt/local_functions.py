@@ -64,6 +64,21 @@ def add_body(
     return function.name
 
 
+def call_body(
+    op: GraphBuilder,
+    name: str,
+    operands: Sequence[ir.Value],
+    emit: Callable[..., ir.Value | Sequence[ir.Value]],
+    outputs: int = 1,
+) -> tuple[ir.Value, ...]:
+    """The float32 results of a function without attributes, which `add_body` adds."""
+    name = add_body(op, name, operands, emit)
+    results = op.node(name, operands, domain=DOMAIN, outputs=outputs)
+    for value in results:
+        value.dtype = ir.DataType.FLOAT
+    return results
+
+
 def _functions(graph: ir.Graph) -> dict[tuple[str, str], onnx.FunctionProto]:
     functions: dict[tuple[str, str], onnx.FunctionProto] = graph.meta.setdefault(_KEY, {})
     return functions

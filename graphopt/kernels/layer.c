@@ -5,6 +5,16 @@
 
 #include "layer.h"
 
+OrtStatus *create_layer(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                        void **kernel) {
+  (void)info;
+  Layer *layer = malloc(sizeof *layer);
+  if (!layer) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
+  *layer = (Layer){api, (const LayerOperator *)op};
+  *kernel = layer;
+  return NULL;
+}
+
 OrtStatus *wrong_layer(const Layer *layer, const char *what) {
   char message[256];
   snprintf(message, sizeof message, "graphopt.%s: %s", layer->operator->base.name, what);
@@ -63,7 +73,7 @@ static int get_type(const OrtCustomOp *op, size_t index) {
   return ORT_FLOAT;
 }
 
-static const LayerKind *const tables[] = {depthwise_kinds, normalization_kinds};
+static const LayerKind *const tables[] = {depthwise_kinds, normalization_kinds, row_kinds};
 
 static const LayerKind *kind_at(size_t index) {
   for (size_t table = 0; table < sizeof tables / sizeof *tables; table++)

@@ -22,7 +22,7 @@ typedef struct {
   Compute compute;
 } LayerKind;
 
-extern const LayerKind depthwise_kinds[], normalization_kinds[];
+extern const LayerKind depthwise_kinds[], normalization_kinds[], row_kinds[];
 
 typedef struct {
   Operator base; /* first: the runtime passes a pointer to it */
@@ -34,6 +34,10 @@ typedef struct {
   const OrtApi *api;
   const LayerOperator *operator;
 } Layer;
+
+/* Of one without attributes. */
+OrtStatus *create_layer(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                        void **kernel);
 
 OrtStatus *wrong_layer(const Layer *layer, const char *what);
 

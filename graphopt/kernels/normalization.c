@@ -3,8 +3,6 @@
  * A channel is computed by one thread in one order: the bits do not depend on the number of
  * threads. Sums of a plane are floats in lanes, those of planes are doubles.
  */
-#include <stdlib.h>
-
 #include "layer.h"
 
 typedef struct {
@@ -133,19 +131,9 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   return NULL;
 }
 
-static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
-                         void **out) {
-  (void)info;
-  Layer *layer = malloc(sizeof *layer);
-  if (!layer) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
-  *layer = (Layer){api, (const LayerOperator *)op};
-  *out = layer;
-  return NULL;
-}
-
 const LayerKind normalization_kinds[] = {
-    {"BatchNormStatistics", 1, 2, STATISTICS, create, compute},
-    {"BatchNormSums", 3, 2, SUMS, create, compute},
-    {"BatchNormInputGradient", 6, 1, GRADIENT_OF_INPUT, create, compute},
+    {"BatchNormStatistics", 1, 2, STATISTICS, create_layer, compute},
+    {"BatchNormSums", 3, 2, SUMS, create_layer, compute},
+    {"BatchNormInputGradient", 6, 1, GRADIENT_OF_INPUT, create_layer, compute},
     {0},
 };

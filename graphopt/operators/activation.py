@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
+from graphopt.local_functions import call_body
 from graphopt.operators.backward import Backward
 from graphopt.operators.mathematical import function
 from graphopt.operators.rewriting import rewrite_in_float32
@@ -144,11 +146,16 @@ def gelu(b: Backward) -> ir.Value:
 
 def _gelu_erf(b: Backward) -> ir.Value:
     """dx = dy (1 + erf(s) + s 2/√π exp(-s²)) / 2 with s = x/√2."""
-    op = b.op
-    s = op.Mul(b.x, math.sqrt(0.5))
-    exponent = op.Sub(math.log(2 / math.sqrt(math.pi)), op.Mul(s, s))
-    twice = op.Add(op.Add(op.Mul(s, op.Exp(exponent)), op.Erf(s)), 1.0)
-    return op.Mul(b.dy, op.Mul(twice, 0.5))
+
+    def gradient(op: GraphBuilder, dy: ir.Value, x: ir.Value) -> ir.Value:
+        s = op.Mul(x, math.sqrt(0.5))
+        exponent = op.Sub(math.log(2 / math.sqrt(math.pi)), op.Mul(s, s))
+        twice = op.Add(op.Add(op.Mul(s, op.Exp(exponent)), op.Erf(s)), 1.0)
+        return op.Mul(dy, op.Mul(twice, 0.5))
+
+    if b.has_kernels(b.dy, b.x):
+        return call_body(b.op, "GeluGradient", [b.dy, b.x], gradient)[0]
+    return gradient(b.op, b.dy, b.x)
 
 
 def _gelu_tanh(b: Backward) -> ir.Value:

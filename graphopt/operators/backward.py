@@ -69,6 +69,11 @@ class Backward:
 
     # What the node has -----------------------------------------------------------------------
 
+    def has_kernels(self, *values: ir.Value) -> bool:
+        """Whether functions of these values may run as kernels; none is found in an inner graph."""
+        is_float32 = {value.dtype for value in values} == {ir.DataType.FLOAT}
+        return self.provider == "CPUExecutionProvider" and is_float32 and not self.op.is_inside
+
     @property
     def x(self) -> ir.Value:
         """The first input."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import DOMAIN, add_body
+from graphopt.local_functions import call_body
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import Moves, NoGradient, carries_gradient, of, operator
@@ -189,7 +189,7 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     k = op.Mul(scale, inverse)
     centered = b.node.meta.get(_CENTERED)
     of_batch = isinstance(centered, ir.Value)
-    if of_batch and _has_kernels(b, dy, x):
+    if of_batch and b.has_kernels(dy, x):
         return _by_kernels(b, k, inverse, b.count(dy, axes))
     if not isinstance(centered, ir.Value):
         centered = op.Sub(x, op.Reshape(mean, per_channel))
@@ -230,12 +230,6 @@ def _drift(
     return k0, k1
 
 
-def _has_kernels(b: Backward, dy: ir.Value, x: ir.Value) -> bool:
-    """Whether there are kernels, in a graph in which they are found."""
-    is_float32 = {dy.dtype, x.dtype} == {ir.DataType.FLOAT}
-    return b.provider == "CPUExecutionProvider" and is_float32 and not b.op.is_inside
-
-
 def _by_kernels(
     b: Backward, k: ir.Value, inverse: ir.Value, count: Operand
 ) -> Sequence[ir.Value | NoGradient]:
@@ -256,16 +250,11 @@ def _by_kernels(
         drift = op.Add(op.Mul(op.Sub(x, mean), k1), k0)
         return op.Sub(op.Mul(dy, k), drift)
 
-    name = add_body(op, "BatchNormSums", [dy, x, mean], sums)
-    d_bias, d_normalized = op.node(name, [dy, x, mean], domain=DOMAIN, outputs=2)
-    for value in (d_bias, d_normalized):
-        value.dtype, value.shape = ir.DataType.FLOAT, k.shape
+    d_bias, d_normalized = call_body(op, "BatchNormSums", [dy, x, mean], sums, outputs=2)
     d_scale = op.Mul(d_normalized, inverse)
     k0, k1 = _drift(op, k, inverse, d_bias, d_scale, count)
     operands = [dy, x, mean, k, k1, k0]
-    name = add_body(op, "BatchNormInputGradient", operands, gradient)
-    (d_x,) = op.node(name, operands, domain=DOMAIN)
-    d_x.dtype = ir.DataType.FLOAT
+    (d_x,) = call_body(op, "BatchNormInputGradient", operands, gradient)
     return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
 
 
@@ -301,11 +290,10 @@ def call_statistics(op: GraphBuilder, node: ir.Node) -> None:
             mean_over(op, op.Mul(centered, centered), axes, keepdims=False),
         )
 
-    name = add_body(op, "BatchNormStatistics", [x], statistics)
     with op.before(mean):
-        values = op.node(name, [x], domain=DOMAIN, outputs=2)
+        values = call_body(op, "BatchNormStatistics", [x], statistics, outputs=2)
     for reader, value in zip((mean, variance), values, strict=True):
-        value.dtype, value.shape = ir.DataType.FLOAT, reader.outputs[0].shape
+        value.shape = reader.outputs[0].shape
         reader.op_type = "Identity"  # itself: others know its result
         reader.attributes.clear()
         reader.resize_inputs(1)

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
+from graphopt.local_functions import call_body
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import operator
-from graphopt.operators.rewriting import add_outputs
+from graphopt.operators.rewriting import add_outputs, mean_over
 from graphopt.shapes import elements, networks
 from graphopt.shapes.node import Node
 
@@ -31,6 +33,9 @@ def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
         raise b.error("expected stash_type=1")
     add_outputs(op, b.node, 3)
     mean, inverse = (op.CastLike(value, x) for value in b.node.outputs[1:3])
+    if _has_kernel(b):
+        yield from _by_kernel(b, mean, inverse)
+        return
     normalized = op.Mul(op.Sub(x, mean), inverse)
     axes = list(range(b.axis(x, -1), b.rank(x)))
     d_x = _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
@@ -43,6 +48,47 @@ def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
     yield d_x
     yield op.Mul(dy, normalized) if b.needs(1) else None
     yield dy if b.needs(2) else None
+
+
+def _has_kernel(b: Backward) -> bool:
+    """Whether rows are as large as the scale and the bias, and nothing else has a gradient."""
+    row = b.shape(b.x)[b.axis(b.x, -1) :]
+    is_plain = not (b.has_gradient(1) or b.has_gradient(2) or b.infinite)
+    same = all(
+        list(b.shape(value)) == list(row) for value in b.node.inputs[1:3] if value is not None
+    )
+    is_known = all(isinstance(size, int) and size for size in row)
+    return is_plain and same and is_known and b.has_kernels(b.dy, b.x, b.input(1))
+
+
+def _by_kernel(b: Backward, mean: ir.Value, inverse: ir.Value) -> Iterator[ir.Value | None]:
+    """By a function for which there is a kernel, which passes over the elements once or twice."""
+    rank, first = b.rank(b.x), b.axis(b.x, -1)
+
+    def gradients(
+        op: GraphBuilder,
+        dy: ir.Value,
+        x: ir.Value,
+        mean: ir.Value,
+        inverse: ir.Value,
+        scale: ir.Value,
+    ) -> tuple[ir.Value, ...]:
+        rows, examples = list(range(first, rank)), list(range(first))
+        normalized, g = op.Mul(op.Sub(x, mean), inverse), op.Mul(dy, scale)
+        along = mean_over(op, op.Mul(g, normalized), rows, keepdims=True)
+        centered = op.Sub(g, mean_over(op, g, rows, keepdims=True))
+        d_x = op.Mul(op.Sub(centered, op.Mul(normalized, along)), inverse)
+        sums = [op.Mul(dy, normalized), op.Identity(dy)]
+        if examples:
+            sums = [op.ReduceSum(value, examples, keepdims=0) for value in sums]
+        return d_x, *sums
+
+    operands = [b.dy, b.x, mean, inverse, b.input(1)]
+    d_x, d_scale, d_bias = call_body(b.op, "LayerNormGradient", operands, gradients, outputs=3)
+    b.summed_inputs |= {1, 2}
+    yield d_x
+    yield d_scale if b.needs(1) else None
+    yield d_bias if b.needs(2) else None
 
 
 operator("GroupNormalization", weights=(1,), flops=7, shape=elements.same)

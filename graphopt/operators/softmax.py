@@ -2,6 +2,8 @@
 
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
+from graphopt.local_functions import call_body
 from graphopt.operators._masks import rewrite_softmax
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import operator
@@ -20,10 +22,16 @@ def softmax(b: Backward) -> ir.Value:
     A row whose x is -inf throughout is NaN. Where something else is selected for it, as for the
     rows of an attention that are masked whole, dy is 0, and so is dx.
     """
-    y = _where_it_counts(b, b.y)
-    weighted = b.op.Mul(b.dy, y)
-    total = b.sum(weighted, [b.axis(b.x, -1)], keepdims=True)
-    return b.op.Sub(weighted, b.op.Mul(y, total))
+    y, axis = _where_it_counts(b, b.y), b.axis(b.x, -1)
+
+    def gradient(op: GraphBuilder, dy: ir.Value, y: ir.Value) -> ir.Value:
+        weighted = op.Mul(dy, y)
+        total = op.ReduceSum(weighted, [axis], keepdims=1)
+        return op.Sub(weighted, op.Mul(y, total))
+
+    if axis == b.rank(b.x) - 1 and b.has_kernels(b.dy, y):
+        return call_body(b.op, "SoftmaxGradient", [b.dy, y], gradient)[0]
+    return gradient(b.op, b.dy, y)
 
 
 # Its operations are maximum, subtract, exponential, sum, subtract.

@@ -115,8 +115,12 @@ def test_each_function_has_a_kernel():
         for variant in variants(extras, chunked)
     }
     assert len(every) == 1200
-    layers = {name for name in kernels.names() if name.startswith(("Depthwise", "BatchNorm"))}
-    assert len(layers) == 4 + 3  # test_depthwise.py, test_normalization.py
+    layers = {
+        name
+        for name in kernels.names()
+        if name.startswith(("Depthwise", "BatchNorm")) or name.endswith("Gradient")
+    }
+    assert len(layers) == 4 + 3 + 3  # test_depthwise.py, test_normalization.py, test_rows.py
     assert kernels.names() == every | layers | {"WeightedSum", "WeightedSumMask"}
 
 

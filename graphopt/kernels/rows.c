@@ -1,0 +1,159 @@
+/* Gradients of what is computed row by row, or element by element, on the CPU, each in one pass.
+ *
+ * A row, or a column of sums, is computed by one thread in one order: the bits do not depend on the
+ * number of threads.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "layer.h"
+
+typedef int32_t IntLanes __attribute__((vector_size(32)));
+
+typedef struct {
+  void (*softmax)(const float *dy, const float *y, float *dx, size_t n);
+  void (*layer_norm)(const float *dy, const float *x, const float *scale, float *dx, size_t n,
+                     float mean, float inverse);
+  void (*add_columns)(const float *dy, const float *x, const float *mean, const float *inverse,
+                      size_t rows, size_t width, size_t columns, double *product, double *sum);
+  void (*gelu)(const float *dy, const float *x, float *dx, size_t n);
+} RowLoops;
+
+#define LOOPS(name) name##_baseline
+#define TARGET
+#include "rows_loops.h"
+
+#if defined(__x86_64__)
+#define LOOPS(name) name##_avx2
+#define TARGET __attribute__((target("avx2")))
+#include "rows_loops.h"
+#endif
+
+static const RowLoops *loops = &row_loops_baseline;
+
+__attribute__((constructor)) static void choose_loops(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) loops = &row_loops_avx2;
+#endif
+}
+
+enum {
+  ALONE = 32 * 1024, /* elements for which there is one thread */
+  MOST_PARTS = 64,   /* of the work that threads share */
+  COLUMNS = 64,      /* whose sums are kept at once */
+  ROWS = 128,        /* that are added up in floats */
+};
+
+enum Way {
+  SOFTMAX,    /* dy, y */
+  LAYER_NORM, /* dy, x, mean, inverse, scale; also what scale and bias get */
+  GELU,       /* dy, x */
+};
+
+typedef struct {
+  enum Way way;
+  size_t rows, width, parts;
+  const float *in[MOST_LAYER_INPUTS];
+  float *out[3];
+} Work;
+
+/* Of Σ dy n and Σ dy over the rows. */
+static void sum_columns(const Work *w, size_t first) {
+  const size_t columns = w->width - first < COLUMNS ? w->width - first : COLUMNS;
+  double product[COLUMNS] = {0}, sum[COLUMNS] = {0};
+  for (size_t row = 0; row < w->rows; row += ROWS) {
+    const size_t at = row * w->width + first;
+    loops->add_columns(w->in[0] + at, w->in[1] + at, w->in[2] + row, w->in[3] + row,
+                       w->rows - row < ROWS ? w->rows - row : ROWS, w->width, columns, product,
+                       sum);
+  }
+  for (size_t i = 0; i < columns; i++) {
+    w->out[1][first + i] = (float)product[i];
+    w->out[2][first + i] = (float)sum[i];
+  }
+}
+
+static void compute_rows(const Work *w, size_t row, size_t end) {
+  const size_t n = w->width;
+  if (w->way == GELU) {
+    loops->gelu(w->in[0] + row * n, w->in[1] + row * n, w->out[0] + row * n, (end - row) * n);
+    return;
+  }
+  for (; row < end; row++) {
+    const float *dy = w->in[0] + row * n, *x = w->in[1] + row * n;
+    if (w->way == SOFTMAX)
+      loops->softmax(dy, x, w->out[0] + row * n, n);
+    else
+      loops->layer_norm(dy, x, w->in[4], w->out[0] + row * n, n, w->in[2][row], w->in[3][row]);
+  }
+}
+
+static void compute_part(void *data, size_t part) {
+  const Work *w = data;
+  compute_rows(w, part * w->rows / w->parts, (part + 1) * w->rows / w->parts);
+}
+
+static void sum_part(void *data, size_t part) { sum_columns(data, part * COLUMNS); }
+
+static size_t product_of(const int64_t *dims, size_t rank) {
+  size_t size = 1;
+  for (size_t i = 0; i < rank; i++) size *= (size_t)dims[i];
+  return size;
+}
+
+static bool equal(const Tensor *tensor, const int64_t *dims, size_t rank) {
+  return tensor->rank == rank && !memcmp(tensor->dims, dims, rank * sizeof *dims);
+}
+
+/* The rows of a layer normalization are as large as its scale. */
+static bool find_rows(const LayerKind *kind, const Tensor *in, Work *w) {
+  const int64_t *dims = in[0].dims;
+  const size_t rank = in[0].rank, size = product_of(dims, rank);
+  if (!equal(&in[1], dims, rank)) return false;
+  w->width = rank && kind->way == SOFTMAX ? (size_t)dims[rank - 1] : 1;
+  if (kind->way == LAYER_NORM) {
+    int64_t of_mean[MOST_LAYER_DIMS];
+    const size_t inner = in[4].rank;
+    if (!inner || inner > rank || !equal(&in[4], dims + rank - inner, inner)) return false;
+    for (size_t i = 0; i < rank; i++) of_mean[i] = i < rank - inner ? dims[i] : 1;
+    if (!equal(&in[2], of_mean, rank) || !equal(&in[3], of_mean, rank)) return false;
+    w->width = product_of(in[4].dims, inner);
+  }
+  w->rows = size ? size / w->width : 0;
+  return true;
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
+  const Layer *layer = kernel;
+  const LayerKind *kind = layer->operator->kind;
+  Tensor in[MOST_LAYER_INPUTS];
+  Work w = {.way = (enum Way)kind->way};
+  OrtStatus *status = read_inputs(layer, context, in);
+  if (status) return status;
+  if (!find_rows(kind, in, &w))
+    return wrong_layer(layer, "the shapes of the inputs do not fit each other");
+  for (size_t i = 0; i < kind->inputs; i++) w.in[i] = in[i].data;
+  for (size_t i = 0; !status && i < kind->outputs; i++) {
+    const Tensor *like = &in[i ? 4 : 0];
+    status = make_output(layer, context, i, like->dims, like->rank, &w.out[i]);
+  }
+  const bool alone = w.rows * w.width < ALONE;
+  const size_t columns = (w.width + COLUMNS - 1) / COLUMNS;
+  w.parts = alone ? 1 : w.rows < MOST_PARTS ? w.rows : MOST_PARTS;
+  if (!status && !alone)
+    status = layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
+  else if (!status)
+    compute_part(&w, 0);
+  if (status || w.way != LAYER_NORM) return status;
+  if (!alone) return layer->api->KernelContext_ParallelFor(context, sum_part, columns, columns, &w);
+  for (size_t i = 0; i < columns; i++) sum_part(&w, i);
+  return NULL;
+}
+
+const LayerKind row_kinds[] = {
+    {"SoftmaxGradient", 2, 1, SOFTMAX, create_layer, compute},
+    {"LayerNormGradient", 5, 3, LAYER_NORM, create_layer, compute},
+    {"GeluGradient", 2, 1, GELU, create_layer, compute},
+    {0},
+};

@@ -1,0 +1,136 @@
+/* The loops for one instruction set: included once for each, with LOOPS(name) and TARGET. */
+
+TARGET ALWAYS_INLINE float LOOPS(total)(const Lanes *a, const Lanes *b) {
+  const Lanes both = *a + *b;
+  float sum = 0;
+  for (size_t i = 0; i < LANES; i++) sum += both[i];
+  return sum;
+}
+
+/* Σ a b. */
+TARGET static float LOOPS(dot)(const float *a, const float *b, size_t n) {
+  Lanes first = {0}, second = {0};
+  float rest = 0;
+  size_t i = 0;
+  for (; i + 2 * LANES <= n; i += 2 * LANES) {
+    first += *(const Unaligned *)(a + i) * *(const Unaligned *)(b + i);
+    second += *(const Unaligned *)(a + i + LANES) * *(const Unaligned *)(b + i + LANES);
+  }
+  for (; i < n; i++) rest += a[i] * b[i];
+  return rest + LOOPS(total)(&first, &second);
+}
+
+TARGET static void LOOPS(softmax)(const float *dy, const float *y, float *dx, size_t n) {
+  const float along = LOOPS(dot)(dy, y, n);
+  for (size_t i = 0; i < n; i++) dx[i] = dy[i] * y[i] - y[i] * along;
+}
+
+/* g = dy scale; dx = (g - mean(g) - n mean(g n)) inverse. */
+TARGET static void LOOPS(layer_norm)(const float *dy, const float *x, const float *scale,
+                                     float *dx, size_t n, float mean, float inverse) {
+  Lanes a = {0}, b = {0};
+  float sum = 0, along = 0;
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    const Lanes g = *(const Unaligned *)(dy + i) * *(const Unaligned *)(scale + i);
+    a += g;
+    b += g * ((*(const Unaligned *)(x + i) - mean) * inverse);
+  }
+  for (; i < n; i++) {
+    const float g = dy[i] * scale[i];
+    sum += g;
+    along += g * ((x[i] - mean) * inverse);
+  }
+  const Lanes none = {0};
+  sum = (sum + LOOPS(total)(&a, &none)) / (float)n;
+  along = (along + LOOPS(total)(&b, &none)) / (float)n;
+  for (i = 0; i < n; i++)
+    dx[i] = (dy[i] * scale[i] - sum - (x[i] - mean) * inverse * along) * inverse;
+}
+
+/* Σ dy n and Σ dy over rows, for some columns, are added. */
+TARGET static void LOOPS(add_columns)(const float *dy, const float *x, const float *mean,
+                                      const float *inverse, size_t rows, size_t width,
+                                      size_t columns, double *product, double *sum) {
+  for (size_t first = 0; first < columns; first += LANES) {
+    const size_t some = columns - first < LANES ? columns - first : LANES;
+    Lanes a = {0}, b = {0};
+    for (size_t row = 0; row < rows; row++) {
+      const size_t at = row * width + first;
+      if (some == LANES) {
+        const Lanes g = *(const Unaligned *)(dy + at);
+        a += g * ((*(const Unaligned *)(x + at) - mean[row]) * inverse[row]);
+        b += g;
+      } else {
+        for (size_t i = 0; i < some; i++) {
+          a[i] += dy[at + i] * ((x[at + i] - mean[row]) * inverse[row]);
+          b[i] += dy[at + i];
+        }
+      }
+    }
+    for (size_t i = 0; i < some; i++) {
+      product[first + i] += (double)a[i];
+      sum[first + i] += (double)b[i];
+    }
+  }
+}
+
+/* Where a mask is set, a; elsewhere b. */
+#define WHERE(mask, a, b) ((Lanes)(((mask) & (IntLanes)(a)) | (~(mask) & (IntLanes)(b))))
+
+/* exp(x) for x <= 0, and 0 within 2e-38 for x below -87. */
+TARGET ALWAYS_INLINE void LOOPS(exponential)(const Lanes *x, Lanes *result) {
+  static const float series[] = {1.382942059e-03f, 8.374771520e-03f, 4.166835803e-02f,
+                                 1.666642083e-01f, 4.999999149e-01f, 1.000000036e+00f,
+                                 1.000000001e+00f};
+  const Lanes low = (Lanes){0} - 87.0f, magic = (Lanes){0} + 12582912.0f; /* 1.5 2^23 */
+  const Lanes y = WHERE(*x < low, low, *x);
+  const Lanes shifted = y * 1.442695041f + magic, power = shifted - magic;
+  const Lanes rest = y - power * 0.693359375f + power * 2.12194440e-4f;
+  Lanes sum = (Lanes){0} + series[0];
+  UNROLL
+  for (size_t i = 1; i < sizeof series / sizeof *series; i++) sum = sum * rest + series[i];
+  *result = (Lanes)((IntLanes)sum + ((IntLanes)shifted << 23));
+}
+
+/* dy (F(x) + x f(x)), with the normal distribution F and its density f. With t = |x| / √2,
+ * erfc(t) = exp(-t²) P(1 / (1 + 0.35 t)), a polynomial that was fitted to within 2e-8. */
+TARGET ALWAYS_INLINE void LOOPS(gelu_lanes)(const Lanes *dy, const Lanes *x, Lanes *dx) {
+  static const float series[] = {4.425666973e-02f,  -1.905149779e-01f, 2.551772559e-01f,
+                                 -1.251905827e-01f, 1.673550069e-01f,  1.033448154e-01f,
+                                 1.657962767e-01f,  1.848020897e-01f,  1.975087981e-01f,
+                                 1.974646345e-01f,  2.879753286e-08f};
+  const Lanes zero = {0}, one = zero + 1.0f, squared = *x * *x * -0.5f;
+  const Lanes t = WHERE(*x < zero, zero - *x, *x) * 0.7071067812f, s = one / (t * 0.35f + one);
+  Lanes density, tail = zero + series[0];
+  LOOPS(exponential)(&squared, &density);
+  UNROLL
+  for (size_t i = 1; i < sizeof series / sizeof *series; i++) tail = tail * s + series[i];
+  tail = tail * density * 0.5f;
+  const Lanes distribution = WHERE(*x < zero, tail, one - tail);
+  /* Where the density is 0, so is this, also of what is infinite. */
+  const Lanes slope = WHERE(squared < zero - 87.0f, zero, *x * density * 0.3989422804f);
+  *dx = *dy * (distribution + slope);
+}
+
+TARGET static void LOOPS(gelu)(const float *dy, const float *x, float *dx, size_t n) {
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    const Lanes a = *(const Unaligned *)(dy + i), b = *(const Unaligned *)(x + i);
+    Lanes c;
+    LOOPS(gelu_lanes)(&a, &b, &c);
+    *(Unaligned *)(dx + i) = c;
+  }
+  if (i == n) return;
+  Lanes a = {0}, b = {0}, c;
+  for (size_t k = 0; i + k < n; k++) a[k] = dy[i + k], b[k] = x[i + k];
+  LOOPS(gelu_lanes)(&a, &b, &c);
+  for (size_t k = 0; i + k < n; k++) dx[i + k] = c[k];
+}
+
+static const RowLoops LOOPS(row_loops) = {LOOPS(softmax), LOOPS(layer_norm), LOOPS(add_columns),
+                                          LOOPS(gelu)};
+
+#undef WHERE
+#undef LOOPS
+#undef TARGET
