@@ -14,9 +14,8 @@ PAGE = _ROOT / "docs" / "distributed.md"
 _RESULTS = _ROOT / "bench" / "parallel.json"
 _NETWORKS = {"resnet18": "ResNet-18", "bert": "BERT, 4 layers of 256"}
 _WIRES = {"loopback": "none", "gigabit": "1 Gb/s", "gigabit, 1 ms": "1 Gb/s, 1 ms"}
-_HEAD = """| network | wire | ranks | MPI | gloo | gloo, `pieces=3` | DDP | gloo / DDP | `pieces=3` / DDP |
-|---|---|---|---|---|---|---|---|---|
-"""
+_COLUMNS = ["network", "wire", "ranks", "MPI", "gloo", "gloo, `pieces=3`", "DDP"]
+_COLUMNS += ["gloo / DDP", "`pieces=3` / DDP"]
 
 
 def table() -> str:
@@ -28,7 +27,7 @@ def table() -> str:
         for key, wire in _WIRES.items()
         for ranks in networks[network].get(key, {})
     )
-    return _HEAD + "".join(rows)
+    return f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n{''.join(rows)}"
 
 
 def _row(network: str, wire: str, ranks: str, found: Mapping[str, Any]) -> str:
