@@ -51,9 +51,11 @@ def _filled(info: TensorInfo, filling: TensorInfo) -> TensorInfo:
 
 
 def arithmetic_sequence(node: Node) -> list[TensorInfo]:
-    """From a number to another in equal steps."""
+    """From a number to another in equal steps; from 0 to an open size there are as many."""
     dtype = node.input(0).dtype
     ends = [(node.input(index).numbers or (None,))[0] for index in range(3)]
+    if isinstance(ends[1], str) and (ends[0], ends[2]) == (0, 1):
+        return [tensor(dtype, (ends[1],))]
     start, limit, delta = (end if isinstance(end, Number) else None for end in ends)
     if start is None or limit is None or delta is None:
         return [tensor(dtype, (None,))]

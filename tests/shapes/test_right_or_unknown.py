@@ -171,3 +171,18 @@ def test_names_that_bodies_use_are_not_given_again():
     infer_shapes(model)
     z, y = (node.outputs[0].shape[1] for node in model.graph)
     assert z != y
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "size"), [(0, 1, "N"), (1, 1, None), (0, 2, None), (0, -1, None)]
+)
+def test_a_range_to_an_open_size(start, step, size):
+    model = ir.from_onnx_text(
+        f"""{HEADER} m (float[N,3] x) => (int64[] y)
+            <int64 a = {{{start}}}, int64 d = {{{step}}}> {{
+            s = Shape<start=0, end=1>(x) n = Squeeze(s) y = Range(a, n, d) }}"""
+    )
+    infer_shapes(model, symbols=False)
+    (found,) = model.graph.outputs[0].shape
+    assert (str(found) == "N") == (size == "N")
+    assert not isinstance(found, int)
