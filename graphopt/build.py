@@ -88,12 +88,13 @@ def training_graph(
         straight_through: Train through QuantizeLinear and DynamicQuantizeLinear as if they did not
             round: a gradient passes where the integer is within its range, and none flows to the
             scale, as with PyTorch's ``fake_quantize_per_tensor_affine``.
-        memory: What the backward pass keeps of the forward pass. "fast": all that it reads.
-            "balanced": what elementwise operators, batch normalizations and those that only move
-            elements gave is computed again from the rest, where it is needed. "low": whole blocks
-            are computed again, from a few values between them, in about the memory of the square
-            root of the number of layers, for nearly one more forward pass. The results are the
-            same but for rounding; `inspect` shows what a step holds.
+        memory: What the backward pass keeps of the forward pass. "fast": all that it reads, but for
+            what follows on the CPU, at hardly any cost, from one value that it reads anyway, as
+            sigmoid(x) does from x. "balanced": what elementwise operators, batch normalizations and
+            those that only move elements gave is computed again from the rest, where it is needed.
+            "low": whole blocks are computed again, from a few values between them, in about the
+            memory of the square root of the number of layers, for nearly one more forward pass.
+            The results are the same but for rounding; `inspect` shows what a step holds.
         gradient_outputs: Report the gradients of all parameters, or of those that are named, as
             outputs ``<parameter>_grad``: without the loss scale, before clipping and weight decay.
         accumulation: After how many steps there is an update, from the mean of their gradients;

@@ -66,7 +66,7 @@ _GRAPH = Section(
         Key("loss_output", kinds.text, "The output that the loss applies to, if several.",
             '"logits"', active=False),
         Key("labels", kinds.text, "The name of the input with the labels.", '"labels"'),
-        Key("memory", kinds.one_of(*MEMORY), "What the backward pass keeps: fast (all), balanced "
+        Key("memory", kinds.one_of(*MEMORY), "What the backward pass keeps: fast (most), balanced "
             "or low (a few values).", '"fast"'),
         Key("precision", kinds.one_of(*get_args(Precision)), "What products and convolutions are "
             "computed in, if not in float32.", '"float16"', active=False),

@@ -88,7 +88,7 @@ def differentiate(
         graph.sort()
     if half is not None:
         fit_kernels(op, model, half, provider)
-    recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory)
+    recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory, provider)
     if half is not None and memory != "fast":
         fit_kernels(op, model, half, provider)
     if provider == "CPUExecutionProvider":

@@ -8,9 +8,9 @@ leaves the segment: it goes through a Reshape, which is free, to its own shape p
 computed from the size of that gradient.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import pairwise
-from typing import Any, Literal, get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set as AbstractSet
+from itertools import chain, pairwise
+from typing import Any, Literal, NamedTuple, get_args
 
 import onnx_ir as ir
 
@@ -18,6 +18,7 @@ from graphopt.builder import GraphBuilder
 from graphopt.gradients._cheap import kept_for
 from graphopt.gradients._cuts import least_held, near_equal
 from graphopt.gradients._forward import Forward, bytes_of, is_fed
+from graphopt.gradients._from_one import from_one
 from graphopt.graphs import captured, needed_for, operands
 from graphopt.stage import AGAIN_PREFIX, BACKWARD_PREFIX
 
@@ -31,6 +32,7 @@ def recompute(
     results: Iterable[ir.Value],
     gradients: Mapping[ir.Value, ir.Value],
     memory: Memory,
+    provider: str,
 ) -> None:
     """Let the backward pass of a sorted graph compute again what it reads of the forward pass.
 
@@ -38,11 +40,15 @@ def recompute(
         op: Appends to the graph, which has no nodes that nothing needs.
         results: What the forward pass is for, in addition to the outputs of the graph.
         gradients: The gradient of each value into which one flows.
-        memory: "fast": everything is kept. "balanced": what cheap operators give is computed again
+        memory: "fast": what quick operators give of one value that is kept anyway is computed again
+            on the CPU; the rest is kept. "balanced": what cheap operators give is computed again
             from what is kept. "low": that, and of each segment, everything but what goes into a
             later one.
+        provider: The execution provider.
     """
     outputs = {*op.graph.outputs, *results}
+    if memory == "fast" and provider == "CPUExecutionProvider":
+        _recompute_from_one(op, outputs, gradients)
     if memory != "fast":
         _recompute(op, outputs, gradients, whole=False, is_last=memory == "balanced")
     if memory == "low":
@@ -58,11 +64,7 @@ def _recompute(
 ) -> None:
     """Compute again what cheap operators give, or whole segments."""
     needed = needed_for(outputs, op.graph)
-    forward = Forward([n for n in op.graph if not needed.isdisjoint(n.outputs)], gradients)
-    backward = [node for node in op.graph if needed.isdisjoint(node.outputs)]
-    read = {value for node in backward for value in operands(node)} & forward.place.keys()
-    fixed = outputs | {value for node in backward for value in captured(node)}
-    fixed |= {value for value in forward.place if not forward.can_repeat(value)}
+    forward, backward, read, fixed = _parts(op, outputs, needed, gradients)
     if whole:
         always, cuts = fixed, least_held(forward, read - fixed)
     else:
@@ -81,9 +83,68 @@ def _recompute(
         kept = always | forward.crossing(end) | forward.before(first)
         inside = (value for value in forward.values(first, end) if value in read)
         copies |= _Copies(op, forward, kept, gate).of(v for v in inside if v not in kept)
+    _read_copies(op, backward, copies)
+
+
+def _recompute_from_one(
+    op: GraphBuilder, outputs: set[ir.Value], gradients: Mapping[ir.Value, ir.Value]
+) -> None:
+    """Compute again what quick operators give of one value that is kept anyway."""
+    needed = needed_for(outputs, op.graph)
+    forward, backward, read, fixed = _parts(op, outputs, needed, gradients)
+    sources = from_one(forward, [v for v in forward.place if v in read], fixed)
+    ends = {s: 1 + max(forward.last_reader[v] for v in values) for s, values in sources.items()}
+    kept = forward.place.keys() - chain.from_iterable(sources.values())
+    always: set[ir.Value] = set()
+    copies: dict[ir.Value, ir.Value] = {}
+    seen: set[ir.Node] = set()
+    for source in sorted(sources, key=ends.__getitem__, reverse=True):
+        gate = forward.gate(ends[source])
+        if gate is None:
+            continue
+        always.update(_read_for(gate, needed, seen))
+        wanted = [v for v in sources[source] if v in read and v not in always]
+        copies |= _Copies(op, forward, kept, gate).of(wanted)
+    _read_copies(op, backward, copies)
+
+
+class _Parts(NamedTuple):
+    """A graph as its backward pass sees it.
+
+    Attributes:
+        forward: The forward pass.
+        backward: The nodes of the backward pass.
+        read: What these read of the forward pass.
+        fixed: What is kept anyway.
+    """
+
+    forward: Forward
+    backward: list[ir.Node]
+    read: set[ir.Value]
+    fixed: set[ir.Value]
+
+
+def _parts(
+    op: GraphBuilder,
+    outputs: set[ir.Value],
+    needed: AbstractSet[ir.Value],
+    gradients: Mapping[ir.Value, ir.Value],
+) -> _Parts:
+    forward = Forward([n for n in op.graph if not needed.isdisjoint(n.outputs)], gradients)
+    backward = [node for node in op.graph if needed.isdisjoint(node.outputs)]
+    read = {value for node in backward for value in operands(node)} & forward.place.keys()
+    fixed = outputs | {value for node in backward for value in captured(node)}
+    fixed |= {value for value in forward.place if not forward.can_repeat(value)}
+    return _Parts(forward, backward, read, fixed)
+
+
+def _read_copies(
+    op: GraphBuilder, backward: Iterable[ir.Node], copies: Mapping[ir.Value, ir.Value]
+) -> None:
+    """Let the backward pass read copies of values."""
     for node in backward:
         for index, value in enumerate(node.inputs):
-            if value in copies:
+            if value is not None and value in copies:
                 node.replace_input_with(index, copies[value])
     op.graph.sort()
 

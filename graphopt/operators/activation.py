@@ -13,16 +13,16 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder
 from graphopt.local_functions import call_body
 from graphopt.operators.backward import Backward
-from graphopt.operators.mathematical import function
+from graphopt.operators.mathematical import function, quick
 from graphopt.operators.rewriting import rewrite_in_float32
 
 function("Swish")  # which is written out
-function("Sigmoid", gradient=lambda b: b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y)))
+quick("Sigmoid", gradient=lambda b: b.op.Mul(b.dy, b.op.Mul(b.op.Sub(1.0, b.y), b.y)))
 function("Softplus", gradient=lambda b: b.op.Mul(b.dy, b.op.Sigmoid(b.x)))
-function("Tanh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y))))
+quick("Tanh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y))))
 
 
-@function("Relu", selects=True)
+@quick("Relu", selects=True)
 def relu(b: Backward) -> ir.Value:
     """0 at 0."""
     return b.masked(b.dy, b.op.Greater(b.y, 0.0))
@@ -42,7 +42,7 @@ def shrink(b: Backward) -> ir.Value:
     return b.masked(b.dy, b.op.Greater(b.op.Abs(b.x), lambd))
 
 
-@function("LeakyRelu")
+@quick("LeakyRelu")
 def leaky_relu(b: Backward) -> ir.Value:
     """At 0, the slope below."""
     alpha = b.node.attributes.get_float("alpha", 0.01)
@@ -86,14 +86,14 @@ def celu(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Add(below, 1.0))
 
 
-@function("Softsign")
+@quick("Softsign")
 def softsign(b: Backward) -> ir.Value:
     """dx = dy / (1 + |x|)²."""
     root = b.op.Add(b.op.Abs(b.x), 1.0)
     return b.op.Div(b.dy, b.op.Mul(root, root))
 
 
-@function("HardSigmoid")
+@quick("HardSigmoid")
 def hard_sigmoid(b: Backward) -> ir.Value:
     """0 at both kinks."""
     op = b.op

@@ -22,25 +22,25 @@ _OPEN = re.compile(r"aten\.(hardtanh|relu6)\.default$")
 linear = partial(arithmetic, flat_at_infinity=False)
 
 
-@linear("Add", spreads=True, is_commutative=True, writes_in_step=True)
+@linear("Add", spreads=True, is_commutative=True, writes_in_step=True, is_quick=True)
 @linear("Sum", spreads=True, is_commutative=True)
 def add(b: Backward) -> Sequence[ir.Value]:
     return [b.dy] * len(b.inputs)
 
 
-@linear("Sub", spreads=True, writes_in_step=True)
+@linear("Sub", spreads=True, writes_in_step=True, is_quick=True)
 def sub(b: Backward) -> Iterator[ir.Value]:
     yield b.dy
     yield b.op.Neg(b.summed(b.dy, 1))
 
 
-@linear("Mul", spreads=True, is_commutative=True, writes_in_step=True)
+@linear("Mul", spreads=True, is_commutative=True, writes_in_step=True, is_quick=True)
 def mul(b: Backward) -> Iterator[ir.Value]:
     yield b.op.Mul(b.dy, b.input(1))
     yield b.op.Mul(b.dy, b.input(0))
 
 
-@arithmetic("Div", spreads=True, steep=(1,), pole=1, writes_in_step=True)
+@arithmetic("Div", spreads=True, steep=(1,), pole=1, writes_in_step=True, is_quick=True)
 def div(b: Backward) -> Iterator[ir.Value]:
     quotient = b.op.Div(b.dy, b.input(1))
     yield quotient
@@ -119,7 +119,7 @@ def mean(b: Backward) -> Sequence[ir.Value]:
     return [b.op.Div(b.dy, float(len(b.inputs)))] * len(b.inputs)
 
 
-@arithmetic("Max", "Min", selects=True, is_commutative=True, writes_in_step=True)
+@arithmetic("Max", "Min", selects=True, is_commutative=True, writes_in_step=True, is_quick=True)
 def extremum(b: Backward) -> Iterable[ir.Value]:
     """The operands that are equal to the result share its gradient.
 
@@ -141,6 +141,7 @@ def extremum(b: Backward) -> Iterable[ir.Value]:
     selects=True,
     broadcasts=(1, 2),
     settings=(1, 2),
+    is_quick=True,
     flops=elementwise,
     shape=elements.same,
 )

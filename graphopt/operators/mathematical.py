@@ -15,10 +15,11 @@ from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements
 
 function = partial(operator, flops=elementwise, shape=elements.joined)
+quick = partial(function, is_quick=True)
 
-function("Abs", flat_at_infinity=False, gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
-function("Neg", flat_at_infinity=False, gradient=lambda b: b.op.Neg(b.dy))
-function("Exp", gradient=lambda b: b.op.Mul(b.dy, b.y))
+quick("Abs", flat_at_infinity=False, gradient=lambda b: b.op.Mul(b.dy, b.op.Sign(b.x)))  # 0 at 0
+quick("Neg", flat_at_infinity=False, gradient=lambda b: b.op.Neg(b.dy))
+quick("Exp", gradient=lambda b: b.op.Mul(b.dy, b.y))
 
 
 def rewrite_log(op: GraphBuilder, node: ir.Node, trained: Collection[str]) -> None:
@@ -67,7 +68,7 @@ function("Sinh", gradient=lambda b: b.op.Mul(b.dy, b.op.Cosh(b.x)))
 function("Cosh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sinh(b.x)))
 
 
-@function("Sqrt", steep=(0,), pole=0)
+@quick("Sqrt", steep=(0,), pole=0)
 def sqrt(b: Backward) -> ir.Value:
     """Infinite at 0; but 0 at 0 of a sum of squares, as with torch.linalg.norm and torch.std."""
     return b.op.Div(b.op.Mul(b.dy, 0.5), nonzero_root(b))
@@ -108,6 +109,6 @@ def erf(b: Backward) -> ir.Value:
     return b.op.Mul(b.dy, b.op.Exp(exponent))
 
 
-@function("Reciprocal", steep=(0,), pole=0)
+@quick("Reciprocal", steep=(0,), pole=0)
 def reciprocal(b: Backward) -> ir.Value:
     return b.op.Neg(b.op.Mul(b.dy, b.op.Mul(b.y, b.y)))
