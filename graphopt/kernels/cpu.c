@@ -25,14 +25,6 @@ typedef struct {
   Real *w1, *s1, *a1, *m1;
 } Tensors;
 
-/* Element i of an output depends on the elements i of the inputs alone, also where it is their
- * memory; the compiler cannot know. */
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
-
 ALWAYS_INLINE void update_range(const Tensors *t, const Scalars *scalars, size_t n, bool centered,
                                 enum Momentum momentum, bool epsilon_outside, bool rate_outside) {
   const Tensors p = *t;

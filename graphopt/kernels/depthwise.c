@@ -434,9 +434,9 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
 }
 
 const LayerKind depthwise_kinds[] = {
-    {"DepthwiseConv", 2, 1, CONVOLVE, create, compute},
-    {"DepthwiseConvBias", 3, 1, CONVOLVE, create, compute},
-    {"DepthwiseConvTranspose", 2, 1, TRANSPOSE, create, compute},
-    {"DepthwiseConvWeightGradient", 2, 1, WEIGHT, create, compute},
+    {"DepthwiseConv", 2, 1, CONVOLVE, create, compute, false},
+    {"DepthwiseConvBias", 3, 1, CONVOLVE, create, compute, false},
+    {"DepthwiseConvTranspose", 2, 1, TRANSPOSE, create, compute, false},
+    {"DepthwiseConvWeightGradient", 2, 1, WEIGHT, create, compute, false},
     {0},
 };

@@ -105,6 +105,7 @@ Operator *make_layer(const char *name) {
       .GetOutputTypeCount = get_output_count,
       .CreateKernelV2 = kind->create,
       .KernelComputeV2 = kind->compute,
+      .GetMayInplace = kind->in_place ? first_in_place : NULL,
   };
   return &made->base;
 }

@@ -20,6 +20,7 @@ typedef struct {
   OrtStatus *(*create)(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
                        void **kernel);
   Compute compute;
+  bool in_place; /* whether the first output may take the memory of the first input */
 } LayerKind;
 
 extern const LayerKind depthwise_kinds[], normalization_kinds[], row_kinds[];

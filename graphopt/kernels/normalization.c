@@ -132,8 +132,8 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
 }
 
 const LayerKind normalization_kinds[] = {
-    {"BatchNormStatistics", 1, 2, STATISTICS, create_layer, compute},
-    {"BatchNormSums", 3, 2, SUMS, create_layer, compute},
-    {"BatchNormInputGradient", 6, 1, GRADIENT_OF_INPUT, create_layer, compute},
+    {"BatchNormStatistics", 1, 2, STATISTICS, create_layer, compute, false},
+    {"BatchNormSums", 3, 2, SUMS, create_layer, compute, false},
+    {"BatchNormInputGradient", 6, 1, GRADIENT_OF_INPUT, create_layer, compute, true},
     {0},
 };

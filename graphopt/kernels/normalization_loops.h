@@ -56,6 +56,7 @@ TARGET static void LOOPS(add_sums)(const float *dy, const float *x, size_t n, fl
 /* k dy - ((x - mean) k1 + k0). */
 TARGET static void LOOPS(write_gradient)(const float *dy, const float *x, float *dx, size_t n,
                                          float mean, float k, float k1, float k0) {
+  INDEPENDENT
   for (size_t i = 0; i < n; i++) dx[i] = dy[i] * k - ((x[i] - mean) * k1 + k0);
 }
 

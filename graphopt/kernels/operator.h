@@ -13,6 +13,14 @@
 #define READY_NAME "Ready"
 #define FINITE_NAME "AllFinite"
 
+/* Element i of an output depends on the elements i of the inputs alone, also where it is their
+ * memory; the compiler cannot know. */
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 enum Kind {
   UPDATE,  /* a function of graphopt.update.core */
   AVERAGE, /* moving averages, each of its value */
@@ -150,6 +158,9 @@ EXPORT const char *graphopt_kernel_name(size_t index);
 EXPORT int graphopt_want_kernel(const char *name, int cuda);
 EXPORT int graphopt_has_cuda(void);
 EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base);
+
+/* The first output may take the memory of the first input. */
+size_t first_in_place(int **inputs, int **outputs);
 
 /* What computes a call, by its kind. */
 typedef OrtStatus *(*Compute)(void *kernel, OrtKernelContext *context);

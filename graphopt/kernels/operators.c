@@ -269,7 +269,7 @@ static size_t in_place(int **inputs, int **outputs, int count) {
   return (size_t)count;
 }
 
-static size_t one_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 1); }
+size_t first_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 1); }
 
 static size_t two_in_place(int **inputs, int **outputs) { return in_place(inputs, outputs, 2); }
 
@@ -382,7 +382,7 @@ static void complete(OrtCustomOp *op, bool cuda) {
 /* What it is of is set. Tensors are 0 where its name does not say how many there are: it has
  * one. */
 static void make_operator(Operator *operator, size_t tensors, bool cuda) {
-  static size_t (*const may_inplace[])(int **, int **) = {one_in_place, two_in_place,
+  static size_t (*const may_inplace[])(int **, int **) = {first_in_place, two_in_place,
                                                           three_in_place, four_in_place};
   operator->foreach = tensors > 0;
   operator->tensors = tensors ? tensors : 1;

@@ -141,19 +141,22 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   const bool alone = w.rows * w.width < ALONE;
   const size_t columns = (w.width + COLUMNS - 1) / COLUMNS;
   w.parts = alone ? 1 : w.rows < MOST_PARTS ? w.rows : MOST_PARTS;
-  if (!status && !alone)
-    status = layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
-  else if (!status)
-    compute_part(&w, 0);
-  if (status || w.way != LAYER_NORM) return status;
-  if (!alone) return layer->api->KernelContext_ParallelFor(context, sum_part, columns, columns, &w);
-  for (size_t i = 0; i < columns; i++) sum_part(&w, i);
+  if (status) return status;
+  /* The sums come first: what the rows get may lie where their gradient is. */
+  if (w.way == LAYER_NORM && alone)
+    for (size_t i = 0; i < columns; i++) sum_part(&w, i);
+  else if (w.way == LAYER_NORM)
+    status = layer->api->KernelContext_ParallelFor(context, sum_part, columns, columns, &w);
+  if (status) return status;
+  if (!alone)
+    return layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
+  compute_part(&w, 0);
   return NULL;
 }
 
 const LayerKind row_kinds[] = {
-    {"SoftmaxGradient", 2, 1, SOFTMAX, create_layer, compute},
-    {"LayerNormGradient", 5, 3, LAYER_NORM, create_layer, compute},
-    {"GeluGradient", 2, 1, GELU, create_layer, compute},
+    {"SoftmaxGradient", 2, 1, SOFTMAX, create_layer, compute, true},
+    {"LayerNormGradient", 5, 3, LAYER_NORM, create_layer, compute, true},
+    {"GeluGradient", 2, 1, GELU, create_layer, compute, true},
     {0},
 };

@@ -22,6 +22,7 @@ TARGET static float LOOPS(dot)(const float *a, const float *b, size_t n) {
 
 TARGET static void LOOPS(softmax)(const float *dy, const float *y, float *dx, size_t n) {
   const float along = LOOPS(dot)(dy, y, n);
+  INDEPENDENT
   for (size_t i = 0; i < n; i++) dx[i] = dy[i] * y[i] - y[i] * along;
 }
 
@@ -44,6 +45,7 @@ TARGET static void LOOPS(layer_norm)(const float *dy, const float *x, const floa
   const Lanes none = {0};
   sum = (sum + LOOPS(total)(&a, &none)) / (float)n;
   along = (along + LOOPS(total)(&b, &none)) / (float)n;
+  INDEPENDENT
   for (i = 0; i < n; i++)
     dx[i] = (dy[i] * scale[i] - sum - (x[i] - mean) * inverse * along) * inverse;
 }

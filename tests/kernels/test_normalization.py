@@ -6,7 +6,7 @@ import pytest
 
 import graphopt
 from tests.helpers.environments import needs_kernels
-from tests.helpers.kernel_sessions import of_one_node
+from tests.helpers.kernel_sessions import of_one_node, run_over_the_first
 
 pytestmark = needs_kernels
 
@@ -62,6 +62,13 @@ def test_the_bits_do_not_depend_on_threads():
             for threads in (1, 4)
         )
         assert [a.tobytes() for a in one] == [a.tobytes() for a in four], name
+
+
+def test_the_result_may_lie_where_the_gradient_is():
+    name, operands, _ = list(calls((2, 70, 33, 31)))[-1]
+    session = of_one_node(name, operands, {}, 2)
+    (elsewhere,), (there,) = session.run(None, operands), run_over_the_first(session, operands)
+    assert elsewhere.tobytes() == there.tobytes()
 
 
 def test_a_small_variance_beside_a_large_mean():

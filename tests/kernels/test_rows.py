@@ -7,7 +7,7 @@ from scipy import special
 
 import graphopt
 from tests.helpers.environments import needs_kernels
-from tests.helpers.kernel_sessions import of_one_node, run_one_node
+from tests.helpers.kernel_sessions import of_one_node, run_one_node, run_over_the_first
 
 pytestmark = needs_kernels
 
@@ -110,6 +110,21 @@ def test_the_bits_do_not_depend_on_threads():
             of_one_node(name, given, {}, threads, outputs).run(None, given) for threads in (1, 4)
         )
         assert [a.tobytes() for a in one] == [a.tobytes() for a in four], name
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (300, 130)], ids=str)
+def test_the_result_may_lie_where_the_gradient_is(shape):
+    dy, x, scale = normal(*shape), normal(*shape, seed=1), normal(shape[1])
+    mean, inverse = x.mean(-1, keepdims=True), 1 / x.std(-1, keepdims=True)
+    layer = {"dy": dy, "x": x, "mean": mean, "inverse": inverse, "scale": scale}
+    for name, given, outputs in (
+        ("SoftmaxGradient", {"dy": dy, "y": x}, 1),
+        ("GeluGradient", {"dy": dy, "x": x}, 1),
+        ("LayerNormGradient", layer, 3),
+    ):
+        session = of_one_node(name, given, {}, 2, outputs)
+        elsewhere, there = session.run(None, given), run_over_the_first(session, given)
+        assert [a.tobytes() for a in elsewhere] == [a.tobytes() for a in there], name
 
 
 def test_no_rows():
