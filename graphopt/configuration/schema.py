@@ -218,7 +218,7 @@ _TRAIN = Section(
         Key("resume", kinds.text, "A checkpoint to continue from.", '"start.safetensors"',
             active=False),
         Key("checkpoint", kinds.text, "A folder for checkpoints, or one file, to save to after "
-            "each epoch and to go on from.", '"run"'),
+            "each epoch and to go on from.", '"checkpoints"'),
         Key("save_every", train_kinds.at_least(1), "Save after so many steps too.", "500",
             active=False),
         Key("save_minutes", kinds.above_zero, "Save after so many minutes too.", "10",

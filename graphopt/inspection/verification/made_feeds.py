@@ -14,7 +14,9 @@ from graphopt.graphs import subgraphs
 from graphopt.inspection.verification.runnable import MOST_BYTES, NotRunError
 from graphopt.operators.labels import ClassLabels
 
-_BATCH = 3
+BATCHES = (3, 5)
+"""Sizes of the batch."""
+
 _TRUE_SHARE = 0.7
 # Operators whose result holds the integers that they get, at these inputs; None for all.
 _PASSES: Mapping[str, tuple[int, ...] | None] = {
@@ -83,18 +85,21 @@ class Maker:
                     f"feed '{name}': got {array[wrong].flat[0]}, expected numbers below {bound}"
                 )
 
-    def make(self, kind: str, size: int, random: np.random.Generator) -> dict[str, Any]:
+    def make(
+        self, kind: str, size: int, random: np.random.Generator, batch: int = BATCHES[0]
+    ) -> dict[str, Any]:
         """An array for each feed.
 
         Args:
             kind: One of `KINDS`.
             size: The size of open dimensions that are no batch.
             random: The generator.
+            batch: The size of the batch.
 
         Raises:
             NotRunError: A feed may have any shape, or they take too much memory.
         """
-        shapes = [self._shape(feed, size) for feed in self.feeds]
+        shapes = [self._shape(feed, size, batch) for feed in self.feeds]
         total = sum(
             math.prod(shape) * np.dtype(feed.dtype).itemsize
             for feed, shape in zip(self.feeds, shapes, strict=True)
@@ -104,11 +109,15 @@ class Maker:
                 f"what is fed takes {in_bytes(total)}, more than the {in_bytes(MOST_BYTES)} that "
                 "are used for this"
             )
-        return {feed.name: self._array(feed, kind, size, random) for feed in self.feeds}
+        return {
+            feed.name: self._array(feed, kind, shape, random)
+            for feed, shape in zip(self.feeds, shapes, strict=True)
+        }
 
-    def _array(self, feed: Feed, kind: str, size: int, random: np.random.Generator) -> Any:
+    def _array(
+        self, feed: Feed, kind: str, shape: Sequence[int], random: np.random.Generator
+    ) -> Any:
         dtype = np.dtype(feed.dtype)
-        shape = self._shape(feed, size)
         if feed.name == "group_mask":
             return np.ones(shape, np.bool_)
         if feed.name in self.bounds:
@@ -121,14 +130,14 @@ class Maker:
             return np.asarray(random.uniform(0.1, 0.9, shape)).astype(dtype)
         return random.standard_normal(shape).astype(dtype)
 
-    def _shape(self, feed: Feed, size: int) -> list[int]:
+    def _shape(self, feed: Feed, size: int, batch: int) -> list[int]:
         if feed.shape is None:
             raise NotRunError(f"'{shown(feed.name)}' may have any shape")
         batches = {f.shape[0] for f in self.feeds if f.shape and not isinstance(f.shape[0], int)}
         return [
             dim
             if isinstance(dim, int)
-            else _BATCH
+            else batch
             if axis == 0 or (dim is not None and dim in batches)
             else size
             for axis, dim in enumerate(feed.shape)

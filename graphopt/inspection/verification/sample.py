@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.inspection.verification.interpreter import Interpreter, as_double
-from graphopt.inspection.verification.made_feeds import KINDS, SIZES, Maker
+from graphopt.inspection.verification.made_feeds import BATCHES, KINDS, SIZES, Maker
 from graphopt.inspection.verification.rounding import worst_by_name
 from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError
 from graphopt.inspection.verification.training_part import TrainingPart
@@ -37,6 +37,10 @@ class Sample:
     got: Mapping[str, Any]
     plain: Mapping[str, Any]
     exact: Mapping[str, Any]
+
+
+class StepFailsError(NotRunError):
+    """Why a step fails with feeds that were made up."""
 
 
 class Sampler:
@@ -69,6 +73,7 @@ class Sampler:
         self.interpreter: Interpreter | None = part.exact(ends)
         self._nodes = self.interpreter.needed([*part.outputs, *part.gradients])
         self.differentiates = True
+        self._count = 0
         self._noise, self._size = _NOISES[0], SIZES[0]
         labels = part.graph.class_labels
         self._maker = Maker.of(part.feeds, part.held.graph, labels)
@@ -89,6 +94,7 @@ class Sampler:
         """
         part = self.part
         known = self._known(kind)
+        self._count += 1
         got = self._run(known)
         given = part.given(known, got)
         plain = part.plain(given, [*part.outputs, *part.gradients])
@@ -126,14 +132,20 @@ class Sampler:
         if self._given is not None:
             if self._settle(YOURS, SIZES[:1]):
                 return YOURS
-            raise GraphFailsError("the loss is not finite with the feeds that were given")
+            raise self.never_finite()
         is_open = any(
             not isinstance(dim, int) for feed in self.part.feeds for dim in (feed.shape or ())[1:]
         )
         for kind in (KINDS[0], KINDS[3]):
             if self._settle(kind, SIZES if is_open else SIZES[:1]):
                 return kind
-        raise GraphFailsError(
+        raise self.never_finite()
+
+    def never_finite(self) -> GraphFailsError:
+        """What is said where the loss is never finite."""
+        if self._given is not None:
+            return GraphFailsError("the loss is not finite with the feeds that were given")
+        return GraphFailsError(
             f"the loss is not finite with any of the feeds that were made up; {_GIVE}"
         )
 
@@ -150,16 +162,12 @@ class Sampler:
                 try:
                     if self._loss(kind):
                         return True
-                except GraphFailsError:
-                    raise
-                except NotRunError as error:
+                except StepFailsError as error:
                     failure = error
                     break
             else:
                 return False
-        raise GraphFailsError(
-            f"a step does not run with any of the feeds that were made up: {failure}; {_GIVE}"
-        )
+        raise GraphFailsError(str(failure))
 
     def _loss(self, kind: str) -> bool:
         return bool(np.isfinite(self._run(self._known(kind))[self.part.loss]).all())
@@ -169,23 +177,32 @@ class Sampler:
 
         Raises:
             GraphFailsError: It fails with feeds that are given.
-            NotRunError: It fails with those that are made up.
+            StepFailsError: It fails with those that are made up.
             ValueError: A feed that is given is why.
         """
         try:
             return self.part.as_trained(known)
         except NotRunError as error:
             if self._given is None:
-                raise
+                raise StepFailsError(
+                    f"a step does not run with feeds that were made up: {error}; {_GIVE}"
+                ) from None
             self._maker.check(self._given)
             raise GraphFailsError(
                 f"a step does not run with the feeds that were given: {error}"
             ) from None
+
+    def _made(self, kind: str) -> dict[str, Any]:
+        """Feeds that are made up; those of one sample have another batch than those of the next."""
+        batch = BATCHES[self._count % len(BATCHES)]
+        try:
+            return self._maker.make(kind, self._size, self._random, batch)
+        except NotRunError as error:
+            raise StepFailsError(f"no feeds can be made up: {error}; {_GIVE}") from None
 
     def _known(self, kind: str) -> dict[str, Any]:
         """What the training graph is fed at a new point."""
         if self._given is not None:
             fed = {name: self._given[name] for name in self._fed}
             return {**self._given, **self.part.point(self._random, self._noise), **fed}
-        feeds = self._maker.make(kind, self._size, self._random)
-        return {**feeds, **self.part.point(self._random, self._noise)}
+        return {**self._made(kind), **self.part.point(self._random, self._noise)}

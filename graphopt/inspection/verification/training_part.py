@@ -76,19 +76,20 @@ class TrainingPart:
         drawn: The names of what it draws.
     """
 
-    def __init__(self, reading: Reading, nodes: Recovered, providers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        graph: TrainingGraph,
+        reading: Reading,
+        nodes: Recovered,
+        providers: Sequence[str],
+    ) -> None:
         """Find it.
 
         Raises:
             NotRunError: There is none, or its values before the first step are not declared.
         """
-        proto = ir.to_proto(reading.file.model)
-        proto.training_info.extend(reading.file.training)
-        self.providers = providers
-        try:
-            self.graph = TrainingGraph(proto)
-        except ValueError as error:
-            raise NotRunError(str(error)) from None
+        self.graph, self.providers = graph, providers
+        proto = graph.model
         self.parameters = list(_parameters(reading, nodes))
         made = {name for node in proto.graph.node for name in node.output}
         for parameter in self.parameters:

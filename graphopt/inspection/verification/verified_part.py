@@ -10,12 +10,13 @@ import numpy as np
 from graphopt._words import shown
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.verification.declared import declared_graph, misdeclared
 from graphopt.inspection.verification.derivatives import Derivatives
 from graphopt.inspection.verification.first_deviation import first_deviation
 from graphopt.inspection.verification.forward_model import forward_outputs
 from graphopt.inspection.verification.interpreter import as_double
 from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError
-from graphopt.inspection.verification.sample import Sample, Sampler
+from graphopt.inspection.verification.sample import Sample, Sampler, StepFailsError
 from graphopt.inspection.verification.training_part import Trained, TrainingPart
 from graphopt.inspection.verification.whole_graph import run_whole
 
@@ -130,8 +131,13 @@ def _compare(
         NotRunError: Why something was not compared.
     """
     random = np.random.default_rng(seed + 1)
+    claimed = nodes.optimizer if reading.described is None else reading.described.optimizer
     try:
-        part = TrainingPart(reading, nodes, providers)
+        graph = declared_graph(reading)
+        found.differences += misdeclared(graph, claimed, nodes)
+        part = TrainingPart(graph, reading, nodes, providers)
+    except GraphFailsError:
+        raise
     except NotRunError:
         run_whole(reading.file.model, providers, feeds, random)
         raise
@@ -162,20 +168,22 @@ class _Checker:
         for kind in (*[usual] * _SAMPLES, *edges):
             if self._samples and (self._sampler.is_late or self._found.differences):
                 break
-            sample = self._sample(kind)
+            sample = self._sample(kind, is_usual=kind == usual)
             if sample is None:
                 continue
             self._samples += 1
             self._check_sample(sample, kind, is_first=self._samples == 1)
+        if not self._samples:
+            raise self._sampler.never_finite()
 
-    def _sample(self, kind: str) -> Sample | None:
+    def _sample(self, kind: str, *, is_usual: bool) -> Sample | None:
         """A sample with feeds of a kind; why there is none is told."""
         reason = "the loss is not finite"
         try:
             sample = self._sampler.sample(kind)
-        except GraphFailsError:
-            raise
-        except NotRunError as error:
+        except StepFailsError as error:
+            if is_usual:
+                raise GraphFailsError(str(error)) from None
             sample, reason = None, str(error)
         if sample is None:
             self._found.unchecked.append(f"feeds of the kind '{kind}': {reason}")

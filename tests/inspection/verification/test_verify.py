@@ -641,7 +641,8 @@ class TestNotRun:
                     entry.value = other
         found = graphopt.verify(model)
         assert not found.verified
-        assert "has the shape [40], and 'mean_square.dense'" in found.differences[-1]
+        assert "has the shape [40], and 'mean_square.dense'" in found.differences[-2]
+        assert "it carries 'mean_square.bias.next' twice" in found.differences[-1]
 
     def test_too_large(self):
         model = copied(graphopt.update_graph(RMSProp([DENSE]), layout="separate").model)
