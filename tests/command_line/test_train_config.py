@@ -99,7 +99,7 @@ def test_one_file_builds_and_trains_and_the_example_does():
     succeed("config", "--example", "-o", "train.toml")
     succeed("build", "model.onnx", "--config", "train.toml", "-o", "built.onnx")
     said = succeed("train", "built.onnx", "--config", "train.toml", "--epochs", 1).output
-    assert "checkpoint: run" in said
+    assert "checkpoint: checkpoints" in said
 
 
 MISTAKES = {
