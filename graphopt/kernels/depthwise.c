@@ -179,14 +179,16 @@ static Padding padded_gradient(const Windows *w) {
 static size_t taps_of(const Windows *w, const Padding *p, size_t high, size_t wide, Tap *taps) {
   size_t count = 0;
   ptrdiff_t row, column;
-  for (size_t i = 0; i < w->kernel[HIGH]; i++)
+  for (size_t i = 0; i < w->kernel[HIGH]; i++) {
+    if (!meets(w, HIGH, high, i, &row)) continue;
     for (size_t k = 0; k < w->kernel[WIDE]; k++)
-      if (meets(w, HIGH, high, i, &row) && meets(w, WIDE, wide, k, &column))
+      if (meets(w, WIDE, wide, k, &column))
         taps[count++] = (Tap){
             .element = i * w->kernel[WIDE] + k,
             .at = (size_t)(row + (ptrdiff_t)p->before[HIGH]) * row_length(p) +
                   (size_t)(column + (ptrdiff_t)p->before[WIDE]),
         };
+  }
   return count;
 }
 
@@ -205,15 +207,103 @@ typedef struct {
   size_t batch, channels, parts;
   const float *first, *second, *bias; /* the inputs of the node */
   float *out;
+  bool direct;        /* without copies of planes */
   atomic_bool failed; /* for want of memory */
 } Work;
 
 static size_t area(const size_t size[AXES]) { return size[HIGH] * size[WIDE]; }
 
+/* ---- Few outputs ---------------------------------------------------------------------------- */
+
+/* Whether the products themselves take less time than blocks, of which most would be left. In
+ * products of LANES: blocks multiply that many at once, but write those of a stride one by one. */
+static bool is_direct(const Work *work) {
+  const Windows *w = &work->windows;
+  if (work->way != TRANSPOSE) return area(w->count) <= LANES;
+  const size_t blocks = whole(with_remainder(w, HIGH, 0), MOST_ROWS) *
+                        whole(with_remainder(w, WIDE, 0), LANES) / LANES;
+  const size_t written = w->stride[WIDE] > 1 ? area(w->size) : 0;
+  const size_t wide = w->kernel[WIDE];
+  const size_t row = w->dilation[WIDE] == 1 && wide >= LANES ? wide / 4 + 4 : wide;
+  const size_t products = area(w->count) * w->kernel[HIGH] * row + area(w->size) / LANES;
+  return 2 * products <= blocks * area(w->kernel) + written;
+}
+
+/* The elements of the kernel, along an axis, that meet the input for an output. */
+static void meeting(const Windows *w, int axis, size_t output, size_t *first, size_t *end) {
+  const ptrdiff_t dilation = (ptrdiff_t)w->dilation[axis], size = (ptrdiff_t)w->size[axis];
+  const ptrdiff_t start = (ptrdiff_t)(output * w->stride[axis]) - (ptrdiff_t)w->begin[axis];
+  *first = start < 0 ? (size_t)((dilation - 1 - start) / dilation) : 0;
+  *end = start < size ? least(w->kernel[axis], (size_t)((size - start - 1) / dilation + 1)) : 0;
+}
+
+/* Σ kernel x. */
+static float dot(const float *kernel, const float *x, size_t n, size_t step) {
+  Lanes sum = {0};
+  float rest = 0;
+  size_t i = 0;
+  if (step == 1)
+    for (; i + LANES <= n; i += LANES)
+      sum += *(const Unaligned *)(kernel + i) * *(const Unaligned *)(x + i);
+  for (; i < n; i++) rest += kernel[i] * x[i * step];
+  for (size_t lane = 0; lane < LANES; lane++) rest += sum[lane];
+  return rest;
+}
+
+static void add_row(const float *kernel, float dy, float *dx, size_t n, size_t step) {
+  if (step == 1)
+    for (size_t i = 0; i < n; i++) dx[i] += kernel[i] * dy;
+  else
+    for (size_t i = 0; i < n; i++) dx[i * step] += kernel[i] * dy;
+}
+
+/* What one row of the kernel adds for an output; `at` is that of its first element in the input,
+ * `of_kernel` in the kernel, `of_output` the place of the output. */
+static void meet(const Work *work, size_t channel, size_t plane, size_t at, size_t of_kernel,
+                 size_t of_output, size_t n, double *sums) {
+  const Windows *w = &work->windows;
+  const size_t step = w->dilation[WIDE];
+  const float *kernel = work->second + channel * area(w->kernel) + of_kernel;
+  const size_t input = plane * area(w->size) + at, output = plane * area(w->count) + of_output;
+  if (work->way == CONVOLVE)
+    work->out[output] += dot(kernel, work->first + input, n, step);
+  else if (work->way == TRANSPOSE)
+    add_row(kernel, work->first[output], work->out + input, n, step);
+  else
+    for (size_t i = 0; i < n; i++)
+      sums[of_kernel + i] += (double)work->second[output] * (double)work->first[input + i * step];
+}
+
+/* A plane, product by product: added to the output, or to the sums. */
+static void meet_all(const Work *work, size_t plane, double *sums) {
+  const Windows *w = &work->windows;
+  size_t top, bottom, left, right;
+  for (size_t p = 0; p < w->count[HIGH]; p++) {
+    meeting(w, HIGH, p, &top, &bottom);
+    for (size_t q = 0; q < w->count[WIDE]; q++) {
+      meeting(w, WIDE, q, &left, &right);
+      for (size_t i = top; i < bottom && left < right; i++) {
+        const size_t row = p * w->stride[HIGH] + i * w->dilation[HIGH] - w->begin[HIGH];
+        const size_t column = q * w->stride[WIDE] + left * w->dilation[WIDE] - w->begin[WIDE];
+        meet(work, plane % work->channels, plane, row * w->size[WIDE] + column,
+             i * w->kernel[WIDE] + left, p * w->count[WIDE] + q, right - left, sums);
+      }
+    }
+  }
+}
+
+/* ---- Planes and channels -------------------------------------------------------------------- */
+
 /* The inputs' and outputs' planes of one channel of one example. */
 static void convolve(const Work *work, size_t plane, float *copy, Tap *taps) {
   const Windows *w = &work->windows;
   const size_t channel = plane % work->channels;
+  const float start = work->bias ? work->bias[channel] : 0;
+  if (work->direct) {
+    for (size_t i = 0; i < area(w->count); i++) work->out[plane * area(w->count) + i] = start;
+    meet_all(work, plane, NULL);
+    return;
+  }
   const Grid grid = {
       .taps = taps,
       .count = area(w->kernel),
@@ -225,13 +315,18 @@ static void convolve(const Work *work, size_t plane, float *copy, Tap *taps) {
   };
   copy_plane(&work->padding, work->first + plane * area(w->size), copy);
   loops->correlate(&grid, copy, work->second + channel * area(w->kernel),
-                   work->bias ? work->bias[channel] : 0, work->out + plane * area(w->count));
+                   start, work->out + plane * area(w->count));
 }
 
 static void input_gradient(const Work *work, size_t plane, float *copy, Tap *taps) {
   const Windows *w = &work->windows;
   const Padding *p = &work->padding;
   float *out = work->out + plane * area(w->size);
+  if (work->direct) {
+    memset(out, 0, area(w->size) * sizeof *out);
+    meet_all(work, plane, NULL);
+    return;
+  }
   copy_plane(p, work->first + plane * area(w->count), copy);
   for (size_t high = 0; high < least(w->stride[HIGH], w->size[HIGH]); high++)
     for (size_t wide = 0; wide < least(w->stride[WIDE], w->size[WIDE]); wide++) {
@@ -270,6 +365,10 @@ static void weight_gradient(const Work *work, size_t channel, float *copy, Tap *
   memset(sums, 0, elements * sizeof *sums);
   for (size_t example = 0; example < work->batch; example++) {
     const size_t plane = example * work->channels + channel;
+    if (work->direct) {
+      meet_all(work, plane, sums);
+      continue;
+    }
     copy_plane(&work->padding, work->first + plane * area(w->size), copy);
     copy_plane(&outputs, work->second + plane * area(w->count), dy);
     loops->add_products(&grid, copy, dy, sums);
@@ -289,11 +388,11 @@ static void compute_part(void *data, size_t part) {
   const size_t more =
       work->way == WEIGHT ? w->count[HIGH] * whole(w->count[WIDE], LANES) : 0;
   Tap *taps = malloc(elements * (sizeof *taps + sizeof(double)));
-  float *copy = malloc((copied + more) * sizeof *copy);
-  if (!taps || !copy) {
+  float *copy = work->direct ? NULL : malloc((copied + more) * sizeof *copy);
+  if (!taps || !(copy || work->direct)) {
     atomic_store(&work->failed, true);
   } else {
-    if (work->way != TRANSPOSE) name_taps(w, &work->padding, taps);
+    if (work->way != TRANSPOSE && !work->direct) name_taps(w, &work->padding, taps);
     const size_t all = units(work);
     for (size_t i = part * all / work->parts; i < (part + 1) * all / work->parts; i++)
       if (work->way == CONVOLVE)
@@ -411,6 +510,8 @@ static OrtStatus *prepare(const Depthwise *d, const Tensor *in, Work *work) {
   work->way = way_of(d);
   work->batch = (size_t)batch, work->channels = (size_t)channels;
   work->first = in[0].data, work->second = in[1].data, work->bias = has_bias ? in[2].data : NULL;
+  work->direct = is_direct(work);
+  if (work->direct) return NULL;
   work->padding = work->way == TRANSPOSE ? padded_gradient(&work->windows)
                                          : padded_input(&work->windows);
   return NULL;

@@ -33,7 +33,7 @@ static OrtStatus *read_input(const Layer *layer, const OrtKernelContext *context
   if ((status = api->GetTensorTypeAndShape(value, &info))) return status;
   status = api->GetDimensionsCount(info, &tensor->rank);
   if (!status && tensor->rank > MOST_LAYER_DIMS)
-    status = wrong_layer(layer, "an input has more than 8 axes");
+    status = wrong_layer(layer, "an input has more than 32 axes");
   if (!status) status = api->GetDimensions(info, tensor->dims, tensor->rank);
   api->ReleaseTensorTypeAndShapeInfo(info);
   if (!status) status = api->GetTensorMutableData((OrtValue *)value, &data);

@@ -4,7 +4,7 @@
 
 #include "operator.h"
 
-enum { MOST_LAYER_INPUTS = 6, MOST_LAYER_DIMS = 8 };
+enum { MOST_LAYER_INPUTS = 6, MOST_LAYER_DIMS = MAX_DIMS };
 
 typedef struct {
   int64_t dims[MOST_LAYER_DIMS];

@@ -5,6 +5,9 @@
  */
 #include "layer.h"
 
+/* What is added up of columns. */
+enum Column { OF_X, OF_SQUARES, OF_BOTH };
+
 typedef struct {
   double (*sum)(const float *, size_t n);
   double (*sum_squares)(const float *, size_t n, float mean);
@@ -12,6 +15,10 @@ typedef struct {
                    double *product);
   void (*write_gradient)(const float *dy, const float *x, float *dx, size_t n, float mean, float k,
                          float k1, float k0);
+  void (*add_columns)(const float *dy, const float *x, const float *mean, size_t rows,
+                      size_t width, size_t channels, double *sum, double *product);
+  void (*write_row)(const float *dy, const float *x, float *dx, size_t n, const float *mean,
+                    const float *k, const float *k1, const float *k0);
 } ChannelLoops;
 
 #define LOOPS(name) name##_baseline
@@ -33,7 +40,12 @@ __attribute__((constructor)) static void choose_loops(void) {
 #endif
 }
 
-enum { MOST_PARTS = 64, ALONE = 32 * 1024 /* elements for which there is one thread */ };
+enum {
+  ALONE = 32 * 1024, /* elements for which there is one thread */
+  MOST_PARTS = 64,   /* of the work that threads share */
+  COLUMNS = 64,      /* channels whose sums are kept at once, where planes have one element */
+  ROWS = 128,        /* that are added up in floats */
+};
 
 enum Way {
   STATISTICS, /* x: mean, variance */
@@ -80,10 +92,62 @@ static void find_gradient(const Work *w, size_t channel) {
   }
 }
 
+/* ---- Planes of one element ------------------------------------------------------------------ */
+
+/* Of some channels, over all rows; dy and the mean may be NULL. */
+static void add_columns(const Work *w, const float *dy, const float *x, const float *mean,
+                        size_t first, size_t columns, double *sum, double *product) {
+  for (size_t row = 0; row < w->batch; row += ROWS) {
+    const size_t at = row * w->channels + first;
+    loops->add_columns(dy ? dy + at : NULL, x + at, mean ? mean + first : NULL,
+                       w->batch - row < ROWS ? w->batch - row : ROWS, w->channels, columns, sum,
+                       product);
+  }
+}
+
+static void find_columns(const Work *w, size_t first) {
+  const size_t left = w->channels - first, columns = left < COLUMNS ? left : COLUMNS;
+  const bool statistics = w->way == STATISTICS;
+  const double count = statistics ? (double)w->batch : 1;
+  double sum[COLUMNS] = {0}, product[COLUMNS] = {0};
+  float *const *out = w->out;
+  if (statistics)
+    add_columns(w, NULL, w->in[0], NULL, first, columns, sum, product);
+  else
+    add_columns(w, w->in[0], w->in[1], w->in[2], first, columns, sum, product);
+  for (size_t i = 0; i < columns; i++) out[0][first + i] = (float)(sum[i] / count);
+  if (statistics) add_columns(w, NULL, w->in[0], out[0], first, columns, product, NULL);
+  for (size_t i = 0; i < columns; i++) out[1][first + i] = (float)(product[i] / count);
+}
+
+static void find_rows(const Work *w, size_t row, size_t end) {
+  for (; row < end; row++) {
+    const size_t at = row * w->channels;
+    loops->write_row(w->in[0] + at, w->in[1] + at, w->out[0] + at, w->channels, w->in[2],
+                     w->in[3], w->in[4], w->in[5]);
+  }
+}
+
+/* ---- Work ----------------------------------------------------------------------------------- */
+
+/* What one thread computes at once. */
+static size_t units(const Work *w) {
+  if (w->plane != 1) return w->channels;
+  return w->way == GRADIENT_OF_INPUT ? w->batch : (w->channels + COLUMNS - 1) / COLUMNS;
+}
+
 static void compute_part(void *data, size_t part) {
   const Work *w = data;
-  const size_t end = (part + 1) * w->channels / w->parts;
-  for (size_t channel = part * w->channels / w->parts; channel < end; channel++)
+  const size_t first = part * units(w) / w->parts, behind = (part + 1) * units(w) / w->parts;
+  if (w->plane == 1 && w->way == GRADIENT_OF_INPUT) {
+    find_rows(w, first, behind);
+    return;
+  }
+  if (w->plane == 1) {
+    for (size_t i = first; i < behind; i++) find_columns(w, i * COLUMNS);
+    return;
+  }
+  for (size_t channel = first; channel < behind; channel++)
     if (w->way == STATISTICS)
       find_statistics(w, channel);
     else if (w->way == SUMS)
@@ -124,7 +188,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
                          is_wide ? in[0].rank : 1, &w.out[i]);
   if (status || !w.channels) return status;
   const bool alone = w.batch * w.channels * w.plane < ALONE;
-  w.parts = alone ? 1 : w.channels < MOST_PARTS ? w.channels : MOST_PARTS;
+  w.parts = alone ? 1 : units(&w) < MOST_PARTS ? units(&w) : MOST_PARTS;
   if (!alone)
     return layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
   compute_part(&w, 0);

@@ -60,8 +60,57 @@ TARGET static void LOOPS(write_gradient)(const float *dy, const float *x, float 
   for (size_t i = 0; i < n; i++) dx[i] = dy[i] * k - ((x[i] - mean) * k1 + k0);
 }
 
+/* The same for planes of one element: rows of `width` channels, of which some are added up.
+ * `way`: Σ x; Σ (x - mean)²; Σ dy and Σ dy (x - mean). */
+TARGET ALWAYS_INLINE void LOOPS(add_rows)(const float *dy, const float *x, const float *mean,
+                                          size_t rows, size_t width, size_t channels, double *sum,
+                                          double *product, const enum Column way) {
+  for (size_t first = 0; first < channels; first += LANES) {
+    const size_t some = channels - first < LANES ? channels - first : LANES;
+    Lanes a = {0}, b = {0}, p = {0}, q = {0}, m = {0};
+    for (size_t i = 0; mean && i < some; i++) m[i] = mean[first + i];
+    for (size_t row = 0; row < rows; row++) {
+      const size_t at = row * width + first;
+      if (some == LANES) {
+        p = *(const Unaligned *)(x + at);
+        if (way == OF_BOTH) q = *(const Unaligned *)(dy + at);
+      } else {
+        for (size_t i = 0; i < some; i++) {
+          p[i] = x[at + i];
+          if (way == OF_BOTH) q[i] = dy[at + i];
+        }
+      }
+      const Lanes centered = p - m;
+      a += way == OF_BOTH ? q : way == OF_SQUARES ? centered * centered : p;
+      if (way == OF_BOTH) b += q * centered;
+    }
+    for (size_t i = 0; i < some; i++) {
+      sum[first + i] += (double)a[i];
+      if (way == OF_BOTH) product[first + i] += (double)b[i];
+    }
+  }
+}
+
+TARGET static void LOOPS(add_columns)(const float *dy, const float *x, const float *mean,
+                                      size_t rows, size_t width, size_t channels, double *sum,
+                                      double *product) {
+  if (dy)
+    LOOPS(add_rows)(dy, x, mean, rows, width, channels, sum, product, OF_BOTH);
+  else if (mean)
+    LOOPS(add_rows)(dy, x, mean, rows, width, channels, sum, product, OF_SQUARES);
+  else
+    LOOPS(add_rows)(dy, x, mean, rows, width, channels, sum, product, OF_X);
+}
+
+TARGET static void LOOPS(write_row)(const float *dy, const float *x, float *dx, size_t n,
+                                    const float *mean, const float *k, const float *k1,
+                                    const float *k0) {
+  for (size_t i = 0; i < n; i++) dx[i] = dy[i] * k[i] - ((x[i] - mean[i]) * k1[i] + k0[i]);
+}
+
 static const ChannelLoops LOOPS(channel_loops) = {LOOPS(sum), LOOPS(sum_squares),
-                                                  LOOPS(add_sums), LOOPS(write_gradient)};
+                                                  LOOPS(add_sums), LOOPS(write_gradient),
+                                                  LOOPS(add_columns), LOOPS(write_row)};
 
 #undef LOOPS
 #undef TARGET

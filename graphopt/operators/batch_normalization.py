@@ -292,6 +292,7 @@ def call_statistics(op: GraphBuilder, node: ir.Node) -> None:
 
     with op.before(mean):
         values = call_body(op, "BatchNormStatistics", [x], statistics, outputs=2)
+    constants = [value for value in mean.inputs[1:] if value is not None]
     for reader, value in zip((mean, variance), values, strict=True):
         value.shape = reader.outputs[0].shape
         reader.op_type = "Identity"  # itself: others know its result
@@ -301,3 +302,6 @@ def call_statistics(op: GraphBuilder, node: ir.Node) -> None:
     for unused in before:
         if unused is not None and not unused.outputs[0].uses():
             op.graph.remove(unused, safe=True)
+    for shape in constants:
+        if shape.is_initializer() and not shape.uses():
+            op.graph.initializers.pop(str(shape.name))

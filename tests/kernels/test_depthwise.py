@@ -45,6 +45,12 @@ LAYERS = {
     "a long kernel": Layer((1, 2, 30, 70), (1, 31), pads=(0, 15, 0, 15)),
     "wider than blocks": Layer((1, 2, 9, 100), (3, 3), pads=(1, 1, 1, 1)),
     "several threads": Layer((4, 32, 33, 33), (5, 5), (2, 1), pads=(2, 2, 2, 2)),
+    "as large as the image": Layer((3, 5, 14, 19), (14, 19)),
+    "few outputs": Layer((2, 3, 20, 23), (19, 17), (1, 2), (1, 1), (0, 1, 1, 0)),
+    "few outputs, dilations": Layer((2, 3, 20, 23), (9, 7), (5, 3), (2, 3), (1, 3, 4, 2)),
+    "few outputs, most of padding": Layer((1, 2, 3, 2), (9, 10), pads=(4, 5, 3, 6)),
+    "parts of the image": Layer((2, 3, 64, 98), (32, 32), (32, 32)),
+    "a stride behind the image": Layer((2, 2, 9, 9), (3, 3), (10**6, 10**6)),
     "only padding": Layer((1, 2, 2, 2), (2, 2), (4, 4), pads=(9, 9, 9, 9)),
 }
 

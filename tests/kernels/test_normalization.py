@@ -14,12 +14,16 @@ SHAPES = [
     (1, 1),
     (5, 3),
     (64, 700),
+    (300, 70),
+    (1000, 9),
+    (700, 2, 1, 1),
     (2, 3, 5),
     (3, 4, 7, 7),
     (2, 5, 16, 16),
     (2, 70, 33, 31),
     (8, 3, 2, 3, 5),
     (2, 2, 1, 2, 2, 3, 2, 1),
+    (2, 2, 1, 2, 2, 3, 2, 1, 2, 1, 2, 1),
 ]
 
 
@@ -55,8 +59,9 @@ def test_against_numpy(shape, threads):
             np.testing.assert_allclose(got, want, rtol=0, atol=near, err_msg=name)
 
 
-def test_the_bits_do_not_depend_on_threads():
-    for name, operands, expected in calls((8, 70, 33, 31)):
+@pytest.mark.parametrize("shape", [(8, 70, 33, 31), (700, 530)], ids=str)
+def test_the_bits_do_not_depend_on_threads(shape):
+    for name, operands, expected in calls(shape):
         one, four = (
             of_one_node(name, operands, {}, threads, len(expected)).run(None, operands)
             for threads in (1, 4)
@@ -94,11 +99,11 @@ def test_what_is_not_finite_stays_in_its_channel():
 
 
 def test_no_examples():
-    for name, operands, expected in calls((2, 3, 4, 4)):
+    for name, operands, expected in (*calls((2, 3, 4, 4)), *calls((2, 3, 1, 1))):
         few = {key: array[:0] if array.ndim > 1 else array for key, array in operands.items()}
         results = of_one_node(name, few, {}, outputs=len(expected)).run(None, few)
         if name == "BatchNormInputGradient1":
-            assert results[0].shape == (0, 3, 4, 4)
+            assert results[0].shape == (0, *expected[0].shape[1:])
         elif name == "BatchNormSums":
             assert not np.any(results)
         else:
@@ -109,7 +114,6 @@ def test_no_examples():
     ("name", "shapes"),
     [
         ("BatchNormStatistics", [(3,)]),
-        ("BatchNormStatistics", [(2, 3, *[1] * 7)]),
         ("BatchNormSums", [(2, 3, 4), (2, 3, 5), (3,)]),
         ("BatchNormSums", [(2, 3, 4), (2, 3), (3,)]),
         ("BatchNormSums", [(2, 3, 4), (2, 3, 4), (2,)]),
@@ -120,7 +124,7 @@ def test_no_examples():
 def test_what_does_not_fit_is_refused(name, shapes):
     operands = {f"input_{i}": np.ones(shape, np.float32) for i, shape in enumerate(shapes)}
     session = of_one_node(name, operands, {}, outputs=1 if "Input" in name else 2)
-    with pytest.raises(Exception, match=f"graphopt.{name}: (the shapes|an input)"):
+    with pytest.raises(Exception, match=f"graphopt.{name}: the shapes"):
         session.run(None, operands)
 
 

@@ -11,7 +11,7 @@ from tests.helpers.kernel_sessions import of_one_node, run_one_node, run_over_th
 
 pytestmark = needs_kernels
 
-SHAPES = [(1,), (3, 1), (5, 7), (2, 3, 8), (2, 5, 16), (4, 33), (300, 130), (2, 4, 64, 257)]
+SHAPES = [(1,), (3, 1), (5, 7), (2, 3, 8), (2, 5, 16), (4, 33), (300, 130), (2, 4, 64, 257), (2,) * 11]
 
 
 def normal(*shape, seed=0):
@@ -70,6 +70,7 @@ LAYERS = [
     ((300, 130), (130,)),
     ((2, 200, 65), (65,)),
     ((2, 2, 5, 7, 3), (7, 3)),
+    ((2, 1, 3, 1, 2, 1, 2, 1, 2, 5), (2, 5)),
 ]
 
 
