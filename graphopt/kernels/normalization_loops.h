@@ -105,6 +105,7 @@ TARGET static void LOOPS(add_columns)(const float *dy, const float *x, const flo
 TARGET static void LOOPS(write_row)(const float *dy, const float *x, float *dx, size_t n,
                                     const float *mean, const float *k, const float *k1,
                                     const float *k0) {
+  INDEPENDENT
   for (size_t i = 0; i < n; i++) dx[i] = dy[i] * k[i] - ((x[i] - mean[i]) * k1[i] + k0[i]);
 }
 

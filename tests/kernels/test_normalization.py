@@ -69,8 +69,9 @@ def test_the_bits_do_not_depend_on_threads(shape):
         assert [a.tobytes() for a in one] == [a.tobytes() for a in four], name
 
 
-def test_the_result_may_lie_where_the_gradient_is():
-    name, operands, _ = list(calls((2, 70, 33, 31)))[-1]
+@pytest.mark.parametrize("shape", [(2, 70, 33, 31), (700, 53)], ids=str)
+def test_the_result_may_lie_where_the_gradient_is(shape):
+    name, operands, _ = list(calls(shape))[-1]
     session = of_one_node(name, operands, {}, 2)
     (elsewhere,), (there,) = session.run(None, operands), run_over_the_first(session, operands)
     assert elsewhere.tobytes() == there.tobytes()
@@ -148,6 +149,8 @@ def test_a_network_trains_the_same_with_kernels_and_without(memory):
     model = onnx.shape_inference.infer_shapes(model)
     optimizer = graphopt.RMSProp(graphopt.parameters(model), 1e-3)
     graph = graphopt.training_graph(model, "cross_entropy", optimizer, memory=memory)
+    read = {name for node in graph.model.graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.model.graph.initializer} <= read
     sessions = [graphopt.Session(graph, kernels=fused) for fused in (True, False)]
     fused = [name for name in sessions[0].kernels if name.startswith("BatchNorm")]
     assert fused == ["BatchNormInputGradient1", "BatchNormStatistics1", "BatchNormSums1"]

@@ -11,7 +11,17 @@ from tests.helpers.kernel_sessions import of_one_node, run_one_node, run_over_th
 
 pytestmark = needs_kernels
 
-SHAPES = [(1,), (3, 1), (5, 7), (2, 3, 8), (2, 5, 16), (4, 33), (300, 130), (2, 4, 64, 257), (2,) * 11]
+SHAPES = [
+    (1,),
+    (3, 1),
+    (5, 7),
+    (2, 3, 8),
+    (2, 5, 16),
+    (4, 33),
+    (300, 130),
+    (2, 4, 64, 257),
+    (2,) * 11,
+]
 
 
 def normal(*shape, seed=0):
