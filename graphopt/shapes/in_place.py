@@ -86,8 +86,14 @@ class _Named(Shapes):
     def otherwise(self, node: ir.Node, known: Node) -> Sequence[TensorInfo]:
         try:
             found = _by_onnx(node, known, self.model.opset_imports)
-        except (KeyError, ValueError, onnx.defs.SchemaError, shape_inference.InferenceError):
-            return ()  # a ValueError: of types that are neither tensors nor sequences of some
+        except (
+            KeyError,
+            ValueError,  # of types that are neither tensors nor sequences of some
+            onnx.defs.SchemaError,
+            onnx.checker.ValidationError,
+            shape_inference.InferenceError,
+        ):
+            return ()
         if of(node).shape is None:
             return found
         # Sizes that its own rule does not know are not to be relied on.

@@ -9,10 +9,17 @@ from graphopt._words import shown
 from graphopt.carried import Carried
 from graphopt.graph import TrainingGraph
 from graphopt.inspection.facts import OptimizerFacts
+from graphopt.inspection.reading.pattern import Any, Op, match
 from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
+from graphopt.inspection.reading.update import average
 from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError, in_a_line
+from graphopt.manifest import Manifest
 from graphopt.states import LOSS_SCALE, OF_GRAPHS, OF_PARAMETERS, State, kept_by, split
+
+_MOVES = average(Any("old"), Any("new"))
+_MOMENTUM = 0.9  # of BatchNormalization, where it does not say another
+_SAME = 1e-6
 
 
 def declared_graph(reading: Reading) -> TrainingGraph:
@@ -32,11 +39,14 @@ def declared_graph(reading: Reading) -> TrainingGraph:
         raise (GraphFailsError if declares else NotRunError)(in_a_line(error)) from None
 
 
-def misdeclared(graph: TrainingGraph, claimed: OptimizerFacts, nodes: Recovered) -> Iterator[str]:
-    """States that start elsewhere than they should or are missing, and inputs that are none.
+def misdeclared(
+    graph: TrainingGraph, reading: Reading, claimed: OptimizerFacts, nodes: Recovered
+) -> Iterator[str]:
+    """States that start or move otherwise than they should, or are missing; inputs that are none.
 
     Args:
         graph: The graph.
+        reading: The same, as it was read.
         claimed: Its hyperparameters.
         nodes: What was recognised in it, which says the names of the parameters.
     """
@@ -57,11 +67,39 @@ def misdeclared(graph: TrainingGraph, claimed: OptimizerFacts, nodes: Recovered)
         different = found[found != np.asarray(start, found.dtype)]
         if different.size:
             yield f"'{shown(name)}' starts at {different[0]:.6g}, expected {start:.6g}"
+    yield from _statistics(graph, reading)
     fed = {feed.name for feed in graph.inputs}
     named = [*(label.name for label in graph.class_labels), *graph.fed_rates]
     for name in named:
         if name not in fed:
             yield f"the metadata names '{shown(name)}' as what is fed, which is no input"
+
+
+def _statistics(graph: TrainingGraph, reading: Reading) -> Iterator[str]:
+    """Running statistics that move otherwise than the forward model says."""
+    if Manifest.read(graph.lean, "forward").forward is None:
+        return
+    said: dict[str, float] = {}  # in which several layers have a part, one after another
+    for node in graph.lean_forward({}).graph.node:
+        if node.op_type == "BatchNormalization":
+            given = [a.f for a in node.attribute if a.name == "momentum"]
+            for name in node.input[3:5]:
+                said[name] = said.get(name, 1.0) * (given[0] if given else _MOMENTUM)
+    for write in reading.carried:
+        name = write.input.name
+        moved = write.new.source
+        kept = match(Op("Where", Any("on"), Any("new"), Any("old")), moved)
+        found = match(_MOVES, moved if kept is None else kept.value("new"))
+        if name not in said or found is None or found["old"] is not write.input.source:
+            continue
+        decay = found.get("decay", None)
+        if not isinstance(decay, float):
+            decay = 1 - float(str(found["rest"]))
+        if abs(decay - said[name]) > _SAME:
+            yield (
+                f"'{shown(name)}' moves with momentum {decay:.6g}, and the forward model says "
+                f"{said[name]:.6g}"
+            )
 
 
 def _start(state: State, claimed: OptimizerFacts) -> float | None:

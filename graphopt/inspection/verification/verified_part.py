@@ -134,7 +134,7 @@ def _compare(
     claimed = nodes.optimizer if reading.described is None else reading.described.optimizer
     try:
         graph = declared_graph(reading)
-        found.differences += misdeclared(graph, claimed, nodes)
+        found.differences += misdeclared(graph, reading, claimed, nodes)
         part = TrainingPart(graph, reading, nodes, providers)
     except GraphFailsError:
         raise

@@ -133,6 +133,35 @@ class TestMetadata:
         check_told(model, "the loss that the metadata names: loss_output: got 'z', expected one of")
 
 
+class TestStatistics:
+    TEXT = """<ir_version: 8, opset_import: ["": 17]>
+    net (float[N,4] x) => (float[N,3] y) {
+        a = BatchNormalization <momentum = 0.8> (x, s, b, m, v)
+        c = BatchNormalization (a, s, b, m, v2)
+        y = MatMul (c, w)
+    }"""
+
+    @pytest.mark.parametrize("settings", [{}, {"skip_on_overflow": True}])
+    @pytest.mark.parametrize(("name", "momentum"), [("m", 0.72), ("v", 0.8), ("v2", 0.9)])
+    def test_momentum(self, name, momentum, settings):
+        model = parser.parse_model(self.TEXT)
+        shapes = {"s": (4,), "b": (4,), "m": (4,), "v": (4,), "v2": (4,), "w": (4, 3)}
+        for initializer, shape in shapes.items():
+            array = RNG.random(shape).astype(np.float32) + 0.5
+            model.graph.initializer.append(numpy_helper.from_array(array, initializer))
+        optimizer = RMSProp(graphopt.parameters(model), **settings)
+        graph = graphopt.training_graph(model, "mse", optimizer, layout="separate").model
+        found = graphopt.verify(graph, steps=1)
+        assert found.verified, found.differences
+        node = next(n for n in graph.graph.node if n.op_type == "MovingAverage" and name in n.input)
+        node.attribute[0].f += 0.01
+        check_told(
+            graph,
+            f"'{name}' moves with momentum {momentum + 0.01:.6g}, and the forward model says "
+            f"{momentum:.6g}",
+        )
+
+
 class TestLoss:
     """The gradients are those of the loss, which is another one."""
 
@@ -145,6 +174,15 @@ class TestLoss:
         tensor.CopyFrom(numpy_helper.from_array(np.float32(1.25), name))
         found = graphopt.verify(model, steps=1)
         assert "'loss' is not what the forward model computes" in found.differences[0]
+
+
+def test_types_that_do_not_fit():
+    model = built()
+    node = next(node for node in model.graph.node if node.op_type == "Unsqueeze")
+    node.input[:] = node.input[::-1]
+    found = graphopt.verify(model, steps=1)
+    assert not found.verified
+    assert "onnxruntime" in found.differences[-1]
 
 
 def test_two_sizes_of_the_batch():
