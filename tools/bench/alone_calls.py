@@ -13,6 +13,7 @@ from onnx import helper
 from graphopt.graph import TrainingGraph
 from graphopt.profiling._events import is_of_node, node_name
 from graphopt.profiling._run import Run
+from tools.bench.options import session_options
 
 _OPSET = 17
 _CONVOLUTION = {"Conv": "conv", "ConvTranspose": "conv_transpose"}
@@ -95,8 +96,6 @@ def in_onnxruntime(call: Call, values: Sequence[Any], threads: int) -> Callable[
     """The call in ONNX Runtime, as a graph of one node."""
     import onnxruntime
 
-    from graphopt import _runtime
-
     names = [f"x{place}" for place in range(len(values))]
     node = helper.make_node(call.op_type, names, ["y"], **dict(call.attributes))
     inputs = [
@@ -109,9 +108,7 @@ def in_onnxruntime(call: Call, values: Sequence[Any], threads: int) -> Callable[
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=8,
     )
-    options = _runtime.session_options(onnxruntime)
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(threads))
     feeds = dict(zip(names, values, strict=True))
     return lambda: session.run(None, feeds)[0]
 

@@ -22,6 +22,7 @@ import graphopt
 from graphopt import DynamicLossScale, ParameterAverage, RMSProp
 from models.zoo import ZOO
 from tools.bench.cases import SETS
+from tools.bench.options import session_options
 
 _SET, _NETWORK = "efficientnet_b0", "resnet"
 _THREADS, _TURN = 2, 0.1  # seconds
@@ -62,7 +63,9 @@ def update(optimizer: dict[str, Any], graph: dict[str, Any], *, kernels: bool) -
     }
     parameters = [graphopt.Parameter(name, array.shape) for name, array in arrays.items()]
     made = graphopt.update_graph(RMSProp(parameters, 1e-4, **optimizer), **graph)
-    session = graphopt.Session(made, arrays, session_options=_options(), kernels=kernels)
+    session = graphopt.Session(
+        made, arrays, session_options=session_options(_THREADS), kernels=kernels
+    )
     feeds = {f"{name}_grad": array for name, array in arrays.items()}
     return lambda: session.step(feeds)
 
@@ -85,7 +88,7 @@ def step(
         feeds = dict(np.load(network / "batch.npz"))
     opt = RMSProp(graphopt.parameters(model), 1e-4, **optimizer)
     made = graphopt.training_graph(model, loss, opt, **graph)
-    session = graphopt.Session(made, session_options=_options(), kernels=kernels)
+    session = graphopt.Session(made, session_options=session_options(_THREADS), kernels=kernels)
     return lambda: session.step(feeds)
 
 
@@ -112,14 +115,6 @@ def _timed(run: Callable[[], Any], count: int) -> float:
     for _ in range(count):
         run()
     return (time.perf_counter() - begin) / count
-
-
-def _options() -> Any:
-    import onnxruntime
-
-    options = graphopt._runtime.session_options(onnxruntime)  # noqa: SLF001
-    options.intra_op_num_threads = _THREADS
-    return options
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tools.bench.memory import resident
+from tools.bench.options import session_options
 
 THREADS = 2
 _WARM_UP = 5
@@ -68,17 +69,13 @@ def trained(folder: Path, memory: str) -> Path:
 
 def run_graphopt(_: str, folder: Path, memory: str) -> None:
     """Make a session of the training graph, and take steps."""
-    import onnxruntime
-
     import graphopt
-    from graphopt import _runtime
 
     feeds = dict(np.load(folder / "batch.npz"))
     small = {"x": np.ones((1, 2), np.float32), "labels": np.ones((1, 1), np.float32)}
     graphopt.Session(_small_graph()).step(small)
     before = _from_here()
-    options = _runtime.session_options(onnxruntime)
-    options.intra_op_num_threads = THREADS
+    options = session_options(THREADS)
     begin = time.perf_counter()
     session = graphopt.Session(trained(folder, memory), session_options=options)
     taken = (time.perf_counter() - begin) * 1e3

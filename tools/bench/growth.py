@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tools.bench.memory import resident
+from tools.bench.options import session_options
 
 _ROOT = Path(__file__).parents[2]
 _STEPS = 7
@@ -51,10 +52,7 @@ MEASURES = {
 
 def point(axis: str, size: int, folder: Path) -> Point:
     """Measure one point in this process."""
-    import onnxruntime
-
     import graphopt
-    from graphopt import _runtime
 
     _warm_up()
     before = _from_here()
@@ -63,8 +61,7 @@ def point(axis: str, size: int, folder: Path) -> Point:
     graph.save(folder / "train.onnx")
     built = time.process_time() - begin
     del graph
-    options = _runtime.session_options(onnxruntime)
-    options.intra_op_num_threads = _THREADS
+    options = session_options(_THREADS)
     begin = time.process_time()
     session = graphopt.Session(folder / "train.onnx", start, session_options=options)
     loaded = time.process_time() - begin

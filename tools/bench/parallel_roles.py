@@ -17,6 +17,7 @@ import numpy as np
 
 from graphopt.distributed import DataParallel, mpi, torch_distributed
 from tools.bench.footprint_roles import torch_step, trained
+from tools.bench.options import session_options
 
 _WARM_UP = 3
 STEPS = 5
@@ -67,10 +68,7 @@ class _Ours:
     """
 
     def __init__(self, ranks: Any, folder: str, pieces: int = 1) -> None:
-        from graphopt import _runtime
-
-        options = _runtime.session_options(_runtime.onnxruntime())
-        options.intra_op_num_threads = 1
+        options = session_options(1)
         self._timed, self.sums = _Timed(ranks), list[float]()
         self._session = DataParallel(
             *(trained(Path(folder), "fast"), self._timed),
