@@ -92,6 +92,25 @@ def run_over_the_first(session, operands):
     return [value.numpy().copy() for value in binding.get_outputs()]
 
 
+def kernels_of_same_training(graph, feeds_of):
+    """The kernels of a session, which trains as one does that runs the bodies of functions.
+
+    Args:
+        graph: The training graph.
+        feeds_of: Gives the feeds of a step, from a generator of random numbers.
+    """
+    sessions = [graphopt.Session(graph, kernels=fused) for fused in (True, False)]
+    values = np.random.default_rng(1)
+    for _ in range(5):
+        feeds = feeds_of(values)
+        with_kernels, without = (session.step(feeds)["loss"] for session in sessions)
+        np.testing.assert_allclose(with_kernels, without, rtol=1e-5)
+    one, other = (session.state for session in sessions)
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=5e-3, atol=5e-5)
+    return sessions[0].kernels
+
+
 def run_one_node(name, operands, attributes, threads=1):
     """The result of `of_one_node`."""
     return of_one_node(name, operands, attributes, threads).run(None, operands)[0]
