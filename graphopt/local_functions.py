@@ -1,6 +1,6 @@
 """Functions that a graph has of its own, and the domain of all functions of graphopt."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -11,6 +11,7 @@ DOMAIN = "graphopt"
 VERSION = 1
 
 _KEY = "graphopt.local_functions"
+_NAMES = "graphopt.names_of_bodies"
 
 
 def add_local_function(graph: ir.Graph, function: onnx.FunctionProto) -> None:
@@ -27,6 +28,7 @@ def local_functions(graph: ir.Graph) -> Iterable[onnx.FunctionProto]:
 def take_bodies(graph: ir.Graph) -> dict[str, onnx.FunctionProto]:
     """The functions that `add_body` has added to a graph, by name; it has them no more."""
     functions = _functions(graph)
+    graph.meta.pop(_NAMES, None)
     keys = [key for key in functions if key[0] == DOMAIN]
     return {name: functions.pop((domain, name)) for domain, name in keys}
 
@@ -36,6 +38,7 @@ def add_body(
     name: str,
     operands: Sequence[ir.Value],
     emit: Callable[..., ir.Value | Sequence[ir.Value]],
+    of: Hashable,
     attributes: Iterable[str] = (),
 ) -> str:
     """Let the model have a function of the domain `DOMAIN`, whose body is for these operands.
@@ -45,12 +48,17 @@ def add_body(
         name: What it is called; a number follows, so that each body has another name.
         operands: Their dtypes and shapes are those of the body's inputs.
         emit: Appends the body: ``emit(op, *inputs)`` returns its results.
+        of: All that a body of this name depends on. Where it is the same, so is the function, and
+            its body is not made again.
         attributes: The names of those that calls have, which the body does not read: a kernel of
             that name reads them, which is for all operands.
 
     Returns:
         The name, with its number.
     """
+    names: dict[Hashable, str] = op.graph.meta.setdefault(_NAMES, {})
+    if (name, of) in names:
+        return names[name, of]
     inputs = [ir.val(f"input_{n}", v.dtype, v.shape) for n, v in enumerate(operands)]
     body = ir.Graph(inputs, [], nodes=[], opset_imports={"": op.opset}, name=name)
     results = emit(GraphBuilder(body), *inputs)
@@ -61,6 +69,7 @@ def add_body(
     function.attribute.extend(attributes)
     function.name = name + str(_number(op.graph, name, function))
     add_local_function(op.graph, function)
+    names[name, of] = function.name
     return function.name
 
 
@@ -69,10 +78,11 @@ def call_body(
     name: str,
     operands: Sequence[ir.Value],
     emit: Callable[..., ir.Value | Sequence[ir.Value]],
+    of: Hashable,
     outputs: int = 1,
 ) -> tuple[ir.Value, ...]:
     """The float32 results of a function without attributes, which `add_body` adds."""
-    name = add_body(op, name, operands, emit)
+    name = add_body(op, name, operands, emit, of)
     results = op.node(name, operands, domain=DOMAIN, outputs=outputs)
     for value in results:
         value.dtype = ir.DataType.FLOAT

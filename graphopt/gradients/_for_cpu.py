@@ -90,7 +90,7 @@ def _call_function(op: GraphBuilder, node: ir.Node, window: Window) -> None:
     name = f"Depthwise{node.op_type}{'Bias' if has_bias else ''}"
     if node.op_type == "Conv" and (sizes := _sizes_for_products(node, window)):
         emit = partial(_products, window=window, sizes=sizes)
-        name = add_body(op, name, operands, emit, attributes)
+        name = add_body(op, name, operands, emit, repr((window, sizes)), attributes)
     node.op_type, node.domain = name, DOMAIN
     op.graph.opset_imports[DOMAIN] = VERSION
     node.attributes.clear()

@@ -60,7 +60,8 @@ def register_kernels(session_options: Any, model: onnx.ModelProto | None = None)
       to the CPU and back for each update.
     - The kernels cannot be taken out of the options again.
     - A node of a kernel's name with tensors of another type does not load; graphopt makes none.
-    - Without ``model``, there are no kernels for float64 and float16.
+    - Without ``model``, there are no kernels for float64 and float16, nor for functions whose names
+      end with a number, such as ``BatchNormStatistics1``: their bodies run.
     - A model that ONNX Runtime itself saves with these options (``optimized_model_filepath``)
       needs the kernels to be loaded again.
 

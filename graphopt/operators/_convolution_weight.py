@@ -306,6 +306,7 @@ def by_kernel(layer: Layer) -> ir.Value:
         "DepthwiseConvWeightGradient",
         [layer.x, layer.dy],
         lambda body, x, dy: by_band(replace(layer, op=body, x=x, dy=dy)),
+        repr((window, layer.group, layer.sizes, layer.counts)),
         attributes,
     )
     (gradient,) = op.node(name, [layer.x, layer.dy], domain=DOMAIN, **attributes)

@@ -154,7 +154,7 @@ def _gelu_erf(b: Backward) -> ir.Value:
         return op.Mul(dy, op.Mul(twice, 0.5))
 
     if b.has_kernels(b.dy, b.x):
-        return call_body(b.op, "GeluGradient", [b.dy, b.x], gradient)[0]
+        return call_body(b.op, "GeluGradient", [b.dy, b.x], gradient, None)[0]
     return gradient(b.op, b.dy, b.x)
 
 

@@ -250,11 +250,11 @@ def _by_kernels(
         drift = op.Add(op.Mul(op.Sub(x, mean), k1), k0)
         return op.Sub(op.Mul(dy, k), drift)
 
-    d_bias, d_normalized = call_body(op, "BatchNormSums", [dy, x, mean], sums, outputs=2)
+    d_bias, d_normalized = call_body(op, "BatchNormSums", [dy, x, mean], sums, rank, outputs=2)
     d_scale = op.Mul(d_normalized, inverse)
     k0, k1 = _drift(op, k, inverse, d_bias, d_scale, count)
     operands = [dy, x, mean, k, k1, k0]
-    (d_x,) = call_body(op, "BatchNormInputGradient", operands, gradient)
+    (d_x,) = call_body(op, "BatchNormInputGradient", operands, gradient, rank)
     return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
 
 
@@ -291,7 +291,7 @@ def call_statistics(op: GraphBuilder, node: ir.Node) -> None:
         )
 
     with op.before(mean):
-        values = call_body(op, "BatchNormStatistics", [x], statistics, outputs=2)
+        values = call_body(op, "BatchNormStatistics", [x], statistics, rank, outputs=2)
     constants = [value for value in mean.inputs[1:] if value is not None]
     for reader, value in zip((mean, variance), values, strict=True):
         value.shape = reader.outputs[0].shape

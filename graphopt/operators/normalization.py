@@ -84,7 +84,9 @@ def _by_kernel(b: Backward, mean: ir.Value, inverse: ir.Value) -> Iterator[ir.Va
         return d_x, *sums
 
     operands = [b.dy, b.x, mean, inverse, b.input(1)]
-    d_x, d_scale, d_bias = call_body(b.op, "LayerNormGradient", operands, gradients, outputs=3)
+    d_x, d_scale, d_bias = call_body(
+        b.op, "LayerNormGradient", operands, gradients, (rank, first), outputs=3
+    )
     b.summed_inputs |= {1, 2}
     yield d_x
     yield d_scale if b.needs(1) else None

@@ -30,7 +30,7 @@ def softmax(b: Backward) -> ir.Value:
         return op.Sub(weighted, op.Mul(y, total))
 
     if axis == b.rank(b.x) - 1 and b.has_kernels(b.dy, y):
-        return call_body(b.op, "SoftmaxGradient", [b.dy, y], gradient)[0]
+        return call_body(b.op, "SoftmaxGradient", [b.dy, y], gradient, axis)[0]
     return gradient(b.op, b.dy, y)
 
 
