@@ -14,7 +14,7 @@ from graphopt.inspection.reading.read_model import Reading
 from graphopt.inspection.reading.recovered import Recovered
 from graphopt.inspection.reading.update import average
 from graphopt.inspection.verification.runnable import GraphFailsError, NotRunError, in_a_line
-from graphopt.manifest import Manifest
+from graphopt.manifest import Manifest, stripped
 from graphopt.states import LOSS_SCALE, OF_GRAPHS, OF_PARAMETERS, State, kept_by, split
 
 _MOVES = average(Any("old"), Any("new"))
@@ -77,10 +77,11 @@ def misdeclared(
 
 def _statistics(graph: TrainingGraph, reading: Reading) -> Iterator[str]:
     """Running statistics that move otherwise than the forward model says."""
-    if Manifest.read(graph.lean, "forward").forward is None:
+    text = Manifest.read(graph.lean, "forward").forward
+    if text is None:
         return
     said: dict[str, float] = {}  # in which several layers have a part, one after another
-    for node in graph.lean_forward({}).graph.node:
+    for node in stripped(text).graph.node:  # a session's graph has no values for it
         if node.op_type == "BatchNormalization":
             given = [a.f for a in node.attribute if a.name == "momentum"]
             for name in node.input[3:5]:

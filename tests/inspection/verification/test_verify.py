@@ -742,3 +742,10 @@ def test_feeds_may_leave_out_the_group_mask():
     rng = np.random.default_rng(0)
     feeds = {"x": rng.random((4, 1, 8, 8), np.float32), "labels": rng.integers(0, 10, 4)}
     assert graphopt.verify(graph, steps=1, feeds=feeds).verified
+
+
+@pytest.mark.parametrize("name", ["mlp", "digits_cnn"])
+def test_the_graph_of_a_session(name):
+    """It has no values that parameters start from."""
+    session = graphopt.Session(zoo_graph(name))
+    assert graphopt.verify(session.graph, steps=1).verified
