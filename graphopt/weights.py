@@ -405,6 +405,8 @@ def _is_waves(value: ir.Value) -> bool:
     if len(table) < 3:
         return False
     first, second, third = table
+    if np.allclose(first, second, atol=_ROUNDING):
+        return False  # the scale of a layer that has not been trained
     with np.errstate(invalid="ignore", over="ignore"):
         cosine = (first == 1) & np.isclose(third, 2 * second**2 - 1, atol=_ROUNDING)
         double = 2 * second * np.sqrt(1 - second**2)

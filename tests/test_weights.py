@@ -109,6 +109,9 @@ CASES = {
         ["w", "k", "r", "start"],
     ),
     "positions that start at 0": ("y = Add(h, p)", {"p": np.zeros((4, 4))}, ["w", "p"]),
+    "a scale of several axes that starts at 1": (
+        "y = Mul(h, s)", {"s": np.ones((4, 4))}, ["w", "s"],
+    ),
     "a token": ("y = Concat<axis = 0>(token, h)", {"token": normal(1, 4)}, ["w", "token"]),
     "a factor, where nothing else could be trained": (
         "y = Mul(x, a)", {"a": 0.5, "w": None}, ["a"],
@@ -159,6 +162,14 @@ def test_the_operator_behind_changes_of_form(body):
     forward.graph.initializer.append(numpy_helper.from_array(np.array([4, 4]), "square"))
     assert [p.name for p in graphopt.parameters(forward).of_type("MatMul")] == ["w"]
     assert [p.op_type for p in graphopt.inspect(forward).parameters] == ["MatMul"]
+
+
+def test_a_layer_norm_of_images_that_is_written_out(tmp_path):
+    """Older opsets have no node for it; its scale is all ones before it is trained."""
+    module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.LayerNorm([4, 6, 6]), nn.ReLU())
+    legacy(module, (torch.zeros(2, 1, 6, 6),), tmp_path / "norm.onnx", opset_version=13)
+    found = {p.name for p in graphopt.parameters(tmp_path / "norm.onnx")}
+    assert found == {name for name, _ in module.named_parameters()}
 
 
 def test_weights_in_nodes_constant():
