@@ -107,7 +107,8 @@ class Gradients:
         So each is computed as soon as what it reads is there, which then need not be held, even if
         its bucket has gradients that come much later.
         """
-        place = {value: at for at, node in enumerate(self._op.graph) for value in node.outputs}
+        computed = (value for node in self._op.graph for value in node.outputs)
+        place = {value: at for at, value in enumerate(computed)}
         values = {self._values[parameter.name] for bucket in buckets for parameter in bucket}
         return sorted(values & place.keys(), key=place.__getitem__, reverse=True)
 

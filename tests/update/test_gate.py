@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -62,3 +63,28 @@ def test_gradients_of_the_last_layers_are_computed_first(tmp_path):
     of = {output: node.name for node in graph.model.graph.node for output in node.output}
     order = [names.index(of[f"w{i}_grad"]) for i in range(layers + 1)]
     assert [i for i in range(layers) if order[i] < order[i + 1]] == []
+
+
+@pytest.mark.any_runtime
+def test_gradients_of_one_node_have_an_order_too():
+    """The same whenever a graph is built: that of a scale and a bias are outputs of one node."""
+    layers, width = 24, 96
+    text = "".join(
+        f"h{i} = MatMul(x{i}, w{i}) x{i + 1} = LayerNormalization(h{i}, s{i}, b{i}) "
+        for i in range(layers)
+    )
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> m (float[N,{width}] x0) => '
+        f"(float[N,{width}] y) {{ {text} y = Identity(x{layers}) }}"
+    )
+    for i in range(layers):
+        arrays = {"w": np.eye(width), "s": np.ones(width), "b": np.zeros(width)}
+        for name, array in arrays.items():
+            tensor = onnx.numpy_helper.from_array(array.astype(np.float32), f"{name}{i}")
+            model.graph.initializer.append(tensor)
+    graph = built(model, "mse", "fast")
+    assert len(graph.layout["buckets"]) > 1
+    nodes = graph.model.graph.node
+    waits = [node.input[0] for node in nodes if node.op_type == "Size"]
+    for i in range(layers):
+        assert waits.index(f"b{i}_grad") < waits.index(f"s{i}_grad"), i
