@@ -90,22 +90,19 @@ typedef struct {
 #include "loops.h"
 #endif
 
-static const Loops *loops = &loops_baseline;
+CHOOSE_LOOPS(Loops, loops, __builtin_cpu_supports("avx2"))
 
 #if !defined(FLOAT64)
 static void (*widen)(const uint16_t *, float *, size_t n) = widen_portably;
 static void (*narrow)(const float *, uint16_t *, size_t n) = narrow_portably;
-#endif
 
-__attribute__((constructor)) static void choose_loops(void) {
+__attribute__((constructor)) static void choose_conversions(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) loops = &loops_avx2;
-#if !defined(FLOAT64)
   if (has_f16c()) widen = widen_by_f16c, narrow = narrow_by_f16c;
 #endif
-#endif
 }
+#endif
 
 enum {
   BLOCK = 1024,     /* elements that are prepared and then updated, in the first-level cache */
@@ -173,12 +170,7 @@ static void update_part(void *data, size_t index) {
 }
 
 static OrtStatus *update_all(const OrtApi *api, OrtKernelContext *context, Work *work) {
-  if (work->size < PART) {
-    update_blocks(work, 0, work->size);
-    return NULL;
-  }
-  const size_t parts = (work->size + PART - 1) / PART;
-  return api->KernelContext_ParallelFor(context, update_part, parts, parts, work);
+  return do_parts(api, context, update_part, (work->size + PART - 1) / PART, work);
 }
 
 static void keep(const Real *old, Real *new, size_t n) {
@@ -312,10 +304,7 @@ static OrtStatus *all_finite(void *data, OrtKernelContext *context) {
   for (size_t i = 0; !status && *flag && i < n; i++) {
     Values values = {memory[i], sizes[i], true};
     const size_t parts = (values.size + PART - 1) / PART;
-    if (parts == 1)
-      look_at_part(&values, 0);
-    else if (parts)
-      status = kernel->api->KernelContext_ParallelFor(context, look_at_part, parts, parts, &values);
+    status = do_parts(kernel->api, context, look_at_part, parts, &values);
     *flag = atomic_load(&values.finite);
   }
   return status;
@@ -345,13 +334,9 @@ static OrtStatus *sum(void *data, OrtKernelContext *context) {
   const Weights w = weights(&call);
   Sum all = {memory[0], memory[1], memory[input_count(operator)], *w.a, *w.b, size};
   const size_t parts = (size + PART - 1) / PART;
-  if (w.on && !*w.on)
-    keep(all.x, all.sum, size);
-  else if (parts == 1)
-    add_part(&all, 0);
-  else if (parts)
-    status = kernel->api->KernelContext_ParallelFor(context, add_part, parts, parts, &all);
-  return status;
+  if (!w.on || *w.on) return do_parts(kernel->api, context, add_part, parts, &all);
+  keep(all.x, all.sum, size);
+  return NULL;
 }
 
 const Computes COMPUTES = {

@@ -16,7 +16,6 @@ enum { HIGH, WIDE, AXES };
 enum {
   MOST_ROWS = 8,      /* of a block */
   MOST_SUMS = 12,     /* elements of the kernel whose sums are kept in registers */
-  MOST_PARTS = 64,    /* of the work that threads share */
   ALONE = 256 * 1024, /* products for which there is one thread */
 };
 
@@ -53,14 +52,8 @@ typedef struct {
 #include "depthwise_loops.h"
 #endif
 
-static const PlaneLoops *loops = &plane_loops_baseline;
-
-__attribute__((constructor)) static void choose_loops(void) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) loops = &plane_loops_avx2;
-#endif
-}
+CHOOSE_LOOPS(PlaneLoops, plane_loops,
+             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 
 /* ---- Windows -------------------------------------------------------------------------------- */
 
@@ -197,7 +190,7 @@ static size_t taps_of(const Windows *w, const Padding *p, size_t high, size_t wi
 enum Way {
   CONVOLVE,
   TRANSPOSE, /* which is the gradient of a convolution's input */
-  WEIGHT,  /* of its weight */
+  WEIGHT,    /* the gradient of its weight */
 };
 
 typedef struct {
@@ -314,8 +307,8 @@ static void convolve(const Work *work, size_t plane, float *copy, Tap *taps) {
       .to_column = 1,
   };
   copy_plane(&work->padding, work->first + plane * area(w->size), copy);
-  loops->correlate(&grid, copy, work->second + channel * area(w->kernel),
-                   start, work->out + plane * area(w->count));
+  loops->correlate(&grid, copy, work->second + channel * area(w->kernel), start,
+                   work->out + plane * area(w->count));
 }
 
 static void input_gradient(const Work *work, size_t plane, float *copy, Tap *taps) {
@@ -408,15 +401,9 @@ static void compute_part(void *data, size_t part) {
 
 static OrtStatus *compute_all(const OrtApi *api, OrtKernelContext *context, Work *work) {
   const Windows *w = &work->windows;
-  const size_t all = units(work);
   const size_t products = work->batch * work->channels * area(w->kernel) * area(w->count);
-  OrtStatus *status = NULL;
-  work->parts = products < ALONE ? 1 : least(all, MOST_PARTS);
-  if (!all) return NULL;
-  if (work->parts == 1)
-    compute_part(work, 0);
-  else
-    status = api->KernelContext_ParallelFor(context, compute_part, work->parts, work->parts, work);
+  work->parts = parts_of(units(work), products < ALONE);
+  OrtStatus *status = do_parts(api, context, compute_part, work->parts, work);
   if (!status && atomic_load(&work->failed))
     status = api->CreateStatus(ORT_FAIL, "graphopt: no memory for the plane of a channel");
   return status;

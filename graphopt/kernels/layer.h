@@ -4,6 +4,13 @@
 
 #include "operator.h"
 
+enum { MOST_PARTS = 64 };
+
+/* How many parts work has: one for a thread alone, otherwise some units each. */
+static inline size_t parts_of(size_t units, bool alone) {
+  return units && alone ? 1 : units < MOST_PARTS ? units : MOST_PARTS;
+}
+
 enum { MOST_LAYER_INPUTS = 6, MOST_LAYER_DIMS = MAX_DIMS };
 
 typedef struct {

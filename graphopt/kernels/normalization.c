@@ -31,18 +31,10 @@ typedef struct {
 #include "normalization_loops.h"
 #endif
 
-static const ChannelLoops *loops = &channel_loops_baseline;
-
-__attribute__((constructor)) static void choose_loops(void) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) loops = &channel_loops_avx2;
-#endif
-}
+CHOOSE_LOOPS(ChannelLoops, channel_loops, __builtin_cpu_supports("avx2"))
 
 enum {
   ALONE = 32 * 1024, /* elements for which there is one thread */
-  MOST_PARTS = 64,   /* of the work that threads share */
   COLUMNS = 64,      /* channels whose sums are kept at once, where planes have one element */
   ROWS = 128,        /* that are added up in floats */
 };
@@ -186,13 +178,9 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   for (size_t i = 0; !status && i < kind->outputs; i++)
     status = make_output(layer, context, i, is_wide ? in[0].dims : in[0].dims + 1,
                          is_wide ? in[0].rank : 1, &w.out[i]);
-  if (status || !w.channels) return status;
-  const bool alone = w.batch * w.channels * w.plane < ALONE;
-  w.parts = alone ? 1 : units(&w) < MOST_PARTS ? units(&w) : MOST_PARTS;
-  if (!alone)
-    return layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
-  compute_part(&w, 0);
-  return NULL;
+  if (status) return status;
+  w.parts = parts_of(units(&w), w.batch * w.channels * w.plane < ALONE);
+  return do_parts(layer->api, context, compute_part, w.parts, &w);
 }
 
 const LayerKind normalization_kinds[] = {

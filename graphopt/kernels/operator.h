@@ -21,6 +21,18 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+/* The loops of a file: those for AVX2, or what a condition asks for, where the processor has it. */
+#if defined(__x86_64__)
+#define CHOOSE_LOOPS(Type, name, condition)                           \
+  static const Type *loops = &name##_baseline;                        \
+  __attribute__((constructor)) static void choose_loops(void) {       \
+    __builtin_cpu_init();                                             \
+    if (condition) loops = &name##_avx2;                              \
+  }
+#else
+#define CHOOSE_LOOPS(Type, name, condition) static const Type *loops = &name##_baseline;
+#endif
+
 enum Kind {
   UPDATE,  /* a function of graphopt.update.core */
   AVERAGE, /* moving averages, each of its value */
@@ -161,6 +173,15 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
 
 /* The first output may take the memory of the first input. */
 size_t first_in_place(int **inputs, int **outputs);
+
+/* Do all parts of some work, which threads share where there are several. */
+static inline OrtStatus *do_parts(const OrtApi *api, OrtKernelContext *context,
+                                  void (*work)(void *data, size_t part), size_t parts,
+                                  void *data) {
+  if (parts > 1) return api->KernelContext_ParallelFor(context, work, parts, parts, data);
+  if (parts) work(data, 0);
+  return NULL;
+}
 
 /* What computes a call, by its kind. */
 typedef OrtStatus *(*Compute)(void *kernel, OrtKernelContext *context);

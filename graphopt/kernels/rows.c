@@ -29,18 +29,10 @@ typedef struct {
 #include "rows_loops.h"
 #endif
 
-static const RowLoops *loops = &row_loops_baseline;
-
-__attribute__((constructor)) static void choose_loops(void) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) loops = &row_loops_avx2;
-#endif
-}
+CHOOSE_LOOPS(RowLoops, row_loops, __builtin_cpu_supports("avx2"))
 
 enum {
   ALONE = 32 * 1024, /* elements for which there is one thread */
-  MOST_PARTS = 64,   /* of the work that threads share */
   COLUMNS = 64,      /* whose sums are kept at once */
   ROWS = 128,        /* that are added up in floats */
 };
@@ -94,7 +86,13 @@ static void compute_part(void *data, size_t part) {
   compute_rows(w, part * w->rows / w->parts, (part + 1) * w->rows / w->parts);
 }
 
-static void sum_part(void *data, size_t part) { sum_columns(data, part * COLUMNS); }
+static size_t column_groups(const Work *w) { return (w->width + COLUMNS - 1) / COLUMNS; }
+
+static void sum_part(void *data, size_t part) {
+  const Work *w = data;
+  const size_t groups = column_groups(w), end = (part + 1) * groups / w->parts;
+  for (size_t i = part * groups / w->parts; i < end; i++) sum_columns(w, i * COLUMNS);
+}
 
 static size_t product_of(const int64_t *dims, size_t rank) {
   size_t size = 1;
@@ -139,19 +137,14 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     status = make_output(layer, context, i, like->dims, like->rank, &w.out[i]);
   }
   const bool alone = w.rows * w.width < ALONE;
-  const size_t columns = (w.width + COLUMNS - 1) / COLUMNS;
-  w.parts = alone ? 1 : w.rows < MOST_PARTS ? w.rows : MOST_PARTS;
+  if (!status && w.way == LAYER_NORM) {
+    /* These come first: what the rows get may lie where their gradient is. */
+    w.parts = parts_of(column_groups(&w), alone);
+    status = do_parts(layer->api, context, sum_part, w.parts, &w);
+  }
   if (status) return status;
-  /* The sums come first: what the rows get may lie where their gradient is. */
-  if (w.way == LAYER_NORM && alone)
-    for (size_t i = 0; i < columns; i++) sum_part(&w, i);
-  else if (w.way == LAYER_NORM)
-    status = layer->api->KernelContext_ParallelFor(context, sum_part, columns, columns, &w);
-  if (status) return status;
-  if (!alone)
-    return layer->api->KernelContext_ParallelFor(context, compute_part, w.parts, w.parts, &w);
-  compute_part(&w, 0);
-  return NULL;
+  w.parts = parts_of(w.rows, alone);
+  return do_parts(layer->api, context, compute_part, w.parts, &w);
 }
 
 const LayerKind row_kinds[] = {
