@@ -75,21 +75,30 @@ def of_one_node(name, operands, attributes, threads=1, outputs=1):
     return onnxruntime.InferenceSession(model.SerializeToString(), made, providers=CPU)
 
 
-def run_over_the_first(session, operands):
-    """The results of `of_one_node`, of which the first is in the memory of the first operand."""
+def run_in_memory_of(session, arrays, places):
+    """The results by name, of which some are in the memory of an input: ``places`` says whose."""
     binding = session.io_binding()
     values = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(array.copy())
-        for name, array in operands.items()
+        for name, array in arrays.items()
     }
     for name, value in values.items():
         binding.bind_ortvalue_input(name, value)
-    first, *others = (output.name for output in session.get_outputs())
-    binding.bind_ortvalue_output(first, next(iter(values.values())))
-    for name in others:
-        binding.bind_output(name)
+    names = [output.name for output in session.get_outputs()]
+    for name in names:
+        if name in places:
+            binding.bind_ortvalue_output(name, values[places[name]])
+        else:
+            binding.bind_output(name)
     session.run_with_iobinding(binding)
-    return [value.numpy().copy() for value in binding.get_outputs()]
+    results = [value.numpy().copy() for value in binding.get_outputs()]
+    return dict(zip(names, results, strict=True))
+
+
+def run_over_the_first(session, operands):
+    """The results of `of_one_node`, of which the first is in the memory of the first operand."""
+    first = session.get_outputs()[0].name
+    return list(run_in_memory_of(session, operands, {first: next(iter(operands))}).values())
 
 
 def kernels_of_same_training(graph, feeds_of):

@@ -20,7 +20,16 @@ from graphopt import Parameter, RMSProp, Session, kernels
 from graphopt.update import core, functions
 from tests.helpers.documents import blocks
 from tests.helpers.environments import needs_kernels
-from tests.helpers.kernel_sessions import CORES, CPU, EXTRAS, SAME_BITS, assert_agree, options, run
+from tests.helpers.kernel_sessions import (
+    CORES,
+    CPU,
+    EXTRAS,
+    SAME_BITS,
+    assert_agree,
+    options,
+    run,
+    run_in_memory_of,
+)
 from tests.helpers.variants import ATTRIBUTES, SCALARS, TYPICAL
 
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (300, 130)]
@@ -208,20 +217,11 @@ def operators_of(proto):
 
 def run_in_place(session, arrays):
     """Each output in the memory of its input."""
-    binding = session.io_binding()
-    values = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(array.copy())
-        for name, array in arrays.items()
-    }
-    for name, array in values.items():
-        binding.bind_ortvalue_input(name, array)
-    own = {}
+    places = {}
     for output in session.get_outputs():
         kind, _, index = output.name.split(".")
-        own[output.name] = values[f"{kind.removesuffix('1')}.{index}"]
-        binding.bind_ortvalue_output(output.name, own[output.name])
-    session.run_with_iobinding(binding)
-    return {name: array.numpy().copy() for name, array in own.items()}
+        places[output.name] = f"{kind.removesuffix('1')}.{index}"
+    return run_in_memory_of(session, arrays, places)
 
 
 @needs_kernels
