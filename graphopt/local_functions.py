@@ -33,6 +33,11 @@ def take_bodies(graph: ir.Graph) -> dict[str, onnx.FunctionProto]:
     return {name: functions.pop((domain, name)) for domain, name in keys}
 
 
+def may_run_as_kernel(op: GraphBuilder, *values: ir.Value) -> bool:
+    """Whether a function of these values may: of float32, and not called in a graph in a node."""
+    return {value.dtype for value in values} == {ir.DataType.FLOAT} and not op.is_inside
+
+
 def add_body(
     op: GraphBuilder,
     name: str,

@@ -65,7 +65,8 @@ def _window_of_each_channel(node: ir.Node) -> Window | None:
     if group == 1 or 0 in kernel or [x.shape[1], result.shape[1]] != [group, group]:
         return None
     if node.op_type == "ConvTranspose" and (
-        "output_shape" in node.attributes
+        any(bias is not None for bias in node.inputs[2:])
+        or "output_shape" in node.attributes
         or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     ):
         return None
@@ -81,13 +82,10 @@ def _call_function(op: GraphBuilder, node: ir.Node, window: Window) -> None:
     operands = [value for value in node.inputs if value is not None]
     attributes = {name: ir.AttrInt64s(name, sizes) for name, sizes in window.attributes().items()}
     attributes["group"] = ir.AttrInt64("group", node.attributes.get_int("group", 1))
-    has_bias = len(operands) > 2
     if node.op_type == "ConvTranspose":
-        if has_bias:
-            return
         extra = node.attributes.get_ints("output_padding", [0] * len(window.kernel))
         attributes["output_padding"] = ir.AttrInt64s("output_padding", extra)
-    name = f"Depthwise{node.op_type}{'Bias' if has_bias else ''}"
+    name = f"Depthwise{node.op_type}{'Bias' if len(operands) > 2 else ''}"
     if node.op_type == "Conv" and (sizes := _sizes_for_products(node, window)):
         emit = partial(_products, window=window, sizes=sizes)
         name = add_body(op, name, operands, emit, repr((window, sizes)), attributes)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import DOMAIN, add_body
+from graphopt.local_functions import DOMAIN, add_body, may_run_as_kernel
 from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.window import Window
 
@@ -84,7 +84,9 @@ def choose(layer: Layer, provider: str) -> Formulation:
         return _choose_for_device(layer)
     if is_static and layer.channels == 1 and layer.group > 1:
         if len(window.kernel) == 2 and max(layer.counts or ()) <= _WIDEST:
-            return by_kernel if _has_kernel(layer) else by_band
+            is_depthwise = layer.outputs == layer.group
+            has_kernel = is_depthwise and may_run_as_kernel(layer.op, layer.x, layer.dy)
+            return by_kernel if has_kernel else by_band
         if layer.outputs == layer.group:
             return by_sum_of_each_tap
     if window.dilations[-1] == 1:
@@ -312,13 +314,6 @@ def by_kernel(layer: Layer) -> ir.Value:
     (gradient,) = op.node(name, [layer.x, layer.dy], domain=DOMAIN, **attributes)
     gradient.dtype, gradient.shape = ir.DataType.FLOAT, ir.Shape(_weight_shape(layer))
     return gradient
-
-
-def _has_kernel(layer: Layer) -> bool:
-    """Whether the kernels can compute it, in a graph in which they are found."""
-    dtypes = {layer.x.dtype, layer.dy.dtype}
-    is_float32 = dtypes == {ir.DataType.FLOAT}
-    return layer.outputs == layer.group and is_float32 and not layer.op.is_inside
 
 
 def _band(layer: Layer, first: int, last: int) -> tuple[int, int, np.ndarray]:

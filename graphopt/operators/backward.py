@@ -10,6 +10,7 @@ import onnx_ir as ir
 from graphopt import _words
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.graphs import captured
+from graphopt.local_functions import may_run_as_kernel
 from graphopt.operators.rewriting import concat, describe, mean_over, reduced, size_of
 
 Dim = int | str | None
@@ -70,9 +71,8 @@ class Backward:
     # What the node has -----------------------------------------------------------------------
 
     def has_kernels(self, *values: ir.Value) -> bool:
-        """Whether functions of these values may run as kernels; none is found in an inner graph."""
-        is_float32 = {value.dtype for value in values} == {ir.DataType.FLOAT}
-        return self.provider == "CPUExecutionProvider" and is_float32 and not self.op.is_inside
+        """Whether a function of these values may run as a kernel."""
+        return self.provider == "CPUExecutionProvider" and may_run_as_kernel(self.op, *values)
 
     @property
     def x(self) -> ir.Value:

@@ -37,10 +37,7 @@ def rewrite_batch_normalization(
     if not is_trained(node, trained):
         return []
     axes = [0, *range(2, known_rank(node, x))]
-    mean = mean_over(op, x, axes, keepdims=True)
-    centered = op.Sub(x, mean)
-    flat_mean = op.Reshape(mean, [-1])
-    variance = mean_over(op, op.Mul(centered, centered), axes, keepdims=False)
+    flat_mean, variance, centered = _statistics(op, x, axes)
     momentum = node.attributes.get_float("momentum", 0.9)
     _write_moved(op, node, (flat_mean, variance), momentum)
     statistics = running_statistics(node, trained, (flat_mean, variance), momentum)
@@ -51,6 +48,17 @@ def rewrite_batch_normalization(
     node.attributes.pop("momentum", None)
     node.meta[_CENTERED] = centered
     return statistics
+
+
+def _statistics(
+    op: GraphBuilder, x: ir.Value, axes: list[int]
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """The mean and the variance of each channel, and the input minus the mean."""
+    mean = mean_over(op, x, axes, keepdims=True)
+    centered = op.Sub(x, mean)
+    flat_mean = op.Reshape(mean, [-1])
+    variance = mean_over(op, op.Mul(centered, centered), axes, keepdims=False)
+    return flat_mean, variance, centered
 
 
 def _write_moved(
@@ -282,13 +290,8 @@ def call_statistics(op: GraphBuilder, node: ir.Node) -> None:
     rank = known_rank(node, x)
     axes = [0, *range(2, rank)]
 
-    def statistics(op: GraphBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        mean = mean_over(op, x, axes, keepdims=True)
-        centered = op.Sub(x, mean)
-        return (
-            op.Reshape(mean, [-1]),
-            mean_over(op, op.Mul(centered, centered), axes, keepdims=False),
-        )
+    def statistics(op: GraphBuilder, x: ir.Value) -> Sequence[ir.Value]:
+        return _statistics(op, x, axes)[:2]
 
     with op.before(mean):
         values = call_body(op, "BatchNormStatistics", [x], statistics, rank, outputs=2)

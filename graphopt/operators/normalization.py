@@ -38,7 +38,7 @@ def layer_normalization(b: Backward) -> Iterator[ir.Value | None]:
         return
     normalized = op.Mul(op.Sub(x, mean), inverse)
     axes = list(range(b.axis(x, -1), b.rank(x)))
-    d_x = _input_gradient(b, op.Mul(dy, scale), normalized, inverse, axes)
+    d_x = _input_gradient(op, op.Mul(dy, scale), normalized, inverse, axes)
     count = b.count(x, axes)
     if b.has_gradient(1):
         d_x = op.Add(d_x, op.Div(op.CastLike(b.gradient(1), x), count))
@@ -74,10 +74,8 @@ def _by_kernel(b: Backward, mean: ir.Value, inverse: ir.Value) -> Iterator[ir.Va
         scale: ir.Value,
     ) -> tuple[ir.Value, ...]:
         rows, examples = list(range(first, rank)), list(range(first))
-        normalized, g = op.Mul(op.Sub(x, mean), inverse), op.Mul(dy, scale)
-        along = mean_over(op, op.Mul(g, normalized), rows, keepdims=True)
-        centered = op.Sub(g, mean_over(op, g, rows, keepdims=True))
-        d_x = op.Mul(op.Sub(centered, op.Mul(normalized, along)), inverse)
+        normalized = op.Mul(op.Sub(x, mean), inverse)
+        d_x = _input_gradient(op, op.Mul(dy, scale), normalized, inverse, rows)
         sums = [op.Mul(dy, normalized), op.Identity(dy)]
         if examples:
             sums = [op.ReduceSum(value, examples, keepdims=0) for value in sums]
@@ -111,17 +109,20 @@ def instance_normalization(b: Backward) -> Sequence[ir.Value | None]:
     normalized = op.Mul(centered, inverse)
     per_channel = op.Reshape(scale, [1, -1, *[1] * (rank - 2)])
     # The scale is the same for all elements of a mean: it is multiplied in at the end.
-    d_x = _input_gradient(b, dy, normalized, op.Mul(inverse, per_channel), axes)
+    d_x = _input_gradient(op, dy, normalized, op.Mul(inverse, per_channel), axes)
     return [d_x, b.sum(op.Mul(dy, normalized), [0, *axes]), b.sum(dy, [0, *axes])]
 
 
 def _input_gradient(
-    b: Backward, gradient: ir.Value, normalized: ir.Value, factor: ir.Value, axes: list[int]
+    op: GraphBuilder, gradient: ir.Value, normalized: ir.Value, factor: ir.Value, axes: list[int]
 ) -> ir.Value:
     """The product factor (g - mean(g) - n mean(g n)) for the gradient g of normalized n."""
-    op = b.op
-    along = b.mean(op.Mul(gradient, normalized), axes, keepdims=True)
-    centered = op.Sub(gradient, b.mean(gradient, axes, keepdims=True))
+
+    def mean(x: ir.Value) -> ir.Value:
+        return mean_over(op, x, axes, keepdims=True) if axes else x
+
+    along = mean(op.Mul(gradient, normalized))
+    centered = op.Sub(gradient, mean(gradient))
     return op.Mul(op.Sub(centered, op.Mul(normalized, along)), factor)
 
 
