@@ -11,7 +11,7 @@ static inline size_t parts_of(size_t units, bool alone) {
   return units && alone ? 1 : units < MOST_PARTS ? units : MOST_PARTS;
 }
 
-enum { MOST_LAYER_INPUTS = 6, MOST_LAYER_DIMS = MAX_DIMS };
+enum { MOST_LAYER_INPUTS = 7, MOST_LAYER_DIMS = MAX_DIMS };
 
 typedef struct {
   int64_t dims[MOST_LAYER_DIMS];
@@ -30,7 +30,7 @@ typedef struct {
   bool in_place; /* whether the first output may take the memory of the first input */
 } LayerKind;
 
-extern const LayerKind depthwise_kinds[], normalization_kinds[], row_kinds[];
+extern const LayerKind depthwise_kinds[], normalization_kinds[], recurrent_kinds[], row_kinds[];
 
 typedef struct {
   Operator base; /* first: the runtime passes a pointer to it */

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators._recurrent_activations import Activation, activations
+from graphopt.operators._recurrent_kernels import mark_lstm
 from graphopt.operators._rounds import give
 from graphopt.operators.rewriting import describe
 
@@ -55,6 +56,8 @@ class Layer:
         batch: The number of samples, or the symbol of it.
         valid: Of a cell that is scanned, which samples have not ended, of each step, if some may
             have.
+        is_plain: Whether its functions are the usual ones, which clip nothing.
+        kept: Of the cell of an LSTM as most are, what `mark_lstm` asks for.
     """
 
     def __init__(
@@ -75,6 +78,11 @@ class Layer:
         known = isinstance(self.batch, int)
         self.batch_size: Operand = [self.batch] if known else op.Shape(by_step, start=1, end=2)
         self.lengths = self.valid = None
+        self.kept: tuple[ir.Value, ...] = ()
+        named = [name.lower() for name in node.attributes.get_strings("activations", ())]
+        usual = [name.lower() for name in _FUNCTIONS[node.op_type]]
+        is_usual = named == usual * (len(named) // len(usual))
+        self.is_plain = is_usual and "clip" not in node.attributes
         if (lengths := self._input(4)) is not None:
             self.lengths = op.Unsqueeze(lengths, [1])
             self.lengths.shape = ir.Shape([self.batch, 1])
@@ -148,7 +156,7 @@ class Layer:
                 state = [op.Where(valid, *values) for values in zip(state, before, strict=True)]
             give(op, body, [*state, output])
         for result in body.outputs:
-            self._rows(result)
+            self.sized(result)
         body.inputs.extend([*before, *(row for _, row in self._scanned)])
         if self.lengths is not None:  # an empty sequence ends as zeros in ONNX Runtime
             begins = op.Greater(self.lengths, np.array(0, np.int32))
@@ -163,8 +171,11 @@ class Layer:
             scan_input_directions=[way] * len(self._scanned),
             scan_output_directions=[way],
         )
+        node = sequence.producer()
+        if self.kept and self.valid is None and node is not None:
+            mark_lstm(node, *self.kept, hidden=self.hidden, backwards=direction.backwards)
         for value in states:
-            self._rows(value)
+            self.sized(value)
         sequence.dtype = self.dtype
         sequence.shape = ir.Shape([self.steps, self.batch, self.hidden])
         return [sequence], states
@@ -220,7 +231,7 @@ class Layer:
         known = isinstance(self.batch, int)
         sizes = [self.batch] * count if known else op.Expand(self.batch_size, [count])
         parts = op.node("Split", [product, sizes], outputs=count, axis=0)
-        return [self._rows(value, gates) for value in parts]
+        return [self.sized(value, gates) for value in parts]
 
     def product(self, x: ir.Value, w: ir.Value, addend: ir.Value | None) -> ir.Value:
         """Rows times a weight, plus something, if there is something."""
@@ -252,9 +263,9 @@ class Layer:
             shape = self.op.Concat(self.batch_size, [self.hidden], axis=0)
             zero = ir.tensor(np.zeros(1, self.dtype.numpy()))
             state = self.op.ConstantOfShape(shape, value=zero)
-        return self._rows(state)
+        return self.sized(state)
 
-    def _rows(self, value: ir.Value, gates: int = 1) -> ir.Value:
+    def sized(self, value: ir.Value, gates: int = 1) -> ir.Value:
         """A value with a row for each sample of the batch, which shape inference may not see."""
         value.dtype = self.dtype
         value.shape = ir.Shape([self.batch, gates * self.hidden])

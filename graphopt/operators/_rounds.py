@@ -33,6 +33,27 @@ def give(op: GraphBuilder, graph: ir.Graph, values: Sequence[ir.Value]) -> None:
     graph.outputs[:] = own
 
 
+def report(op: GraphBuilder, node: ir.Node, value: ir.Value, count: int | None) -> ir.Value:
+    """Let a loop give a value of its body, of all rounds, as one more list.
+
+    Args:
+        op: Appends to the body.
+        node: The loop.
+        value: A value of its body.
+        count: How many rounds there are; None where that is not known.
+    """
+    body = node.attributes["body"].as_graph()
+    with op.inside(body):
+        give(op, body, [*body.outputs, value])
+    node.resize_outputs(len(node.outputs) + 1)
+    output = node.outputs[-1]
+    output.name = op.fresh_name(f"{value.name}/rounds")
+    output.type = value.type
+    if value.shape is not None:
+        output.shape = ir.Shape([count, *value.shape])
+    return output
+
+
 def needed(b: Backward) -> list[ir.Value]:
     """What is read around the graphs in a node, and has a gradient to get."""
     first = len(b.node.inputs)
@@ -149,15 +170,7 @@ class Rounds:
 
     def report(self, value: ir.Value) -> ir.Value:
         """Let the node give a value of its body, of all rounds, as one more list."""
-        with self.op.inside(self.body):
-            give(self.op, self.body, [*self.body.outputs, value])
-        self.node.resize_outputs(len(self.node.outputs) + 1)
-        output = self.node.outputs[-1]
-        output.name = self.op.fresh_name(f"{value.name}/rounds")
-        output.type = value.type
-        if value.shape is not None:
-            output.shape = ir.Shape([self.count, *value.shape])
-        return output
+        return report(self.op, self.node, value, self.count)
 
     def input(self, name: str, like: ir.Value) -> ir.Value:
         """A new input for the copy, like another value."""

@@ -63,16 +63,20 @@ def _lstm(layer: Layer, d: Direction) -> Cell:
         if d.peepholes is None:
             # The function of three gates at once.
             gates, block = layer.split(gates, 3, 1)
-            i, o, f = layer.split(functions[0](gates), 1, 1, 1)
+            gates = functions[0](gates)
+            i, o, f = layer.split(gates, 1, 1, 1)
         else:
             i, o, f, block = layer.split(gates, 1, 1, 1, 1)
             i = functions[0](op.Add(i, op.Mul(c, p_i)))
             f = functions[0](op.Add(f, op.Mul(c, p_f)))
         if coupled:
             f = op.Sub(1.0, i)
-        c = op.Add(op.Mul(f, c), op.Mul(i, functions[1](block)))
+        block = functions[1](block)
+        c = op.Add(op.Mul(f, c), op.Mul(i, block))
         if d.peepholes is not None:
             o = functions[0](op.Add(o, op.Mul(c, p_o)))
+        elif not coupled and layer.is_plain:
+            layer.kept = layer.sized(gates, 3), layer.sized(block, 1)
         return op.Mul(o, functions[2](c)), c
 
     return cell

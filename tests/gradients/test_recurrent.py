@@ -13,7 +13,9 @@ import torch
 from onnx import helper, numpy_helper
 from torch.nn import functional
 
+import graphopt
 from graphopt.gradients import differentiate, prepare
+from graphopt.kernels import called, library
 from tests.helpers.environments import typical
 from tests.helpers.gradient_oracle import normal
 
@@ -225,18 +227,25 @@ def model(case, arrays, batch=None, trained=()):
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def session(proto):
+def session(proto, *, fused=False):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if fused:
+        assert graphopt.register_kernels(options, proto)
     return onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
-def run(proto, feeds):
+def run(proto, feeds, *, fused=False):
     needed = {value.name for value in proto.graph.input}
-    return session(proto).run(None, {k: v for k, v in feeds.items() if k in needed})
+    return session(proto, fused=fused).run(None, {k: v for k, v in feeds.items() if k in needed})
+
+
+def ways(proto):
+    """Whether kernels run functions: both where there are kernels for some, otherwise not."""
+    return (False, True) if called(proto, ["CPUExecutionProvider"]) else (False,)
 
 
 STATES = ("B", "initial_h", "initial_c")
@@ -432,7 +441,7 @@ def with_gradients(proto, weights, trained):
     prepared.graph.outputs[:] = [built.gradients[name] for name in trained]
     result = ir.to_proto(prepared)
     onnx.checker.check_model(result)
-    assert {node.domain for node in result.graph.node} <= {""}
+    assert {node.domain for node in result.graph.node} <= {"", "graphopt"}
     return result
 
 
@@ -452,10 +461,12 @@ def compare_gradients(case, batch, trained, arrays, tolerance):
         loss, [leaves[name] for name in trained], allow_unused=True, materialize_grads=True
     )
     graph = with_gradients(model(case, arrays, batch, trained), weights, trained)
-    for name, want, got in zip(trained, expected, run(graph, arrays), strict=True):
-        assert got.shape == want.shape, name
-        scale = float(want.abs().max())
-        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale, err_msg=name)
+    for fused in ways(graph):
+        results = run(graph, arrays, fused=fused)
+        for name, want, got in zip(trained, expected, results, strict=True):
+            assert got.shape == want.shape, name
+            scale = float(want.abs().max())
+            np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale, err_msg=name)
     return graph
 
 
@@ -526,13 +537,14 @@ def test_gradients_with_any_number_of_steps(case):
     loss = sum((outputs[n] * torch.tensor(weights[f"{n}.weight"])).sum() for n in case.names())
     *expected, x = torch.autograd.grad(loss, [*(leaves[name] for name in trained), leaves["X"]])
     graph = with_gradients(proto, weights, [*trained, "shift"])
-    assert {node.op_type for node in graph.graph.node} >= {"Scan"}
-    got = run(graph, arrays | {"shift": np.zeros(case.features, "f")})
-    for name, want, one in zip([*trained, "shift"], [*expected, x.sum((0, 1))], got, strict=True):
-        assert one.shape == want.shape, name
-        np.testing.assert_allclose(
-            one, want, rtol=0, atol=1e-5 * float(want.abs().max()), err_msg=name
-        )
+    assert scans(graph)
+    feeds, expected = arrays | {"shift": np.zeros(case.features, "f")}, [*expected, x.sum((0, 1))]
+    for fused in ways(graph):
+        got = run(graph, feeds, fused=fused)
+        for name, want, one in zip([*trained, "shift"], expected, got, strict=True):
+            assert one.shape == want.shape, name
+            near = 1e-5 * float(want.abs().max())
+            np.testing.assert_allclose(one, want, rtol=0, atol=near, err_msg=name)
 
 
 SCANNED = {
@@ -547,7 +559,23 @@ def test_gradients_of_a_cell_that_is_scanned(case):
     arrays = case.arrays()
     trained = [name for name in arrays if name != "sequence_lens"]
     graph = compare_gradients(case, None, trained, arrays, 1e-5)
-    assert [node.op_type for node in graph.graph.node].count("Scan") == 2 * len(case.backwards)
+    assert scans(graph) == 2 * len(case.backwards)
+    is_usual = case.op == "LSTM" and not case.lengths and "P" not in case.given
+    is_usual = is_usual and not case.attributes.keys() - {"direction", "layout"}
+    functions = [node.op_type for node in graph.graph.node if node.domain]
+    assert len(functions) == 2 * is_usual * len(case.backwards)
+    assert {name.strip("0123456789") for name in functions} <= LAYERS
+    assert len(ways(graph)) == 1 + (is_usual and library() is not None)
+
+
+LAYERS = {f"LstmLayer{way}{kind}" for way in ("", "Reverse") for kind in ("", "Gradient")}
+
+
+def scans(proto):
+    """How many Scans a graph runs, where there are no kernels."""
+    bodies = {function.name: function.node for function in proto.functions}
+    nodes = [inner for node in proto.graph.node for inner in bodies.get(node.op_type) or [node]]
+    return [node.op_type for node in nodes].count("Scan")
 
 
 def with_open_steps(proto, case):
@@ -623,16 +651,17 @@ def test_layers_of_pytorch(op, layers, steps, bidirectional):
     proto = layers_of(module, op, steps, 4, **attributes)
     trained = [t.name for t in proto.graph.initializer if t.name != "flat"]
     feeds = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer} | {"X": x}
-    gradients = run(with_gradients(proto, weights, trained), feeds)
+    graph = with_gradients(proto, weights, trained)
     for parameter in module.parameters():
         parameter.data = parameter.grad
     expected = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in layers_of(module, op, steps, 4, **attributes).graph.initializer
     }
-    for name, gradient in zip(trained, gradients, strict=True):
-        scale = np.abs(expected[name]).max()
-        np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=5e-6 * scale)
+    for fused in ways(graph):
+        for name, gradient in zip(trained, run(graph, feeds, fused=fused), strict=True):
+            scale = np.abs(expected[name]).max()
+            np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=5e-6 * scale)
 
 
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
@@ -708,7 +737,7 @@ def test_few_nodes_a_step(op, most):
 
 
 def test_weights_of_a_cell_that_is_scanned_are_summed_by_one_product():
-    case = Case("LSTM", STATES, steps=9)
+    case = Case("LSTM", STATES, {"input_forget": 1}, steps=9)
     arrays = case.arrays()
     graph = with_gradients(
         model(case, arrays, "N", WEIGHTS),
