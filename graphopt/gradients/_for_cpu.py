@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.local_functions import DOMAIN, VERSION, add_body, take_bodies
-from graphopt.operators._recurrent_kernels import call_lstm
 from graphopt.operators.batch_normalization import call_statistics
+from graphopt.operators.recurrent_functions import call_layer
 from graphopt.operators.window import Window, along, known, padding
 from graphopt.update.functions import parse, stage
 
@@ -36,7 +36,7 @@ def suit_cpu(op: GraphBuilder, model: ir.Model) -> None:
             with op.named(str(node.name or node.outputs[0].name)):
                 call_statistics(op, node)
         if node.op_type == "Scan" and not node.domain:
-            call_lstm(op, node)
+            call_layer(op, node)
         if node.op_type in ("Conv", "ConvTranspose") and not node.domain:
             window = _window_of_each_channel(node)
             if window is not None:

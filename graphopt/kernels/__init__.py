@@ -30,9 +30,9 @@ from graphopt.update.functions import FLOAT16, FLOAT64, is_all_finite, is_ready
 
 # There is none, or one that no GPU has run yet: their functions' bodies run there.
 _NOT_FOR_CUDA = re.compile(
-    "Depthwise|BatchNorm|Lstm|Gradient|Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16"
+    "Depthwise|BatchNorm|Lstm|Gru|Gradient|Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16"
 )
-_LAYER = re.compile(r"((?:Depthwise|BatchNorm|Lstm)\w*?|[A-Z]\w*?Gradient)\d*")
+_LAYER = re.compile(r"((?:Depthwise|BatchNorm|Lstm|Gru)\w*?|[A-Z]\w*?Gradient)\d*")
 _SUMS = frozenset(("WeightedSum", "WeightedSumMask"))
 # What the library reads in the options, and what it leaves there.
 _FOR_CUDA = "graphopt.cuda"

@@ -30,7 +30,8 @@ typedef struct {
   bool in_place; /* whether the first output may take the memory of the first input */
 } LayerKind;
 
-extern const LayerKind depthwise_kinds[], normalization_kinds[], recurrent_kinds[], row_kinds[];
+extern const LayerKind depthwise_kinds[], gru_kinds[], lstm_kinds[], normalization_kinds[],
+    row_kinds[];
 
 typedef struct {
   Operator base; /* first: the runtime passes a pointer to it */

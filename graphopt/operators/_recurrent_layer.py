@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators._recurrent_activations import Activation, activations
-from graphopt.operators._recurrent_kernels import mark_lstm
 from graphopt.operators._rounds import give
+from graphopt.operators.recurrent_functions import Cell as Kind, mark
 from graphopt.operators.rewriting import describe
 
 State = Sequence[ir.Value]
@@ -57,7 +57,7 @@ class Layer:
         valid: Of a cell that is scanned, which samples have not ended, of each step, if some may
             have.
         is_plain: Whether its functions are the usual ones, which clip nothing.
-        kept: Of the cell of an LSTM as most are, what `mark_lstm` asks for.
+        kind: Of the cell that is scanned, if there may be a kernel for all steps of it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Layer:
         known = isinstance(self.batch, int)
         self.batch_size: Operand = [self.batch] if known else op.Shape(by_step, start=1, end=2)
         self.lengths = self.valid = None
-        self.kept: tuple[ir.Value, ...] = ()
+        self.kind: Kind | None = None
         named = [name.lower() for name in node.attributes.get_strings("activations", ())]
         usual = [name.lower() for name in _FUNCTIONS[node.op_type]]
         is_usual = named == usual * (len(named) // len(usual))
@@ -141,7 +141,7 @@ class Layer:
 
     def _scan(self, direction: Direction) -> tuple[Sequence[ir.Value], State]:
         op = self.op
-        self._scanned = []
+        self._scanned, self.kind = [], None
         cell = self._make_cell(self, direction)
         before = [self._row(self.hidden, "state") for _ in direction.initial]
         initial = list(direction.initial)
@@ -172,8 +172,8 @@ class Layer:
             scan_output_directions=[way],
         )
         node = sequence.producer()
-        if self.kept and self.valid is None and node is not None:
-            mark_lstm(node, *self.kept, hidden=self.hidden, backwards=direction.backwards)
+        if self.kind is not None and self.valid is None and node is not None:
+            mark(node, self.kind)
         for value in states:
             self.sized(value)
         sequence.dtype = self.dtype

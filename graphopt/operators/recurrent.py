@@ -6,12 +6,14 @@ device or a runtime asks for it.
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.operators._recurrent_layer import Cell, Direction, Layer, MakeCell, State
 from graphopt.operators.flops import Outputs, plus, times
 from graphopt.operators.record import operator
+from graphopt.operators.recurrent_functions import Gru, Lstm
 from graphopt.shapes import networks
 from graphopt.shapes.node import Node
 
@@ -76,7 +78,8 @@ def _lstm(layer: Layer, d: Direction) -> Cell:
         if d.peepholes is not None:
             o = functions[0](op.Add(o, op.Mul(c, p_o)))
         elif not coupled and layer.is_plain:
-            layer.kept = layer.sized(gates, 3), layer.sized(block, 1)
+            kept = [layer.sized(gates, 3), layer.sized(block)]
+            layer.kind = Lstm(layer.hidden, d.backwards, kept, [d.r])
         return op.Mul(o, functions[2](c)), c
 
     return cell
@@ -85,6 +88,8 @@ def _lstm(layer: Layer, d: Direction) -> Cell:
 def _gru(layer: Layer, d: Direction) -> Cell:
     op, functions = layer.op, d.functions
     reset_last = layer.node.attributes.get_int("linear_before_reset", 0)
+    if layer.is_scanned and layer.is_plain and reset_last:
+        return _gru_of_one_product(layer, d)
     w, w_n = layer.split(d.w, 2, 1, axis=0)
     r, r_n = layer.split(d.r, 2, 1, axis=0)
     bias = bias_n = inner = None
@@ -103,6 +108,34 @@ def _gru(layer: Layer, d: Direction) -> Cell:
         else:
             new = layer.product(op.Mul(reset, h), r_n, x_n[step])
         new = functions[1](new)
+        return [op.Add(new, op.Mul(update, op.Sub(h, new)))]
+
+    return cell
+
+
+def _gru_of_one_product(layer: Layer, d: Direction) -> Cell:
+    """One that resets products: those of all gates are one."""
+    op, functions = layer.op, d.functions
+    bias = None
+    if d.wb is not None and d.rb is not None:
+        (wb, wb_n), (rb, bias_n) = layer.split(d.wb, 2, 1), layer.split(d.rb, 2, 1)
+        bias = op.Concat(op.Add(wb, rb), wb_n, axis=0)
+    else:
+        # A constant would look like a weight that is not trained.
+        zero = ir.tensor(np.zeros(1, layer.dtype.numpy()))
+        bias_n = op.ConstantOfShape([layer.hidden], value=zero)
+        bias_n.dtype = layer.dtype
+    x = layer.project(d.w, bias, 3)
+
+    def cell(step: int, state: State) -> State:
+        (h,) = state
+        of_h, u = layer.split(layer.product(h, d.r, None), 2, 1)
+        of_x, of_new = layer.split(x[step], 2, 1)
+        gates, u = functions[0](op.Add(of_x, of_h)), op.Add(u, bias_n)
+        update, reset = layer.split(gates, 1, 1)
+        new = functions[1](op.Add(of_new, op.Mul(reset, u)))
+        kept = [layer.sized(gates, 2), layer.sized(new), layer.sized(u)]
+        layer.kind = Gru(layer.hidden, d.backwards, kept, [d.r, bias_n])
         return [op.Add(new, op.Mul(update, op.Sub(h, new)))]
 
     return cell

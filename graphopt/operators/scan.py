@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.operators._kept_rows import can_be_reported, rows_to_keep
-from graphopt.operators._recurrent_kernels import is_lstm, lstm_gradients
 from graphopt.operators._rounds import Rounds, answer, prune
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import NoGradient, operator
+from graphopt.operators.recurrent_functions import gradients_of_cell, has_kernel
 
 
 @operator("Scan")
@@ -23,7 +23,7 @@ def scan(b: Backward) -> Iterator[ir.Value | NoGradient]:
     Of a weight W with y = a Wᵀ in each round, the gradient is the sum of dyᵀ a over all rounds: one
     product of all rows of dy and all of a.
     """
-    return lstm_gradients(b) if is_lstm(b) else _Scan(b).gradients()
+    return gradients_of_cell(b) if has_kernel(b) else _Scan(b).gradients()
 
 
 @dataclass(frozen=True)

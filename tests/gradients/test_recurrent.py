@@ -560,15 +560,22 @@ def test_gradients_of_a_cell_that_is_scanned(case):
     trained = [name for name in arrays if name != "sequence_lens"]
     graph = compare_gradients(case, None, trained, arrays, 1e-5)
     assert scans(graph) == 2 * len(case.backwards)
-    is_usual = case.op == "LSTM" and not case.lengths and "P" not in case.given
-    is_usual = is_usual and not case.attributes.keys() - {"direction", "layout"}
+    attributes = dict(case.attributes)
+    is_usual = case.op == "LSTM" or bool(attributes.pop("linear_before_reset", 0))
+    is_usual = is_usual and not case.lengths and "P" not in case.given
+    is_usual = is_usual and not attributes.keys() - {"direction", "layout"}
     functions = [node.op_type for node in graph.graph.node if node.domain]
     assert len(functions) == 2 * is_usual * len(case.backwards)
     assert {name.strip("0123456789") for name in functions} <= LAYERS
     assert len(ways(graph)) == 1 + (is_usual and library() is not None)
 
 
-LAYERS = {f"LstmLayer{way}{kind}" for way in ("", "Reverse") for kind in ("", "Gradient")}
+LAYERS = {
+    f"{op}Layer{way}{kind}"
+    for op in ("Lstm", "Gru")
+    for way in ("", "Reverse")
+    for kind in ("", "Gradient")
+}
 
 
 def scans(proto):
