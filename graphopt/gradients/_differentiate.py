@@ -88,11 +88,12 @@ def differentiate(
         graph.sort()
     if half is not None:
         fit_kernels(op, model, half, provider)
-    recompute(op, [loss, *(value for _, value in batch.values())], gradients, memory, provider)
+    results = [loss, *(value for _, value in batch.values())]
+    recompute(op, results, gradients, memory, provider)
     if half is not None and memory != "fast":
         fit_kernels(op, model, half, provider)
     if provider == "CPUExecutionProvider":
-        suit_cpu(op, model)
+        suit_cpu(op, model, {*results, *named.values()})
     return GradientGraph(model, parameters, named, batch)
 
 

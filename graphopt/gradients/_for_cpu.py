@@ -6,13 +6,14 @@ none, ONNX Runtime runs the function's body: the node as it was; or, where image
 than the kernel, products of matrices, which take a fifth to two thirds of the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
+from graphopt.gradients._products import call_products
 from graphopt.local_functions import DOMAIN, VERSION, add_body, take_bodies
 from graphopt.operators.batch_normalization import call_statistics
 from graphopt.operators.recurrent_functions import call_layer
@@ -24,13 +25,15 @@ _WIDEST = 3  # kernels; from about four on, the convolution was measured to be f
 _MOST_ELEMENTS = 2**24  # of the table of where windows and their elements meet
 
 
-def suit_cpu(op: GraphBuilder, model: ir.Model) -> None:
+def suit_cpu(op: GraphBuilder, model: ir.Model, kept: Collection[ir.Value]) -> None:
     """Rewrite nodes of the graph; what it computes stays the same, within rounding.
 
     Args:
         op: Appends to the graph.
         model: The training graph; changed in place.
+        kept: Its values that others know, beside its outputs.
     """
+    call_products(op, model, kept)
     for node in list(model.graph):
         if node.op_type == "BatchNormalization" and not node.domain:
             with op.named(str(node.name or node.outputs[0].name)):

@@ -74,7 +74,7 @@ static int get_type(const OrtCustomOp *op, size_t index) {
 }
 
 static const LayerKind *const tables[] = {depthwise_kinds, gru_kinds, lstm_kinds,
-                                         normalization_kinds, row_kinds};
+                                         matmul_kinds, normalization_kinds, row_kinds};
 
 static const LayerKind *kind_at(size_t index) {
   for (size_t table = 0; table < sizeof tables / sizeof *tables; table++)

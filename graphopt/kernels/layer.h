@@ -32,6 +32,7 @@ typedef struct {
 
 extern const LayerKind depthwise_kinds[], gru_kinds[], lstm_kinds[], normalization_kinds[],
     row_kinds[];
+extern LayerKind matmul_kinds[]; /* which the processor may lack */
 
 typedef struct {
   Operator base; /* first: the runtime passes a pointer to it */
