@@ -28,7 +28,7 @@ _SWAPPED = (0, 1, 3, 2)
 class _OfWeight:
     """y = A B + plus, where A or B may lie transposed, and B is a matrix.
 
-    A may have more axes than two, if it does not lie transposed.
+    A may have more axes than two, if it does not lie transposed. It was a Gemm or a MatMul.
     """
 
     left: ir.Value
@@ -36,6 +36,7 @@ class _OfWeight:
     trans_a: bool = False
     trans_b: bool = False
     plus: ir.Value | None = None
+    is_gemm: bool = False
 
     @property
     def name(self) -> str:
@@ -51,7 +52,8 @@ class _OfWeight:
         return {}
 
     def body(self) -> Callable[..., ir.Value]:
-        return partial(_body_of_weight, trans_a=self.trans_a, trans_b=self.trans_b)
+        body = _body_of_gemm if self.is_gemm else _body_of_weight
+        return partial(body, trans_a=self.trans_a, trans_b=self.trans_b)
 
     def transposed(self, perm: Sequence[int]) -> "_OfWeight | None":
         """The transpose of Aᵀ B is Bᵀ A."""
@@ -134,6 +136,8 @@ def _found(
     """What a node computes, if that is a product for which there is a function."""
     if node.op_type == "MatMul":
         return _of_weight(node) or _of_axes(node, kept)
+    if node.op_type == "Gemm":
+        return _of_gemm(node)
     if node.op_type in ("Add", "Mul", "Transpose"):
         for index, value in enumerate(node.inputs):
             if value is not None and value in products and _is_read_once(value, kept):
@@ -183,10 +187,32 @@ def _of_weight(node: ir.Node) -> _OfWeight | None:
     trans_a = False
     if len(_sizes(left)) == 2 and not trans_b:
         left, trans_a = _behind(left)
+    return _if_large(_OfWeight(left, right, trans_a, trans_b))
+
+
+def _of_gemm(node: ir.Node) -> _OfWeight | None:
+    left, right, plus = [*node.inputs, None][:3]
+    attributes = node.attributes
+    factors = [attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+    if left is None or right is None or factors != [1, 1]:
+        return None
+    if {left.dtype, right.dtype, node.outputs[0].dtype} != {ir.DataType.FLOAT}:
+        return None
+    if [len(_sizes(left)), len(_sizes(right))] != [2, 2]:
+        return None
+    if plus is not None and not _fits(plus, node.outputs[0]):
+        return None
+    trans_a, trans_b = (bool(attributes.get_int(name, 0)) for name in ("transA", "transB"))
+    if trans_a and trans_b:
+        return None
+    return _if_large(_OfWeight(left, right, trans_a, trans_b, plus, is_gemm=True))
+
+
+def _if_large(product: _OfWeight) -> _OfWeight | None:
+    left, right = _sizes(product.left), _sizes(product.right)
     # The terms of a gradient of a weight are as many as there are rows in a batch.
-    sizes = [_sizes(left)[-1], _sizes(right)[-1]] if trans_a else _sizes(right)
-    is_large = all(isinstance(size, int) and size >= _LEAST for size in sizes)
-    return _OfWeight(left, right, trans_a, trans_b) if is_large else None
+    sizes = [left[-1], right[-1]] if product.trans_a else right
+    return product if all(isinstance(n, int) and n >= _LEAST for n in sizes) else None
 
 
 def _behind(value: ir.Value) -> tuple[ir.Value, bool]:
@@ -286,7 +312,8 @@ def _fits(other: ir.Value | None, value: ir.Value) -> bool:
 def _call(op: GraphBuilder, node: ir.Node, product: _Product) -> None:
     """Let a node, whose result others know, call a function."""
     operands, attributes = product.operands, product.attributes
-    of = repr((len(_sizes(operands[-2])), attributes))
+    is_gemm = isinstance(product, _OfWeight) and product.is_gemm
+    of = repr((len(_sizes(operands[-2])), attributes, is_gemm))
     name = add_body(op, product.name, operands, product.body(), of, attributes)
     node.op_type, node.domain = name, DOMAIN
     op.graph.opset_imports[DOMAIN] = VERSION
@@ -307,6 +334,11 @@ def _body_of_weight(
         right = op.Transpose(right, perm=[1, 0])
     result = op.MatMul(left, right)
     return op.Add(*plus, result) if plus else result
+
+
+def _body_of_gemm(op: GraphBuilder, *operands: ir.Value, trans_a: bool, trans_b: bool) -> ir.Value:
+    *plus, left, right = operands
+    return op.Gemm(left, right, *plus, transA=int(trans_a), transB=int(trans_b))
 
 
 def _body_of_axes(

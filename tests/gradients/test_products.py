@@ -58,6 +58,37 @@ CASES = {
         "p = MatMul(x, w) y = Add(p, p)",
         ["MatMul", "MatMulTransA"],
     ),
+    "Gemm": (
+        "float[N,96]",
+        {"w": V, "b": (64,), "v": K, "c": (80,)},
+        "h = Gemm<transB=1>(x, w, b) a = Tanh(h) y = Gemm<transB=1>(a, v, c)",
+        ["MatMul", "MatMulTransA", "MatMulTransA", "MatMulTransBAdd", "MatMulTransBAdd"],
+    ),
+    "Gemm before a sum": (
+        "float[N,96]",
+        {"w": W, "b": (64,)},
+        "p = Gemm(x, w) y = Add(p, b)",
+        ["MatMulAdd", "MatMulTransA"],
+    ),
+    "Gemm of a row": (
+        "float[N,96]",
+        {"w": W, "b": (1, 64)},
+        "y = Gemm(x, w, b)",
+        ["MatMulTransA"],
+    ),
+    "Gemm by a factor": ("float[N,96]", {"w": W}, "y = Gemm<alpha=0.5>(x, w)", []),
+    "Gemm of both transposed": (
+        "float[N,96]",
+        {"w": V},
+        "t = Transpose<perm=[1,0]>(x) y = Gemm<transA=1, transB=1>(t, w)",
+        [],
+    ),
+    "Gemm of a bias by a factor": (
+        "float[N,96]",
+        {"w": W, "b": (64,)},
+        "y = Gemm<beta=0.5>(x, w, b)",
+        ["MatMulTransA"],
+    ),
     "narrow": ("float[N,96]", {"w": (96, 32)}, "y = MatMul(x, w)", []),
 }
 
