@@ -94,6 +94,8 @@ def operands(node: ir.Node) -> Iterator[ir.Value]:
 def captured(node: ir.Node) -> dict[ir.Value, None]:
     """What the subgraphs of a node read of the graphs around them, in the order of reading."""
     graphs = list(subgraphs(node))
+    if not graphs:
+        return {}
     inside = {inner for graph in graphs for inner in (graph, *graph.subgraphs())}
     read = (value for graph in graphs for inner in graph for value in operands(inner))
     return dict.fromkeys(value for value in read if value.graph not in inside)

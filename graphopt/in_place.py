@@ -81,7 +81,8 @@ class _Step:
 
     def reads(self) -> set[int]:
         """All that it reads."""
-        return {value for value in self.inputs if value is not None} | {*self.captured.values()}
+        found = {value for value in self.inputs if value is not None}
+        return found.union(self.captured.values()) if self.captured else found
 
 
 _Numbers = dict[ir.Value, int]
@@ -118,12 +119,13 @@ class _Steps:
             yield _Steps(graph, self._functions)
 
     def _written_out(self, nodes: Iterable[ir.Node], numbers: _Numbers) -> Iterator[_Step]:
+        number = self._number
         for node in nodes:
-            inputs = [None if v is None else self._number(v, numbers) for v in node.inputs]
+            inputs = [None if v is None else number(v, numbers) for v in node.inputs]
             function = self._functions.get((node.domain, node.op_type))
             if function is None:
-                outputs = [self._number(value, numbers) for value in node.outputs]
-                around = {value: self._number(value, numbers) for value in captured(node)}
+                outputs = [number(value, numbers) for value in node.outputs]
+                around = {value: number(value, numbers) for value in captured(node)}
                 yield _Step(node, inputs, outputs, around)
                 continue
             given = zip(function.inputs, inputs, strict=False)
@@ -134,10 +136,10 @@ class _Steps:
 
     def _number(self, value: ir.Value, numbers: _Numbers) -> int:
         """The number of a value of a graph, or of one call of a function."""
-        if value not in numbers:
-            self._last += 1
-            numbers[value] = self._last
-        return numbers[value]
+        found = numbers.get(value)
+        if found is None:
+            self._last = numbers[value] = found = self._last + 1
+        return found
 
 
 def _written(steps: _Steps) -> dict[int, int]:
@@ -162,13 +164,15 @@ def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) ->
     writer: dict[int, int] = {}
     source: dict[int, int] = {}  # of a value that may be a view of another
     readers: dict[int, list[int]] = {}
+    reads = [step.reads() for step in steps.all]
     for index, step in enumerate(steps.all):
-        writer.update(dict.fromkeys(step.outputs, index))
+        for value in step.outputs:
+            writer[value] = index
         if of(step.node).moves < Moves.NOT and step.inputs and step.inputs[0] is not None:
             source.update(dict.fromkeys(step.outputs, step.inputs[0]))
         if step.node.op_type in _READ_NO_ELEMENT:
             continue
-        for value in step.reads():
+        for value in reads[index]:
             readers.setdefault(value, []).append(index)
 
     reported = steps.reported - set(pairs.values())
@@ -178,7 +182,7 @@ def _proven(steps: _Steps, pairs: Mapping[int, int], *, copied: bool = False) ->
         for value, aliases in memory_of.items()
     }
     bit = {index: 1 << k for k, index in enumerate(sorted(set().union(*read_by.values(), ())))}
-    depends_on = _dependencies(steps, writer, bit)
+    depends_on = _dependencies(reads, writer, bit)
     proven = set()
     for value, output in pairs.items():
         # The runtime may let what a view is of be written to the output's memory already.
@@ -249,12 +253,14 @@ def _memory_of(value: int, steps: _Steps, readers: Mapping[int, list[int]]) -> s
     return found
 
 
-def _dependencies(steps: _Steps, writer: Mapping[int, int], bit: Mapping[int, int]) -> list[int]:
+def _dependencies(
+    reads: Iterable[set[int]], writer: Mapping[int, int], bit: Mapping[int, int]
+) -> list[int]:
     """For each node, which of the nodes with a bit must run before it, as a sum of their bits."""
     known: list[int] = []
-    for step in steps.all:  # ONNX lists them in topological order
+    for values in reads:  # ONNX lists the nodes in topological order
         before = 0
-        for value in step.reads():
+        for value in values:
             source = writer.get(value)
             if source is not None:
                 before |= known[source] | bit.get(source, 0)
