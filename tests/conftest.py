@@ -16,6 +16,7 @@ _FEW = 6  # cases of a test that are all run on both runtimes
 
 
 def pytest_configure():
+    gc.disable()  # until all tests are collected, of which nothing is garbage
     sessions_take_one_thread()
 
 
@@ -69,9 +70,14 @@ def mark_what_is_alike(items):
 
 
 def pytest_collection_finish():
-    """What has been imported and collected stays: no search for garbage goes through it again."""
+    """What has been imported and collected stays: no search for garbage goes through it again.
+
+    Models are made of many small objects, which seldom become garbage one by one.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

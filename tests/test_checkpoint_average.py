@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import graphopt
-from graphopt.cli import app
 from models.zoo import ZOO
+from tests.helpers.command_line import succeed
 
 NETWORK = ZOO["digits_cnn"]
 
@@ -63,14 +62,12 @@ def test_files_in_any_order_and_the_last_of_them(run):
 def test_the_command(run):
     folder, graph, found = run
     command = ["average", str(folder / "run"), "--last", "2", "-o", str(folder / "mean")]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
+    result = succeed(*command)
     assert "of 2 checkpoints" in result.output
     session = check(folder / "mean", graph, found[1:])
     session.export(folder / "there.onnx")
     command = ["export", str(folder / "train.onnx"), "--checkpoint", str(folder / "mean")]
-    result = CliRunner().invoke(app, [*command, "-o", str(folder / "here.onnx")])
-    assert result.exit_code == 0, result.output
+    succeed(*command, "-o", folder / "here.onnx")
     assert (folder / "here.onnx").read_bytes() == (folder / "there.onnx").read_bytes()
 
 
@@ -85,8 +82,7 @@ def test_export_writes_the_average_that_a_graph_carries(tmp_path):
     session.save_checkpoint(tmp_path / "c")
     session.export(tmp_path / "there.onnx", average=True)
     command = ["export", str(tmp_path / "train.onnx"), "--checkpoint", str(tmp_path / "c")]
-    result = CliRunner().invoke(app, [*command, "--average", "-o", str(tmp_path / "here.onnx")])
-    assert result.exit_code == 0, result.output
+    succeed(*command, "--average", "-o", tmp_path / "here.onnx")
     assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "there.onnx").read_bytes()
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import scipy  # whose statistics are imported where they are needed: they take a second
 from onnx import numpy_helper
-from scipy import stats
 
 from graphopt import (
     DynamicLossScale,
@@ -145,7 +145,7 @@ def test_normal_numbers():
     ):
         found = drawn(model(body), np.ones(SHAPE, np.float32))
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
-    assert stats.kstest((expected.ravel() - 3) / 2, "norm").pvalue > 0.01
+    assert scipy.stats.kstest((expected.ravel() - 3) / 2, "norm").pvalue > 0.01
 
 
 def test_bernoulli():
@@ -161,7 +161,7 @@ def test_multinomial():
     counts = np.bincount(found[0], minlength=4)
     assert counts[1] == 0
     assert (found[1] == 3).all()
-    assert stats.chisquare(counts[[0, 2, 3]], [1500, 600, 900]).pvalue > 0.01
+    assert scipy.stats.chisquare(counts[[0, 2, 3]], [1500, 600, 900]).pvalue > 0.01
 
 
 def test_in_loops_each_round_has_others():
@@ -318,16 +318,17 @@ def test_masks_are_random():
     expected = (1 - share) ** ones * share ** (8 - ones)
     for eights in (found.reshape(-1, 8), found.reshape(2, 8, -1).transpose(0, 2, 1).reshape(-1, 8)):
         counts = np.bincount(eights @ (1 << np.arange(8)), minlength=256)
-        assert stats.chisquare(counts, expected * len(eights)).pvalue > 1e-4
+        assert scipy.stats.chisquare(counts, expected * len(eights)).pvalue > 1e-4
 
 
 @pytest.mark.any_runtime
 def test_uniform_numbers_are_uniform():
     u = uniforms(1, (500_000,), seed=1)[0]
-    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(u, "uniform").pvalue > 1e-3
     for numbers in (u * 2048 % 1, np.floor(u * 2048) / 2048):
         assert (
-            stats.chisquare(np.bincount((numbers * 2048).astype(int), minlength=2048)).pvalue > 1e-4
+            scipy.stats.chisquare(np.bincount((numbers * 2048).astype(int), minlength=2048)).pvalue
+            > 1e-4
         )
 
 

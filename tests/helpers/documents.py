@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from graphopt.cli import app
+from tests.helpers import command_line
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -53,5 +52,5 @@ def run(commands: list[list[str]]) -> None:
     subprocess.run([installed, *arguments], check=True, capture_output=True)
     for name, *arguments in commands[1:]:
         assert name == program
-        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        done = command_line.run(*arguments, catch_exceptions=False)
         assert done.exit_code == 0, f"{arguments}: {done.output}"

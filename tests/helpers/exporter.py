@@ -49,7 +49,11 @@ def dynamo(module: torch.nn.Module, args: tuple, **options) -> onnx.ModelProto:
 
 @contextmanager
 def one_registry() -> Iterator[None]:
-    """Let the newer one read the source of its 500 functions once, not once for each export."""
+    """Let the newer one do once what it does for each export.
+
+    It reads the source of its 500 functions, and looks up all operators of PyTorch, 30 times.
+    """
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry  # slow to import
 
     read = cache(ONNXRegistry.from_torchlib)
@@ -61,4 +65,5 @@ def one_registry() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+        patch.setattr(utils, "_materialize_cpp_cia_ops", cache(utils._materialize_cpp_cia_ops))
         yield
