@@ -11,6 +11,7 @@ pytest.register_assert_rewrite("tests.helpers")
 
 from tests.helpers.environments import HAS_TRAINING_PACKAGE, needs_training_package  # noqa: E402
 from tests.helpers.one_thread import sessions_take_one_thread  # noqa: E402 - rewritten before
+from tests.helpers.own_kernels import own_kernels  # noqa: E402 - rewritten before
 
 _FEW = 6  # cases of a test that are all run on both runtimes
 
@@ -78,6 +79,13 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels_of_a_module():
+    """Sessions have what this module has wanted, not what all before it have."""
+    with own_kernels():
+        yield
 
 
 @pytest.fixture(scope="session")
