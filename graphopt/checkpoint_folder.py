@@ -13,7 +13,6 @@ from graphopt._files import PathLike, sync_folder
 from graphopt._folder_lock import FolderLock, lock_of
 from graphopt.finite import check_finite
 from graphopt.limits import TooLargeError
-from graphopt.on_device import read_stored
 from graphopt.session import Session
 from graphopt.states import GLOBAL_STEP
 
@@ -145,8 +144,8 @@ class Checkpoints:
         damaged: dict[Path, ValueError] = {}
         for path in reversed(self.paths):
             try:
-                note = read_stored(path, leaving=True).note
-            except (checkpoint.OtherFileError, TooLargeError):
+                session.load_checkpoint(path)
+            except (checkpoint.OtherFileError, checkpoint.OtherGraphError, TooLargeError):
                 raise
             except ValueError as error:
                 damaged[path] = error
@@ -154,10 +153,9 @@ class Checkpoints:
             for other, why in damaged.items():
                 other.replace(other.with_name(f"{other.name}.damaged"))
                 warnings.warn(f"{why}; it is left out", stacklevel=2)
-            session.load_checkpoint(path)
             self._own.add(path)
             self._last_step, self._last_time = session.global_step, time.monotonic()
-            return note
+            return checkpoint.note_of(path)
         if damaged:
             raise ValueError(
                 f"no checkpoint of '{self.folder}' is whole: {next(iter(damaged.values()))}; "

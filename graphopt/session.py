@@ -297,7 +297,8 @@ class Session(RunningGraph):
         expected = self._expected()
         if strict:
             problems = differences + checkpoint.misfits(state, expected)
-            checkpoint.refuse(path, "does not belong to this graph", problems)
+            whose = "does not belong to this graph"
+            checkpoint.refuse(path, whose, problems, checkpoint.OtherGraphError)
         fitting, report = checkpoint.fitting(state, expected, differences)
         del stored, state
         with asked_for_by(path):

@@ -8,6 +8,7 @@ import pytest
 
 import graphopt
 from graphopt import checkpoint
+from graphopt.checkpoint.safetensors_file import TensorFile
 from graphopt.checkpoint_folder import best_checkpoint
 from tests.helpers.faults import failing
 
@@ -79,6 +80,17 @@ def test_a_damaged_one_is_left_out(graph, session, tmp_path):
     other.step(GRADIENT)
     saved.save(other)
     assert steps_of(saved) == [1, 2, 3]
+
+
+def test_each_value_is_read_once(graph, session, tmp_path, monkeypatch):
+    saved = graphopt.Checkpoints(tmp_path, every=1)
+    train(session, saved, 2)
+    found, read = [], TensorFile.read
+    monkeypatch.setattr(
+        TensorFile, "read", lambda file, name: found.append(name) or read(file, name)
+    )
+    assert saved.resume(graphopt.Session(graph, {"w": np.zeros(3, np.float32)})) == {"batch": 2}
+    assert sorted(found) == sorted(session.state)
 
 
 def test_progress_is_not_overwritten(graph, session, tmp_path):

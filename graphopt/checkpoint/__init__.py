@@ -13,6 +13,7 @@ from graphopt.checkpoint.file import (
 )
 from graphopt.checkpoint.fit import (
     LoadReport,
+    OtherGraphError,
     check_given,
     fits,
     fitting,
@@ -26,6 +27,7 @@ from graphopt.checkpoint.safetensors_file import State, checksum, checksum_of, c
 __all__ = [
     "LoadReport",
     "OtherFileError",
+    "OtherGraphError",
     "State",
     "Stored",
     "Tensors",

@@ -103,7 +103,13 @@ def fitting(
     )
 
 
-def refuse(path: PathLike, whose: str, problems: list[str]) -> None:
-    """Raise ValueError if there are problems with a checkpoint."""
+class OtherGraphError(ValueError):
+    """A checkpoint is whole, but that of another graph."""
+
+
+def refuse(
+    path: PathLike, whose: str, problems: list[str], error: type[ValueError] = ValueError
+) -> None:
+    """Raise an error if there are problems with a checkpoint."""
     if problems:
-        raise ValueError(f"checkpoint '{path}' {whose}: {shortened(problems)}")
+        raise error(f"checkpoint '{path}' {whose}: {shortened(problems)}")
