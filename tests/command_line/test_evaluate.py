@@ -194,8 +194,8 @@ def test_mistakes(arguments, message):
     ],
 )
 def test_data_that_do_not_fit_are_named(change, message):
-    data = np.load("data.npz")
-    x, labels = change(data["x"], data["labels"])
+    with np.load("data.npz") as data:
+        x, labels = change(data["x"], data["labels"])
     np.savez("other.npz", x=x, labels=labels)
     result = run("evaluate", "train.onnx", "--data", "other.npz")
     assert result.exit_code == 1

@@ -298,7 +298,8 @@ def test_the_plot(options):
 def test_other_data_to_validate_on_is_another_run():
     options = ("--epochs", 2, "--checkpoint", "run")
     succeed(*VALID, *options, "--patience", 5)
-    np.savez("other.npz", **{k: v[::-1] for k, v in np.load("held.npz").items()})
+    with np.load("held.npz") as held:
+        np.savez("other.npz", **{k: v[::-1] for k, v in held.items()})
     result = run(*RUN, "--validation", "other.npz", *options)
     assert "another validation data; give the same" in result.stderr
     result = run(*VALID, *options, "--patience", 5, "--monitor", "accuracy")
