@@ -6,24 +6,21 @@ from typing import Annotated
 import typer
 
 from graphopt.clipping import ClipNormPer
-from graphopt.command_line.options import OptionTable
+from graphopt.command_line.options import OptionTable, meaning
 from graphopt.gradients import Memory
 from graphopt.half import Precision
-from graphopt.losses import BUILT_IN
 from graphopt.update.layout import LayoutName
 
 OPTIMIZER: OptionTable = {
     "learning_rate": (Annotated[float, typer.Option(help="Step size.")], 0.1),
-    "decay": (Annotated[float, typer.Option(help="Decay of the mean square.")], 0.9),
-    "momentum": (Annotated[float, typer.Option(help="Momentum of the update.")], 0.0),
+    "decay": (Annotated[float, typer.Option(help=meaning("optimizer", "decay"))], 0.9),
+    "momentum": (Annotated[float, typer.Option(help=meaning("optimizer", "momentum"))], 0.0),
     "epsilon": (
-        Annotated[float, typer.Option(help="Added to the mean square under the root.")],
+        Annotated[float, typer.Option(help=meaning("optimizer", "epsilon"))],
         1e-10,
     ),
     "centered": (
-        Annotated[
-            bool, typer.Option("--centered", help="Subtract the square of the mean gradient.")
-        ],
+        Annotated[bool, typer.Option("--centered", help=meaning("optimizer", "centered"))],
         False,
     ),
     "weight_decay": (Annotated[float, typer.Option(help="Factor of the L2 penalty.")], 0.0),
@@ -42,7 +39,7 @@ OPTIMIZER: OptionTable = {
             bool,
             typer.Option(
                 "--skip-on-overflow",
-                help="Leave out steps with a gradient that is infinite or NaN.",
+                help=meaning("optimizer", "skip_on_overflow"),
             ),
         ],
         False,
@@ -50,27 +47,26 @@ OPTIMIZER: OptionTable = {
     "clip_norm": (
         Annotated[
             float | None,
-            typer.Option(help="The largest norm of the gradients.", show_default=False),
+            typer.Option(help=meaning("optimizer", "clip_norm"), show_default=False),
         ],
         None,
     ),
     "clip_norm_per": (
         Annotated[
-            ClipNormPer, typer.Option(help="What each norm is over: all gradients, or each.")
+            ClipNormPer,
+            typer.Option(help=meaning("optimizer", "clip_norm_per")),
         ],
         "all",
     ),
     "clip_value": (
         Annotated[
             float | None,
-            typer.Option(help="The largest element of the gradients.", show_default=False),
+            typer.Option(help=meaning("optimizer", "clip_value"), show_default=False),
         ],
         None,
     ),
     "use_locking": (
-        Annotated[
-            bool, typer.Option("--use-locking", help="Serialise steps from several threads.")
-        ],
+        Annotated[bool, typer.Option("--use-locking", help=meaning("optimizer", "use_locking"))],
         False,
     ),
 }
@@ -91,7 +87,7 @@ GRAPH: OptionTable = {
         Annotated[
             str | None,
             typer.Option(
-                help=f"{', '.join(BUILT_IN)}, or a scalar output of the model; if not in the file.",
+                help=meaning("graph", "loss", "if not in the file"),
                 show_default=False,
             ),
         ],
@@ -100,16 +96,14 @@ GRAPH: OptionTable = {
     "loss_output": (
         Annotated[
             str | None,
-            typer.Option(metavar="NAME", help="The output that the loss applies to, if several."),
+            typer.Option(metavar="NAME", help=meaning("graph", "loss_output")),
         ],
         None,
     ),
     "straight_through": (
         Annotated[
             bool,
-            typer.Option(
-                "--straight-through", help="Train through quantization as if it did not round."
-            ),
+            typer.Option("--straight-through", help=meaning("graph", "straight_through")),
         ],
         False,
     ),
@@ -136,7 +130,7 @@ GRAPH: OptionTable = {
         Annotated[
             Precision | None,
             typer.Option(
-                help="What products and convolutions are computed in, if not in float32.",
+                help=meaning("graph", "precision"),
                 show_default=False,
             ),
         ],
@@ -145,13 +139,11 @@ GRAPH: OptionTable = {
 }
 PLAIN: OptionTable = {
     "provider": (
-        Annotated[str, typer.Option(metavar="NAME", help="The execution provider to be fast on.")],
+        Annotated[str, typer.Option(metavar="NAME", help=meaning("graph", "provider"))],
         "CPUExecutionProvider",
     ),
     "layout": (
-        Annotated[
-            LayoutName, typer.Option(help="What is updated together; auto suits the provider.")
-        ],
+        Annotated[LayoutName, typer.Option(help=meaning("graph", "layout"))],
         "auto",
     ),
 }
@@ -162,7 +154,7 @@ ON_DEVICE: OptionTable = {
             typer.Option(
                 "--outputs",
                 metavar="NAME",
-                help="An output that a step reports after the loss; repeatable.",
+                help=meaning("on_device", "outputs", "repeatable"),
             ),
         ],
         None,
@@ -172,7 +164,7 @@ ON_DEVICE: OptionTable = {
             bool,
             typer.Option(
                 "--optimizer-model",
-                help="Write the update as a model of its own, for OptimizerStep.",
+                help=meaning("on_device", "optimizer_model"),
             ),
         ],
         False,
@@ -182,7 +174,7 @@ ON_DEVICE: OptionTable = {
             bool,
             typer.Option(
                 "--gradient-accumulation",
-                help="Let an input say whether a step only adds its gradients up.",
+                help=meaning("on_device", "gradient_accumulation"),
             ),
         ],
         False,
@@ -190,12 +182,12 @@ ON_DEVICE: OptionTable = {
     "nominal_checkpoint": (
         Annotated[
             bool,
-            typer.Option("--nominal-checkpoint", help="Write the checkpoint without values too."),
+            typer.Option("--nominal-checkpoint", help=meaning("on_device", "nominal_checkpoint")),
         ],
         False,
     ),
     "ort_format": (
-        Annotated[bool, typer.Option("--ort-format", help="Write the models as .ort too.")],
+        Annotated[bool, typer.Option("--ort-format", help=meaning("on_device", "ort_format"))],
         False,
     ),
 }

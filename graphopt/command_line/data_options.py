@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from graphopt._outputs import Named, check_outputs
-from graphopt.command_line.options import OptionTable
+from graphopt.command_line.options import OptionTable, meaning
 from graphopt.feeds import Feed
 from graphopt.samples import PictureOptions, SampleOptions, Samples
 
@@ -33,7 +33,7 @@ SAMPLES: OptionTable = {
             list[str] | None,
             typer.Option(
                 metavar="FEED=NAME",
-                help="The array or column of a feed that has another name; repeatable.",
+                help=meaning("train", "feed", "repeatable"),
             ),
         ],
         None,
@@ -41,9 +41,7 @@ SAMPLES: OptionTable = {
     "image_size": (
         Annotated[
             str | None,
-            typer.Option(
-                metavar="HEIGHTxWIDTH", help="The size of pictures, if the graph's is open."
-            ),
+            typer.Option(metavar="HEIGHTxWIDTH", help=meaning("train", "image_size")),
         ],
         None,
     ),
@@ -52,16 +50,13 @@ SAMPLES: OptionTable = {
             str | None,
             typer.Option(
                 metavar="NUMBERS",
-                help="What is subtracted of pictures from 0 to 1: one number, or one a channel, "
-                "e.g. 0.485,0.456,0.406.",
+                help=meaning("train", "image_mean", "e.g. 0.485,0.456,0.406"),
             ),
         ],
         None,
     ),
     "image_std": (
-        Annotated[
-            str | None, typer.Option(metavar="NUMBERS", help="What they are divided by then.")
-        ],
+        Annotated[str | None, typer.Option(metavar="NUMBERS", help=meaning("train", "image_std"))],
         None,
     ),
 }
@@ -69,8 +64,11 @@ CONSTANT = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FEED=VALUE",
-        help="What each step is fed beside the data, as JSON, e.g. learning_rate=0.01 or "
-        "group_mask=[true,false]; repeatable.",
+        help=meaning(
+            "train",
+            "constant",
+            "as JSON, e.g. learning_rate=0.01 or group_mask=[true,false]; repeatable",
+        ),
     ),
 ]
 

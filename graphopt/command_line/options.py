@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from graphopt._files import check_writable
+from graphopt.configuration.schema import SECTIONS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -17,6 +18,27 @@ Graph = Annotated[
 
 OptionTable = dict[str, tuple[Any, Any]]
 """The annotation of each option, and its default."""
+
+
+def meaning(section: str, key: str, besides: str = "") -> str:
+    """The help of an option: what its key in a configuration file means.
+
+    Args:
+        section: That of the key.
+        key: Its name, which is that of the option.
+        besides: What is so on the command line alone.
+
+    Example:
+        >>> meaning("train", "export_best")
+        'Export that of the best epoch; needs --keep-best.'
+    """
+    keys = SECTIONS[section].by_name
+    says = keys[key].says
+    for name in keys:
+        if "_" in name:
+            says = says.replace(name, f"--{name.replace('_', '-')}")
+    says = f"{says.removesuffix('.')}; {besides}." if besides else says
+    return says.replace("[", r"\[")  # which is no markup
 
 
 def with_options(options: OptionTable) -> Callable[[_Command], _Command]:

@@ -18,7 +18,7 @@ from graphopt.command_line.data_options import (
     Data,
     sample_options,
 )
-from graphopt.command_line.options import Graph, check_folders, with_options
+from graphopt.command_line.options import Graph, check_folders, meaning, with_options
 from graphopt.command_line.progress import Logged, Shown, log_columns, progress_bar, said
 from graphopt.command_line.training_inputs import TrainingInputs
 from graphopt.configuration import read_configuration
@@ -57,7 +57,7 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Passes over the data, those of a run that it goes on from included.",
+            help=meaning("train", "epochs"),
             show_default=False,
         ),
     ],
@@ -75,94 +75,93 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Samples in a step; by default what the graph fixes, "
-            f"or {DEFAULT_BATCH_SIZE} where it leaves it open.",
+            help=meaning(
+                "train",
+                "batch_size",
+                f"by default what the graph fixes, or {DEFAULT_BATCH_SIZE} where it leaves it open",
+            ),
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help=meaning("train", "seed"))] = 0,
     constant: CONSTANT = None,
     validation: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Data of any kind to look at after each epoch."),
+        typer.Option(metavar="DATA", help=meaning("train", "validation")),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="accuracy, top5, precision, recall, f1, mae, rmse or r2 of the validation data; "
-            "repeatable; what suits the loss by default.",
+            help=meaning("train", "metric", "repeatable; what suits the loss by default"),
         ),
     ] = None,
     monitor: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What says which epoch is the best: loss or a metric, of the validation data if "
-            "there are any; the loss by default.",
+            help=meaning("train", "monitor", "the loss by default"),
         ),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, metavar="EPOCHS", help="End after so many without a better one."),
+        typer.Option(min=1, metavar="EPOCHS", help=meaning("train", "patience")),
     ] = None,
-    min_delta: Annotated[
-        float, typer.Option(min=0, help="By how much a better one must be better, to go on.")
-    ] = 0.0,
+    min_delta: Annotated[float, typer.Option(min=0, help=meaning("train", "min_delta"))] = 0.0,
     resume: Annotated[
-        Path | None, typer.Option(metavar="CKPT", help="A checkpoint to continue from.")
+        Path | None, typer.Option(metavar="CKPT", help=meaning("train", "resume"))
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR|FILE",
-            help="A folder for checkpoints, or one file, to save to after each epoch and to go on "
-            "from; TRAIN.safetensors beside the graph, if neither this nor --export is given.",
+            help=meaning(
+                "train",
+                "checkpoint",
+                "TRAIN.safetensors beside the graph, if neither this nor --export is given",
+            ),
         ),
     ] = None,
     save_every: Annotated[
-        int | None, typer.Option(min=1, metavar="STEPS", help="Save after so many steps too.")
+        int | None, typer.Option(min=1, metavar="STEPS", help=meaning("train", "save_every"))
     ] = None,
     save_minutes: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Save after so many minutes too.")
+        float | None, typer.Option(metavar="MINUTES", help=meaning("train", "save_minutes"))
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="How many checkpoints stay in the folder.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, help=meaning("train", "keep"))] = 3,
     keep_best: Annotated[
         bool,
-        typer.Option("--keep-best/--no-keep-best", help="Keep that of the best epoch beside them."),
+        typer.Option("--keep-best/--no-keep-best", help=meaning("train", "keep_best")),
     ] = False,
     background: Annotated[
         bool,
-        typer.Option(
-            "--background/--no-background", help="Write to the folder while training goes on."
-        ),
+        typer.Option("--background/--no-background", help=meaning("train", "background")),
     ] = False,
     export: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL.onnx", help="The trained model to write, for inference."),
+        typer.Option(metavar="MODEL.onnx", help=meaning("train", "export")),
     ] = None,
     export_best: Annotated[
         bool,
         typer.Option(
             "--export-best/--no-export-best",
-            help="Export that of the best epoch; needs --keep-best.",
+            help=meaning("train", "export_best"),
         ),
     ] = False,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv|.jsonl", help="A log with a row for each epoch."),
+        typer.Option(metavar="FILE.csv|.jsonl", help=meaning("train", "log")),
     ] = None,
     log_every: Annotated[
-        int | None, typer.Option(min=1, metavar="STEPS", help="A row for each so many steps too.")
+        int | None, typer.Option(min=1, metavar="STEPS", help=meaning("train", "log_every"))
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png|.svg|.pdf", help="A picture of the epochs."),
+        typer.Option(metavar="FILE.png|.svg|.pdf", help=meaning("train", "plot")),
     ] = None,
     distributed: Annotated[
         Distributed | None,
         typer.Option(
-            help="Train with all processes that mpiexec or torchrun has started, each with a part "
-            "of each batch.",
+            help=meaning("train", "distributed", "each has a part of each batch"),
             show_default=False,
         ),
     ] = None,

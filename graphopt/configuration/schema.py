@@ -123,8 +123,8 @@ _OPTIMIZER = Section(
             "or NaN.", "false"),
         Key("clip_norm", kinds.above_zero, "The largest norm of the gradients.", "1.0",
             active=False),
-        Key("clip_norm_per", kinds.one_of(*get_args(ClipNormPer)), "What each norm is over.",
-            '"all"'),
+        Key("clip_norm_per", kinds.one_of(*get_args(ClipNormPer)), "What each norm is over: all "
+            "gradients, those of a group, or that of a parameter.", '"all"'),
         Key("clip_value", kinds.above_zero, "The largest element of the gradients; not beside "
             "clip_norm.", "0.5", active=False),
         Key("average", kinds.average, "Carry a moving average of the parameters: its decay, or a "
@@ -209,8 +209,8 @@ _TRAIN = Section(
             '"test.npz"', active=False),
         Key("metric", train_kinds.text_or_texts, "accuracy, top5, precision, recall, f1, mae, rmse "
             "or r2 of the validation data.", '["accuracy", "f1"]', active=False),
-        Key("monitor", kinds.text, "What says which epoch is the best: loss or a metric.",
-            '"accuracy"', active=False),
+        Key("monitor", kinds.text, "What says which epoch is the best: loss or a metric, of "
+            "the validation data if there are any.", '"accuracy"', active=False),
         Key("patience", train_kinds.at_least(1), "End after so many epochs without a better one.",
             "3", active=False),
         Key("min_delta", kinds.at_least_zero, "By how much a better one must be better, to go on.",
