@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,6 @@ def own_kernels() -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-
-        @cache
-        def copied() -> Path:
-            return Path(shutil.copy(built, folder))
-
-        patch.setattr(kernels, "library", copied)
+        copy = Path(shutil.copy(built, folder))
+        patch.setattr(kernels, "library", lambda: copy)
         yield
