@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt._slips import no_attribute
+from graphopt.graphs import all_nodes, subgraphs
 
 if TYPE_CHECKING:
     from graphopt._operator_methods import OperatorMethods
@@ -64,12 +65,13 @@ class GraphBuilder(OperatorMethods):
         self._outermost = graph
         self._names = {value.name for value in graph.inputs} | set(graph.initializers)
         self._node_names: set[str | None] = set()
-        for node in graph.all_nodes():
+        for node in all_nodes(graph):
             self._node_names.add(node.name)
-            self._names.update(value.name for value in node.outputs)
-        for subgraph in graph.subgraphs():
-            self._names.update(value.name for value in subgraph.inputs)
-            self._names.update(subgraph.initializers)
+            for value in node.outputs:
+                self._names.add(value.name)
+            for inner in subgraphs(node):
+                self._names.update(value.name for value in inner.inputs)
+                self._names.update(inner.initializers)
         self._last_number: Counter[str] = Counter()
         self._prefix = ""
         self._before: ir.Node | None = None
@@ -184,7 +186,7 @@ class GraphBuilder(OperatorMethods):
         for inner in (copied, *copied.subgraphs()):
             for value in inner.inputs:
                 value.name = self.fresh_name(str(value.name))
-        for node in copied.all_nodes():
+        for node in all_nodes(copied):
             name = f"{hint}/{node.name or node.op_type}"
             node.name = _unused(name, self._node_names, self._last_node_number)
             for value in node.outputs:

@@ -22,7 +22,7 @@ from graphopt.carried import Carried, declare, declared, initial_values, with_av
 from graphopt.external_data import check_values
 from graphopt.feeds import Feed, feed_of
 from graphopt.forward import read_with_files
-from graphopt.graphs import put_last
+from graphopt.graphs import all_nodes, put_last
 from graphopt.large_models import DATA, save_model
 from graphopt.limits import check_memory
 from graphopt.local_functions import DOMAIN, VERSION, local_functions
@@ -374,7 +374,7 @@ def finished(model: ir.Model, variants: Iterable[Variant], manifest: Manifest) -
     passes.RemoveUnusedOpsetsPass()(model)
     model.producer_name = "graphopt"
     variants = tuple(variants)
-    called = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN}
+    called = {node.op_type for node in all_nodes(model.graph) if node.domain == DOMAIN}
     proto = ir.to_proto(model)
     stages = called - {one.name for one in (*variants, *proto.functions)}
     proto.functions.extend(core.functions_of(variants, stages, model.graph.opset_imports[""]))

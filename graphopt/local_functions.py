@@ -103,7 +103,8 @@ def _write_constants(body: ir.Graph) -> None:
     """A function has no initializers: they become nodes."""
     first = next(iter(body), None)
     for value in list(body.initializers.values()):
-        node = ir.node("Constant", [], {"value": value.const_value})
+        assert value.const_value is not None
+        node = ir.node("Constant", [], {"value": ir.AttrTensor("value", value.const_value)})
         node.outputs[0].name = value.name
         body.initializers.pop(str(value.name))
         ir.convenience.replace_all_uses_with(value, node.outputs[0])

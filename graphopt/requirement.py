@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graphopt._files import PathLike
 from graphopt.forward import read_any
-from graphopt.graphs import functions
+from graphopt.graphs import all_nodes, functions
 
 
 class HasModel(Protocol):
@@ -70,7 +70,7 @@ def requirements(graph: HasModel | onnx.ModelProto | ir.Model | PathLike) -> Req
     called: set[tuple[str, str]] = set()
     waiting = [model.graph]
     while waiting:
-        for node in waiting.pop().all_nodes():
+        for node in all_nodes(waiting.pop()):
             name = node.domain, node.op_type
             body = bodies.get(name)
             if body is None:

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, shape_inference
 
+from graphopt.graphs import all_nodes
 from graphopt.operators import of
 from graphopt.shapes.engine import Scope, Shapes
 from graphopt.shapes.node import Node
@@ -30,7 +31,7 @@ def infer_shapes(model: ir.Model, *, symbols: bool = True) -> None:
     Raises:
         ValueError: The model contradicts itself.
     """
-    for node in model.graph.all_nodes():
+    for node in all_nodes(model.graph):
         if node.domain not in model.opset_imports:
             raise ValueError(
                 f"the model contradicts itself: it has a {node.op_type} of the domain "
@@ -136,7 +137,7 @@ def _info(kind: onnx.TypeProto) -> TensorInfo:
 
 
 def _symbols(model: ir.Model) -> set[str | None]:
-    nodes = (model.graph.all_nodes(), *(body.all_nodes() for body in model.functions.values()))
+    nodes = (all_nodes(model.graph), *map(all_nodes, model.functions.values()))
     graphs = (
         model.graph,
         *model.graph.subgraphs(),
