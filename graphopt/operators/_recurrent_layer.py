@@ -68,6 +68,7 @@ class Layer:
         self._make_cell = make_cell
         self.layout = node.attributes.get_int("layout", 0)
         self.hidden = self._hidden_size()
+        self._check_sizes()
         x = self._input(0)
         assert x is not None
         self.dtype = x.dtype or ir.DataType.FLOAT
@@ -292,6 +293,23 @@ class Layer:
         if not isinstance(size, int):
             raise ValueError(f"{describe(self.node)}: its attribute hidden_size is missing")
         return size
+
+    def _check_sizes(self) -> None:
+        """What is of another hidden_size would be broadcast, or fit nothing."""
+        rows, units = _GATES[self.node.op_type] * self.hidden, self.hidden
+        last: dict[int, list[int]] = {1: [rows, -1], 2: [rows, units], 5: [units], 6: [units]}
+        for index, sizes in last.items():
+            value = self._input(index)
+            if value is None or value.shape is None:
+                continue
+            found = value.shape[-len(sizes) :]
+            if any(isinstance(a, int) and a != b >= 0 for a, b in zip(found, sizes, strict=False)):
+                raise ValueError(
+                    f"{describe(self.node)}: its input '{value.name}' has shape "
+                    f"{list(value.shape)}, which does not fit its hidden_size {units}; PyTorch's "
+                    "exporter writes such a node for an LSTM with proj_size, which ONNX does not "
+                    "have: leave proj_size out"
+                )
 
     def _steps_and_batch(self, x: ir.Value) -> tuple[int | None, int | str]:
         dims = [d if isinstance(d, int) else d.value for d in x.shape or ir.Shape([None, None])]

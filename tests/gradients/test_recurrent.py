@@ -780,9 +780,25 @@ def of_steps(steps, **attributes):
     return proto
 
 
+def of_sizes(**sizes):
+    """An LSTM of three units of whose inputs some have another last size."""
+    case = Case("LSTM", STATES)
+    arrays = case.arrays()
+    for name, size in sizes.items():
+        arrays[name] = np.zeros((*arrays[name].shape[:-1], size), np.float32)
+    return model(case, arrays)
+
+
 ERRORS = {
     "no steps": (of_steps(0), "'X' has no time steps"),
     "direction": (altered(Case("GRU"), direction="sideways"), "got direction 'sideways'"),
+    "weights of the input": (
+        altered(Case("GRU"), hidden_size=4),
+        r"its input 'W' has shape \[1, 9, 4\], which does not fit its hidden_size 4",
+    ),
+    "weights of the state": (of_sizes(R=1), r"its input 'R' has shape \[1, 12, 1\], which"),
+    "the state": (of_sizes(initial_h=1), r"its input 'initial_h' has shape \[1, 2, 1\], which"),
+    "the state of the cell": (of_sizes(initial_c=1), "'initial_c' .* leave proj_size out"),
     "activation": (
         altered(Case("GRU"), activations=["Sigmoid", "Mish"]),
         "GRU 'cell': got the activation 'Mish', expected one of affine, elu",
