@@ -17,7 +17,7 @@
 #define ORT_API_VERSION 18 /* ONNX Runtime 1.18, the first that reads GetMayInplace */
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2, ORT_NOT_IMPLEMENTED = 9 };
-enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_BOOL = 9, ORT_FLOAT16 = 10, ORT_DOUBLE = 11 };
+enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_INT64 = 7, ORT_BOOL = 9, ORT_FLOAT16 = 10, ORT_DOUBLE = 11 };
 
 /* What the runtime only lends, by pointer. */
 typedef struct OrtStatus OrtStatus;

@@ -68,13 +68,19 @@ static size_t get_output_count(const OrtCustomOp *op) {
   return ((const LayerOperator *)op)->kind->outputs;
 }
 
-static int get_type(const OrtCustomOp *op, size_t index) {
+static int get_input_type(const OrtCustomOp *op, size_t index) {
+  const bool has_indices = ((const LayerOperator *)op)->kind->way & INDICES;
+  return has_indices && index == 1 ? ORT_INT64 : ORT_FLOAT;
+}
+
+static int get_output_type(const OrtCustomOp *op, size_t index) {
   (void)op, (void)index;
   return ORT_FLOAT;
 }
 
-static const LayerKind *const tables[] = {depthwise_kinds, gru_kinds, lstm_kinds,
-                                         matmul_kinds, normalization_kinds, row_kinds};
+static const LayerKind *const tables[] = {depthwise_kinds, gather_kinds, gru_kinds,
+                                         lstm_kinds, matmul_kinds, normalization_kinds,
+                                         row_kinds};
 
 static const LayerKind *kind_at(size_t index) {
   for (size_t table = 0; table < sizeof tables / sizeof *tables; table++)
@@ -100,9 +106,9 @@ Operator *make_layer(const char *name) {
   made->base.kind = LAYER;
   snprintf(made->base.name, sizeof made->base.name, "%s", name);
   made->base.op = (OrtCustomOp){
-      .GetInputType = get_type,
+      .GetInputType = get_input_type,
       .GetInputTypeCount = get_input_count,
-      .GetOutputType = get_type,
+      .GetOutputType = get_output_type,
       .GetOutputTypeCount = get_output_count,
       .CreateKernelV2 = kind->create,
       .KernelComputeV2 = kind->compute,

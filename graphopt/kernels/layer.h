@@ -1,4 +1,4 @@
-/* Operators of layers of a network: their inputs and outputs are float32 tensors. */
+/* Operators of layers of a network: their inputs and outputs are float32 tensors, but for indices. */
 #ifndef GRAPHOPT_LAYER_H
 #define GRAPHOPT_LAYER_H
 
@@ -19,6 +19,8 @@ typedef struct {
   float *data;
 } Tensor;
 
+enum { INDICES = 1 << 16 }; /* added to a way: the second input is int64 */
+
 /* What a name stands for; a file has a table of them. */
 typedef struct {
   const char *name; /* NULL behind the last */
@@ -30,7 +32,7 @@ typedef struct {
   bool in_place; /* whether the first output may take the memory of the first input */
 } LayerKind;
 
-extern const LayerKind depthwise_kinds[], gru_kinds[], lstm_kinds[], normalization_kinds[],
+extern const LayerKind depthwise_kinds[], gather_kinds[], gru_kinds[], lstm_kinds[], normalization_kinds[],
     row_kinds[];
 extern LayerKind matmul_kinds[]; /* which the processor may lack */
 

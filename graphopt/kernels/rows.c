@@ -17,6 +17,8 @@ typedef struct {
   void (*add_columns)(const float *dy, const float *x, const float *mean, const float *inverse,
                       size_t rows, size_t width, size_t columns, double *product, double *sum);
   void (*gelu)(const float *dy, const float *x, float *dx, size_t n);
+  void (*swish)(const float *dy, const float *x, float *dx, size_t n);
+  void (*cross_entropy)(const float *y, size_t label, float share, float *dx, size_t n);
 } RowLoops;
 
 #define LOOPS(name) name##_baseline
@@ -41,6 +43,7 @@ enum Way {
   SOFTMAX,    /* dy, y */
   LAYER_NORM, /* dy, x, mean, inverse, scale; also what scale and bias get */
   GELU,       /* dy, x */
+  SWISH,      /* dy, x */
 };
 
 typedef struct {
@@ -68,8 +71,9 @@ static void sum_columns(const Work *w, size_t first) {
 
 static void compute_rows(const Work *w, size_t row, size_t end) {
   const size_t n = w->width;
-  if (w->way == GELU) {
-    loops->gelu(w->in[0] + row * n, w->in[1] + row * n, w->out[0] + row * n, (end - row) * n);
+  if (w->way == GELU || w->way == SWISH) {
+    (w->way == GELU ? loops->gelu : loops->swish)(w->in[0] + row * n, w->in[1] + row * n,
+                                                  w->out[0] + row * n, (end - row) * n);
     return;
   }
   for (; row < end; row++) {
@@ -147,9 +151,51 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   return do_parts(layer->api, context, compute_part, w.parts, &w);
 }
 
+/* ---- Cross entropy -------------------------------------------------------------------------- */
+
+typedef struct {
+  const float *y, *share;
+  const int64_t *labels;
+  float *dx;
+  size_t rows, width, share_step, parts;
+} Entropy;
+
+static void entropy_part(void *data, size_t part) {
+  const Entropy *e = data;
+  const size_t end = (part + 1) * e->rows / e->parts;
+  for (size_t row = part * e->rows / e->parts; row < end; row++) {
+    const int64_t label = e->labels[row], first = label < 0 ? (int64_t)e->width : 0;
+    loops->cross_entropy(e->y + row * e->width, (size_t)(label + first),
+                         e->share[row * e->share_step], e->dx + row * e->width, e->width);
+  }
+}
+
+static OrtStatus *compute_entropy(void *kernel, OrtKernelContext *context) {
+  const Layer *layer = kernel;
+  Tensor in[MOST_LAYER_INPUTS];
+  OrtStatus *status = read_inputs(layer, context, in);
+  if (status) return status;
+  const Tensor *y = &in[0], *labels = &in[1], *share = &in[2];
+  const bool is_scalar = share->rank == 0;
+  if (y->rank != 2 || !equal(labels, y->dims, 1) ||
+      !(is_scalar || equal(share, (const int64_t[]){y->dims[0], 1}, 2)))
+    return wrong_layer(layer, "the shapes of the inputs do not fit each other");
+  Entropy e = {.y = y->data,
+               .share = share->data,
+               .labels = (const int64_t *)(const void *)labels->data,
+               .rows = (size_t)y->dims[0],
+               .width = (size_t)y->dims[1],
+               .share_step = !is_scalar};
+  if ((status = make_output(layer, context, 0, y->dims, 2, &e.dx))) return status;
+  e.parts = parts_of(e.rows, e.rows * e.width < ALONE);
+  return do_parts(layer->api, context, entropy_part, e.parts, &e);
+}
+
 const LayerKind row_kinds[] = {
     {"SoftmaxGradient", 2, 1, SOFTMAX, create_layer, compute, true},
     {"LayerNormGradient", 5, 3, LAYER_NORM, create_layer, compute, true},
     {"GeluGradient", 2, 1, GELU, create_layer, compute, true},
+    {"SwishGradient", 2, 1, SWISH, create_layer, compute, true},
+    {"CrossEntropyGradient", 3, 1, INDICES, create_layer, compute_entropy, true},
     {0},
 };

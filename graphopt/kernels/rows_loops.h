@@ -115,24 +115,61 @@ TARGET ALWAYS_INLINE void LOOPS(gelu_lanes)(const Lanes *dy, const Lanes *x, Lan
   *dx = *dy * (distribution + slope);
 }
 
-TARGET static void LOOPS(gelu)(const float *dy, const float *x, float *dx, size_t n) {
-  size_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    const Lanes a = *(const Unaligned *)(dy + i), b = *(const Unaligned *)(x + i);
-    Lanes c;
-    LOOPS(gelu_lanes)(&a, &b, &c);
-    *(Unaligned *)(dx + i) = c;
-  }
-  if (i == n) return;
-  Lanes a = {0}, b = {0}, c;
-  for (size_t k = 0; i + k < n; k++) a[k] = dy[i + k], b[k] = x[i + k];
-  LOOPS(gelu_lanes)(&a, &b, &c);
-  for (size_t k = 0; i + k < n; k++) dx[i + k] = c[k];
+/* dy (s + x s (1 - s)), with s = 1 / (1 + exp(-x)). */
+TARGET ALWAYS_INLINE void LOOPS(swish_lanes)(const Lanes *dy, const Lanes *x, Lanes *dx) {
+  const Lanes zero = {0}, one = zero + 1.0f, minus = WHERE(*x < zero, *x, zero - *x);
+  Lanes tail;
+  LOOPS(exponential)(&minus, &tail);
+  const Lanes large = one / (one + tail), small = tail * large;
+  /* Where one of them is 0, so is the product with x, also of what is infinite. */
+  const Lanes slope = WHERE(minus < zero - 87.0f, zero, *x * (large * small));
+  *dx = *dy * (WHERE(*x < zero, small, large) + slope);
 }
 
-static const RowLoops LOOPS(row_loops) = {LOOPS(softmax), LOOPS(layer_norm), LOOPS(add_columns),
-                                          LOOPS(gelu)};
+/* dx = (exp(y) - 1 at the label) share, for logarithms y of probabilities. */
+TARGET static void LOOPS(cross_entropy)(const float *y, size_t label, float share, float *dx,
+                                        size_t n) {
+  for (size_t i = 0; i < n; i += LANES) {
+    const size_t some = n - i < LANES ? n - i : LANES;
+    Lanes a = {0}, e;
+    if (some == LANES)
+      a = *(const Unaligned *)(y + i);
+    else
+      for (size_t k = 0; k < some; k++) a[k] = y[i + k];
+    LOOPS(exponential)(&a, &e);
+    e = WHERE(a == a, e, a); /* of what is not a number, neither */
+    if (label - i < some) e[label - i] -= 1.0f;
+    e *= share;
+    if (some == LANES)
+      *(Unaligned *)(dx + i) = e;
+    else
+      for (size_t k = 0; k < some; k++) dx[i + k] = e[k];
+  }
+}
 
+#define BY_LANES(name)                                                                          \
+  TARGET static void LOOPS(name)(const float *dy, const float *x, float *dx, size_t n) {        \
+    size_t i = 0;                                                                               \
+    for (; i + LANES <= n; i += LANES) {                                                        \
+      const Lanes a = *(const Unaligned *)(dy + i), b = *(const Unaligned *)(x + i);            \
+      Lanes c;                                                                                  \
+      LOOPS(name##_lanes)(&a, &b, &c);                                                          \
+      *(Unaligned *)(dx + i) = c;                                                               \
+    }                                                                                           \
+    if (i == n) return;                                                                         \
+    Lanes a = {0}, b = {0}, c;                                                                  \
+    for (size_t k = 0; i + k < n; k++) a[k] = dy[i + k], b[k] = x[i + k];                       \
+    LOOPS(name##_lanes)(&a, &b, &c);                                                            \
+    for (size_t k = 0; i + k < n; k++) dx[i + k] = c[k];                                        \
+  }
+
+BY_LANES(gelu)
+BY_LANES(swish)
+
+static const RowLoops LOOPS(row_loops) = {LOOPS(softmax), LOOPS(layer_norm), LOOPS(add_columns),
+                                          LOOPS(gelu), LOOPS(swish), LOOPS(cross_entropy)};
+
+#undef BY_LANES
 #undef WHERE
 #undef LOOPS
 #undef TARGET

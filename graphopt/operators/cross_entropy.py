@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.operators.backward import Backward
+from graphopt.local_functions import call_body
+from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.flops import per_element
 from graphopt.operators.labels import checked_labels
 from graphopt.operators.record import operator
@@ -43,10 +44,19 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
         logarithms = op.LogSoftmax(b.x, axis=1)
     logarithms.shape = b.x.shape
     forward = _replace_loss(b, logarithms)
-    softmax = op.Exp(logarithms)
-    d_x = op.Mul(op.Sub(softmax, _one_hot(b, forward)), _share(b, forward))
+    share = _share(b, forward)
+    classes = b.shape(b.x)[1]
+
+    def gradient(op: GraphBuilder, y: ir.Value, labels: ir.Value, share: ir.Value) -> ir.Value:
+        return op.Mul(op.Sub(op.Exp(y), _one_hot(op, y, labels, classes)), share)
+
     if not b.has_gradient(1):
-        return d_x
+        operands = [logarithms, forward.labels, share]
+        if b.rank(b.x) == 2 and b.has_kernels(b.x, b.dy):
+            return call_body(op, "CrossEntropyGradient", operands, gradient, classes)[0]
+        return gradient(op, *operands)
+    softmax = op.Exp(logarithms)
+    d_x = op.Mul(op.Sub(softmax, _one_hot(op, b.x, forward.labels, classes)), share)
     total = b.sum(b.gradient(1), [1], keepdims=True)
     d_logarithms = op.Sub(b.gradient(1), op.Mul(softmax, total))
     return op.Add(d_x, d_logarithms) if b.has_gradient(0) else d_logarithms
@@ -62,7 +72,8 @@ def softmax_cross_entropy_loss(b: Backward) -> ir.Value:
 def negative_log_likelihood_loss(b: Backward) -> ir.Value:
     """dx = -onehot(label) w dL / Σw."""
     forward = _replace_loss(b, b.x)
-    one_hot, share = _one_hot(b, forward), _share(b, forward)
+    one_hot = _one_hot(b.op, b.x, forward.labels, b.shape(b.x)[1])
+    share = _share(b, forward)
     if b.is_steep:
         return b.op.Where(b.op.Equal(one_hot, 1.0), b.op.Neg(share), 0.0)
     return b.op.Neg(b.op.Mul(one_hot, share))
@@ -118,13 +129,12 @@ def _replace_loss(b: Backward, logarithms: ir.Value) -> _Forward:
     return _Forward(labels, used, weight, total)
 
 
-def _one_hot(b: Backward, forward: _Forward) -> ir.Value:
+def _one_hot(op: GraphBuilder, like: ir.Value, labels: ir.Value, classes: Dim) -> ir.Value:
     """1 at the label, along axis 1."""
-    classes = b.shape(b.x)[1]
-    depth = classes if isinstance(classes, int) else b.op.Gather(b.op.Shape(b.x), 1, axis=0)
-    one_hot = b.op.OneHot(forward.labels, depth, np.array([0, 1], np.float32), axis=1)
+    depth = classes if isinstance(classes, int) else op.Gather(op.Shape(like), 1, axis=0)
+    one_hot = op.OneHot(labels, depth, np.array([0, 1], np.float32), axis=1)
     # On the CPU, ONNX Runtime has no other kernel.
-    return one_hot if b.x.dtype == ir.DataType.FLOAT else b.op.CastLike(one_hot, b.x)
+    return one_hot if like.dtype == ir.DataType.FLOAT else op.CastLike(one_hot, like)
 
 
 def _share(b: Backward, forward: _Forward) -> ir.Value:

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.builder import Operand
+from graphopt.builder import GraphBuilder, Operand
+from graphopt.local_functions import DOMAIN, add_body
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, operator
@@ -47,7 +48,28 @@ def gather(b: Backward) -> Sequence[ir.Value | None]:
         vector = b.op.Cast(vector, to=_INT64)
         one_hot = b.op.OneHot(vector, np.array(size), np.array([0, 1], np.float32), axis=0)
         return [b.op.MatMul(one_hot, dy), None]
+    if axis == 0 and not is_unique and b.has_kernels(b.dy, b.x):
+        sizes = b.shape(b.x)
+        if len(sizes) == 2 and all(isinstance(size, int) for size in sizes):
+            return [_of_rows(b, dy, vector), None]
     return [_scatter(b, b.zeros_like(b.x), vector, dy, axis, add=not is_unique), None]
+
+
+def _of_rows(b: Backward, dy: ir.Value, vector: ir.Value) -> ir.Value:
+    """That of a table of known sizes, of which a row may be taken several times."""
+    sizes = b.sizes(b.x)
+    if b.input(1).dtype != ir.DataType.INT64:
+        vector = b.op.Cast(vector, to=_INT64)
+
+    def gradient(op: GraphBuilder, dy: ir.Value, vector: ir.Value) -> ir.Value:
+        zeros = op.ConstantOfShape(np.array(sizes, np.int64))
+        indices = op.Expand(op.Unsqueeze(vector, [1]), op.Shape(dy))
+        return op.ScatterElements(zeros, indices, dy, axis=0, reduction="add")
+
+    name = add_body(b.op, "GatherGradient", [dy, vector], gradient, tuple(sizes), ["rows"])
+    (d_x,) = b.op.node(name, [dy, vector], domain=DOMAIN, outputs=1, rows=sizes[:1])
+    d_x.dtype = ir.DataType.FLOAT
+    return d_x
 
 
 def _is_small_table(b: Backward, size: int | str | None) -> bool:

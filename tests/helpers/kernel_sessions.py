@@ -57,9 +57,11 @@ def assert_agree(fused, bodies):
 
 
 def of_one_node(name, operands, attributes, threads=1, outputs=1):
-    """A session of one node that is a kernel, for float32 arrays of these shapes."""
+    """A session of one node that is a kernel, for arrays of these dtypes and shapes."""
     inputs = [
-        helper.make_tensor_value_info(key, TensorProto.FLOAT, array.shape)
+        helper.make_tensor_value_info(
+            key, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
         for key, array in operands.items()
     ]
     given = [f"y{index}" for index in range(outputs)]

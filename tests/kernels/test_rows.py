@@ -1,4 +1,4 @@
-"""The kernels of gradients of Softmax, LayerNormalization and Gelu, against NumPy in float64."""
+"""The kernels of gradients of Softmax, LayerNormalization, Gelu and Swish, against NumPy."""
 
 import numpy as np
 import onnx
@@ -75,6 +75,37 @@ def test_gelu_of_what_is_special():
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-30)
 
 
+def swish_slope(x):
+    x = x.astype(np.float64)
+    s = special.expit(x)
+    return s + x * s * special.expit(-x)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(), *SHAPES], ids=str)
+def test_swish(shape, threads):
+    dy, x = np.asarray(normal(*shape)), np.asarray(normal(*shape, seed=1) * 3, np.float32)
+    got = run_one_node("SwishGradient1", {"dy": dy, "x": x}, {}, threads)
+    assert got.shape == shape
+    np.testing.assert_allclose(got, dy * swish_slope(x), rtol=2e-6, atol=1e-6)
+
+
+def test_swish_everywhere():
+    x = np.linspace(-100, 100, 400_001).astype(np.float32)
+    got = run_one_node("SwishGradient1", {"dy": np.ones_like(x), "x": x}, {})
+    np.testing.assert_allclose(got, swish_slope(x), rtol=0, atol=3e-7)
+    tail = (x > -80) & (x < -1.5)
+    np.testing.assert_allclose(got[tail], swish_slope(x[tail]), rtol=3e-5)
+
+
+def test_swish_of_what_is_special():
+    largest = np.finfo(np.float32).max
+    x = np.array([0, -0.0, np.inf, -np.inf, np.nan, largest, -largest, 1e-45, -1e-45], np.float32)
+    got = run_one_node("SwishGradient1", {"dy": np.ones_like(x), "x": x}, {})
+    expected = [0.5, 0.5, 1, 0, np.nan, 1, 0, 0.5, 0.5]
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-30)
+
+
 LAYERS = [
     ((5, 7), (7,)),
     ((2, 3, 8), (8,)),
@@ -120,6 +151,7 @@ def test_the_bits_do_not_depend_on_threads():
     for name, given, outputs in (
         ("SoftmaxGradient", {"dy": dy, "y": x}, 1),
         ("GeluGradient", {"dy": dy, "x": x}, 1),
+        ("SwishGradient", {"dy": dy, "x": x}, 1),
         ("LayerNormGradient", operands, 3),
     ):
         one, four = (
@@ -136,6 +168,7 @@ def test_the_result_may_lie_where_the_gradient_is(shape):
     for name, given, outputs in (
         ("SoftmaxGradient", {"dy": dy, "y": x}, 1),
         ("GeluGradient", {"dy": dy, "x": x}, 1),
+        ("SwishGradient", {"dy": dy, "x": x}, 1),
         ("LayerNormGradient", layer, 3),
     ):
         session = of_one_node(name, given, {}, 2, outputs)
@@ -147,6 +180,7 @@ def test_no_rows():
     dy, mean, scale = np.zeros((0, 5), "f"), np.zeros((0, 1), "f"), np.ones(5, "f")
     assert run_one_node("SoftmaxGradient", {"dy": dy, "y": dy}, {}).shape == (0, 5)
     assert run_one_node("GeluGradient", {"dy": dy, "x": dy}, {}).shape == (0, 5)
+    assert run_one_node("SwishGradient", {"dy": dy, "x": dy}, {}).shape == (0, 5)
     operands = {"dy": dy, "x": dy, "mean": mean, "inverse": mean, "scale": scale}
     results = of_one_node("LayerNormGradient", operands, {}, outputs=3).run(None, operands)
     assert [result.shape for result in results] == [(0, 5), (5,), (5,)]
@@ -160,6 +194,7 @@ def test_no_rows():
         ("SoftmaxGradient", [(2, 3), (2, 4)]),
         ("SoftmaxGradient", [(2, 3), (6,)]),
         ("GeluGradient", [(2, 3), (3,)]),
+        ("SwishGradient", [(2, 3), (3,)]),
         ("LayerNormGradient", [(2, 3), (2, 3), (2, 1), (2, 1), ()]),
         ("LayerNormGradient", [(2, 3), (2, 3), (2, 1), (2, 1), (1,)]),
         ("LayerNormGradient", [(2, 3), (2, 3), (2, 1), (2, 1), (1, 3)]),
@@ -180,6 +215,7 @@ OTHERS = {
     "Softmax of another axis": "z = Softmax<axis=1>(h)",
     "LayerNormalization of which more is read": "l, m = LayerNormalization(h, scale, bias) "
     "z = Add(l, m)",
+    "a product with another sigmoid": "s = Sigmoid(h) u = Neg(h) z = Mul(u, s)",
     "Gelu by tanh": 'z = Gelu<approximate="tanh">(h)',
 }
 KNOWN = {
@@ -188,6 +224,9 @@ KNOWN = {
     "LayerNormalization without bias": "z = LayerNormalization(h, scale)",
     "LayerNormalization of two axes": "z = LayerNormalization<axis=1>(h, wide, wide)",
     "Gelu": "z = Gelu(h)",
+    "Swish": "s = Sigmoid(h) z = Mul(h, s)",
+    "Swish from behind": "s = Sigmoid(h) z = Mul(s, h)",
+    "Swish whose sigmoid is read": "s = Sigmoid(h) p = Mul(s, h) z = Add(p, s)",
 }
 
 
