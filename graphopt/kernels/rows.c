@@ -23,15 +23,19 @@ typedef struct {
 
 #define LOOPS(name) name##_baseline
 #define TARGET
+#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
 #include "rows_loops.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 #define LOOPS(name) name##_avx2
-#define TARGET __attribute__((target("avx2")))
+#define TARGET __attribute__((target("avx2,fma")))
+#define MULTIPLY_ADD(a, b, c) ((Lanes)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "rows_loops.h"
 #endif
 
-CHOOSE_LOOPS(RowLoops, row_loops, __builtin_cpu_supports("avx2"))
+CHOOSE_LOOPS(RowLoops, row_loops,
+             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 
 enum {
   ALONE = 32 * 1024, /* elements for which there is one thread */

@@ -1,4 +1,5 @@
-/* The loops for one instruction set: included once for each, with LOOPS(name) and TARGET. */
+/* The loops for one instruction set: included once for each, with LOOPS(name), TARGET and
+ * MULTIPLY_ADD. */
 
 TARGET ALWAYS_INLINE float LOOPS(total)(const Lanes *a, const Lanes *b) {
   const Lanes both = *a + *b;
@@ -87,11 +88,14 @@ TARGET ALWAYS_INLINE void LOOPS(exponential)(const Lanes *x, Lanes *result) {
                                  1.000000001e+00f};
   const Lanes low = (Lanes){0} - 87.0f, magic = (Lanes){0} + 12582912.0f; /* 1.5 2^23 */
   const Lanes y = WHERE(*x < low, low, *x);
-  const Lanes shifted = y * 1.442695041f + magic, power = shifted - magic;
-  const Lanes rest = y - power * 0.693359375f + power * 2.12194440e-4f;
+  const Lanes to_power = (Lanes){0} + 1.442695041f, high = (Lanes){0} - 0.693359375f;
+  const Lanes more = (Lanes){0} + 2.12194440e-4f; /* power log(2) is power (-high - more) */
+  const Lanes shifted = MULTIPLY_ADD(y, to_power, magic), power = shifted - magic;
+  const Lanes rest = MULTIPLY_ADD(power, more, MULTIPLY_ADD(power, high, y));
   Lanes sum = (Lanes){0} + series[0];
   UNROLL
-  for (size_t i = 1; i < sizeof series / sizeof *series; i++) sum = sum * rest + series[i];
+  for (size_t i = 1; i < sizeof series / sizeof *series; i++)
+    sum = MULTIPLY_ADD(sum, rest, (Lanes){0} + series[i]);
   *result = (Lanes)((IntLanes)sum + ((IntLanes)shifted << 23));
 }
 
@@ -107,7 +111,8 @@ TARGET ALWAYS_INLINE void LOOPS(gelu_lanes)(const Lanes *dy, const Lanes *x, Lan
   Lanes density, tail = zero + series[0];
   LOOPS(exponential)(&squared, &density);
   UNROLL
-  for (size_t i = 1; i < sizeof series / sizeof *series; i++) tail = tail * s + series[i];
+  for (size_t i = 1; i < sizeof series / sizeof *series; i++)
+    tail = MULTIPLY_ADD(tail, s, zero + series[i]);
   tail = tail * density * 0.5f;
   const Lanes distribution = WHERE(*x < zero, tail, one - tail);
   /* Where the density is 0, so is this, also of what is infinite. */
@@ -170,6 +175,7 @@ static const RowLoops LOOPS(row_loops) = {LOOPS(softmax), LOOPS(layer_norm), LOO
                                           LOOPS(gelu), LOOPS(swish), LOOPS(cross_entropy)};
 
 #undef BY_LANES
+#undef MULTIPLY_ADD
 #undef WHERE
 #undef LOOPS
 #undef TARGET
