@@ -19,6 +19,7 @@ typedef struct {
   void (*gelu)(const float *dy, const float *x, float *dx, size_t n);
   void (*swish)(const float *dy, const float *x, float *dx, size_t n);
   void (*cross_entropy)(const float *y, size_t label, float share, float *dx, size_t n);
+  void (*rms_norm)(const float *dy, const float *x, float *dx, size_t n, float inverse);
 } RowLoops;
 
 #define LOOPS(name) name##_baseline
@@ -48,6 +49,7 @@ enum Way {
   LAYER_NORM, /* dy, x, mean, inverse, scale; also what scale and bias get */
   GELU,       /* dy, x */
   SWISH,      /* dy, x */
+  RMS_NORM,   /* dy, x, inverse */
 };
 
 typedef struct {
@@ -84,6 +86,8 @@ static void compute_rows(const Work *w, size_t row, size_t end) {
     const float *dy = w->in[0] + row * n, *x = w->in[1] + row * n;
     if (w->way == SOFTMAX)
       loops->softmax(dy, x, w->out[0] + row * n, n);
+    else if (w->way == RMS_NORM)
+      loops->rms_norm(dy, x, w->out[0] + row * n, n, w->in[2][row]);
     else
       loops->layer_norm(dy, x, w->in[4], w->out[0] + row * n, n, w->in[2][row], w->in[3][row]);
   }
@@ -117,7 +121,13 @@ static bool find_rows(const LayerKind *kind, const Tensor *in, Work *w) {
   const int64_t *dims = in[0].dims;
   const size_t rank = in[0].rank, size = product_of(dims, rank);
   if (!equal(&in[1], dims, rank)) return false;
-  w->width = rank && kind->way == SOFTMAX ? (size_t)dims[rank - 1] : 1;
+  const bool is_row = kind->way == SOFTMAX || kind->way == RMS_NORM;
+  w->width = rank && is_row ? (size_t)dims[rank - 1] : 1;
+  if (kind->way == RMS_NORM) {
+    const bool fits = rank && in[2].rank == rank && in[2].dims[rank - 1] == 1 &&
+                      !memcmp(in[2].dims, dims, (rank - 1) * sizeof *dims);
+    if (!fits) return false;
+  }
   if (kind->way == LAYER_NORM) {
     int64_t of_mean[MOST_LAYER_DIMS];
     const size_t inner = in[4].rank;
@@ -200,6 +210,7 @@ const LayerKind row_kinds[] = {
     {"LayerNormGradient", 5, 3, LAYER_NORM, create_layer, compute, true},
     {"GeluGradient", 2, 1, GELU, create_layer, compute, true},
     {"SwishGradient", 2, 1, SWISH, create_layer, compute, true},
+    {"RmsNormGradient", 3, 1, RMS_NORM, create_layer, compute, true},
     {"CrossEntropyGradient", 3, 1, INDICES, create_layer, compute_entropy, true},
     {0},
 };

@@ -27,6 +27,14 @@ TARGET static void LOOPS(softmax)(const float *dy, const float *y, float *dx, si
   for (size_t i = 0; i < n; i++) dx[i] = dy[i] * y[i] - y[i] * along;
 }
 
+/* dx = r (dy - x r² mean(dy x)). */
+TARGET static void LOOPS(rms_norm)(const float *dy, const float *x, float *dx, size_t n,
+                                   float inverse) {
+  const float along = LOOPS(dot)(dy, x, n) / (float)n * (inverse * inverse);
+  INDEPENDENT
+  for (size_t i = 0; i < n; i++) dx[i] = inverse * (dy[i] - x[i] * along);
+}
+
 /* g = dy scale; dx = (g - mean(g) - n mean(g n)) inverse. */
 TARGET static void LOOPS(layer_norm)(const float *dy, const float *x, const float *scale,
                                      float *dx, size_t n, float mean, float inverse) {
@@ -172,7 +180,8 @@ BY_LANES(gelu)
 BY_LANES(swish)
 
 static const RowLoops LOOPS(row_loops) = {LOOPS(softmax), LOOPS(layer_norm), LOOPS(add_columns),
-                                          LOOPS(gelu), LOOPS(swish), LOOPS(cross_entropy)};
+                                          LOOPS(gelu), LOOPS(swish), LOOPS(cross_entropy),
+                                          LOOPS(rms_norm)};
 
 #undef BY_LANES
 #undef MULTIPLY_ADD

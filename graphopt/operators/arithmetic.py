@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.local_functions import call_body
+from graphopt.operators._own_factor import gradient_of_both
 from graphopt.operators._roots import nonzero_root
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import elementwise, joining
-from graphopt.operators.record import ALL, NoGradient, name_of, operator
+from graphopt.operators.record import ALL, NoGradient, operator
 from graphopt.operators.rewriting import replace
 from graphopt.shapes import elements, indexing
 
@@ -37,32 +37,16 @@ def sub(b: Backward) -> Iterator[ir.Value]:
 
 @linear("Mul", spreads=True, is_commutative=True, writes_in_step=True, is_quick=True)
 def mul(b: Backward) -> Iterator[ir.Value | NoGradient]:
-    """That of x sigmoid(x), which is called Swish or SiLU, goes to x in one step."""
+    """Where a factor is computed from the other one, that one may get all of it."""
     for index in (0, 1):
-        if _is_sigmoid_of(b.input(index), b.input(1 - index)) and b.needs(index):
-            d_x = _swish(b, b.input(1 - index))
-            yield NoGradient.ZERO if index == 0 else d_x
-            yield d_x if index == 0 else NoGradient.ZERO
+        x, factor = b.input(index), b.input(1 - index)
+        d_x = gradient_of_both(b, x, factor) if b.needs(index) else None
+        if d_x is not None:
+            yield NoGradient.ZERO if index else d_x
+            yield d_x if index else NoGradient.ZERO
             return
     yield b.op.Mul(b.dy, b.input(1))
     yield b.op.Mul(b.dy, b.input(0))
-
-
-def _is_sigmoid_of(value: ir.Value, x: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and name_of(node) == "Sigmoid" and node.inputs[0] is x
-
-
-def _swish(b: Backward, x: ir.Value) -> ir.Value:
-    """dx = dy (s + x s (1 - s)), where s is the sigmoid of x."""
-
-    def gradient(op: GraphBuilder, dy: ir.Value, x: ir.Value) -> ir.Value:
-        s = op.Sigmoid(x)
-        return op.Mul(dy, op.Mul(s, op.Add(op.Mul(x, op.Sub(1.0, s)), 1.0)))
-
-    if b.has_kernels(b.dy, x):
-        return call_body(b.op, "SwishGradient", [b.dy, x], gradient, None)[0]
-    return gradient(b.op, b.dy, x)
 
 
 @arithmetic("Div", spreads=True, steep=(1,), pole=1, writes_in_step=True, is_quick=True)

@@ -106,6 +106,20 @@ def test_swish_of_what_is_special():
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rms_normalization(shape, threads):
+    dy, x = normal(*shape), normal(*shape, seed=1) * 3 + 1
+    wide = x.astype(np.float64)
+    inverse = (1 / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5)).astype(np.float32)
+    given = {"dy": dy, "x": x, "inverse": inverse}
+    got = run_one_node("RmsNormGradient1", given, {}, threads)
+    along = (dy.astype(np.float64) * wide).mean(-1, keepdims=True)
+    expected = inverse * (dy - wide * along * inverse.astype(np.float64) ** 2)
+    near = 3e-6 * max(1, np.abs(expected).max())
+    np.testing.assert_allclose(got, expected, rtol=0, atol=near)
+
+
 LAYERS = [
     ((5, 7), (7,)),
     ((2, 3, 8), (8,)),
@@ -152,6 +166,7 @@ def test_the_bits_do_not_depend_on_threads():
         ("SoftmaxGradient", {"dy": dy, "y": x}, 1),
         ("GeluGradient", {"dy": dy, "x": x}, 1),
         ("SwishGradient", {"dy": dy, "x": x}, 1),
+        ("RmsNormGradient", {"dy": dy, "x": x, "inverse": inverse}, 1),
         ("LayerNormGradient", operands, 3),
     ):
         one, four = (
@@ -169,6 +184,7 @@ def test_the_result_may_lie_where_the_gradient_is(shape):
         ("SoftmaxGradient", {"dy": dy, "y": x}, 1),
         ("GeluGradient", {"dy": dy, "x": x}, 1),
         ("SwishGradient", {"dy": dy, "x": x}, 1),
+        ("RmsNormGradient", {"dy": dy, "x": x, "inverse": inverse}, 1),
         ("LayerNormGradient", layer, 3),
     ):
         session = of_one_node(name, given, {}, 2, outputs)
@@ -195,6 +211,10 @@ def test_no_rows():
         ("SoftmaxGradient", [(2, 3), (6,)]),
         ("GeluGradient", [(2, 3), (3,)]),
         ("SwishGradient", [(2, 3), (3,)]),
+        ("RmsNormGradient", [(2, 3), (2, 3), (2, 3)]),
+        ("RmsNormGradient", [(2, 3), (2, 3), (2,)]),
+        ("RmsNormGradient", [(2, 3), (2, 3), (1, 1)]),
+        ("RmsNormGradient", [(2, 3), (3, 3), (2, 1)]),
         ("LayerNormGradient", [(2, 3), (2, 3), (2, 1), (2, 1), ()]),
         ("LayerNormGradient", [(2, 3), (2, 3), (2, 1), (2, 1), (1,)]),
         ("LayerNormGradient", [(2, 3), (2, 3), (2, 1), (2, 1), (1, 3)]),
@@ -210,12 +230,20 @@ def test_what_does_not_fit_is_refused(name, shapes):
         session.run(None, operands)
 
 
+RMS = """two = Constant<value_float=2.0>() p = Pow(h, two)
+    m = ReduceMean<keepdims=1>(p, last) e = Constant<value_float=0.1>() t = Add(m, e)
+    q = Sqrt(t) r = Reciprocal(q) z = Mul(h, r)"""
+
 # Of which the kernels know nothing: the gradient stays what it was.
 OTHERS = {
     "Softmax of another axis": "z = Softmax<axis=1>(h)",
     "LayerNormalization of which more is read": "l, m = LayerNormalization(h, scale, bias) "
     "z = Add(l, m)",
     "a product with another sigmoid": "s = Sigmoid(h) u = Neg(h) z = Mul(u, s)",
+    "RMS normalization of another power": RMS.replace("=2.0", "=4.0"),
+    "RMS normalization of another axis": RMS.replace("(p, last)", "(p, first)"),
+    "RMS normalization of nothing more": RMS.replace("=0.1", "=0.0"),
+    "RMS normalization of another value": RMS.replace("z = Mul(h, r)", "u = Neg(h) z = Mul(u, r)"),
     "Gelu by tanh": 'z = Gelu<approximate="tanh">(h)',
 }
 KNOWN = {
@@ -224,6 +252,9 @@ KNOWN = {
     "LayerNormalization without bias": "z = LayerNormalization(h, scale)",
     "LayerNormalization of two axes": "z = LayerNormalization<axis=1>(h, wide, wide)",
     "Gelu": "z = Gelu(h)",
+    "RMS normalization": RMS,
+    "RMS normalization by a product": RMS.replace("Pow(h, two)", "Mul(h, h)"),
+    "RMS normalization from behind": RMS.replace("Mul(h, r)", "Mul(r, h)"),
     "Swish": "s = Sigmoid(h) z = Mul(h, s)",
     "Swish from behind": "s = Sigmoid(h) z = Mul(s, h)",
     "Swish whose sigmoid is read": "s = Sigmoid(h) p = Mul(s, h) z = Add(p, s)",
@@ -239,6 +270,8 @@ def network(line):
         if name in model.graph.node[1].input or name in ("w", "v"):
             tensor = onnx.numpy_helper.from_array(normal(*shape) + 0.5, name)
             model.graph.initializer.append(tensor)
+    for name, axis in {"first": 1, "last": -1}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis]), name))
     return onnx.shape_inference.infer_shapes(model)
 
 
