@@ -62,11 +62,12 @@ class Weights:
         """Look through the graph of a model.
 
         Args:
-            model: Functions are not looked into; see `inlined`.
+            model: Functions are looked into for the operators of weights alone; see `inlined`.
             learned: Inputs that are weights.
             within: Whether a node belongs to the forward pass; readers elsewhere do not count.
         """
         self.graph = graph = model.graph
+        self._functions = model.functions
         self._is_pytorch = model.producer_name == "pytorch"  # it names what is in a module
         self._within = within
         self._noted = any(key.startswith("pkg.torch.export") for key in graph.metadata_props)
@@ -113,6 +114,11 @@ class Weights:
             operator = of(node)
             if index in operator.weights:
                 return operator.fused or node.op_type
+            function = self._functions.get(node.op_identifier())
+            if function is not None and depth < _DEEPEST:
+                found = self.operator_of(function.inputs[index], depth + 1)
+                if found is not None:
+                    return found
             if _is_the_same(node) and index == 0 and depth < _DEEPEST:
                 found = self.operator_of(node.outputs[0], depth + 1)
                 if found is not None:

@@ -4,9 +4,9 @@ Each function of `graphopt.update.core` runs as one kernel, in one pass over the
 session has them; where it does not, ONNX Runtime runs the function's body, operator by operator.
 The results are the same bits on ONNX Runtime 1.32, and close on older ones. On the CPU, so do
 convolutions in two dimensions of each channel by itself, batch normalization's statistics, LSTMs
-and GRUs over all steps, the gradients of these, of LayerNormalization, RMS normalization, Softmax, Gelu,
-Swish, cross entropy and Gather, and, where the processor has AVX-512, products of matrices; what
-they compute is rounded otherwise than in the bodies.
+and GRUs over all steps, the gradients of these, of LayerNormalization, RMS normalization, Softmax,
+Gelu, Swish, cross entropy and Gather, and, where the processor has AVX-512, products of matrices;
+what they compute is rounded otherwise than in the bodies.
 
 The library opens CUDA's driver when it needs it, which compiles the kernels for the GPU there is;
 no toolkit is needed, neither to build nor to run.
