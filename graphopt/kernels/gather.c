@@ -76,9 +76,10 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     if (row_of(&w, w.indices[i]) >= w.rows)
       return wrong_layer(&made->layer, "an index is beyond the table");
   const int64_t dims[] = {made->rows, in[0].dims[1]};
-  if ((status = make_output(&made->layer, context, 0, dims, 2, &w.dx))) return status;
+  status = make_output(&made->layer, context, 0, dims, 2, &w.dx);
+  if (status || !w.rows || !w.width) return status;
   const bool alone = (w.rows + w.count) * w.width < ALONE;
-  w.parts = alone || !w.rows ? 1 : w.rows < FEW ? w.rows : FEW;
+  w.parts = alone ? 1 : w.rows < FEW ? w.rows : FEW;
   return do_parts(made->layer.api, context, add_part, w.parts, &w);
 }
 
