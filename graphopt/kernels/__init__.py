@@ -5,8 +5,8 @@ session has them; where it does not, ONNX Runtime runs the function's body, oper
 The results are the same bits on ONNX Runtime 1.32, and close on older ones. On the CPU, so do
 convolutions in two dimensions of each channel by itself, batch normalization's statistics, LSTMs
 and GRUs over all steps, the gradients of these, of LayerNormalization, RMS normalization, Softmax,
-Gelu, Swish, cross entropy and Gather, and, where the processor has AVX-512, products of matrices;
-what they compute is rounded otherwise than in the bodies.
+Gelu, Swish, Relu, MaxPool in two dimensions, cross entropy and Gather, and, where the processor has
+AVX-512, products of matrices; what they compute is rounded otherwise than in the bodies.
 
 The library opens CUDA's driver when it needs it, which compiles the kernels for the GPU there is;
 no toolkit is needed, neither to build nor to run.
@@ -31,10 +31,10 @@ from graphopt.update.functions import FLOAT16, FLOAT64, is_all_finite, is_ready
 
 # There is none, or one that no GPU has run yet: their functions' bodies run there.
 _NOT_FOR_CUDA = re.compile(
-    "Depthwise|BatchNorm|Lstm|Gru|MatMul|Gradient|Scale|ClipValue|AllFinite|WeightedSum|"
+    "Depthwise|BatchNorm|Lstm|Gru|MatMul|Turned|Gradient|Scale|ClipValue|AllFinite|WeightedSum|"
     "Float64|Float16"
 )
-_LAYER = re.compile(r"((?:Depthwise|BatchNorm|Lstm|Gru|MatMul)\w*?|[A-Z]\w*?Gradient)\d*")
+_LAYER = re.compile(r"((?:Depthwise|BatchNorm|Lstm|Gru|MatMul|Turned)\w*?|[A-Z]\w*?Gradient)\d*")
 _SUMS = frozenset(("WeightedSum", "WeightedSumMask"))
 # What the library reads in the options, and what it leaves there.
 _FOR_CUDA = "graphopt.cuda"

@@ -78,9 +78,9 @@ static int get_output_type(const OrtCustomOp *op, size_t index) {
   return ORT_FLOAT;
 }
 
-static const LayerKind *const tables[] = {depthwise_kinds, gather_kinds, gru_kinds,
-                                         lstm_kinds, matmul_kinds, normalization_kinds,
-                                         row_kinds};
+static const LayerKind *const tables[] = {depthwise_kinds, gather_kinds, gru_kinds, lstm_kinds,
+                                         matmul_kinds, normalization_kinds, row_kinds,
+                                         selection_kinds, turning_kinds};
 
 static const LayerKind *kind_at(size_t index) {
   for (size_t table = 0; table < sizeof tables / sizeof *tables; table++)

@@ -32,8 +32,8 @@ typedef struct {
   bool in_place; /* whether the first output may take the memory of the first input */
 } LayerKind;
 
-extern const LayerKind depthwise_kinds[], gather_kinds[], gru_kinds[], lstm_kinds[], normalization_kinds[],
-    row_kinds[];
+extern const LayerKind depthwise_kinds[], gather_kinds[], gru_kinds[], lstm_kinds[],
+    normalization_kinds[], row_kinds[], selection_kinds[], turning_kinds[];
 extern LayerKind matmul_kinds[]; /* which the processor may lack */
 
 typedef struct {

@@ -3,6 +3,9 @@
  * A channel is computed by one thread in one order: the bits do not depend on the number of
  * threads. Sums of a plane are floats in lanes, those of planes are doubles.
  */
+#include <math.h>
+#include <stdlib.h>
+
 #include "layer.h"
 
 /* What is added up of columns. */
@@ -42,15 +45,41 @@ enum {
 enum Way {
   STATISTICS, /* x: mean, variance */
   SUMS,       /* dy, x, mean: Σ dy, Σ dy (x - mean) */
-  GRADIENT_OF_INPUT, /* dy, x, mean, k, k1, k0: k dy - ((x - mean) k1 + k0) */
+  GRADIENTS,   /* dy, x, mean, variance, scale: the gradients of x, scale and bias */
 };
+
+/* One in a session. */
+typedef struct {
+  Layer layer;
+  float epsilon; /* of `GRADIENTS` */
+} BatchNorm;
+
+/* Of a channel: the gradient of x is k dy - ((x - mean) k1 + k0). */
+typedef struct {
+  float *k, *k1, *k0;
+} Factors;
 
 typedef struct {
   enum Way way;
+  float epsilon;
   size_t batch, channels, plane, parts;
   const float *in[MOST_LAYER_INPUTS];
-  float *out[2];
+  float *out[3];
+  Factors factors; /* where planes have one element */
 } Work;
+
+/* The gradients of scale and bias, and what that of x takes of them. */
+static void find_factors(const Work *w, size_t channel, double sum, double product, float *k,
+                         float *k1, float *k0) {
+  const float count = (float)(w->batch * w->plane), d_bias = (float)sum;
+  const float inverse = 1.0f / sqrtf(w->in[3][channel] + w->epsilon);
+  const float d_scale = (float)product * inverse;
+  *k = w->in[4][channel] * inverse;
+  *k0 = *k * d_bias / count;
+  *k1 = *k * inverse * d_scale / count;
+  w->out[1][channel] = d_scale;
+  w->out[2][channel] = d_bias;
+}
 
 static void find_statistics(const Work *w, size_t channel) {
   const double count = (double)(w->batch * w->plane);
@@ -67,20 +96,21 @@ static void find_statistics(const Work *w, size_t channel) {
 
 static void find_sums(const Work *w, size_t channel) {
   double sum = 0, product = 0;
+  float k, k1, k0;
   for (size_t i = 0; i < w->batch; i++) {
     const size_t at = (i * w->channels + channel) * w->plane;
     loops->add_sums(w->in[0] + at, w->in[1] + at, w->plane, w->in[2][channel], &sum, &product);
   }
-  w->out[0][channel] = (float)sum;
-  w->out[1][channel] = (float)product;
-}
-
-static void find_gradient(const Work *w, size_t channel) {
+  if (w->way == SUMS) {
+    w->out[0][channel] = (float)sum;
+    w->out[1][channel] = (float)product;
+    return;
+  }
+  find_factors(w, channel, sum, product, &k, &k1, &k0);
   for (size_t i = 0; i < w->batch; i++) {
     const size_t at = (i * w->channels + channel) * w->plane;
     loops->write_gradient(w->in[0] + at, w->in[1] + at, w->out[0] + at, w->plane,
-                          w->in[2][channel], w->in[3][channel], w->in[4][channel],
-                          w->in[5][channel]);
+                          w->in[2][channel], k, k1, k0);
   }
 }
 
@@ -107,16 +137,27 @@ static void find_columns(const Work *w, size_t first) {
     add_columns(w, NULL, w->in[0], NULL, first, columns, sum, product);
   else
     add_columns(w, w->in[0], w->in[1], w->in[2], first, columns, sum, product);
+  if (w->way == GRADIENTS) {
+    const Factors *f = &w->factors;
+    for (size_t i = 0; i < columns; i++)
+      find_factors(w, first + i, sum[i], product[i], f->k + first + i, f->k1 + first + i,
+                   f->k0 + first + i);
+    return;
+  }
   for (size_t i = 0; i < columns; i++) out[0][first + i] = (float)(sum[i] / count);
   if (statistics) add_columns(w, NULL, w->in[0], out[0], first, columns, product, NULL);
   for (size_t i = 0; i < columns; i++) out[1][first + i] = (float)(product[i] / count);
 }
 
-static void find_rows(const Work *w, size_t row, size_t end) {
-  for (; row < end; row++) {
+/* The gradient of x, when the factors of all channels are there. */
+static void row_part(void *data, size_t part) {
+  const Work *w = data;
+  const Factors *f = &w->factors;
+  const size_t end = (part + 1) * w->batch / w->parts;
+  for (size_t row = part * w->batch / w->parts; row < end; row++) {
     const size_t at = row * w->channels;
-    loops->write_row(w->in[0] + at, w->in[1] + at, w->out[0] + at, w->channels, w->in[2],
-                     w->in[3], w->in[4], w->in[5]);
+    loops->write_row(w->in[0] + at, w->in[1] + at, w->out[0] + at, w->channels, w->in[2], f->k,
+                     f->k1, f->k0);
   }
 }
 
@@ -124,17 +165,12 @@ static void find_rows(const Work *w, size_t row, size_t end) {
 
 /* What one thread computes at once. */
 static size_t units(const Work *w) {
-  if (w->plane != 1) return w->channels;
-  return w->way == GRADIENT_OF_INPUT ? w->batch : (w->channels + COLUMNS - 1) / COLUMNS;
+  return w->plane != 1 ? w->channels : (w->channels + COLUMNS - 1) / COLUMNS;
 }
 
 static void compute_part(void *data, size_t part) {
   const Work *w = data;
   const size_t first = part * units(w) / w->parts, behind = (part + 1) * units(w) / w->parts;
-  if (w->plane == 1 && w->way == GRADIENT_OF_INPUT) {
-    find_rows(w, first, behind);
-    return;
-  }
   if (w->plane == 1) {
     for (size_t i = first; i < behind; i++) find_columns(w, i * COLUMNS);
     return;
@@ -142,10 +178,8 @@ static void compute_part(void *data, size_t part) {
   for (size_t channel = first; channel < behind; channel++)
     if (w->way == STATISTICS)
       find_statistics(w, channel);
-    else if (w->way == SUMS)
-      find_sums(w, channel);
     else
-      find_gradient(w, channel);
+      find_sums(w, channel);
 }
 
 /* Those with the channels' planes have one shape, the others one element for each channel. */
@@ -160,8 +194,28 @@ static bool fits(const LayerKind *kind, const Tensor *in) {
   return true;
 }
 
+static OrtStatus *compute_all(const OrtApi *api, OrtKernelContext *context, Work *w) {
+  const bool alone = w->batch * w->channels * w->plane < ALONE;
+  const bool in_rows = w->plane == 1 && w->way == GRADIENTS;
+  float *memory = NULL;
+  if (in_rows) {
+    memory = malloc((w->channels ? w->channels : 1) * 3 * sizeof *memory);
+    if (!memory) return api->CreateStatus(ORT_FAIL, "graphopt: no memory for factors of channels");
+    w->factors = (Factors){memory, memory + w->channels, memory + 2 * w->channels};
+  }
+  w->parts = parts_of(units(w), alone);
+  OrtStatus *status = do_parts(api, context, compute_part, w->parts, w);
+  if (!status && in_rows) {
+    w->parts = parts_of(w->batch, alone);
+    status = do_parts(api, context, row_part, w->parts, w);
+  }
+  free(memory);
+  return status;
+}
+
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
-  const Layer *layer = kernel;
+  const BatchNorm *norm = kernel;
+  const Layer *layer = &norm->layer;
   const LayerKind *kind = layer->operator->kind;
   Tensor in[MOST_LAYER_INPUTS];
   OrtStatus *status = read_inputs(layer, context, in);
@@ -169,23 +223,38 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   if (!fits(kind, in))
     return wrong_layer(layer, "the shapes of the inputs do not fit each other");
   Work w = {.way = (enum Way)kind->way,
+            .epsilon = norm->epsilon,
             .batch = (size_t)in[0].dims[0],
             .channels = (size_t)in[0].dims[1],
             .plane = 1};
   for (size_t axis = 2; axis < in[0].rank; axis++) w.plane *= (size_t)in[0].dims[axis];
   for (size_t i = 0; i < kind->inputs; i++) w.in[i] = in[i].data;
-  const bool is_wide = w.way == GRADIENT_OF_INPUT;
-  for (size_t i = 0; !status && i < kind->outputs; i++)
+  for (size_t i = 0; !status && i < kind->outputs; i++) {
+    const bool is_wide = w.way == GRADIENTS && !i;
     status = make_output(layer, context, i, is_wide ? in[0].dims : in[0].dims + 1,
                          is_wide ? in[0].rank : 1, &w.out[i]);
-  if (status) return status;
-  w.parts = parts_of(units(&w), w.batch * w.channels * w.plane < ALONE);
-  return do_parts(layer->api, context, compute_part, w.parts, &w);
+  }
+  return status ? status : compute_all(layer->api, context, &w);
+}
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info,
+                         void **out) {
+  BatchNorm *norm = calloc(1, sizeof *norm);
+  if (!norm) return api->CreateStatus(ORT_INVALID_ARGUMENT, "graphopt: out of memory");
+  norm->layer = (Layer){api, (const LayerOperator *)op};
+  OrtStatus *status = NULL;
+  if (norm->layer.operator->kind->way == GRADIENTS)
+    status = api->KernelInfoGetAttribute_float(info, "epsilon", &norm->epsilon);
+  if (status)
+    free(norm);
+  else
+    *out = norm;
+  return status;
 }
 
 const LayerKind normalization_kinds[] = {
-    {"BatchNormStatistics", 1, 2, STATISTICS, create_layer, compute, false},
-    {"BatchNormSums", 3, 2, SUMS, create_layer, compute, false},
-    {"BatchNormInputGradient", 6, 1, GRADIENT_OF_INPUT, create_layer, compute, true},
+    {"BatchNormStatistics", 1, 2, STATISTICS, create, compute, false},
+    {"BatchNormSums", 3, 2, SUMS, create, compute, false},
+    {"BatchNormGradient", 5, 3, GRADIENTS, create, compute, true},
     {0},
 };

@@ -181,8 +181,9 @@ def by_channels_last(layer: Layer) -> ir.Value:
 def by_product(layer: Layer) -> ir.Value:
     """A kernel of one element: dW = dy xᵀ, with examples and windows in one row."""
     op = layer.op
-    dy = op.Reshape(_channels_first(layer, layer.dy), [_int(layer.outputs), -1])
+    # The runtime takes what stands last first: x is copied when dy, with all before it, is there.
     x = op.Reshape(_channels_first(layer, _each_stride(layer)), [_int(layer.channels), -1])
+    dy = op.Reshape(_channels_first(layer, layer.dy), [_int(layer.outputs), -1])
     return op.Reshape(op.Gemm(dy, x, transB=1), _weight_shape(layer))
 
 

@@ -25,6 +25,12 @@ quick("Tanh", gradient=lambda b: b.op.Mul(b.dy, b.op.Sub(1.0, b.op.Mul(b.y, b.y)
 @quick("Relu", selects=True)
 def relu(b: Backward) -> ir.Value:
     """0 at 0."""
+
+    def gradient(op: GraphBuilder, dy: ir.Value, y: ir.Value) -> ir.Value:
+        return op.Mul(dy, op.CastLike(op.Greater(y, 0.0), dy))
+
+    if not b.is_steep and b.has_kernels(b.dy, b.y):
+        return call_body(b.op, "ReluGradient", [b.dy, b.y], gradient, None)[0]
     return b.masked(b.dy, b.op.Greater(b.y, 0.0))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import call_body
+from graphopt.local_functions import DOMAIN, add_body, call_body
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import Moves, NoGradient, carries_gradient, of, operator
@@ -182,7 +182,7 @@ def _flops(node: Node, outputs: Outputs) -> int | None:
     flops=_flops,
     shape=networks.batch_normalization,
 )
-def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
+def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient | None]:
     """With k = scale / √(var + epsilon), per channel.
 
     By given statistics: dx = k dy. By those of the batch of M elements, the mean and the variance
@@ -193,12 +193,11 @@ def batch_normalization(b: Backward) -> Sequence[ir.Value | NoGradient]:
     rank = b.rank(x)
     axes = [0, *range(2, rank)]
     per_channel = [1, -1, *[1] * (rank - 2)]
-    inverse = op.Reciprocal(op.Sqrt(op.Add(variance, b.node.attributes.get_float("epsilon", 1e-5))))
-    k = op.Mul(scale, inverse)
     centered = b.node.meta.get(_CENTERED)
     of_batch = isinstance(centered, ir.Value)
-    if of_batch and b.has_kernels(dy, x):
-        return _by_kernels(b, k, inverse, b.count(dy, axes))
+    if of_batch and b.has_kernels(dy, x, mean, variance, scale):
+        return _by_kernels(b)
+    inverse, k = _factors(op, variance, scale, b.node.attributes.get_float("epsilon", 1e-5))
     if not isinstance(centered, ir.Value):
         centered = op.Sub(x, op.Reshape(mean, per_channel))
     d_bias = b.sum(dy, axes)
@@ -238,12 +237,10 @@ def _drift(
     return k0, k1
 
 
-def _by_kernels(
-    b: Backward, k: ir.Value, inverse: ir.Value, count: Operand
-) -> Sequence[ir.Value | NoGradient]:
+def _by_kernels(b: Backward) -> Sequence[ir.Value | NoGradient | None]:
     """By functions for which there are kernels, which pass over the elements less often."""
-    op, dy, x, mean = b.op, b.dy, b.x, b.input(3)
-    rank = b.rank(x)
+    x, scale, mean, variance = b.x, b.input(1), b.input(3), b.input(4)
+    rank, epsilon = b.rank(x), b.node.attributes.get_float("epsilon", 1e-5)
     axes, per_channel = [0, *range(2, rank)], [1, -1, *[1] * (rank - 2)]
 
     def sums(
@@ -253,17 +250,38 @@ def _by_kernels(
         over = [op.ReduceSum(v, axes, keepdims=0) for v in (dy, op.Mul(dy, centered))]
         return over[0], over[1]
 
-    def gradient(op: GraphBuilder, dy: ir.Value, x: ir.Value, *of_channels: ir.Value) -> ir.Value:
-        mean, k, k1, k0 = (op.Reshape(value, per_channel) for value in of_channels)
+    def gradient(
+        op: GraphBuilder, dy: ir.Value, x: ir.Value, *of_channels: ir.Value
+    ) -> tuple[ir.Value, ...]:
+        mean, variance, scale = of_channels
+        inverse, k = _factors(op, variance, scale, epsilon)
+        d_bias, d_normalized = sums(op, dy, x, mean)
+        d_scale = op.Mul(d_normalized, inverse)
+        elements, channels = (op.Cast(op.Size(v), to=int(ir.DataType.FLOAT)) for v in (x, mean))
+        k0, k1 = _drift(op, k, inverse, d_bias, d_scale, op.Div(elements, channels))
+        mean, k, k1, k0 = (op.Reshape(value, per_channel) for value in (mean, k, k1, k0))
         drift = op.Add(op.Mul(op.Sub(x, mean), k1), k0)
-        return op.Sub(op.Mul(dy, k), drift)
+        return op.Sub(op.Mul(dy, k), drift), d_scale, d_bias
 
-    d_bias, d_normalized = call_body(op, "BatchNormSums", [dy, x, mean], sums, rank, outputs=2)
-    d_scale = op.Mul(d_normalized, inverse)
-    k0, k1 = _drift(op, k, inverse, d_bias, d_scale, count)
-    operands = [dy, x, mean, k, k1, k0]
-    (d_x,) = call_body(op, "BatchNormInputGradient", operands, gradient, rank)
-    return [d_x, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
+    if not b.needs(0):
+        d_bias, d_normalized = call_body(b.op, "BatchNormSums", [b.dy, x, mean], sums, rank, 2)
+        inverse, _ = _factors(b.op, variance, scale, epsilon)
+        d_scale = b.op.Mul(d_normalized, inverse)
+        return [None, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
+    operands, given = [b.dy, x, mean, variance, scale], {"epsilon": epsilon}
+    name = add_body(b.op, "BatchNormGradient", operands, gradient, (rank, epsilon), given)
+    results = b.op.node(name, operands, domain=DOMAIN, outputs=3, epsilon=epsilon)
+    for value in results:
+        value.dtype = ir.DataType.FLOAT
+    return [*results, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
+
+
+def _factors(
+    op: GraphBuilder, variance: ir.Value, scale: ir.Value, epsilon: float
+) -> tuple[ir.Value, ir.Value]:
+    """1 / √(var + epsilon), and that times the scale."""
+    inverse = op.Reciprocal(op.Sqrt(op.Add(variance, epsilon)))
+    return inverse, op.Mul(scale, inverse)
 
 
 def call_statistics(op: GraphBuilder, node: ir.Node) -> None:

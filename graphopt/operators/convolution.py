@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.builder import GraphBuilder
+from graphopt.local_functions import call_body
 from graphopt.operators._convolution_weight import Layer, weight_gradient
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, plus, times
@@ -150,15 +152,25 @@ def _turned(b: Backward, weight: ir.Value, window: Window, group: int) -> ir.Val
 def _turned_by_rows(
     b: Backward, weight: ir.Value, window: Window, outputs: int, channels: int
 ) -> ir.Value:
-    """As `_turned`, with the outputs last meanwhile: rows move, where Slice moves each element."""
-    op, taps = b.op, math.prod(window.kernel)
+    """As `_turned`, by a function for which there is a kernel.
+
+    In its body, the outputs are last meanwhile: rows move, where Slice moves each element.
+    """
+    taps, shape = math.prod(window.kernel), [channels, outputs, *window.kernel]
     if taps == 1:
-        return op.Transpose(weight, perm=[1, 0, *window.axes])
-    rows = op.Transpose(op.Reshape(weight, [outputs, channels * taps]), perm=[1, 0])
-    rows = op.Reshape(rows, [channels, taps, outputs])
-    rows = op.Gather(rows, list(range(taps))[::-1], axis=1)
-    turned = op.Transpose(rows, perm=[0, 2, 1])
-    return op.Reshape(turned, [channels, outputs, *window.kernel])
+        return b.op.Transpose(weight, perm=[1, 0, *window.axes])
+
+    def turned(op: GraphBuilder, weight: ir.Value) -> ir.Value:
+        rows = op.Transpose(op.Reshape(weight, [outputs, channels * taps]), perm=[1, 0])
+        rows = op.Reshape(rows, [channels, taps, outputs])
+        rows = op.Gather(rows, list(range(taps))[::-1], axis=1)
+        return op.Reshape(op.Transpose(rows, perm=[0, 2, 1]), shape)
+
+    if not b.has_kernels(weight):
+        return turned(b.op, weight)
+    (result,) = call_body(b.op, "TurnedWeight", [weight], turned, tuple(shape))
+    result.shape = ir.Shape(shape)
+    return result
 
 
 def _transposed_window(b: Backward) -> Window:

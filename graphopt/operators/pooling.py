@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
+from graphopt.local_functions import DOMAIN, add_body
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
@@ -83,6 +85,8 @@ def max_pool(b: Backward) -> ir.Value:
         and not any(size % width for size, width in zip(sizes, window.kernel, strict=True))
     ):
         return _by_comparison(b, window, sizes)
+    if len(window.kernel) == 2 and b.has_kernels(b.x, b.dy):
+        return _by_kernel(b, window)
     return _by_indices(b, window)
 
 
@@ -101,6 +105,30 @@ def _by_comparison(b: Backward, window: Window, sizes: list[int]) -> ir.Value:
     first = op.MaxPool(number, kernel_shape=window.kernel, strides=window.strides)
     is_first = op.Equal(number, _enlarged(b, first, window))
     return b.masked(_enlarged(b, b.dy, window), is_first)
+
+
+def _by_kernel(b: Backward, window: Window) -> ir.Value:
+    """A function for which there is a kernel; its body pools once more, with indices."""
+    kept = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
+    attributes = {n: a.value for n, a in b.node.attributes.items() if n in kept}
+    given: dict[str, Any] = {**window.attributes()}
+
+    def gradient(op: GraphBuilder, x: ir.Value, dy: ir.Value) -> ir.Value:
+        _, indices = op.node("MaxPool", [x], outputs=2, **attributes)
+        zeros = op.ConstantOfShape(
+            op.Reshape(op.Size(x), [1]), value=ir.tensor(np.zeros(1, np.float32))
+        )
+        places, flat = op.Reshape(indices, [-1]), op.Reshape(dy, [-1])
+        reduction = {"reduction": "add"} if window.overlaps else {}
+        total = op.ScatterElements(zeros, places, flat, axis=0, **reduction)
+        return op.Reshape(total, op.Shape(x), allowzero=1)
+
+    operands = [b.x, b.dy]
+    of = (repr(window), repr(sorted(attributes.items())))
+    name = add_body(b.op, "MaxPoolGradient", operands, gradient, of, given)
+    (d_x,) = b.op.node(name, operands, domain=DOMAIN, **given)
+    d_x.dtype = ir.DataType.FLOAT
+    return d_x
 
 
 def _by_indices(b: Backward, window: Window) -> ir.Value:

@@ -127,11 +127,12 @@ def test_each_function_has_a_kernel():
     layers = {
         name
         for name in kernels.names()
-        if name.startswith(("Depthwise", "BatchNorm", "Lstm", "Gru")) or name.endswith("Gradient")
+        if name.startswith(("Depthwise", "BatchNorm", "Lstm", "Gru", "Turned"))
+        or name.endswith("Gradient")
     }
     # test_depthwise.py, test_normalization.py, test_rows.py, test_lstm.py, test_gru.py,
-    # test_indices.py
-    assert len(layers) == 4 + 3 + 5 + 4 + 4 + 2
+    # test_indices.py, test_selection.py, test_turning.py
+    assert len(layers) == 4 + 3 + 5 + 4 + 4 + 2 + 2 + 1
     products = {name for name in kernels.names() if name.startswith("MatMul")}
     assert len(products) in (0, 7)  # test_matmul.py; none where the processor lacks AVX-512
     others = {"WeightedSum", "WeightedSumMask"}
