@@ -1022,12 +1022,12 @@ def test_differences(tmp_path, case):
     tensor = found.tensors[0]
     assert (tensor.name, tensor.kind, tensor.equal) == ("w", "parameter", equal)
     assert tensor.left_out == left_out
-    for value, expected in zip(
-        (tensor.largest, tensor.relative_rms, tensor.cosine),
-        (largest, relative, cosine),
-        strict=True,
-    ):
+    for value, expected in ((tensor.largest, largest), (tensor.relative_rms, relative)):
         assert value == (expected and near(expected, 1e-12))
+    # A processor that rounds a product and a sum once finds nearly 0 where they cancel.
+    assert tensor.cosine == (
+        cosine if cosine is None else pytest.approx(cosine, rel=1e-12, abs=1e-16)
+    )
     assert found.totals.equal == 3 + equal
     as_json(found)
     assert "4 tensors" in printed(checkpoint_difference_tables("two", found))
