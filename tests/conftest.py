@@ -1,6 +1,7 @@
 """What the head of a test run says, and the option of a quick run."""
 
 import gc
+import os
 from collections import defaultdict
 
 import pytest
@@ -18,6 +19,7 @@ _FEW = 6  # cases of a test that are all run on both runtimes
 
 def pytest_configure():
     gc.disable()  # until all tests are collected, of which nothing is garbage
+    os.fsync = os.fstat  # no test cuts the power, and the disk takes longer than what is tested
     sessions_take_one_thread()
 
 
