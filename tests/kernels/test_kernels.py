@@ -30,6 +30,7 @@ from tests.helpers.kernel_sessions import (
     run,
     run_in_memory_of,
 )
+from tests.helpers.own_kernels import own_kernels
 from tests.helpers.variants import ATTRIBUTES, SCALARS, TYPICAL
 
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (300, 130)]
@@ -562,8 +563,16 @@ def test_session_that_fails_anyway():
         Session(graph, parameters())
 
 
+@pytest.fixture
+def no_others():
+    """The sessions of a test have its own kernels alone."""
+    with own_kernels():
+        yield
+
+
 @pytest.mark.quick
 @needs_kernels
+@pytest.mark.usefixtures("no_others")
 @pytest.mark.parametrize("extras", EXTRAS, ids=lambda e: core.Variant(**e).name)
 def test_kernel_is_the_body(extras, tmp_path):
     """Each of them; what depends on shapes is the same in all, and is tested with some."""
@@ -588,6 +597,7 @@ def test_kernels_of_chunks_are_those_of_the_whole(on):
 
 
 @needs_kernels
+@pytest.mark.usefixtures("no_others")
 @pytest.mark.parametrize("variant", TYPICAL, ids=lambda variant: variant.name)
 @pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
 def test_shapes(variant, chunked, tmp_path):
