@@ -158,7 +158,7 @@ def missed(model, monkeypatch):
 class TestDamagedGradients:
     def test_every_node_of_the_backward_pass_counts(self, monkeypatch):
         count, unseen = missed(built(), monkeypatch)
-        assert count > 40
+        assert count > 30
         assert set(unseen) == RANKS
 
     def test_every_node_of_a_network_counts(self, monkeypatch):
