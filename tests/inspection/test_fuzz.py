@@ -323,7 +323,7 @@ def test_verify_takes_them_too(part, originals, tmp_path):
     rng = np.random.default_rng(100 + part)
     originals = originals[3:6]
     verified, refused = 0, []
-    for _ in range(40):
+    for _ in range(60):
         path = tmp_path / "model.onnx"
         path.write_bytes(rewired(rng, originals[rng.integers(len(originals))]))
         with limited(SECONDS):
