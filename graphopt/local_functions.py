@@ -1,6 +1,7 @@
 """Functions that a graph has of its own, and the domain of all functions of graphopt."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -85,13 +86,31 @@ def call_body(
     emit: Callable[..., ir.Value | Sequence[ir.Value]],
     of: Hashable,
     outputs: int = 1,
+    **attributes: Any,
 ) -> tuple[ir.Value, ...]:
-    """The float32 results of a function without attributes, which `add_body` adds."""
-    name = add_body(op, name, operands, emit, of)
-    results = op.node(name, operands, domain=DOMAIN, outputs=outputs)
+    """The float32 results of a function, which `add_body` adds, with these attributes."""
+    name = add_body(op, name, operands, emit, of, attributes)
+    results = op.node(name, operands, domain=DOMAIN, outputs=outputs, **attributes)
     for value in results:
         value.dtype = ir.DataType.FLOAT
     return results
+
+
+def become_call(
+    op: GraphBuilder,
+    node: ir.Node,
+    name: str,
+    operands: Sequence[ir.Value],
+    attributes: Mapping[str, ir.Attr] | None = None,
+) -> None:
+    """Let a node call a function of the domain `DOMAIN`; others know its results."""
+    node.op_type, node.domain = name, DOMAIN
+    op.graph.opset_imports[DOMAIN] = VERSION
+    node.attributes.clear()
+    node.attributes.update(attributes or {})
+    node.resize_inputs(len(operands))
+    for index, value in enumerate(operands):
+        node.replace_input_with(index, value)
 
 
 def _functions(graph: ir.Graph) -> dict[tuple[str, str], onnx.FunctionProto]:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.gradients._products import call_products
-from graphopt.local_functions import DOMAIN, VERSION, add_body, take_bodies
+from graphopt.local_functions import DOMAIN, add_body, become_call, take_bodies
 from graphopt.operators.batch_normalization import call_statistics
 from graphopt.operators.recurrent_functions import call_layer
 from graphopt.operators.window import Window, along, known, padding
@@ -84,7 +84,7 @@ def _window_of_each_channel(node: ir.Node) -> Window | None:
 
 
 def _call_function(op: GraphBuilder, node: ir.Node, window: Window) -> None:
-    """Let a node, whose result others know, call a function."""
+    """Let a node call a function."""
     operands = [value for value in node.inputs if value is not None]
     attributes = {name: ir.AttrInt64s(name, sizes) for name, sizes in window.attributes().items()}
     attributes["group"] = ir.AttrInt64("group", node.attributes.get_int("group", 1))
@@ -95,13 +95,7 @@ def _call_function(op: GraphBuilder, node: ir.Node, window: Window) -> None:
     if node.op_type == "Conv" and (sizes := _sizes_for_products(node, window)):
         emit = partial(_products, window=window, sizes=sizes)
         name = add_body(op, name, operands, emit, repr((window, sizes)), attributes)
-    node.op_type, node.domain = name, DOMAIN
-    op.graph.opset_imports[DOMAIN] = VERSION
-    node.attributes.clear()
-    node.attributes.update(attributes)
-    node.resize_inputs(len(operands))
-    for index, value in enumerate(operands):
-        node.replace_input_with(index, value)
+    become_call(op, node, name, operands, attributes)
 
 
 def _sizes_for_products(node: ir.Node, window: Window) -> list[int] | None:

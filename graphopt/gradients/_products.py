@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
-from graphopt.local_functions import DOMAIN, VERSION, add_body
+from graphopt.local_functions import add_body, become_call
 from graphopt.shapes.in_place import infer_shapes
 
 _LEAST = 64  # rows and columns of a weight; calling for smaller ones is not worth the node
@@ -310,18 +310,12 @@ def _fits(other: ir.Value | None, value: ir.Value) -> bool:
 
 
 def _call(op: GraphBuilder, node: ir.Node, product: _Product) -> None:
-    """Let a node, whose result others know, call a function."""
+    """Let a node call a function."""
     operands, attributes = product.operands, product.attributes
     is_gemm = isinstance(product, _OfWeight) and product.is_gemm
     of = repr((len(_sizes(operands[-2])), attributes, is_gemm))
     name = add_body(op, product.name, operands, product.body(), of, attributes)
-    node.op_type, node.domain = name, DOMAIN
-    op.graph.opset_imports[DOMAIN] = VERSION
-    node.attributes.clear()
-    node.attributes.update(attributes)
-    node.resize_inputs(len(operands))
-    for index, value in enumerate(operands):
-        node.replace_input_with(index, value)
+    become_call(op, node, name, operands, attributes)
 
 
 def _body_of_weight(

@@ -30,10 +30,7 @@ from graphopt.local_functions import DOMAIN
 from graphopt.update.functions import FLOAT16, FLOAT64, is_all_finite, is_ready
 
 # There is none, or one that no GPU has run yet: their functions' bodies run there.
-_NOT_FOR_CUDA = re.compile(
-    "Depthwise|BatchNorm|Lstm|Gru|MatMul|Turned|Gradient|Scale|ClipValue|AllFinite|WeightedSum|"
-    "Float64|Float16"
-)
+_NOT_FOR_CUDA = re.compile("Scale|ClipValue|AllFinite|WeightedSum|Float64|Float16")
 _LAYER = re.compile(r"((?:Depthwise|BatchNorm|Lstm|Gru|MatMul|Turned)\w*?|[A-Z]\w*?Gradient)\d*")
 _SUMS = frozenset(("WeightedSum", "WeightedSumMask"))
 # What the library reads in the options, and what it leaves there.
@@ -189,7 +186,7 @@ def has(name: str, provider: str = _runtime.CPU) -> bool:
     if provider == _runtime.CUDA and _NOT_FOR_CUDA.search(name):
         return False
     if layer := _LAYER.fullmatch(name):
-        return layer[1] in native.names
+        return provider == _runtime.CPU and layer[1] in native.names
     one = re.sub(r"^Foreach[1-9]\d*", "", name)
     if one.endswith(FLOAT16):
         return one == name and one.removesuffix(FLOAT16) in native.names - _SUMS

@@ -60,6 +60,12 @@ OrtStatus *read_inputs(const Layer *layer, const OrtKernelContext *context, Tens
 OrtStatus *make_output(const Layer *layer, OrtKernelContext *context, size_t index,
                        const int64_t *dims, size_t rank, float **data);
 
+static inline size_t product_of(const int64_t *dims, size_t rank) {
+  size_t size = 1;
+  for (size_t i = 0; i < rank; i++) size *= (size_t)dims[i];
+  return size;
+}
+
 typedef float Lanes __attribute__((vector_size(32))); /* floats that are computed together */
 typedef float Unaligned __attribute__((vector_size(32), aligned(4), may_alias));
 enum { LANES = 8 };

@@ -164,12 +164,6 @@ static void divide(Work *w) {
     w->column_parts *= 2;
 }
 
-static size_t product_of(const int64_t *dims, size_t rank) {
-  size_t size = 1;
-  for (size_t i = 0; i < rank; i++) size *= (size_t)dims[i];
-  return size;
-}
-
 /* Whether the shapes of a and b fit, and those of plus; what the result has is its shape. */
 static bool find_work(const Tensor *a, const Tensor *b, const Tensor *plus, int way, Work *w,
                       int64_t *dims) {

@@ -15,22 +15,9 @@ typedef int32_t LOOPS(Bits) __attribute__((vector_size(4 * WIDTH)));
 
 /* ---- Functions ------------------------------------------------------------------------------ */
 
-/* exp(x) for x <= 0, and 0 within 2e-38 for x below -87; something else for NaN. */
-TARGET ALWAYS_INLINE void LOOPS(exponential)(const WIDE *x, WIDE *result) {
-  static const float series[] = {1.382942059e-03f, 8.374771520e-03f, 4.166835803e-02f,
-                                 1.666642083e-01f, 4.999999149e-01f, 1.000000036e+00f,
-                                 1.000000001e+00f};
-  const WIDE low = ALL(-87.0f), magic = ALL(12582912.0f); /* 1.5 2^23 */
-  const WIDE y = WHERE(*x < low, low, *x);
-  const WIDE shifted = MULTIPLY_ADD(y, ALL(1.442695041f), magic), power = shifted - magic;
-  const WIDE most = MULTIPLY_ADD(power, ALL(-0.693359375f), y);
-  const WIDE rest = MULTIPLY_ADD(power, ALL(2.12194440e-4f), most);
-  WIDE sum = ALL(series[0]);
-  UNROLL
-  for (size_t i = 1; i < sizeof series / sizeof *series; i++)
-    sum = MULTIPLY_ADD(sum, rest, ALL(series[i]));
-  *result = (WIDE)((LOOPS(Bits))sum + ((LOOPS(Bits))shifted << 23));
-}
+#define VECTOR WIDE
+#define BITS LOOPS(Bits)
+#include "exponential_loops.h"
 
 TARGET ALWAYS_INLINE void LOOPS(sigmoid)(const WIDE *x, WIDE *result) {
   const WIDE zero = {0}, below = WHERE(*x < zero, *x, zero - *x);

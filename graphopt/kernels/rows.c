@@ -106,12 +106,6 @@ static void sum_part(void *data, size_t part) {
   for (size_t i = part * groups / w->parts; i < end; i++) sum_columns(w, i * COLUMNS);
 }
 
-static size_t product_of(const int64_t *dims, size_t rank) {
-  size_t size = 1;
-  for (size_t i = 0; i < rank; i++) size *= (size_t)dims[i];
-  return size;
-}
-
 static bool equal(const Tensor *tensor, const int64_t *dims, size_t rank) {
   return tensor->rank == rank && !memcmp(tensor->dims, dims, rank * sizeof *dims);
 }

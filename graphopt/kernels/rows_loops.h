@@ -89,23 +89,9 @@ TARGET static void LOOPS(add_columns)(const float *dy, const float *x, const flo
 /* Where a mask is set, a; elsewhere b. */
 #define WHERE(mask, a, b) ((Lanes)(((mask) & (IntLanes)(a)) | (~(mask) & (IntLanes)(b))))
 
-/* exp(x) for x <= 0, and 0 within 2e-38 for x below -87. */
-TARGET ALWAYS_INLINE void LOOPS(exponential)(const Lanes *x, Lanes *result) {
-  static const float series[] = {1.382942059e-03f, 8.374771520e-03f, 4.166835803e-02f,
-                                 1.666642083e-01f, 4.999999149e-01f, 1.000000036e+00f,
-                                 1.000000001e+00f};
-  const Lanes low = (Lanes){0} - 87.0f, magic = (Lanes){0} + 12582912.0f; /* 1.5 2^23 */
-  const Lanes y = WHERE(*x < low, low, *x);
-  const Lanes to_power = (Lanes){0} + 1.442695041f, high = (Lanes){0} - 0.693359375f;
-  const Lanes more = (Lanes){0} + 2.12194440e-4f; /* power log(2) is power (-high - more) */
-  const Lanes shifted = MULTIPLY_ADD(y, to_power, magic), power = shifted - magic;
-  const Lanes rest = MULTIPLY_ADD(power, more, MULTIPLY_ADD(power, high, y));
-  Lanes sum = (Lanes){0} + series[0];
-  UNROLL
-  for (size_t i = 1; i < sizeof series / sizeof *series; i++)
-    sum = MULTIPLY_ADD(sum, rest, (Lanes){0} + series[i]);
-  *result = (Lanes)((IntLanes)sum + ((IntLanes)shifted << 23));
-}
+#define VECTOR Lanes
+#define BITS IntLanes
+#include "exponential_loops.h"
 
 /* dy (F(x) + x f(x)), with the normal distribution F and its density f. With t = |x| / √2,
  * erfc(t) = exp(-t²) P(1 / (1 + 0.35 t)), a polynomial that was fitted to within 2e-8. */

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import DOMAIN, add_body, may_run_as_kernel
+from graphopt.local_functions import call_body, may_run_as_kernel
 from graphopt.operators.backward import Backward, Dim
 from graphopt.operators.window import Window
 
@@ -302,18 +302,17 @@ def by_band(layer: Layer) -> ir.Value:
 
 def by_kernel(layer: Layer) -> ir.Value:
     """A function for which there is a kernel; its body is `by_band`."""
-    op, window = layer.op, layer.window
+    window = layer.window
     attributes: dict[str, Any] = {**window.attributes(), "group": layer.group}
-    name = add_body(
-        op,
+    (gradient,) = call_body(
+        layer.op,
         "DepthwiseConvWeightGradient",
         [layer.x, layer.dy],
         lambda body, x, dy: by_band(replace(layer, op=body, x=x, dy=dy)),
         repr((window, layer.group, layer.sizes, layer.counts)),
-        attributes,
+        **attributes,
     )
-    (gradient,) = op.node(name, [layer.x, layer.dy], domain=DOMAIN, **attributes)
-    gradient.dtype, gradient.shape = ir.DataType.FLOAT, ir.Shape(_weight_shape(layer))
+    gradient.shape = ir.Shape(_weight_shape(layer))
     return gradient
 
 

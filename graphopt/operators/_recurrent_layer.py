@@ -9,7 +9,7 @@ import onnx_ir as ir
 from graphopt.builder import GraphBuilder, Operand
 from graphopt.operators._recurrent_activations import Activation, activations
 from graphopt.operators._rounds import give
-from graphopt.operators.recurrent_functions import Cell as Kind, mark
+from graphopt.operators.recurrent_functions import ScannedCell, mark
 from graphopt.operators.rewriting import describe
 
 State = Sequence[ir.Value]
@@ -57,7 +57,7 @@ class Layer:
         valid: Of a cell that is scanned, which samples have not ended, of each step, if some may
             have.
         is_plain: Whether its functions are the usual ones, which clip nothing.
-        kind: Of the cell that is scanned, if there may be a kernel for all steps of it.
+        scanned_cell: What is scanned, if there may be a kernel for all steps of it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Layer:
         known = isinstance(self.batch, int)
         self.batch_size: Operand = [self.batch] if known else op.Shape(by_step, start=1, end=2)
         self.lengths = self.valid = None
-        self.kind: Kind | None = None
+        self.scanned_cell: ScannedCell | None = None
         named = [name.lower() for name in node.attributes.get_strings("activations", ())]
         usual = [name.lower() for name in _FUNCTIONS[node.op_type]]
         is_usual = named == usual * (len(named) // len(usual))
@@ -142,7 +142,7 @@ class Layer:
 
     def _scan(self, direction: Direction) -> tuple[Sequence[ir.Value], State]:
         op = self.op
-        self._scanned, self.kind = [], None
+        self._scanned, self.scanned_cell = [], None
         cell = self._make_cell(self, direction)
         before = [self._row(self.hidden, "state") for _ in direction.initial]
         initial = list(direction.initial)
@@ -173,8 +173,8 @@ class Layer:
             scan_output_directions=[way],
         )
         node = sequence.producer()
-        if self.kind is not None and self.valid is None and node is not None:
-            mark(node, self.kind)
+        if self.scanned_cell is not None and self.valid is None and node is not None:
+            mark(node, self.scanned_cell)
         for value in states:
             self.sized(value)
         sequence.dtype = self.dtype

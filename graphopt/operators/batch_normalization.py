@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import DOMAIN, add_body, call_body
+from graphopt.local_functions import call_body
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
 from graphopt.operators.record import Moves, NoGradient, carries_gradient, of, operator
@@ -268,11 +268,9 @@ def _by_kernels(b: Backward) -> Sequence[ir.Value | NoGradient | None]:
         inverse, _ = _factors(b.op, variance, scale, epsilon)
         d_scale = b.op.Mul(d_normalized, inverse)
         return [None, d_scale, d_bias, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
-    operands, given = [b.dy, x, mean, variance, scale], {"epsilon": epsilon}
-    name = add_body(b.op, "BatchNormGradient", operands, gradient, (rank, epsilon), given)
-    results = b.op.node(name, operands, domain=DOMAIN, outputs=3, epsilon=epsilon)
-    for value in results:
-        value.dtype = ir.DataType.FLOAT
+    name, operands = "BatchNormGradient", [b.dy, x, mean, variance, scale]
+    of = (rank, epsilon)
+    results = call_body(b.op, name, operands, gradient, of, outputs=3, epsilon=epsilon)
     return [*results, NoGradient.ELSEWHERE, NoGradient.ELSEWHERE]
 
 

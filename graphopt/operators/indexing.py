@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import DOMAIN, add_body
+from graphopt.local_functions import call_body
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import Moves, operator
@@ -66,10 +66,8 @@ def _of_rows(b: Backward, dy: ir.Value, vector: ir.Value) -> ir.Value:
         indices = op.Expand(op.Unsqueeze(vector, [1]), op.Shape(dy))
         return op.ScatterElements(zeros, indices, dy, axis=0, reduction="add")
 
-    name = add_body(b.op, "GatherGradient", [dy, vector], gradient, tuple(sizes), ["rows"])
-    (d_x,) = b.op.node(name, [dy, vector], domain=DOMAIN, outputs=1, rows=sizes[:1])
-    d_x.dtype = ir.DataType.FLOAT
-    return d_x
+    name, rows = "GatherGradient", sizes[:1]
+    return call_body(b.op, name, [dy, vector], gradient, tuple(sizes), rows=rows)[0]
 
 
 def _is_small_table(b: Backward, size: int | str | None) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder, Operand
-from graphopt.local_functions import DOMAIN, add_body
+from graphopt.local_functions import call_body
 from graphopt.operators._scatter import scatter_add
 from graphopt.operators.backward import Backward
 from graphopt.operators.flops import Outputs, times
@@ -123,12 +123,8 @@ def _by_kernel(b: Backward, window: Window) -> ir.Value:
         total = op.ScatterElements(zeros, places, flat, axis=0, **reduction)
         return op.Reshape(total, op.Shape(x), allowzero=1)
 
-    operands = [b.x, b.dy]
     of = (repr(window), repr(sorted(attributes.items())))
-    name = add_body(b.op, "MaxPoolGradient", operands, gradient, of, given)
-    (d_x,) = b.op.node(name, operands, domain=DOMAIN, **given)
-    d_x.dtype = ir.DataType.FLOAT
-    return d_x
+    return call_body(b.op, "MaxPoolGradient", [b.x, b.dy], gradient, of, **given)[0]
 
 
 def _by_indices(b: Backward, window: Window) -> ir.Value:

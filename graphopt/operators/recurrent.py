@@ -79,7 +79,7 @@ def _lstm(layer: Layer, d: Direction) -> Cell:
             o = functions[0](op.Add(o, op.Mul(c, p_o)))
         elif not coupled and layer.is_plain:
             kept = [layer.sized(gates, 3), layer.sized(block)]
-            layer.kind = Lstm(layer.hidden, d.backwards, kept, [d.r])
+            layer.scanned_cell = Lstm(layer.hidden, d.backwards, kept, [d.r])
         return op.Mul(o, functions[2](c)), c
 
     return cell
@@ -135,7 +135,7 @@ def _gru_of_one_product(layer: Layer, d: Direction) -> Cell:
         update, reset = layer.split(gates, 1, 1)
         new = functions[1](op.Add(of_new, op.Mul(reset, u)))
         kept = [layer.sized(gates, 2), layer.sized(new), layer.sized(u)]
-        layer.kind = Gru(layer.hidden, d.backwards, kept, [d.r, bias_n])
+        layer.scanned_cell = Gru(layer.hidden, d.backwards, kept, [d.r, bias_n])
         return [op.Add(new, op.Mul(update, op.Sub(h, new)))]
 
     return cell

@@ -3,7 +3,7 @@
 Where there are no kernels, ONNX Runtime runs their bodies: Scans of the cell.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.builder import GraphBuilder
 from graphopt.graphs import captured
-from graphopt.local_functions import DOMAIN, VERSION, add_body, call_body
+from graphopt.local_functions import add_body, become_call, call_body
 from graphopt.operators._rounds import answer, report
 from graphopt.operators.backward import Backward
 from graphopt.operators.record import NoGradient
@@ -22,7 +22,7 @@ _CELL = "graphopt.cell"
 
 
 @dataclass
-class Cell:
+class ScannedCell(ABC):
     """A kind of cell, and what a Scan of it consists of.
 
     The Scan gives its states, the first of which is h, then the list of h; its rows are what the
@@ -100,7 +100,7 @@ class Cell:
         )
 
 
-def mark(scan: ir.Node, cell: Cell) -> None:
+def mark(scan: ir.Node, cell: ScannedCell) -> None:
     """Say that a Scan is of this cell."""
     scan.meta[_CELL] = cell
 
@@ -108,15 +108,15 @@ def mark(scan: ir.Node, cell: Cell) -> None:
 def has_kernel(b: Backward) -> bool:
     """Whether a Scan is of a cell, and all steps of it may run as a kernel."""
     cell = b.node.meta.get(_CELL)
-    if not isinstance(cell, Cell):
+    if not isinstance(cell, ScannedCell):
         return False
     return b.has_kernels(*map(b.input, range(cell.states + 1)), *cell.weights)
 
 
 def gradients_of_cell(b: Backward) -> Iterator[ir.Value | NoGradient]:
-    """Those of a Scan of a cell, by one function: see `Cell.gradient`."""
+    """Those of a Scan of a cell, by one function: see `ScannedCell.gradient`."""
     op, node = b.op, b.node
-    cell: Cell = node.meta[_CELL]
+    cell: ScannedCell = node.meta[_CELL]
     n, body = cell.states, node.attributes["body"].as_graph()
     steps = b.shape(b.input(n))[0]
     before, kept = (
@@ -130,11 +130,11 @@ def gradients_of_cell(b: Backward) -> Iterator[ir.Value | NoGradient]:
     operands = [b.gradient(n), *map(b.gradient, range(n)), *kept, before[-1], cell.weights[0]]
     name, of = f"{cell.name}Gradient", (cell.hidden, cell.backwards)
     results = call_body(op, name, operands, cell.gradient, of, outputs=3)
-    for index, gradient in enumerate((*results[1 : n + 1], results[0])):
-        gradient.shape = b.input(index).shape
+    found: dict[int | ir.Value, ir.Value] = dict(enumerate((*results[1 : n + 1], results[0])))
     products = results[-1] if len(results) > n + 1 else results[0]
     products.shape = b.input(n).shape
-    found: dict[int | ir.Value, ir.Value] = dict(enumerate((*results[1 : n + 1], results[0])))
+    for index in range(n + 1):
+        found[index].shape = b.input(index).shape
     of_weights = cell.gradients_of_weights(op, products, before[0])
     yield from answer(b, found | dict(zip(cell.weights, of_weights, strict=True)))
 
@@ -142,7 +142,7 @@ def gradients_of_cell(b: Backward) -> Iterator[ir.Value | NoGradient]:
 def call_layer(op: GraphBuilder, node: ir.Node) -> None:
     """Let a Scan whose gradient is that of its cell call a function; others stay."""
     cell = node.meta.get(_CELL)
-    if not isinstance(cell, Cell) or not cell.outputs:
+    if not isinstance(cell, ScannedCell) or not cell.outputs:
         return
     body, read = node.attributes["body"].as_graph(), captured(node)
     if tuple(body.outputs) != tuple(cell.outputs) or not set(cell.weights) <= set(read):
@@ -152,12 +152,7 @@ def call_layer(op: GraphBuilder, node: ir.Node) -> None:
     name = add_body(op, cell.name, operands, cell.forward, (cell.hidden, cell.backwards))
     body.outputs.clear()
     body.remove(list(body), safe=True)  # they read the weights no more
-    node.op_type, node.domain = name, DOMAIN
-    op.graph.opset_imports[DOMAIN] = VERSION
-    node.attributes.clear()
-    node.resize_inputs(len(operands))
-    for index, value in enumerate(operands):
-        node.replace_input_with(index, value)
+    become_call(op, node, name, operands)
     for value in read:
         if value.is_initializer() and not value.uses():
             op.graph.initializers.pop(str(value.name))
@@ -169,7 +164,7 @@ def _rows(op: GraphBuilder, count: int) -> tuple[ir.Graph, list[ir.Value]]:
     return ir.Graph(rows, [], nodes=[], name="cell"), rows
 
 
-class Lstm(Cell):
+class Lstm(ScannedCell):
     """With gates i, o and f, which are kept, and g, which is kept too; its states are h and c."""
 
     kind = "LstmLayer"
@@ -213,7 +208,7 @@ class Lstm(Cell):
         return dx, dh, dc
 
 
-class Gru(Cell):
+class Gru(ScannedCell):
     """With gates z and r, which are kept; then n, and the product u that r multiplies in it.
 
     Beside the weights of h, it reads the bias of u, [hidden]; its state is h.
